@@ -1,0 +1,246 @@
+//! Work that ends at its deadline, for both stacks: a future, [`Bounded`], and the body of the
+//! response that it comes to, [`BoundedBody`].
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::BoxError;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep_until};
+use tonic::Code;
+
+use crate::{Deadline, deadline::DeadlineExceeded, protocol::Protocol};
+
+pin_project_lite::pin_project! {
+    /// A future that is dropped at the deadline, and with it the work that it stands for.
+    pub struct Bounded<F> {
+        #[pin]
+        future: Option<F>,
+        deadline: Deadline,
+        // Boxed: most work never waits, or is moved about before it does.
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F: Future> Bounded<F> {
+    /// Starts the work, unless nothing is left of the deadline: work that never waits would be
+    /// done all the same.
+    pub(crate) fn start(deadline: Deadline, work: impl FnOnce() -> F) -> Self {
+        Self {
+            future: deadline.remaining().map(|_| work()),
+            deadline,
+            timer: None,
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+}
+
+impl<F: Future> Future for Bounded<F> {
+    type Output = Result<F::Output, DeadlineExceeded>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(future) = this.future.as_mut().as_pin_mut() else {
+            return Poll::Ready(Err(DeadlineExceeded));
+        };
+        if let Poll::Ready(output) = future.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        ready!(poll_timer(this.timer, *this.deadline, cx));
+        this.future.set(None);
+        Poll::Ready(Err(DeadlineExceeded))
+    }
+}
+
+/// Waits for the deadline with a timer that is made when it is first needed.
+fn poll_timer(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    deadline: Deadline,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    timer
+        .get_or_insert_with(|| Box::pin(sleep_until(deadline.instant())))
+        .as_mut()
+        .poll(cx)
+}
+
+pin_project_lite::pin_project! {
+    /// Passes on the frames of a body until the deadline. Then it drops the body, and with it
+    /// the work behind, and breaks off.
+    pub struct BoundedBody<B> {
+        #[pin]
+        body: Option<B>,
+        deadline: Deadline,
+        protocol: Protocol,
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<B: Body> BoundedBody<B> {
+    pub(crate) fn new(body: B, deadline: Deadline, protocol: Protocol) -> Self {
+        Self {
+            body: Some(body),
+            deadline,
+            protocol,
+            timer: None,
+        }
+    }
+}
+
+impl<B> Body for BoundedBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let Some(mut body) = this.body.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
+            let more_to_come =
+                matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !body.is_end_stream();
+            // A body that is always ready never comes to wait for the timer.
+            if !more_to_come || this.deadline.remaining().is_some() {
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            }
+        } else {
+            ready!(poll_timer(this.timer, *this.deadline, cx));
+        }
+        this.body.set(None);
+        let end = this
+            .protocol
+            .break_off(Code::DeadlineExceeded, DeadlineExceeded);
+        Poll::Ready(Some(end))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future, rc::Rc, time::Duration};
+
+    use futures_util::stream;
+    use http::{HeaderMap, HeaderValue};
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use tonic::Status;
+
+    use super::*;
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_secs(1))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_done_in_time_is_let_through() {
+        let work = async { "done" };
+        assert_eq!(Bounded::start(soon(), || work).await, Ok("done"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_not_is_dropped_at_the_deadline() {
+        let deadline = soon();
+        let held = Rc::new(());
+        let work = {
+            let held = held.clone();
+            async move {
+                future::pending::<()>().await;
+                drop(held);
+            }
+        };
+        let mut bounded = std::pin::pin!(Bounded::start(deadline, || work));
+        assert_eq!(bounded.as_mut().await, Err(DeadlineExceeded));
+        assert_eq!(deadline.remaining(), None);
+        assert_eq!(
+            Rc::strong_count(&held),
+            1,
+            "dropped, though the future is still there"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_nothing_left_the_work_is_not_begun() {
+        let deadline = soon();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let work = || -> future::Ready<()> { panic!("begun") };
+        assert_eq!(Bounded::start(deadline, work).await, Err(DeadlineExceeded));
+    }
+
+    /// The data of a body up to its end, and how that was.
+    async fn read<B>(body: B, protocol: Protocol) -> (usize, Result<HeaderMap, BoxError>)
+    where
+        B: Body<Data = Bytes, Error = Infallible>,
+    {
+        let mut body = std::pin::pin!(BoundedBody::new(body, soon(), protocol));
+        let (mut size, mut trailers) = (0, HeaderMap::new());
+        while let Some(frame) = body.frame().await {
+            match frame.map(Frame::into_data) {
+                Err(error) => return (size, Err(error)),
+                Ok(Ok(data)) => size += data.len(),
+                Ok(Err(frame)) => trailers = frame.into_trailers().unwrap_or_default(),
+            }
+        }
+        (size, Ok(trailers))
+    }
+
+    fn frame() -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(b"data"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_ends_in_time_is_whole() {
+        let body = Full::new(Bytes::from_static(b"whole"));
+        let (size, end) = read(body, Protocol::Http).await;
+        assert_eq!((size, end.unwrap().len()), (5, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_waits_too_long_ends_as_its_protocol_has_it() {
+        let body = || {
+            let frames = stream::once(future::ready(Ok(frame())));
+            StreamBody::new(stream::StreamExt::chain(frames, stream::pending()))
+        };
+        let (size, end) = read(body(), Protocol::Grpc).await;
+        assert_eq!(
+            (size, &end.unwrap()[Status::GRPC_STATUS]),
+            (4, &HeaderValue::from(4))
+        );
+        let (size, end) = read(body(), Protocol::Http).await;
+        assert_eq!(size, 4);
+        assert!(end.unwrap_err().is::<DeadlineExceeded>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_waits_ends_too() {
+        // Each frame takes a while to make, and there is always another.
+        let frames = stream::unfold((), async |()| {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            Some((Ok(frame()), ()))
+        });
+        let (size, end) = read(StreamBody::new(frames), Protocol::Http).await;
+        assert!(size <= 40, "{size}");
+        assert!(end.unwrap_err().is::<DeadlineExceeded>());
+    }
+}

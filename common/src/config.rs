@@ -1,0 +1,145 @@
+//! The configuration that all services share, and how it is read.
+//!
+//! Flags and environment variables are the same thing; `--help` shows both.
+
+use std::{net::IpAddr, num::NonZeroUsize, process::exit, thread, time::Duration};
+
+use clap::{
+    Args, Command, Parser, Subcommand,
+    error::{ContextKind, ErrorKind},
+};
+use tracing_subscriber::filter::Targets;
+
+/// The exit code for a bad flag or variable.
+const EXIT_BAD_CONFIGURATION: i32 = 2;
+
+/// What every service can be told.
+#[derive(Args, Debug, Clone)]
+#[group(skip)] // or its name would clash with that of a service's own `Config`
+pub struct Config {
+    /// The address to listen on
+    #[arg(long, env, default_value = "0.0.0.0")]
+    pub host: IpAddr,
+
+    /// How long a request may take, from its arrival to the last byte of its answer; a shorter
+    /// grpc-timeout of the client goes before it
+    #[arg(long, env, default_value = "10s", value_parser = positive_duration)]
+    pub deadline: Duration,
+
+    /// How long requests in flight may go on after SIGTERM or SIGINT
+    #[arg(long, env, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// The number of worker threads [default: the cores that the process may use]
+    #[arg(long, env, default_value_t = cores(), hide_default_value = true)]
+    pub workers: NonZeroUsize,
+
+    /// Which events are logged: a level, or target=level pairs with commas between them
+    #[arg(
+        long = "log",
+        env = "RUST_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log: Targets,
+}
+
+/// What a service can do besides serving.
+#[derive(Subcommand, Debug, Clone, Copy)]
+pub enum Action {
+    /// Ask the service that runs on this host with the same settings whether it is ready; exits
+    /// with 0 if it is and with 1 if not
+    Healthcheck,
+}
+
+fn cores() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be more than nothing".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads the configuration from the command line and the environment. Where it is wrong, says
+/// so in one line on stderr and exits with 2.
+pub fn parse<C: Parser>() -> C {
+    C::try_parse().unwrap_or_else(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+        _ => {
+            eprintln!("{}", one_line(C::command(), &error));
+            exit(EXIT_BAD_CONFIGURATION)
+        }
+    })
+}
+
+/// clap's message in one line, with the name of the variable beside that of the flag.
+fn one_line(mut command: Command, error: &clap::Error) -> String {
+    command.build();
+    let rendered = error.to_string();
+    let message = rendered.lines().take_while(|line| !line.is_empty());
+    let message = message.map(str::trim).collect::<Vec<_>>().join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let variable = command.get_arguments().find_map(|argument| {
+        let named = error.get(ContextKind::InvalidArg)?.to_string();
+        (named == argument.to_string()).then(|| argument.get_env()?.to_str())?
+    });
+    let variable = variable.map_or_else(String::new, |name| format!(" (or the variable {name})"));
+    format!("{}: {message}{variable}; see --help", command.get_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[derive(Parser)]
+    #[command(name = "service")]
+    struct Service {
+        #[command(flatten)]
+        common: Config,
+    }
+
+    fn complaint(arguments: &[&str]) -> String {
+        let arguments = ["service"].iter().chain(arguments);
+        match Service::try_parse_from(arguments) {
+            Ok(_) => "none".into(),
+            Err(error) => one_line(Service::command(), &error),
+        }
+    }
+
+    #[test]
+    fn a_complaint_is_one_line_that_names_the_flag_and_the_variable() {
+        assert_eq!(
+            complaint(&["--deadline", "soon"]),
+            "service: invalid value 'soon' for '--deadline <DEADLINE>': expected number at 0 \
+             (or the variable DEADLINE); see --help"
+        );
+        assert_eq!(
+            complaint(&["--nope"]),
+            "service: unexpected argument '--nope' found; see --help"
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for arguments in [
+            ["--deadline", "0s"],
+            ["--workers", "0"],
+            ["--host", "localhost"],
+            ["--log", "info,x=loud"],
+        ] {
+            let complaint = complaint(&arguments);
+            assert!(complaint.contains(arguments[0]), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(complaint(&[]), "none");
+    }
+}

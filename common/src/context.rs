@@ -1,0 +1,85 @@
+//! [`Context`]: the request id and the deadline of the request in hand, task-local.
+//!
+//! The server sets it for as long as it works on a request, the client reads it, and so does
+//! every log line. A task that is spawned starts without one, as it may outlive the request;
+//! [`spawn`] hands the context on where the task is part of the request.
+
+use std::future::Future;
+
+use tokio::task::{JoinHandle, futures::TaskLocalFuture};
+
+use crate::{Deadline, RequestId};
+
+/// What travels with a request through the mesh.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The id that is in every log line, header and call of the request.
+    pub request_id: RequestId,
+    /// When the request must be over.
+    pub deadline: Deadline,
+}
+
+tokio::task_local! {
+    static CURRENT: Context;
+}
+
+impl Context {
+    /// Runs `future` in this context.
+    pub fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Context, F> {
+        CURRENT.scope(self, future)
+    }
+
+    /// Runs `work` in this context.
+    pub fn sync_scope<R>(self, work: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self, work)
+    }
+}
+
+/// The context of the request in hand, or `None` outside of any request.
+pub fn current() -> Option<Context> {
+    CURRENT.try_with(Context::clone).ok()
+}
+
+/// The deadline of the request in hand, or `None` outside of any request.
+pub fn deadline() -> Option<Deadline> {
+    CURRENT.try_with(|context| context.deadline).ok()
+}
+
+/// Lets `read` look at the current request id, or at `""` outside of any request.
+pub fn with_request_id<R>(read: impl FnOnce(&str) -> R) -> R {
+    let id = CURRENT.try_with(|context| context.request_id.clone());
+    read(id.as_ref().map_or("", RequestId::as_str))
+}
+
+/// Spawns a task that is part of the request in hand: it has the same id and deadline.
+///
+/// A plain [`tokio::spawn`] starts without a context, and its log lines say `""`.
+///
+/// ```
+/// use common::{Context, Deadline, context};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let request = Context {
+///     request_id: "order-17".parse().unwrap(),
+///     deadline: Deadline::after(Duration::from_secs(10)),
+/// };
+/// request
+///     .scope(async {
+///         let id = || context::with_request_id(str::to_owned);
+///         assert_eq!(context::spawn(async move { id() }).await.unwrap(), "order-17");
+///         assert_eq!(tokio::spawn(async move { id() }).await.unwrap(), "");
+///     })
+///     .await;
+/// # }
+/// ```
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    match current() {
+        Some(context) => tokio::spawn(context.scope(future)),
+        None => tokio::spawn(future),
+    }
+}

@@ -1,0 +1,264 @@
+//! [`Problem`]: an error as a person or a program on the other side gets to see it.
+//!
+//! Over HTTP it is an [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) `problem+json`, over
+//! gRPC a status. Handlers return it like any response; the server's stack turns the errors of
+//! its own layers, of axum and of tonic into it as well.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
+use serde::Serialize;
+use tonic::{Code, Status};
+
+use crate::context;
+
+/// How long a client is asked to wait when a service can't be reached.
+const RETRY_AFTER_UNAVAILABLE: Duration = Duration::from_secs(1);
+
+/// HTTP has no status of its own for a client that went away; nginx's is the one in use.
+pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// An error as the client gets to see it.
+///
+/// ```
+/// use common::Problem;
+/// use http::StatusCode;
+///
+/// async fn handler() -> Result<String, Problem> {
+///     Err(Problem::new(StatusCode::BAD_REQUEST, "name is given twice; give it once"))
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A problem with a `detail` that tells the client what is wrong and what to do.
+    ///
+    /// The detail of a 5xx must not carry internal text: log that, and say what it means.
+    pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            detail: detail.into(),
+            retry_after: None,
+        }
+    }
+
+    /// Asks the client to come back after that time, in whole seconds.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self {
+            retry_after: Some(wait),
+            ..self
+        }
+    }
+
+    /// A bug of ours, or a panic.
+    pub(crate) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The service failed on this request; report it with the request_id.",
+        )
+    }
+
+    /// The deadline passed before there was an answer.
+    pub(crate) fn deadline_exceeded() -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "There was no answer before the deadline; try again later.",
+        )
+    }
+
+    /// What a client gets for a status that no one put into words.
+    pub(crate) fn of_status(status: StatusCode) -> Self {
+        let detail = match status {
+            StatusCode::NOT_FOUND => "Nothing is served at this path; check it for a typo.",
+            StatusCode::METHOD_NOT_ALLOWED => {
+                "This path does not serve the method; the Allow header lists those that it does."
+            }
+            status if status.is_server_error() => {
+                return Self {
+                    status,
+                    ..Self::internal()
+                };
+            }
+            _ => "The service does not accept this request.",
+        };
+        Self::new(status, detail)
+    }
+
+    /// The same error as a gRPC status.
+    pub(crate) fn to_grpc(&self) -> Status {
+        let code = match self.status {
+            StatusCode::BAD_REQUEST => Code::InvalidArgument,
+            StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+            StatusCode::FORBIDDEN => Code::PermissionDenied,
+            StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
+            StatusCode::CONFLICT => Code::Aborted,
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS => {
+                Code::ResourceExhausted
+            }
+            StatusCode::BAD_GATEWAY => Code::Unknown,
+            StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+            StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
+            _ => Code::Internal,
+        };
+        Status::new(code, self.detail.clone())
+    }
+}
+
+/// The HTTP status that answers for a gRPC code at the edge, where the fault is upstream.
+pub fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
+            StatusCode::BAD_REQUEST
+        }
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Cancelled => StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("within 100 to 999"),
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// A failed gRPC call, as the client of the service that made it gets to see it: the message
+/// of an error that the client can mend is passed on, that of any other stays inside.
+impl From<Status> for Problem {
+    fn from(grpc: Status) -> Self {
+        let status = http_status(grpc.code());
+        match grpc.code() {
+            Code::DeadlineExceeded => Self::deadline_exceeded(),
+            Code::Unavailable => Self::new(
+                status,
+                "A service that this one needs can't be reached; try again.",
+            )
+            .retry_after(RETRY_AFTER_UNAVAILABLE),
+            _ if status.is_client_error() && !grpc.message().is_empty() => {
+                Self::new(status, grpc.message().to_owned())
+            }
+            _ if status.is_client_error() => Self::of_status(status),
+            _ => Self::new(
+                status,
+                "A service that this one needs failed; report it with the request_id.",
+            ),
+        }
+    }
+}
+
+/// The members of the JSON document.
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    /// The same as `title`, under the name that the first version of this API had.
+    error: &'a str,
+    request_id: &'a str,
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let title = match self.status.as_u16() {
+            CLIENT_CLOSED_REQUEST => "Client Closed Request",
+            _ => self.status.canonical_reason().unwrap_or("Error"),
+        };
+        let document = context::with_request_id(|request_id| {
+            serde_json::to_vec(&Document {
+                // RFC 9457, 4.2.1: no more is meant than the status code says.
+                r#type: "about:blank",
+                title,
+                status: self.status.as_u16(),
+                detail: &self.detail,
+                error: title,
+                request_id,
+            })
+            .expect("strings and a number always become JSON")
+        });
+        let mut response = Response::new(Body::from(document));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(wait) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        // The stack finds it here when the client speaks gRPC.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_grpc_code_has_its_http_status() {
+        let table = [
+            (Code::InvalidArgument, 400),
+            (Code::FailedPrecondition, 400),
+            (Code::OutOfRange, 400),
+            (Code::Unauthenticated, 401),
+            (Code::PermissionDenied, 403),
+            (Code::NotFound, 404),
+            (Code::AlreadyExists, 409),
+            (Code::Aborted, 409),
+            (Code::ResourceExhausted, 429),
+            (Code::Cancelled, 499),
+            (Code::Unimplemented, 501),
+            (Code::Unavailable, 503),
+            (Code::DeadlineExceeded, 504),
+            (Code::Unknown, 502),
+            (Code::Internal, 502),
+            (Code::DataLoss, 502),
+        ];
+        for (code, http) in table {
+            let problem = Problem::from(Status::new(code, "secret"));
+            assert_eq!(problem.status, http, "{code:?}");
+            assert_eq!(problem.detail.contains("secret"), http < 500, "{code:?}");
+            assert_eq!(problem.retry_after.is_some(), http == 503, "{code:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_document_has_all_members() {
+        let response = Problem::new(StatusCode::BAD_REQUEST, "too \"long\"").into_response();
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let body = axum::body::to_bytes(response.into_body(), 1024)
+            .await
+            .unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            document,
+            serde_json::json!({
+                "type": "about:blank",
+                "title": "Bad Request",
+                "status": 400,
+                "detail": "too \"long\"",
+                "error": "Bad Request",
+                "request_id": "",
+            })
+        );
+    }
+}

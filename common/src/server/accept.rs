@@ -1,0 +1,117 @@
+//! Accepting: connections, handed out to the workers evenly.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::mpsc::UnboundedSender, time::sleep};
+use tracing::warn;
+
+use super::worker::Accepted;
+
+/// How long to wait after a connection could not be accepted, most likely for want of file
+/// descriptors, before the next try.
+const ACCEPT_RETRY: Duration = Duration::from_millis(250);
+
+/// Takes connections from one listener for as long as it lives.
+pub(super) async fn accept(listener: usize, socket: TcpListener, mut hand_out: HandOut) {
+    loop {
+        let accepted = socket.accept().await.and_then(|(stream, peer)| {
+            stream.set_nodelay(true)?;
+            Ok((stream.into_std()?, peer))
+        });
+        match accepted {
+            Ok((stream, peer)) => hand_out.give(stream, peer, listener),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                warn!(action = "accept", status = "failure", %error, "can't accept a connection");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Whether the fault is the peer's, and the next connection may be fine.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::InvalidInput // the socket is gone before an option could be set
+            | io::ErrorKind::NotConnected
+    )
+}
+
+/// Hands the connections of one listener to the worker that has the fewest of them open, in
+/// turns where they are even. (`SO_REUSEPORT` would hash them: with the few long-lived
+/// connections of gRPC that leaves cores idle.)
+pub(super) struct HandOut {
+    /// The way to each worker, and a handle that each of its open connections has a clone of.
+    workers: Vec<(UnboundedSender<Accepted>, Arc<()>)>,
+    next: usize,
+}
+
+impl HandOut {
+    pub(super) fn new(inboxes: Vec<UnboundedSender<Accepted>>) -> Self {
+        let with_count = |inbox| (inbox, Arc::new(()));
+        Self {
+            workers: inboxes.into_iter().map(with_count).collect(),
+            next: 0,
+        }
+    }
+
+    fn give(&mut self, stream: std::net::TcpStream, peer: SocketAddr, listener: usize) {
+        let count = self.workers.len();
+        let in_turns = (0..count).map(|offset| (self.next + offset) % count);
+        let Some(worker) =
+            in_turns.min_by_key(|worker| Arc::strong_count(&self.workers[*worker].1))
+        else {
+            return;
+        };
+        self.next = worker + 1;
+        let (inbox, open) = &self.workers[worker];
+        // A worker whose inbox is closed has ended, and the process is about to.
+        let _ = inbox.send(Accepted {
+            stream,
+            peer,
+            listener,
+            open: open.clone(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+    use super::*;
+
+    /// Hands out a connection and tells which worker got it.
+    fn give(
+        hand_out: &mut HandOut,
+        inboxes: &mut [UnboundedReceiver<Accepted>],
+    ) -> (usize, Accepted) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let peer = stream.peer_addr().unwrap();
+        hand_out.give(stream, peer, 0);
+        let mut received = inboxes
+            .iter_mut()
+            .map(UnboundedReceiver::try_recv)
+            .enumerate();
+        received
+            .find_map(|(worker, accepted)| Some((worker, accepted.ok()?)))
+            .unwrap()
+    }
+
+    #[test]
+    fn connections_go_to_the_worker_with_the_fewest() {
+        let (senders, mut inboxes): (Vec<_>, Vec<_>) =
+            (0..3).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut hand_out = HandOut::new(senders);
+        let mut open: Vec<_> = (0..6).map(|_| give(&mut hand_out, &mut inboxes)).collect();
+        let workers: Vec<_> = open.iter().map(|(worker, _)| *worker).collect();
+        assert_eq!(workers, [0, 1, 2, 0, 1, 2]);
+        open.retain(|(worker, _)| *worker != 1);
+        assert_eq!(give(&mut hand_out, &mut inboxes).0, 1);
+    }
+}

@@ -1,0 +1,260 @@
+//! Layer 2: the access line, one for each request, when the last of its answer has left.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::Buf;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, uri::PathAndQuery};
+use http_body::{Body, Frame, SizeHint};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::{debug, info, warn};
+
+use super::worker;
+use crate::{problem::CLIENT_CLOSED_REQUEST, protocol::Protocol};
+
+/// Put into the extensions of a response that is not worth a line at `info`: a health probe
+/// comes every few seconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Quiet;
+
+/// Writes the access line of each request on a connection.
+#[derive(Debug, Clone)]
+pub(super) struct AccessLayer {
+    /// The address of the peer, as text: it is the same for all lines of a connection.
+    pub(super) remote_address: Arc<str>,
+}
+
+impl<S> Layer<S> for AccessLayer {
+    type Service = AccessService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AccessService {
+            inner,
+            remote_address: self.remote_address.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct AccessService<S> {
+    inner: S,
+    remote_address: Arc<str>,
+}
+
+impl<S, B, R> Service<Request<B>> for AccessService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
+{
+    type Response = Response<AccessBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let line = AccessLine {
+            remote_address: self.remote_address.clone(),
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            version: request.version(),
+            protocol: Protocol::of(request.headers()),
+            started: Instant::now(),
+            status: CLIENT_CLOSED_REQUEST,
+            grpc_code: None,
+            size: 0,
+            quiet: false,
+            end: End::Dropped,
+        };
+        ResponseFuture {
+            inner: self.inner.call(request),
+            line: Some(line),
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`AccessService`].
+    pub(super) struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        line: Option<AccessLine>,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body,
+{
+    type Output = Result<Response<AccessBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        let mut line = this.line.take().expect("not polled after it is done");
+        line.status = response.status().as_u16();
+        line.quiet = response.extensions().get::<Quiet>().is_some();
+        line.see_grpc_status(response.headers());
+        // The body of the answer to HEAD is never sent.
+        if response.body().is_end_stream() || line.method == Method::HEAD {
+            line.end = End::Complete;
+        }
+        Poll::Ready(Ok(response.map(|body| AccessBody {
+            body,
+            line,
+            error: None,
+        })))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// Counts the bytes of a body and sees how it ends.
+    pub(super) struct AccessBody<B: Body> {
+        #[pin]
+        body: B,
+        line: AccessLine,
+        error: Option<B::Error>,
+    }
+}
+
+impl<B: Body> Body for AccessBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        if let Some(error) = this.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        match frame {
+            None => this.line.end = End::Complete,
+            Some(Err(error)) => {
+                this.line.end = End::Cut;
+                // hyper closes at once, with what it has buffered; so let it write that first.
+                *this.error = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(ref frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.line.size += data.remaining() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    this.line.see_grpc_status(trailers);
+                    this.line.end = End::Complete;
+                }
+                if this.body.is_end_stream() {
+                    this.line.end = End::Complete;
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All of it went to the connection.
+    Complete,
+    /// The body broke off with an error, and the client knows it.
+    Cut,
+    /// Nobody was there any more to take it.
+    Dropped,
+}
+
+/// Seconds to the microsecond: more digits would be noise.
+fn seconds(elapsed: Duration) -> f64 {
+    f64::from(u32::try_from(elapsed.as_micros()).unwrap_or(u32::MAX)) / 1e6
+}
+
+/// What is known of a request; it becomes the line when it is dropped, with the response future
+/// or with the body.
+#[derive(Debug)]
+struct AccessLine {
+    remote_address: Arc<str>,
+    method: Method,
+    path: Option<PathAndQuery>,
+    version: Version,
+    protocol: Protocol,
+    started: Instant,
+    status: u16,
+    grpc_code: Option<Code>,
+    size: u64,
+    quiet: bool,
+    end: End,
+}
+
+impl AccessLine {
+    /// A gRPC status comes in the trailers, or in the headers when there is nothing else.
+    fn see_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.protocol == Protocol::Grpc
+            && let Some(code) = headers.get(Status::GRPC_STATUS)
+        {
+            self.grpc_code = Some(Code::from_bytes(code.as_bytes()));
+        }
+    }
+}
+
+impl Drop for AccessLine {
+    fn drop(&mut self) {
+        let path = self.path.as_ref().map_or("*", PathAndQuery::as_str);
+        let (response_status, reason) = match self.end {
+            End::Complete => (self.status, None),
+            End::Cut => (self.status, Some("the answer broke off")),
+            End::Dropped if worker::is_stopping() => (
+                StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+                Some("the service stopped before the answer was over"),
+            ),
+            End::Dropped => (CLIENT_CLOSED_REQUEST, Some("the client went away")),
+        };
+        let grpc_code = match (self.protocol, self.end) {
+            (Protocol::Http, _) => None,
+            (Protocol::Grpc, End::Dropped) => Some(Code::Cancelled),
+            (Protocol::Grpc, _) => Some(self.grpc_code.unwrap_or(Code::Unknown)),
+        };
+        // One set of fields; a level is part of an event's static description.
+        macro_rules! write_at {
+            ($level:ident) => {
+                $level!(
+                    remote_address = &*self.remote_address,
+                    first_request_line =
+                        %format_args!("{} {path} {:?}", self.method, self.version),
+                    response_status,
+                    response_size = self.size,
+                    request_time_frac = seconds(self.started.elapsed()),
+                    grpc_code = grpc_code.map(tracing::field::debug),
+                    reason,
+                    "request"
+                )
+            };
+        }
+        match grpc_code {
+            Some(Code::Ok) => write_at!(debug),
+            Some(_) => write_at!(warn),
+            None if self.end == End::Cut => write_at!(warn),
+            None if self.quiet => write_at!(debug),
+            None => write_at!(info),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! One connection: HTTP/1.1 or HTTP/2, whichever the client speaks, within limits.
+
+use std::time::Duration;
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::conn::auto,
+};
+
+/// How long a client may take for the head of a request, and, over HTTP/1.1, how long a
+/// connection may idle between two.
+pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Requests in flight on one HTTP/2 connection. A peer with one connection for each core sends
+/// all its traffic over few of them, so the usual 100 to 250 would make it queue.
+const MAX_CONCURRENT_STREAMS: u32 = 1_024;
+
+/// The head of a request over HTTP/2, in bytes: as much as a URI may be long, so that one that
+/// is too long for a handler gets an answer that says so.
+const MAX_HEADER_LIST_SIZE: u32 = 64 * 1_024;
+
+/// Streams that a client opened and reset before they were served; more is an attack
+/// (CVE-2023-44487, "rapid reset").
+const MAX_PENDING_ACCEPT_RESET_STREAMS: usize = 20;
+
+/// Streams that we reset for a client's errors; more is an attack (CVE-2025-8671, "made you
+/// reset").
+const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
+
+/// Bytes that a stream may have waiting for a slow reader.
+const MAX_SEND_BUFFER: usize = 64 * 1_024;
+
+/// What every connection is served with.
+pub(super) fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST_SIZE)
+        .max_pending_accept_reset_streams(MAX_PENDING_ACCEPT_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_LOCAL_ERROR_RESET_STREAMS)
+        .max_send_buf_size(MAX_SEND_BUFFER);
+    builder
+}

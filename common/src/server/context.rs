@@ -1,0 +1,236 @@
+//! Layer 1: the request's [`Context`], made from its headers.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{self, Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use tokio::task::futures::TaskLocalFuture;
+use tower::{Layer, Service};
+use tracing::warn;
+
+use crate::{
+    Context, Deadline, RequestId,
+    deadline::{InvalidTimeout, parse_timeout},
+    protocol::Protocol,
+    request_id::InvalidRequestId,
+};
+
+/// Gives each request its id and its deadline, runs all below in that context, the body of the
+/// response too, and puts the id on the response.
+#[derive(Debug, Clone)]
+pub(super) struct ContextLayer {
+    /// The longest that a request may take.
+    pub(super) deadline: Duration,
+}
+
+impl<S> Layer<S> for ContextLayer {
+    type Service = ContextService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ContextService {
+            inner,
+            deadline: self.deadline,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct ContextService<S> {
+    inner: S,
+    deadline: Duration,
+}
+
+impl<S, B, R> Service<Request<B>> for ContextService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = Response<ContextBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let protocol = Protocol::of(request.headers());
+        let request_id = request_id_of(request.headers(), protocol);
+        let timeout = timeout_of(request.headers());
+        let context = Context {
+            request_id: match &request_id {
+                Ok(Some(id)) => id.clone(),
+                Ok(None) | Err(_) => RequestId::fresh(),
+            },
+            deadline: Deadline::after(match timeout {
+                Ok(Some(timeout)) => timeout.min(self.deadline),
+                Ok(None) | Err(_) => self.deadline,
+            }),
+        };
+        let future = context.clone().sync_scope(|| {
+            if let Err(reason) = request_id {
+                warn!(
+                    action = "request_id",
+                    status = "replaced",
+                    %reason,
+                    "the request's id is not usable; it has this fresh one instead"
+                );
+            }
+            if let Err(reason) = timeout {
+                warn!(
+                    action = "grpc_timeout",
+                    status = "ignored",
+                    %reason,
+                    "the request's grpc-timeout is not usable"
+                );
+            }
+            self.inner.call(request)
+        });
+        ResponseFuture {
+            inner: context.scope(future),
+            protocol,
+        }
+    }
+}
+
+/// The id that a request brings along, if it does.
+fn request_id_of(
+    headers: &HeaderMap,
+    protocol: Protocol,
+) -> Result<Option<RequestId>, InvalidRequestId> {
+    let name = match protocol {
+        Protocol::Grpc if headers.contains_key(RequestId::GRPC_METADATA) => {
+            RequestId::GRPC_METADATA
+        }
+        // Also for gRPC: proxies drop names with an underscore.
+        _ => RequestId::HTTP_HEADER,
+    };
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => RequestId::try_from(value).map(Some),
+        (Some(_), Some(_)) => Err(InvalidRequestId::Repeated),
+        (None, _) => Ok(None),
+    }
+}
+
+/// The time that the client of a request leaves for it, if it says so.
+fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
+    headers
+        .get(Deadline::GRPC_TIMEOUT)
+        .map(parse_timeout)
+        .transpose()
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`ContextService`].
+    pub(super) struct ResponseFuture<F> {
+        #[pin]
+        inner: TaskLocalFuture<Context, F>,
+        protocol: Protocol,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<ContextBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let mut response = ready!(this.inner.as_mut().poll(cx))?;
+        let context = this
+            .inner
+            .take_value()
+            .expect("only taken here, at the end");
+        response.headers_mut().insert(
+            this.protocol.request_id_header(),
+            context.request_id.header_value(),
+        );
+        Poll::Ready(Ok(response.map(|body| ContextBody {
+            body: Some(body),
+            context,
+        })))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body that is made, and dropped, in the context of its request.
+    pub(super) struct ContextBody<B> {
+        #[pin]
+        body: Option<B>,
+        context: Context,
+    }
+
+    impl<B> PinnedDrop for ContextBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            this.context.clone().sync_scope(|| this.body.set(None));
+        }
+    }
+}
+
+impl<B: Body> Body for ContextBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let body = this.body.as_pin_mut().expect("only dropped with the whole");
+        this.context.clone().sync_scope(|| body.poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .fold(HeaderMap::new(), |mut headers, (name, value)| {
+                headers.append::<http::HeaderName>(name, value);
+                headers
+            })
+    }
+
+    fn id(
+        protocol: Protocol,
+        pairs: &[(&'static str, &'static str)],
+    ) -> Result<Option<String>, InvalidRequestId> {
+        request_id_of(&headers(pairs), protocol).map(|id| id.map(|id| id.to_string()))
+    }
+
+    #[test]
+    fn grpc_metadata_wins_over_the_http_header() {
+        let both = [("x-request-id", "http"), ("request_id", "grpc")];
+        assert_eq!(id(Protocol::Grpc, &both), Ok(Some("grpc".into())));
+        assert_eq!(id(Protocol::Http, &both), Ok(Some("http".into())));
+        assert_eq!(id(Protocol::Grpc, &both[..1]), Ok(Some("http".into())));
+        assert_eq!(id(Protocol::Http, &both[1..]), Ok(None));
+    }
+
+    #[test]
+    fn an_id_that_was_sent_twice_is_none() {
+        let twice = [("x-request-id", "one"), ("x-request-id", "one")];
+        assert_eq!(id(Protocol::Http, &twice), Err(InvalidRequestId::Repeated));
+    }
+}

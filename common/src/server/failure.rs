@@ -1,0 +1,213 @@
+//! Layer 3: every failure becomes a [`Problem`], written the way that the client understands.
+
+use std::{
+    any::Any,
+    convert::Infallible,
+    future::{self, Future},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    BoxError,
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, stream};
+use http::{
+    Request, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
+use http_body::Frame;
+use http_body_util::{BodyExt, Either, StreamBody};
+use tonic::Status;
+use tower::{Layer, Service};
+use tracing::error;
+
+use super::{BODY_LIMIT, caught_body::CaughtBody};
+use crate::{Problem, deadline::DeadlineExceeded, protocol::Protocol};
+
+/// The longest text of a failure that is passed on as `detail`, in bytes.
+const MAX_DETAIL: usize = 1024;
+
+/// The answer to a caught panic. The panic hook has logged it already, with the location.
+pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
+    Problem::internal().into_response()
+}
+
+/// What an error of a layer below means to the client.
+fn problem_of(error: &BoxError) -> Problem {
+    if error.is::<DeadlineExceeded>() {
+        return Problem::deadline_exceeded();
+    }
+    error!(action = "request", status = "failure", %error, "a layer failed");
+    Problem::internal()
+}
+
+/// Turns errors and bare error responses into problems, and problems into gRPC statuses where
+/// the client speaks gRPC.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FailureLayer;
+
+impl<S> Layer<S> for FailureLayer {
+    type Service = FailureService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        FailureService { inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct FailureService<S> {
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for FailureService<S>
+where
+    S: Service<Request<B>, Response = http::Response<R>>,
+    S::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Unpin,
+{
+    type Response = http::Response<Either<CaughtBody<R>, Body>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        ResponseFuture {
+            protocol: Protocol::of(request.headers()),
+            inner: self.inner.call(request),
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`FailureService`].
+    pub(super) struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        protocol: Protocol,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<http::Response<R>, E>>,
+    E: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Unpin,
+{
+    type Output = Result<http::Response<Either<CaughtBody<R>, Body>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let failure = match ready!(this.inner.poll(cx)) {
+            Err(error) => problem_of(&error.into()).into_response(),
+            Ok(response) => match verdict(&response, *this.protocol) {
+                Verdict::Fine => {
+                    let caught = |body| Either::Left(CaughtBody::new(body, *this.protocol));
+                    return Poll::Ready(Ok(response.map(caught)));
+                }
+                Verdict::Problem(problem) => problem.into_response(),
+                Verdict::Bare => with_problem(response),
+                Verdict::GrpcStatus => with_initial_metadata(response.map(drop)),
+            },
+        };
+        let failure = match (this.protocol, failure.extensions().get::<Problem>()) {
+            (Protocol::Grpc, Some(problem)) => with_initial_metadata(problem.to_grpc().into_http()),
+            _ => failure,
+        };
+        Poll::Ready(Ok(failure.map(Either::Right)))
+    }
+}
+
+/// What is to be done about a response.
+enum Verdict {
+    /// Nothing: it is no failure, or a client of this protocol understands it as it is.
+    Fine,
+    /// This problem takes its place.
+    Problem(Problem),
+    /// It is a failure without a document, so it gets one.
+    Bare,
+    /// It is a gRPC status and nothing else.
+    GrpcStatus,
+}
+
+fn verdict<R>(response: &http::Response<R>, protocol: Protocol) -> Verdict {
+    let status = response.status();
+    if protocol == Protocol::Http && Protocol::of(response.headers()) == Protocol::Grpc {
+        return Verdict::Problem(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "This port speaks gRPC; call it with a gRPC client.",
+        ));
+    }
+    if response.headers().contains_key(Status::GRPC_STATUS) {
+        return Verdict::GrpcStatus;
+    }
+    if !status.is_client_error() && !status.is_server_error() {
+        return Verdict::Fine;
+    }
+    match (response.extensions().get::<Problem>(), protocol) {
+        (Some(problem), Protocol::Grpc) => Verdict::Problem(problem.clone()),
+        (None, _) if is_bare(response) => Verdict::Bare,
+        _ => Verdict::Fine,
+    }
+}
+
+/// The same failure with a problem as its document; what else was said, such as `Allow`, stays.
+fn with_problem<R>(response: http::Response<R>) -> Response
+where
+    R: http_body::Body<Data = Bytes> + Unpin,
+{
+    let (mut parts, body) = response.into_parts();
+    let problem = match text_of(body) {
+        _ if parts.status == StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+            parts.status,
+            format!("The body is longer than the limit of {BODY_LIMIT} bytes; send less."),
+        ),
+        Some(text) if parts.status.is_client_error() => Problem::new(parts.status, text),
+        _ => Problem::of_status(parts.status),
+    };
+    let (problem, document) = problem.into_response().into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.extend(problem.headers);
+    parts.extensions.extend(problem.extensions);
+    Response::from_parts(parts, document)
+}
+
+/// tonic sends a status without a message as one block of headers ("trailers-only"), which
+/// clients take for trailing metadata. Sent in two blocks, the id is in the initial metadata of
+/// a failure too.
+fn with_initial_metadata(response: http::Response<()>) -> Response {
+    let (mut parts, ()) = response.into_parts();
+    let mut trailers = std::mem::take(&mut parts.headers);
+    if let Some(media_type) = trailers.remove(CONTENT_TYPE) {
+        parts.headers.insert(CONTENT_TYPE, media_type);
+    }
+    let body = stream::once(future::ready(Ok::<_, Infallible>(Frame::trailers(
+        trailers,
+    ))));
+    Response::from_parts(parts, Body::new(StreamBody::new(body)))
+}
+
+/// Whether an error response has no document of its own: axum's and tower-http's have a plain
+/// text or nothing at all.
+fn is_bare<R>(response: &http::Response<R>) -> bool {
+    response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_none_or(|media_type| media_type.as_bytes().starts_with(b"text/plain"))
+}
+
+/// The text of a body that is there as a whole.
+fn text_of<R: http_body::Body<Data = Bytes> + Unpin>(mut body: R) -> Option<String> {
+    let text = body.frame().now_or_never()??.ok()?.into_data().ok()?;
+    let is_short = !text.is_empty() && text.len() <= MAX_DETAIL;
+    if !is_short || !body.is_end_stream() {
+        return None;
+    }
+    String::from_utf8(text.into()).ok()
+}

@@ -1,0 +1,135 @@
+//! Layer 6: an answer that comes before all of the request is read must not be lost.
+//!
+//! Over HTTP/1 a server that answers early (a body over the limit, a path that is not there) and
+//! closes makes the kernel reset the connection, for there is input that nobody read; and a
+//! client that is still sending may lose the answer to that. So the rest is read and thrown
+//! away, within bounds. HTTP/2 has a frame for it, and needs no help.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::{runtime::Handle, time::timeout};
+use tower::{Layer, Service};
+
+use super::BODY_LIMIT;
+
+/// How long the rest of a request is read (nginx: `lingering_timeout`).
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much of it is read, in bytes: enough for a body that is too long by mistake.
+const LINGER_LIMIT: usize = 4 * BODY_LIMIT;
+
+/// Reads the rest of each HTTP/1 request that was answered early.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LingerLayer;
+
+impl<S> Layer<S> for LingerLayer {
+    type Service = LingerService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        LingerService { inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct LingerService<S> {
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for LingerService<S>
+where
+    S: Service<Request<LingerBody<B>>>,
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let lingers = request.version() < Version::HTTP_2;
+        let body = |body| LingerBody {
+            body: Some(body),
+            lingers,
+        };
+        self.inner.call(request.map(body))
+    }
+}
+
+/// A request body whose rest is read by a task of its own when it is dropped early.
+#[derive(Debug)]
+pub(super) struct LingerBody<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+{
+    /// `None` only while it is dropped.
+    body: Option<B>,
+    lingers: bool,
+}
+
+impl<B> Body for LingerBody<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+impl<B> Drop for LingerBody<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+{
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take()
+            && self.lingers
+            && !body.is_end_stream()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(LINGER_TIMEOUT, read_on(body)));
+        }
+    }
+}
+
+async fn read_on<B: Body + Unpin>(mut body: B) {
+    let mut left = LINGER_LIMIT;
+    while let Some(Ok(frame)) = body.frame().await {
+        let read = frame.data_ref().map_or(0, bytes::Buf::remaining);
+        let Some(rest) = left.checked_sub(read) else {
+            return;
+        };
+        left = rest;
+    }
+}

@@ -1,0 +1,94 @@
+//! The server: the stack that every inbound request passes, HTTP and gRPC alike, and what
+//! carries it.
+//!
+//! From the outside in:
+//!
+//! - [`run`]: the process. Its main thread accepts connections and waits for signals.
+//! - [`Worker`]: one thread per core, each with its own runtime, routers and channels.
+//!   Connections are handed out to them evenly. Nothing is shared between them while a request
+//!   is served, so nothing is locked and no thread wakes another.
+//! - connection: hyper's HTTP/1.1 and HTTP/2, told apart by the first bytes, within limits.
+//! - **the inbound stack**: the function `inbound` in this file, top to bottom, a layer a line.
+//! - the router of the service: an [`axum::Router`], for gRPC one made by [`Grpc`].
+//!
+//! What is answered below the stack, by hyper itself (a request line that is none, heads over
+//! the limits), has neither id nor line: there is no request yet.
+
+mod accept;
+mod access;
+mod caught_body;
+mod connection;
+mod context;
+mod deadline;
+mod failure;
+mod first_bytes;
+mod grpc;
+pub(crate) mod health;
+mod linger;
+mod query;
+mod readiness;
+mod run;
+mod signals;
+mod worker;
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{BoxError, Router};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tower::{Service, ServiceBuilder};
+use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
+
+use self::{
+    access::AccessLayer, context::ContextLayer, deadline::DeadlineLayer, failure::FailureLayer,
+    linger::LingerLayer,
+};
+pub use self::{
+    grpc::Grpc,
+    query::Query,
+    run::{Listener, run},
+    worker::Worker,
+};
+
+/// The longest body of a request, in bytes: what gRPC implementations take for one message.
+pub const BODY_LIMIT: usize = 4 * 1024 * 1024;
+
+/// The inbound stack, for the requests of one connection.
+fn inbound(
+    router: Router,
+    peer: SocketAddr,
+    deadline: Duration,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<impl Body<Data = Bytes, Error = impl Into<BoxError>> + Send>,
+    Error = impl Into<BoxError>,
+    Future: Send,
+> + Clone
++ Send
++ 'static {
+    ServiceBuilder::new()
+        // 1. Id and deadline: first, so that all below, and each of its log lines, has them,
+        //    and last on the way out, so that no answer leaves without its id.
+        .layer(ContextLayer { deadline })
+        // 2. The access line: above what makes answers of failures, to see the status that the
+        //    client sees.
+        .layer(AccessLayer {
+            remote_address: peer.ip().to_canonical().to_string().into(),
+        })
+        // 3. Failures as problem+json or gRPC status: above all that can fail ...
+        .layer(FailureLayer)
+        //    ... and panics as failures; one request fails, the worker lives.
+        .layer(CatchPanicLayer::custom(failure::panicked))
+        // 4. The place of the concurrency limit, which must answer at once and so stands above
+        //    all that waits.
+        // 5. The deadline, enforced: below what turns it into an answer, above all that waits.
+        .layer(DeadlineLayer)
+        // 6. The body limit: next to those who read the body. What they leave of it is read
+        //    above the limit, or an early answer may not reach the client.
+        .layer(LingerLayer)
+        .layer(RequestBodyLimitLayer::new(BODY_LIMIT))
+        // 7. The handlers.
+        .service(router)
+}

@@ -1,0 +1,120 @@
+//! [`Query`]: the query string, decoded strictly.
+//!
+//! The usual decoders replace what they can't read (`%zz`, a byte that is not UTF-8) and take
+//! one of two values; here that is a 400 that says what is wrong.
+
+use std::{borrow::Cow, convert::Infallible};
+
+use axum::extract::FromRequestParts;
+use http::{StatusCode, Uri, request::Parts};
+use percent_encoding::percent_decode_str;
+
+use crate::Problem;
+
+/// The query string of a request, as an extractor.
+///
+/// ```
+/// use common::{Problem, server::Query};
+///
+/// async fn handler(query: Query) -> Result<String, Problem> {
+///     let name = query.get("name")?.unwrap_or_default(); // missing is empty
+///     Ok(format!("Hello, {name}!"))
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Query(Uri);
+
+impl Query {
+    /// The value of the parameter `name`, decoded, if it is there.
+    ///
+    /// It is a 400 where the parameter is given twice or the value is not percent-encoded UTF-8.
+    pub fn get(&self, name: &str) -> Result<Option<String>, Problem> {
+        let bad = |what| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("The parameter {name} {what}"),
+            )
+        };
+        let pairs = self.0.query().unwrap_or_default().split('&');
+        let mut values = pairs.filter_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key).as_deref() == Some(name)).then_some(value)
+        });
+        let value = values.next();
+        if values.next().is_some() {
+            return Err(bad("is given more than once; give it once."));
+        }
+        value
+            .map(|value| {
+                decode(value)
+                    .map(Cow::into_owned)
+                    .ok_or_else(|| bad("is not percent-encoded UTF-8; encode it as RFC 3986 says."))
+            })
+            .transpose()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.uri.clone()))
+    }
+}
+
+/// Decodes `%41` and `+` as HTML forms write them; `None` where it is not UTF-8 so encoded.
+fn decode(text: &str) -> Option<Cow<'_, str>> {
+    let well_formed = text.split('%').skip(1).all(|escape| {
+        let digits = escape.as_bytes();
+        digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
+    });
+    if !well_formed {
+        return None;
+    }
+    if text.contains('+') {
+        let spaced = text.replace('+', " ");
+        return Some(Cow::Owned(
+            percent_decode_str(&spaced).decode_utf8().ok()?.into_owned(),
+        ));
+    }
+    percent_decode_str(text).decode_utf8().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(query: &str) -> Result<Option<String>, ()> {
+        let uri = Uri::builder().path_and_query(format!("/?{query}")).build();
+        Query(uri.unwrap()).get("name").map_err(drop)
+    }
+
+    #[test]
+    fn values_are_decoded() {
+        assert_eq!(get("name=stra%C3%9Fe"), Ok(Some("straße".into())));
+        assert_eq!(
+            get("a=b&name=two+words%2B&c"),
+            Ok(Some("two words+".into()))
+        );
+        assert_eq!(get("n%61me=test"), Ok(Some("test".into())));
+        assert_eq!(get("name="), Ok(Some(String::new())));
+        assert_eq!(get("name"), Ok(Some(String::new())));
+        assert_eq!(get("other=1"), Ok(None));
+        assert_eq!(get(""), Ok(None));
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_refused() {
+        for query in [
+            "name=%",
+            "name=%zz",
+            "name=%4",
+            "name=%ff",
+            "name=%C3",
+            "name=a&name=a",
+            "name&n%61me",
+        ] {
+            assert_eq!(get(query), Err(()), "{query}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The process: listeners, workers, signals, and the way from the first to the last of them.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{self, ExitCode},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use axum::Router;
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    task::JoinSet,
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use super::{
+    accept::{HandOut, accept},
+    health,
+    readiness::Readiness,
+    signals::Signals,
+    worker::{self, Accepted, Settings, Worker},
+};
+use crate::{Config, logging, protocol::Protocol};
+
+/// How much longer than the drain timeout the workers may take to end. One that does not is
+/// stuck in code that never yields.
+const STUCK_WORKER: Duration = Duration::from_secs(1);
+
+/// A port to listen on, and what is spoken there.
+#[derive(Debug, Clone, Copy)]
+pub struct Listener {
+    protocol: Protocol,
+    port: u16,
+}
+
+impl Listener {
+    /// A port for HTTP/1.1 and HTTP/2; `/healthz` and `/readyz` are served on it as well.
+    pub fn http(port: u16) -> Self {
+        Self {
+            protocol: Protocol::Http,
+            port,
+        }
+    }
+
+    /// A port for gRPC: its router comes from [`Grpc::into_router`](super::Grpc::into_router).
+    pub fn grpc(port: u16) -> Self {
+        Self {
+            protocol: Protocol::Grpc,
+            port,
+        }
+    }
+
+    async fn bind(self, host: IpAddr) -> Result<TcpListener, StartError> {
+        let address = SocketAddr::new(host, self.port);
+        let bound = TcpListener::bind(address).await;
+        let listener = bound.map_err(|source| StartError::Listen { address, source })?;
+        info!(
+            action = "listen",
+            status = "success",
+            protocol = match self.protocol {
+                Protocol::Http => "http",
+                Protocol::Grpc => "grpc",
+            },
+            address = %listener.local_addr()?,
+            "listening"
+        );
+        Ok(listener)
+    }
+}
+
+/// Why a service could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("cannot listen on {address}: {source}; choose another host or port")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    #[error("a worker ended before it was told to")]
+    Worker,
+}
+
+/// Runs a service until SIGTERM or SIGINT, then drains it.
+///
+/// Each worker calls `faces` once for its routers, one for each of the `listeners` and in their
+/// order. It may open channels and spawn tasks there: a runtime is running.
+///
+/// The exit code is 0 after a drain, and 1, with a line on stderr, where the service can't
+/// start. A second signal ends the process at once.
+pub fn run<const N: usize>(
+    service: &'static str,
+    config: &Config,
+    listeners: [Listener; N],
+    faces: impl Fn(&Worker) -> [Router; N] + Send + Sync + 'static,
+) -> ExitCode {
+    logging::init(service, config.log.clone());
+    match start_and_drain(config, listeners, &Arc::new(faces)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{service}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_and_drain<const N: usize, F>(
+    config: &Config,
+    listeners: [Listener; N],
+    faces: &Arc<F>,
+) -> Result<(), StartError>
+where
+    F: Fn(&Worker) -> [Router; N] + Send + Sync + 'static,
+{
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut sockets = Vec::with_capacity(N);
+        for listener in listeners {
+            sockets.push(listener.bind(config.host).await?);
+        }
+
+        let settings = Settings {
+            deadline: config.deadline,
+            drain_timeout: config.drain_timeout,
+            readiness: Readiness::new(config.workers.get()),
+        };
+        let (ended, mut workers) = mpsc::unbounded_channel();
+        let inboxes = (0..config.workers.get())
+            .map(|number| {
+                let faces = faces.clone();
+                let build = move |worker: &Worker| complete(faces(worker), listeners, worker);
+                spawn_worker(number, settings.clone(), build, ended.clone())
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+
+        // Accepting ends when this is dropped; with it the inboxes of the workers close.
+        let mut accepting = JoinSet::new();
+        for (index, socket) in sockets.into_iter().enumerate() {
+            accepting.spawn(accept(index, socket, HandOut::new(inboxes.clone())));
+        }
+        drop(inboxes);
+
+        tokio::select! {
+            () = signals.next() => {}
+            _ = workers.recv() => return Err(StartError::Worker),
+        }
+        info!(action = "drain", status = "success", "draining");
+        settings.readiness.drain();
+        drop(accepting);
+        tokio::select! {
+            () = all_ended(&mut workers, config) => Ok(()),
+            () = signals.next() => process::exit(signals.exit_code()),
+        }
+    })
+}
+
+/// What the routers of all services have.
+fn complete<const N: usize>(
+    routers: [Router; N],
+    listeners: [Listener; N],
+    worker: &Worker,
+) -> [Router; N] {
+    let mut protocols = listeners.iter().map(|listener| listener.protocol);
+    routers.map(|router| match protocols.next() {
+        Some(Protocol::Http) => router
+            .merge(health::routes(worker.readiness().clone()))
+            .with_state(()),
+        _ => router,
+    })
+}
+
+/// Starts a worker; what is sent on the result, it serves.
+fn spawn_worker<const N: usize>(
+    number: usize,
+    settings: Settings,
+    build: impl FnOnce(&Worker) -> [Router; N] + Send + 'static,
+    ended: UnboundedSender<()>,
+) -> io::Result<UnboundedSender<Accepted>> {
+    let (inbox, accepted) = mpsc::unbounded_channel();
+    thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            let run = AssertUnwindSafe(|| worker::run(&settings, build, accepted));
+            // The panic hook has logged a panic; an error has no other place to go.
+            if let Ok(Err(error)) = catch_unwind(run) {
+                warn!(action = "worker", status = "failure", %error, "a worker can't run");
+            }
+            let _ = ended.send(());
+        })?;
+    Ok(inbox)
+}
+
+/// Waits for the workers to end; one that is stuck does not hold the process.
+async fn all_ended(workers: &mut UnboundedReceiver<()>, config: &Config) {
+    let ended = async {
+        for _ in 0..config.workers.get() {
+            workers.recv().await;
+        }
+    };
+    let bound = config.drain_timeout.saturating_add(STUCK_WORKER);
+    if timeout(bound, ended).await.is_ok() {
+        info!(action = "stop", status = "success", "stopped");
+    } else {
+        warn!(
+            action = "stop",
+            status = "failure",
+            "a worker is stuck; it is left behind"
+        );
+    }
+}
