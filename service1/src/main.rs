@@ -1,0 +1,50 @@
+//! service1, the backend: turns a name into upper case, over gRPC and over REST.
+
+mod grpc;
+mod names;
+mod rest;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use common::{
+    config::Action,
+    healthcheck,
+    server::{self, Listener},
+};
+
+/// The backend of the mesh: gRPC, and the same over REST.
+#[derive(Parser)]
+#[command(version)]
+struct Config {
+    #[command(flatten)]
+    common: common::Config,
+
+    /// The port for HTTP
+    #[arg(long, env, default_value_t = 8080)]
+    port: u16,
+
+    /// The port for gRPC
+    #[arg(long, env, default_value_t = 50051)]
+    grpc_port: u16,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let config: Config = common::config::parse();
+    if let Some(Action::Healthcheck) = config.action {
+        return healthcheck::run(config.common.host, config.port);
+    }
+    let listeners = [
+        Listener::http(config.port),
+        Listener::grpc(config.grpc_port),
+    ];
+    server::run("service1", &config.common, listeners, |worker| {
+        [rest::router(), grpc::router(worker)]
+    })
+}

@@ -1,0 +1,52 @@
+//! service2, the edge: REST to the outside, gRPC to service1.
+
+mod backend;
+mod greeting;
+mod rest;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use common::{
+    client::{self, Target},
+    config::Action,
+    healthcheck,
+    server::{self, Listener},
+};
+
+use crate::backend::Backend;
+
+/// The edge of the mesh: REST, answered with the help of service1.
+#[derive(Parser)]
+#[command(version)]
+struct Config {
+    #[command(flatten)]
+    common: common::Config,
+
+    /// The port for HTTP
+    #[arg(long, env, default_value_t = 8081)]
+    port: u16,
+
+    /// Where service1 speaks gRPC: host:port, or a URL
+    #[arg(long, env, default_value = "localhost:50051")]
+    service1_channel: Target,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let config: Config = common::config::parse();
+    if let Some(Action::Healthcheck) = config.action {
+        return healthcheck::run(config.common.host, config.port);
+    }
+    let listeners = [Listener::http(config.port)];
+    server::run("service2", &config.common, listeners, move |worker| {
+        let channel = client::connect(&config.service1_channel, config.common.deadline);
+        worker.ready_when(client::answered(channel.clone()));
+        [rest::router(Backend::new(channel))]
+    })
+}
