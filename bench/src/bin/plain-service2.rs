@@ -1,0 +1,46 @@
+//! The peer of service2: `axum::serve` on tokio's default runtime, and nothing else.
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::StatusCode,
+    routing::get,
+};
+use protos::app::grpc::{ProcessNameRequest, service1_client::Service1Client};
+use serde::Deserialize;
+use tonic::transport::{Channel, Endpoint};
+
+#[derive(Deserialize)]
+struct Params {
+    #[serde(default)]
+    name: String,
+}
+
+async fn say_hello(
+    State(mut service1): State<Service1Client<Channel>>,
+    Query(Params { name }): Query<Params>,
+) -> Result<Json<String>, StatusCode> {
+    let answer = service1.process_name(ProcessNameRequest { name }).await;
+    let name = answer
+        .map_err(|_| StatusCode::BAD_GATEWAY)?
+        .into_inner()
+        .name;
+    Ok(Json(format!("Hello, {name}!")))
+}
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let port: u16 = std::env::var("PORT")?.parse()?;
+    let channel = Endpoint::from_shared(format!("http://{}", std::env::var("SERVICE1_CHANNEL")?))?
+        .connect_lazy();
+    let router = Router::new()
+        .route("/api/v1/say-hello", get(say_hello))
+        .with_state(Service1Client::new(channel));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    axum::serve(listener, router).await?;
+    Ok(())
+}
