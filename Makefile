@@ -1,0 +1,48 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fmt images up down logs trace e2e interop bench
+
+help: ## List the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: ## Run both services on this machine (release build) until Ctrl-C
+	@cargo build --release --package service1 --package service2
+	@scripts/run
+
+test: ## Run all tests that need nothing but Rust
+	cargo test --workspace
+
+lint: ## Check formatting, clippy and docs; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps
+
+fmt: ## Format the code
+	cargo fmt --all
+
+# `docker compose build` takes BuildKit from the buildx plugin; older engines have it built in.
+images: ## Build the images of both services
+	@if docker buildx version >/dev/null 2>&1; then docker compose build; else \
+	  for service in service1 service2; do \
+	    DOCKER_BUILDKIT=1 docker build --target $$service --tag mesh-$$service . || exit; done; fi
+
+up: images ## Start both services in containers and wait until they are healthy
+	docker compose up --detach --wait
+
+down: ## Stop the containers and remove them
+	docker compose down
+
+logs: ## Follow the logs of the containers
+	docker compose logs --follow
+
+trace: export ID := $(ID)
+trace: ## Show the lines of one request from both services in order of time: make trace ID=…
+	@scripts/trace "$$ID"
+
+e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 and 8081)
+	cargo test --package tests --features containers --test containers
+
+interop: ## Run the tests against other gRPC implementations (needs Python 3)
+	tests/interop/run
+
+bench: ## Compare the pair with plain axum + tonic (needs wrk)
+	bench/compare
