@@ -1,0 +1,237 @@
+"""The pair against other gRPC implementations, as clients of service1 and as the server behind
+service2: grpcio (the C core) and grpclib (pure Python, over the HTTP/2 of `h2`)."""
+
+import asyncio
+import json
+import os
+import subprocess
+import threading
+import time
+import unittest
+import urllib.request
+from concurrent import futures
+
+import grpc
+import grpclib
+import grpclib.client
+import grpclib.const
+import grpclib.server
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from service1_pb2 import ProcessNameRequest, ProcessNameResponse
+
+METHOD = "/app.grpc.Service1/ProcessName"
+PATIENCE = 20  # seconds; far more than anything needs
+
+
+class Service:
+    """A service of the pair as a real process on free ports."""
+
+    def __init__(self, program, **variables):
+        environment = {"HOST": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0", "WORKERS": "2", **variables}
+        self.process = subprocess.Popen(
+            [f"target/debug/{program}"], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        self.lines = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+
+    def line(self, **fields):
+        """Waits for the first line with these fields."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for line in list(self.lines):
+                if fields.items() <= line.items():
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line with {fields} in {self.lines}")
+
+    def address(self, protocol):
+        return self.line(action="listen", protocol=protocol)["address"]
+
+    def say_hello(self, name, request_id):
+        request = urllib.request.Request(
+            f"http://{self.address('http')}/api/v1/say-hello?name={name}",
+            headers={"X-Request-ID": request_id},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return answer.status, json.load(answer), answer.headers["x-request-id"]
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)["detail"], error.headers["x-request-id"]
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(PATIENCE) == 0
+        self.process.stdout.close()
+
+
+class AsClient(unittest.TestCase):
+    """They call service1."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.service1 = Service("service1")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.service1.stop()
+
+    def test_grpcio(self):
+        with grpc.insecure_channel(self.service1.address("grpc")) as channel:
+            process_name = channel.unary_unary(
+                METHOD,
+                request_serializer=ProcessNameRequest.SerializeToString,
+                response_deserializer=ProcessNameResponse.FromString,
+            )
+            answer, call = process_name.with_call(
+                ProcessNameRequest(name="straße"), timeout=5, metadata=[("request_id", "from-grpcio")]
+            )
+            self.assertEqual(answer.name, "STRASSE")
+            self.assertEqual(dict(call.initial_metadata())["request_id"], "from-grpcio")
+            self.service1.line(action="process_name", request_id="from-grpcio")
+
+            with self.assertRaises(grpc.RpcError) as refusal:
+                process_name(ProcessNameRequest(name="x" * 1025), metadata=[("request_id", "refused")])
+            self.assertEqual(refusal.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertIn("1024 bytes", refusal.exception.details())
+            self.assertEqual(dict(refusal.exception.initial_metadata())["request_id"], "refused")
+
+            with self.assertRaises(grpc.RpcError) as unknown:
+                channel.unary_unary("/app.grpc.Service1/Nope")(b"")
+            self.assertEqual(unknown.exception.code(), grpc.StatusCode.UNIMPLEMENTED)
+
+            health = health_pb2_grpc.HealthStub(channel)
+            status = health.Check(health_pb2.HealthCheckRequest(service="app.grpc.Service1")).status
+            self.assertEqual(status, health_pb2.HealthCheckResponse.SERVING)
+            services = ProtoReflectionDescriptorDatabase(channel).get_services()
+            self.assertIn("app.grpc.Service1", services)
+
+    def test_grpclib(self):
+        host, port = self.service1.address("grpc").split(":")
+
+        async def call():
+            async with grpclib.client.Channel(host, int(port)) as channel:
+                method = grpclib.client.UnaryUnaryMethod(channel, METHOD, ProcessNameRequest, ProcessNameResponse)
+                metadata = {"request_id": "from-grpclib"}
+                async with method.open(timeout=5, metadata=metadata) as stream:
+                    await stream.send_message(ProcessNameRequest(name="test"), end=True)
+                    answer = await stream.recv_message()
+                    await stream.recv_trailing_metadata()
+                    self.assertEqual(answer.name, "TEST")
+                    self.assertEqual(stream.initial_metadata["request_id"], "from-grpclib")
+                with self.assertRaises(grpclib.GRPCError) as refusal:
+                    await method(ProcessNameRequest(name="x" * 1025), timeout=5)
+                self.assertEqual(refusal.exception.status, grpclib.const.Status.INVALID_ARGUMENT)
+
+        asyncio.run(call())
+        self.service1.line(action="process_name", request_id="from-grpclib")
+
+
+class GrpcioServer:
+    """Answers `{name} {the id it saw}`, and seconds that it was given to the log of the test."""
+
+    def __init__(self):
+        self.server = grpc.server(futures.ThreadPoolExecutor(4))
+        handler = grpc.unary_unary_rpc_method_handler(
+            self.process_name,
+            request_deserializer=ProcessNameRequest.FromString,
+            response_serializer=ProcessNameResponse.SerializeToString,
+        )
+        service = grpc.method_handlers_generic_handler("app.grpc.Service1", {"ProcessName": handler})
+        self.server.add_generic_rpc_handlers([service])
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        self.timeouts = []
+        self.server.start()
+
+    def process_name(self, request, context):
+        self.timeouts.append(context.time_remaining())
+        if request.name == "fail":
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such name")
+        seen = dict(context.invocation_metadata())["request_id"]
+        return ProcessNameResponse(name=f"{request.name} {seen}")
+
+    def stop(self):
+        self.server.stop(None).wait()
+
+
+class GrpclibServer:
+    """The same over grpclib, on a loop and a thread of its own."""
+
+    def __init__(self):
+        self.timeouts = []
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.server = asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(PATIENCE)
+
+    async def _start(self):
+        server = grpclib.server.Server([self])
+        await server.start("127.0.0.1", 0)
+        host, port = server._server.sockets[0].getsockname()
+        self.address = f"{host}:{port}"
+        return server
+
+    def __mapping__(self):
+        handler = grpclib.const.Handler(
+            self.process_name, grpclib.const.Cardinality.UNARY_UNARY, ProcessNameRequest, ProcessNameResponse
+        )
+        return {METHOD: handler}
+
+    async def process_name(self, stream):
+        request = await stream.recv_message()
+        self.timeouts.append(stream.deadline.time_remaining())
+        if request.name == "fail":
+            raise grpclib.GRPCError(grpclib.const.Status.NOT_FOUND, "no such name")
+        await stream.send_message(ProcessNameResponse(name=f"{request.name} {stream.metadata['request_id']}"))
+
+    def stop(self):
+        async def close():
+            self.server.close()
+            await self.server.wait_closed()
+
+        asyncio.run_coroutine_threadsafe(close(), self.loop).result(PATIENCE)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(PATIENCE)
+
+
+class AsServer(unittest.TestCase):
+    """They stand behind service2. Neither knows grpc.health.v1, so an `UNIMPLEMENTED` must do for
+    service2 to become ready."""
+
+    def check(self, backend):
+        service2 = Service("service2", SERVICE1_CHANNEL=backend.address)
+        try:
+            end = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://{service2.address('http')}/readyz", timeout=PATIENCE):
+                        break
+                except urllib.error.HTTPError:
+                    self.assertLess(time.monotonic(), end, "service2 does not become ready")
+                    time.sleep(0.01)
+            for number in range(20):
+                request_id = f"id-{number}"
+                answer = service2.say_hello("test", request_id)
+                self.assertEqual(answer, (200, f"Hello, test {request_id}!", request_id))
+            self.assertEqual(service2.say_hello("fail", "failed"), (404, "no such name", "failed"))
+            for left in backend.timeouts:
+                self.assertTrue(0 < left <= 10, left)
+            service2.line(action="say_hello", status="failure", request_id="failed")
+        finally:
+            service2.stop()
+            backend.stop()
+
+    def test_grpcio(self):
+        self.check(GrpcioServer())
+
+    def test_grpclib(self):
+        self.check(GrpclibServer())
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    unittest.main(verbosity=2)

@@ -1,0 +1,151 @@
+//! A client for HTTP/1.1 that sends just the bytes it is told to.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+/// How long an answer may take; far more than any needs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An answer.
+#[derive(Debug)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The headers in their order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// What came after the head until the connection was closed, as it came.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The only header of that name.
+    ///
+    /// # Panics
+    ///
+    /// When it is there twice.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|header| header.0 == name);
+        let value = values.next().map(|header| header.1.as_str());
+        assert!(values.next().is_none(), "{name} is there twice");
+        value
+    }
+
+    /// The request id that the answer has.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn id(&self) -> &str {
+        self.header("x-request-id").expect("every answer has an id")
+    }
+
+    /// The body as text.
+    ///
+    /// # Panics
+    ///
+    /// When it is none.
+    pub fn text(&self) -> &str {
+        str::from_utf8(&self.body).expect("the body is UTF-8")
+    }
+
+    /// The detail of a problem, after a look at all of its other members.
+    ///
+    /// # Panics
+    ///
+    /// When it is no whole problem.
+    pub fn problem(&self) -> String {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
+        let problem: serde_json::Value = serde_json::from_slice(&self.body).expect("JSON");
+        assert_eq!(problem["type"], "about:blank");
+        assert_eq!(problem["status"], self.status);
+        assert_eq!(problem["request_id"], self.id());
+        assert_eq!(problem["error"], problem["title"]);
+        assert!(!problem["title"].as_str().expect("a text").is_empty());
+        let detail = problem["detail"].as_str().expect("a text");
+        assert!(!detail.is_empty());
+        detail.to_owned()
+    }
+}
+
+/// Sends a GET.
+pub fn get(address: SocketAddr, path: &str) -> Response {
+    get_with(address, path, &[])
+}
+
+/// Sends a GET with these headers; a value may be any bytes.
+pub fn get_with(address: SocketAddr, path: &str, headers: &[(&str, &[u8])]) -> Response {
+    request(address, "GET", path, headers, b"")
+}
+
+/// Sends a request.
+///
+/// # Panics
+///
+/// When there is no answer.
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &[u8])],
+    body: &[u8],
+) -> Response {
+    let mut bytes =
+        format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n").into_bytes();
+    for (name, value) in headers {
+        bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+    }
+    if !body.is_empty() {
+        bytes.extend(format!("content-length: {}\r\n", body.len()).bytes());
+    }
+    bytes.extend(b"\r\n");
+    let mut connection = send(address, &bytes);
+    // A server that refuses a body may close before all of it was sent.
+    let _ = connection.write_all(body);
+    read(connection).expect("there is an answer")
+}
+
+/// Opens a connection and sends these bytes on it.
+///
+/// # Panics
+///
+/// When that can't be done.
+pub fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut connection = TcpStream::connect(address).expect("somebody listens");
+    connection
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a valid timeout");
+    connection.write_all(bytes).expect("the connection is open");
+    connection
+}
+
+/// Reads an answer up to the end of the connection.
+pub fn read(mut connection: TcpStream) -> io::Result<Response> {
+    let mut bytes = Vec::new();
+    match connection.read_to_end(&mut bytes) {
+        Err(error) if bytes.is_empty() => return Err(error),
+        // Reset after the answer: the server did not want the rest of the request.
+        _ => {}
+    }
+    parse(&bytes).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+fn parse(bytes: &[u8]) -> Option<Response> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let mut lines = str::from_utf8(&bytes[..end]).ok()?.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let headers = lines
+        .map(|line| line.split_once(": "))
+        .map(|header| header.map(|(name, value)| (name.to_lowercase(), value.to_owned())))
+        .collect::<Option<_>>()?;
+    Some(Response {
+        status,
+        headers,
+        body: bytes[end + 4..].to_vec(),
+    })
+}

@@ -1,0 +1,10 @@
+//! What the tests of the pair stand on: [`Process`], a real service whose lines are read as
+//! they come, and [`http`] and [`grpc`], clients that send just what they are told to.
+
+pub mod grpc;
+pub mod http;
+mod process;
+mod record;
+
+pub use process::{Ended, Process, wait_for};
+pub use record::Record;

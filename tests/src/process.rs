@@ -1,0 +1,287 @@
+//! [`Process`]: a service as a real process.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crate::Record;
+
+/// How long a condition may take to come true; far more than any needs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks `condition` until it has an answer.
+///
+/// # Panics
+///
+/// When there is none in time.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = condition() {
+            return answer;
+        }
+        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A running service. It is killed when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
+    stderr: Arc<Mutex<String>>,
+}
+
+/// What is left of a service that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to stdout, by line: its log.
+    pub stdout: Vec<String>,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Its whole log.
+    pub fn log(&self) -> Vec<Record> {
+        read(&self.stdout)
+    }
+}
+
+fn read(lines: &[String]) -> Vec<Record> {
+    lines.iter().map(|line| Record::read(line)).collect()
+}
+
+impl Process {
+    /// Starts a program of this workspace with these variables, on loopback and on free ports
+    /// unless they say otherwise, and does not wait for anything.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be built or started.
+    pub fn spawn(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(path_of(program))
+            .env_clear()
+            .envs([
+                ("HOST", "127.0.0.1"),
+                ("PORT", "0"),
+                ("GRPC_PORT", "0"),
+                ("WORKERS", "2"),
+            ])
+            .envs(variables.iter().copied())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let stdout_reader = {
+            let lines = lines.clone();
+            let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+            thread::spawn(move || {
+                for line in stdout.lines() {
+                    lock(&lines).push(line.expect("the log is UTF-8"));
+                }
+            })
+        };
+        let stderr_reader = {
+            let text = stderr.clone();
+            let mut pipe = child.stderr.take().expect("it is piped");
+            thread::spawn(move || {
+                let mut all = String::new();
+                pipe.read_to_string(&mut all).expect("stderr is UTF-8");
+                *lock(&text) = all;
+            })
+        };
+        Self {
+            child,
+            lines,
+            readers: vec![stdout_reader, stderr_reader],
+            stderr,
+        }
+    }
+
+    /// Starts a service and waits until it listens.
+    pub fn start(program: &str, variables: &[(&str, &str)]) -> Self {
+        let process = Self::spawn(program, &[], variables);
+        process.http();
+        if program == "service1" || program == "fixture" {
+            process.grpc();
+        }
+        process
+    }
+
+    /// service2 in front of the gRPC port of `backend`, ready to serve.
+    pub fn service2(backend: &Process, variables: &[(&str, &str)]) -> Self {
+        let channel = backend.grpc().to_string();
+        let mut all = vec![("SERVICE1_CHANNEL", channel.as_str())];
+        all.extend(variables);
+        let process = Self::start("service2", &all);
+        process.wait_until_ready();
+        process
+    }
+
+    /// service1 and service2, connected and ready.
+    pub fn pair(variables: &[(&str, &str)]) -> (Self, Self) {
+        let service1 = Self::start("service1", variables);
+        let service2 = Self::service2(&service1, variables);
+        (service1, service2)
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub fn wait_until_ready(&self) {
+        let address = self.http();
+        wait_for("readiness", || {
+            (crate::http::get(address, "/readyz").status == 200).then_some(())
+        });
+    }
+
+    /// The address of its HTTP port.
+    pub fn http(&self) -> SocketAddr {
+        self.listens_with("http")
+    }
+
+    /// The address of its gRPC port.
+    pub fn grpc(&self) -> SocketAddr {
+        self.listens_with("grpc")
+    }
+
+    fn listens_with(&self, protocol: &str) -> SocketAddr {
+        let line = self.line(&[("action", "listen"), ("protocol", protocol)]);
+        line.text("address")
+            .parse()
+            .expect("the line has the address")
+    }
+
+    /// Its log up to now.
+    pub fn log(&self) -> Vec<Record> {
+        read(&lock(&self.lines))
+    }
+
+    /// The lines of its log up to now that have this request id.
+    pub fn log_of(&self, id: &str) -> Vec<Record> {
+        let mut log = self.log();
+        log.retain(|line| line.text("request_id") == id);
+        log
+    }
+
+    /// Waits for the first line that has these text fields.
+    pub fn line(&self, fields: &[(&str, &str)]) -> Record {
+        wait_for(&format!("a line with {fields:?}"), || {
+            self.log().into_iter().find(|line| line.has(fields))
+        })
+    }
+
+    /// Waits for the access line of a request.
+    pub fn access_line(&self, id: &str) -> Record {
+        wait_for(&format!("the access line of {id}"), || {
+            let mut log = self.log_of(id).into_iter();
+            log.find(|line| !line.text("first_request_line").is_empty())
+        })
+    }
+
+    /// The id of the process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal by name, such as `TERM`.
+    ///
+    /// # Panics
+    ///
+    /// When there is no process to send it to.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "the process is there"
+        );
+    }
+
+    /// Waits for it to end.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn ended(mut self) -> Ended {
+        let status = wait_for("the end of the process", || {
+            self.child.try_wait().expect("it is ours")
+        });
+        for reader in self.readers.drain(..) {
+            reader.join().expect("it read all to the end");
+        }
+        Ended {
+            status,
+            stdout: lock(&self.lines).clone(),
+            stderr: lock(&self.stderr).clone(),
+        }
+    }
+
+    /// Ends it with SIGTERM.
+    pub fn terminate(self) -> Ended {
+        self.signal("TERM");
+        self.ended()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended, or been stopped by a test; either way it goes.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a program of this workspace is, built as it stands now.
+fn path_of(program: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let directory = BUILT.get_or_init(|| {
+        let build = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                "service1",
+                "--package",
+                "service2",
+            ])
+            .args(["--package", "tests", "--bins", "--examples"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(
+            build.is_ok_and(|status| status.success()),
+            "the programs build"
+        );
+        // target/debug/deps/processes-0123456789abcdef
+        let test = env::current_exe().expect("a test has a path");
+        test.ancestors()
+            .nth(2)
+            .expect("it is in target/debug/deps")
+            .to_owned()
+    });
+    let path = directory.join(program);
+    if path.exists() {
+        path
+    } else {
+        directory.join("examples").join(program)
+    }
+}

@@ -1,0 +1,63 @@
+//! [`Record`]: one log line, read strictly.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
+
+/// A JSON object on a line of its own in which no key stands twice.
+#[derive(Debug, Clone)]
+pub struct Record(Map<String, Value>);
+
+impl Record {
+    /// Reads a line.
+    ///
+    /// # Panics
+    ///
+    /// When the line is no such object.
+    pub fn read(line: &str) -> Self {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// A text field, or `""` where it is missing.
+    pub fn text(&self, key: &str) -> &str {
+        self.0.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// A number field.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        self.0.get(key).and_then(Value::as_f64)
+    }
+
+    /// Whether all of these text fields are there with these values.
+    pub fn has(&self, fields: &[(&str, &str)]) -> bool {
+        fields.iter().all(|(key, value)| self.text(key) == *value)
+    }
+}
+
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Unique;
+        impl<'de> Visitor<'de> for Unique {
+            type Value = Record;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut entries: M) -> Result<Record, M::Error> {
+                let mut map = Map::new();
+                while let Some((key, value)) = entries.next_entry::<String, Value>()? {
+                    if map.insert(key.clone(), value).is_some() {
+                        return Err(M::Error::custom(format!("the key {key} stands twice")));
+                    }
+                }
+                Ok(Record(map))
+            }
+        }
+        deserializer.deserialize_map(Unique)
+    }
+}

@@ -1,0 +1,146 @@
+//! The pair in real containers, as `docker compose up` has it. `make e2e` builds the images and
+//! runs this; it wants the ports 8080 and 8081.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use tests::{Record, http, wait_for};
+
+/// A name of its own, so that it stops only what it started.
+const PROJECT: &str = "mesh-e2e";
+
+/// The largest that an image may be, in bytes.
+const IMAGE_LIMIT: u64 = 12_000_000;
+
+const SAY_HELLO: &str = "/api/v1/say-hello?name=test";
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .expect("Docker is there");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// The running pair; it goes when the test ends, however it does.
+struct Pair;
+
+impl Pair {
+    fn up() -> Self {
+        let pair = Self;
+        compose(&["up", "--detach", "--wait", "--no-build"]);
+        pair
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = Command::new("docker")
+            .args(["compose", "--project-name", PROJECT, "down"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .status();
+    }
+}
+
+fn compose(arguments: &[&str]) -> String {
+    run(
+        "docker",
+        &[&["compose", "--project-name", PROJECT], arguments].concat(),
+    )
+}
+
+/// A value of a container, as a Go template has it.
+fn inspect(service: &str, template: &str) -> String {
+    let container = format!("{PROJECT}-{service}-1");
+    run("docker", &["inspect", "--format", template, &container])
+        .trim()
+        .to_owned()
+}
+
+fn log_of(service: &str, id: &str) -> Vec<Record> {
+    let log = compose(&["logs", "--no-color", "--no-log-prefix", service]);
+    let records = log.lines().map(Record::read);
+    records
+        .filter(|line| line.text("request_id") == id)
+        .collect()
+}
+
+fn port(number: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, number).into()
+}
+
+// One test: there is one set of ports.
+#[test]
+fn the_pair_runs_in_containers() {
+    let pair = Pair::up();
+
+    for service in ["service1", "service2"] {
+        assert_eq!(inspect(service, "{{.State.Health.Status}}"), "healthy");
+        assert_eq!(inspect(service, "{{.Config.User}}"), "65532:65532");
+        assert_eq!(inspect(service, "{{.HostConfig.ReadonlyRootfs}}"), "true");
+        assert_eq!(inspect(service, "{{.HostConfig.CapDrop}}"), "[ALL]");
+        assert_eq!(
+            inspect(service, "{{.HostConfig.SecurityOpt}}"),
+            "[no-new-privileges:true]"
+        );
+        assert_eq!(
+            inspect(service, "{{.HostConfig.RestartPolicy.Name}}"),
+            "on-failure"
+        );
+        let image = run(
+            "docker",
+            &[
+                "image",
+                "inspect",
+                "--format",
+                "{{.Size}}",
+                &format!("mesh-{service}"),
+            ],
+        );
+        let size: u64 = image.trim().parse().expect("a number");
+        assert!(size <= IMAGE_LIMIT, "{service}: {size} bytes");
+    }
+
+    let answer = http::get(port(8081), SAY_HELLO);
+    assert_eq!((answer.status, answer.text()), (200, "\"Hello, TEST!\""));
+    let id = answer.id();
+    wait_for("three lines", || {
+        (log_of("service1", id).len() + log_of("service2", id).len() == 3).then_some(())
+    });
+    let line = &log_of("service1", id)[0];
+    assert!(line.has(&[("action", "process_name"), ("processed_name", "TEST")]));
+    let lines = log_of("service2", id);
+    assert!(lines[0].has(&[("action", "say_hello"), ("hello", "Hello, TEST!")]));
+    assert!(lines[1].has(&[("first_request_line", &format!("GET {SAY_HELLO} HTTP/1.1"))]));
+
+    let answer = http::get(port(8080), "/api/v1/name?name=test");
+    assert_eq!((answer.status, answer.text()), (200, r#"{"name":"TEST"}"#));
+
+    // service1 goes and comes back: the look-up of its name fails meanwhile.
+    compose(&["stop", "service1"]);
+    assert_eq!(inspect("service1", "{{.State.ExitCode}}"), "0");
+    let answer = http::get(port(8081), SAY_HELLO);
+    assert_eq!(
+        (answer.status, answer.header("retry-after")),
+        (503, Some("1"))
+    );
+    compose(&["start", "service1"]);
+    wait_for("the return of service1", || {
+        (http::get(port(8081), SAY_HELLO).status == 200).then_some(())
+    });
+
+    let begin = Instant::now();
+    compose(&["stop"]);
+    assert_eq!(inspect("service2", "{{.State.ExitCode}}"), "0");
+    drop(pair);
+    assert!(
+        begin.elapsed() < Duration::from_secs(12),
+        "the drain is bounded"
+    );
+}

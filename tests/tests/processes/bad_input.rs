@@ -1,0 +1,275 @@
+//! What bad input gets: a clear answer with the id, and nothing is lost.
+
+use ::http::Method;
+use tests::{Process, grpc, http};
+
+#[test]
+fn an_unusable_request_id_is_replaced_with_one_warning_and_never_shown() {
+    let (_service1, service2) = Process::pair(&[]);
+    let too_long = "x".repeat(129);
+    for (value, reason) in [
+        (&b""[..], "it is empty"),
+        (too_long.as_bytes(), "it is longer than 128 bytes"),
+        (b"two words", "it has bytes other than visible ASCII"),
+        (b"tab\there", "it has bytes other than visible ASCII"),
+        (b"l\xC3\xADnea", "it has bytes other than visible ASCII"),
+        (b"\xFF\xFE", "it has bytes other than visible ASCII"),
+    ] {
+        let answer = http::get_with(
+            service2.http(),
+            "/api/v1/say-hello?name=test",
+            &[("x-request-id", value)],
+        );
+        assert_eq!(answer.status, 200);
+        let id = answer.id();
+        assert_eq!(id.len(), 36, "{value:?}");
+        assert_eq!(
+            service2.access_line(id).number("response_status"),
+            Some(200.0)
+        );
+        let lines = service2.log_of(id);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[0].has(&[
+            ("action", "request_id"),
+            ("status", "replaced"),
+            ("reason", reason)
+        ]));
+        assert_eq!(lines[0].number("level"), Some(40.0));
+        let shown = String::from_utf8_lossy(value);
+        assert!(value.is_empty() || !format!("{:?}", service2.log()).contains(&*shown));
+    }
+}
+
+#[test]
+fn an_id_that_is_sent_twice_is_replaced() {
+    let (service1, service2) = Process::pair(&[]);
+    let twice: [(&str, &[u8]); 2] = [("x-request-id", b"one"), ("X-Request-Id", b"one")];
+    let answer = http::get_with(service2.http(), "/api/v1/say-hello?name=test", &twice);
+    assert_eq!((answer.status, answer.id().len()), (200, 36));
+    assert_eq!(
+        service2.access_line(answer.id()).number("response_status"),
+        Some(200.0)
+    );
+    assert_eq!(
+        service2.log_of(answer.id())[0].text("reason"),
+        "it was sent more than once"
+    );
+    let twice: [(&str, &[u8]); 2] = [("request_id", b"one"), ("request_id", b"two")];
+    let answer = grpc::process_name(service1.grpc(), "test", &twice);
+    assert_eq!((answer.code(), answer.id().len()), (0, 36));
+    assert!(service1.log_of("one").is_empty() && service2.log_of("one").is_empty());
+}
+
+#[test]
+fn a_name_over_the_limit_is_refused_on_all_faces_with_the_limit() {
+    let (service1, service2) = Process::pair(&[]);
+    let name = "é".repeat(513);
+    let encoded = "%C3%A9".repeat(513);
+    for (address, path) in [
+        (service2.http(), format!("/api/v1/say-hello?name={encoded}")),
+        (service1.http(), format!("/api/v1/name?name={encoded}")),
+    ] {
+        let answer = http::get(address, &path);
+        assert_eq!(answer.status, 400);
+        let detail = answer.problem();
+        assert!(
+            detail.contains("1026 bytes") && detail.contains("1024 bytes"),
+            "{detail}"
+        );
+    }
+    let answer = grpc::process_name(service1.grpc(), &name, &[("request_id", b"too-long")]);
+    assert_eq!((answer.code(), answer.id()), (3, "too-long"));
+    assert!(
+        answer.message().contains("1024%20bytes"),
+        "{}",
+        answer.message()
+    );
+    let access = service1.access_line("too-long");
+    assert_eq!(access.text("grpc_code"), "InvalidArgument");
+    assert_eq!(access.number("level"), Some(40.0));
+    // Far over the limit, and still an answer of ours.
+    for length in [10_000, 60_000] {
+        let path = format!("/api/v1/say-hello?name={}", "a".repeat(length));
+        let answer = http::get(service2.http(), &path);
+        assert_eq!(answer.status, 400);
+        assert!(answer.problem().contains(&format!("{length} bytes")));
+    }
+}
+
+#[test]
+fn a_query_that_can_not_be_read_is_refused() {
+    let (_service1, service2) = Process::pair(&[]);
+    for (query, why) in [
+        ("name=a&name=b", "more than once"),
+        ("name=a&n%61me=b", "more than once"),
+        ("name=%zz", "not percent-encoded UTF-8"),
+        ("name=%", "not percent-encoded UTF-8"),
+        ("name=%ff", "not percent-encoded UTF-8"),
+        ("name=%C3%28", "not percent-encoded UTF-8"),
+    ] {
+        let answer = http::get(service2.http(), &format!("/api/v1/say-hello?{query}"));
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.problem().contains(why), "{query}");
+    }
+}
+
+#[test]
+fn unknown_paths_wrong_methods_and_long_bodies_are_problems() {
+    let (_service1, service2) = Process::pair(&[]);
+    let address = service2.http();
+    let answer = http::get(address, "/api/v1/nope");
+    assert_eq!(answer.status, 404);
+    answer.problem();
+    let answer = http::request(address, "DELETE", "/api/v1/say-hello", &[], b"");
+    assert_eq!(
+        (answer.status, answer.header("allow")),
+        (405, Some("GET,HEAD"))
+    );
+    answer.problem();
+    let answer = http::request(
+        address,
+        "GET",
+        "/api/v1/say-hello",
+        &[],
+        &vec![0; 4 * 1024 * 1024 + 1],
+    );
+    assert_eq!(answer.status, 413);
+    assert!(answer.problem().contains("4194304 bytes"));
+    let answer = http::request(
+        address,
+        "HEAD",
+        "/api/v1/say-hello?name=test",
+        &[("x-request-id", b"head")],
+        b"",
+    );
+    assert_eq!(
+        (answer.status, answer.text(), answer.id()),
+        (200, "", "head")
+    );
+    assert_eq!(
+        service2.access_line("head").number("response_status"),
+        Some(200.0)
+    );
+}
+
+#[test]
+fn a_client_that_sends_all_of_a_long_body_first_still_gets_its_answer() {
+    let fixture = Process::start("fixture", &[]);
+    let body = vec![b'x'; 8 * 1024 * 1024];
+    let chunks = [b"800000\r\n", &body[..], b"\r\n0\r\n\r\n"].concat();
+    for (framing, body) in [
+        ("content-length: 8388608", &body),
+        ("transfer-encoding: chunked", &chunks),
+    ] {
+        for (path, status) in [("/echo", 413), ("/nope", 404)] {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{framing}\r\n\r\n"
+            );
+            let request = [head.as_bytes(), body].concat();
+            let answer = http::read(http::send(fixture.http(), &request)).expect("an answer");
+            // By its length alone a body is refused before its path is looked at.
+            let refused = framing.starts_with("content-length");
+            assert_eq!(
+                answer.status,
+                if refused { 413 } else { status },
+                "{framing} {path}"
+            );
+            answer.problem();
+        }
+    }
+}
+
+#[test]
+fn bare_errors_of_handlers_become_problems_and_a_5xx_keeps_its_text_inside() {
+    let fixture = Process::start("fixture", &[]);
+    let answer = http::get(fixture.http(), "/bare/418");
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (418, "what the handler said")
+    );
+    let answer = http::get(fixture.http(), "/bare/500");
+    assert_eq!(answer.status, 500);
+    assert!(!answer.problem().contains("what the handler said"));
+}
+
+#[test]
+fn an_unknown_grpc_method_and_a_malformed_message_get_a_status_with_the_id() {
+    let service1 = Process::start("service1", &[]);
+    let id: [(&str, &[u8]); 1] = [("request_id", b"bad")];
+    for path in ["/app.grpc.Service1/Nope", "/nope.Nope/Nope", "/"] {
+        let answer = grpc::call(service1.grpc(), path, &id, b"");
+        assert_eq!((answer.code(), answer.id()), (12, "bad"), "{path}");
+    }
+    let answer = grpc::call(
+        service1.grpc(),
+        "/app.grpc.Service1/ProcessName",
+        &id,
+        b"\xFF\xFF\xFF",
+    );
+    assert!([3, 13].contains(&answer.code()), "{}", answer.code());
+    assert_eq!(answer.id(), "bad");
+    // The name is not UTF-8.
+    let answer = grpc::call(
+        service1.grpc(),
+        "/app.grpc.Service1/ProcessName",
+        &id,
+        b"\x0A\x01\xFF",
+    );
+    assert!([3, 13].contains(&answer.code()), "{}", answer.code());
+    // gRPC on the HTTP port, and HTTP on the gRPC port.
+    let answer = grpc::process_name(service1.http(), "test", &id);
+    assert_eq!((answer.code(), answer.id()), (12, "bad"));
+    for path in ["/", "/app.grpc.Service1/ProcessName"] {
+        let answer = http::request(service1.grpc(), "POST", path, &[], b"{}");
+        assert_eq!(answer.status, 415);
+        answer.problem();
+    }
+}
+
+#[test]
+fn an_unusable_grpc_timeout_is_ignored_with_a_warning() {
+    let service1 = Process::start("service1", &[]);
+    for timeout in ["", "soon", "10", "100000000S", "-1S", "10s"] {
+        let headers: [(&str, &[u8]); 1] = [("grpc-timeout", timeout.as_bytes())];
+        let answer = grpc::process_name(service1.grpc(), "test", &headers);
+        assert_eq!(answer.code(), 0, "{timeout}");
+        let warning = service1.line(&[("request_id", answer.id()), ("action", "grpc_timeout")]);
+        assert_eq!(
+            (warning.text("status"), warning.number("level")),
+            ("ignored", Some(40.0))
+        );
+    }
+}
+
+#[test]
+fn a_grpc_timeout_of_nothing_is_over_at_once_and_one_of_years_is_capped() {
+    let fixture = Process::start("fixture", &[("DEADLINE", "3s")]);
+    let with = |timeout: &'static [u8]| [("grpc-timeout", timeout)];
+    let answer = grpc::process_name(fixture.grpc(), "remaining", &with(b"0u"));
+    assert_eq!(answer.code(), 4);
+    assert_eq!(answer.id().len(), 36);
+    let remaining = |timeout| {
+        let answer = grpc::process_name(fixture.grpc(), "remaining", &with(timeout));
+        assert_eq!(answer.code(), 0);
+        String::from_utf8_lossy(&answer.body[7..])
+            .parse::<u32>()
+            .expect("milliseconds")
+    };
+    assert!((1..=3_000).contains(&remaining(b"99999999H")));
+    assert!((1..=2_000).contains(&remaining(b"2S")));
+}
+
+#[test]
+fn what_is_no_http_at_all_does_no_harm() {
+    let (_service1, service2) = Process::pair(&[]);
+    for bytes in [
+        &b"\0\0\0\0\r\n\r\n"[..],
+        b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
+        b"GET\r\n\r\n",
+    ] {
+        // Whatever comes back, the connection ends and the service lives.
+        let _ = http::read(http::send(service2.http(), bytes));
+    }
+    let answer = grpc::request(service2.http(), Method::GET, "/healthz", &[], Vec::new());
+    assert_eq!(answer.status, 200);
+}

@@ -1,0 +1,156 @@
+//! Id and deadline, wherever the work goes on.
+
+use ::http::Method;
+use tests::{Process, grpc, http, wait_for};
+
+#[test]
+fn the_id_is_on_every_kind_of_response() {
+    let fixture = Process::start("fixture", &[("DEADLINE", "300ms")]);
+    let service2 = Process::service2(&fixture, &[("DEADLINE", "300ms")]);
+    let id: [(&str, &[u8]); 1] = [("x-request-id", b"the-id")];
+    for (path, status) in [
+        ("/api/v1/say-hello?name=test", 200),
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/nope", 404),
+        ("/api/v1/say-hello?name=%", 400),
+        ("/api/v1/say-hello?name=panic", 502),
+        ("/api/v1/say-hello?name=code%203", 400),
+        ("/api/v1/say-hello?name=code%2014", 503),
+        ("/api/v1/say-hello?name=hang", 504),
+    ] {
+        let answer = http::get_with(service2.http(), path, &id);
+        assert_eq!((answer.status, answer.id()), (status, "the-id"), "{path}");
+    }
+    for (path, status) in [
+        ("/panic", 500),
+        ("/hang", 504),
+        ("/bare/418", 418),
+        ("/endless", 200),
+    ] {
+        let answer = http::get_with(fixture.http(), path, &id);
+        assert_eq!((answer.status, answer.id()), (status, "the-id"), "{path}");
+        let over_http2 = grpc::request(service2.http(), Method::GET, "/nope", &id, Vec::new());
+        assert_eq!(over_http2.headers["x-request-id"], "the-id");
+    }
+    let id: [(&str, &[u8]); 1] = [("request_id", b"the-id")];
+    for (name, code) in [
+        ("test", 0),
+        ("panic", 13),
+        ("hang", 4),
+        ("code 5", 5),
+        ("code 14", 14),
+    ] {
+        let answer = grpc::process_name(fixture.grpc(), name, &id);
+        assert_eq!((answer.code(), answer.id()), (code, "the-id"), "{name}");
+    }
+    // A stream that never ends by itself: the deadline ends it, with the id up front.
+    let answer = grpc::call(fixture.grpc(), "/grpc.health.v1.Health/Watch", &id, b"");
+    assert_eq!((answer.code(), answer.id()), (4, "the-id"));
+    assert!(
+        !answer.body.is_empty(),
+        "the first message came before the deadline"
+    );
+}
+
+#[test]
+fn a_task_has_the_id_with_the_helper_and_none_without_it() {
+    let fixture = Process::start("fixture", &[]);
+    let answer = http::get_with(
+        fixture.http(),
+        "/tasks",
+        &[("x-request-id", b"the-request")],
+    );
+    assert_eq!(answer.status, 200);
+    let within = fixture.line(&[("action", "within")]);
+    assert_eq!(within.text("request_id"), "the-request");
+    let without = fixture.line(&[("action", "without")]);
+    assert!(without.has(&[("request_id", "")]));
+}
+
+#[test]
+fn every_line_of_the_process_itself_has_an_empty_id() {
+    let log = Process::start("service1", &[]).terminate().log();
+    assert!(log.len() >= 4);
+    for line in log {
+        assert!(line.has(&[("request_id", "")]), "{line:?}");
+    }
+}
+
+#[test]
+fn the_deadline_shrinks_over_the_hop() {
+    let fixture = Process::start("fixture", &[("DEADLINE", "1m")]);
+    let service2 = Process::service2(&fixture, &[]);
+    let answer = http::get(service2.http(), "/api/v1/say-hello?name=remaining");
+    let left = answer
+        .text()
+        .trim_start_matches("\"Hello, ")
+        .trim_end_matches("!\"");
+    let left: u32 = left.parse().expect("milliseconds");
+    assert!(
+        (5_000..10_000).contains(&left),
+        "{left} ms of 10 s are left"
+    );
+}
+
+#[test]
+fn the_deadline_ends_a_body_in_the_middle_and_the_client_can_tell() {
+    let fixture = Process::start("fixture", &[("DEADLINE", "300ms")]);
+    let id: [(&str, &[u8]); 1] = [("x-request-id", b"cut")];
+    let answer = http::get_with(fixture.http(), "/endless", &id);
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+    assert_eq!(
+        answer.text(),
+        "7\r\na line\n\r\n",
+        "no last chunk: the answer was cut"
+    );
+    let access = fixture.access_line("cut");
+    assert_eq!(access.text("reason"), "the answer broke off");
+    let dropped = fixture.line(&[("action", "dropped")]);
+    assert_eq!(
+        dropped.text("request_id"),
+        "cut",
+        "the work was dropped, in its own context"
+    );
+}
+
+#[test]
+fn a_client_that_goes_away_is_a_499_and_its_work_is_dropped() {
+    let fixture = Process::start("fixture", &[]);
+    let request = b"GET /hang HTTP/1.1\r\nhost: test\r\nx-request-id: gone\r\n\r\n";
+    let connection = http::send(fixture.http(), request);
+    assert_eq!(
+        fixture.line(&[("action", "started")]).text("request_id"),
+        "gone"
+    );
+    drop(connection);
+    let access = fixture.access_line("gone");
+    assert_eq!(access.number("response_status"), Some(499.0));
+    assert_eq!(
+        fixture.line(&[("action", "dropped")]).text("request_id"),
+        "gone"
+    );
+}
+
+#[test]
+fn grpc_calls_that_succeed_have_their_access_line_at_debug() {
+    let service1 = Process::start("service1", &[("RUST_LOG", "debug")]);
+    let answer = grpc::process_name(service1.grpc(), "test", &[]);
+    let access = service1.access_line(answer.id());
+    assert!(access.has(&[
+        ("grpc_code", "Ok"),
+        (
+            "first_request_line",
+            "POST /app.grpc.Service1/ProcessName HTTP/2.0"
+        ),
+    ]));
+    assert_eq!(access.number("level"), Some(20.0));
+    assert_eq!(access.number("response_size"), Some(11.0));
+    http::get(service1.http(), "/readyz");
+    wait_for("the line of the probe, at debug", || {
+        let mut log = service1.log().into_iter();
+        log.find(|line| line.has(&[("first_request_line", "GET /readyz HTTP/1.1")]))
+            .filter(|line| line.number("level") == Some(20.0))
+    });
+}

@@ -1,0 +1,216 @@
+//! What the other side of the channel can do, and what comes of it.
+
+use std::time::{Duration, Instant};
+
+use tests::{Process, grpc, http, wait_for};
+
+const SAY_HELLO: &str = "/api/v1/say-hello?name=test";
+
+#[test]
+fn without_service1_the_edge_answers_503_and_recovers_with_the_next_call() {
+    let service1 = Process::start("service1", &[]);
+    let port = service1.grpc().port().to_string();
+    let service2 = Process::service2(&service1, &[("DEADLINE", "5s")]);
+    assert_eq!(http::get(service2.http(), SAY_HELLO).status, 200);
+    drop(service1);
+    for _ in 0..4 {
+        let begin = Instant::now();
+        let answer = http::get(service2.http(), SAY_HELLO);
+        assert_eq!(answer.status, 503);
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "within the deadline"
+        );
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        assert!(!answer.problem().contains("127.0.0.1"), "no internal text");
+        assert!(service2.access_line(answer.id()).number("response_status") == Some(503.0));
+    }
+    let _service1 = Process::start("service1", &[("GRPC_PORT", &port)]);
+    for _ in 0..4 {
+        assert_eq!(http::get(service2.http(), SAY_HELLO).status, 200);
+    }
+}
+
+#[test]
+fn the_edge_starts_without_service1_and_is_ready_once_that_has_answered() {
+    let service1 = Process::start("service1", &[]);
+    let port = service1.grpc().port().to_string();
+    drop(service1);
+    let channel = format!("127.0.0.1:{port}");
+    let service2 = Process::start("service2", &[("SERVICE1_CHANNEL", &channel)]);
+    let answer = http::get(service2.http(), "/readyz");
+    assert_eq!(
+        (answer.status, answer.header("retry-after")),
+        (503, Some("1"))
+    );
+    answer.problem();
+    assert_eq!(http::get(service2.http(), "/healthz").status, 200);
+    assert_eq!(http::get(service2.http(), SAY_HELLO).status, 503);
+    let _service1 = Process::start("service1", &[("GRPC_PORT", &port)]);
+    service2.wait_until_ready();
+    assert_eq!(http::get(service2.http(), SAY_HELLO).status, 200);
+}
+
+#[test]
+fn a_service1_that_is_frozen_is_a_504_at_the_deadline() {
+    let (service1, service2) = Process::pair(&[("DEADLINE", "700ms")]);
+    assert_eq!(http::get(service2.http(), SAY_HELLO).status, 200);
+    service1.signal("STOP");
+    let begin = Instant::now();
+    let answer = http::get(service2.http(), SAY_HELLO);
+    assert!(
+        begin.elapsed() >= Duration::from_millis(700),
+        "not before the deadline"
+    );
+    assert_eq!(answer.status, 504);
+    answer.problem();
+    let line = service2.line(&[("action", "say_hello"), ("status", "failure")]);
+    assert_eq!(line.text("request_id"), answer.id());
+    service1.signal("CONT");
+    wait_for("the thaw", || {
+        (http::get(service2.http(), SAY_HELLO).status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_handler_that_hangs_is_dropped_at_the_deadline_of_the_edge() {
+    let fixture = Process::start("fixture", &[("DEADLINE", "1m")]);
+    let service2 = Process::service2(&fixture, &[("DEADLINE", "500ms")]);
+    let answer = http::get(service2.http(), "/api/v1/say-hello?name=hang");
+    assert_eq!(answer.status, 504);
+    answer.problem();
+    let dropped = fixture.line(&[("action", "dropped")]);
+    assert_eq!(dropped.text("request_id"), answer.id());
+}
+
+#[test]
+fn a_call_that_its_client_gives_up_is_dropped_behind_the_edge_too() {
+    let fixture = Process::start("fixture", &[]);
+    let service2 = Process::service2(&fixture, &[]);
+    let request =
+        b"GET /api/v1/say-hello?name=hang HTTP/1.1\r\nhost: test\r\nx-request-id: up\r\n\r\n";
+    let connection = http::send(service2.http(), request);
+    assert_eq!(
+        fixture.line(&[("action", "started")]).text("request_id"),
+        "up"
+    );
+    drop(connection);
+    assert_eq!(
+        fixture.line(&[("action", "dropped")]).text("request_id"),
+        "up"
+    );
+    assert_eq!(
+        service2.access_line("up").number("response_status"),
+        Some(499.0)
+    );
+}
+
+#[test]
+fn a_panic_is_a_500_logged_once_and_the_worker_lives() {
+    let fixture = Process::start("fixture", &[("WORKERS", "1")]);
+    for round in 0..3 {
+        let id = format!("panic-{round}");
+        let answer = http::get_with(fixture.http(), "/panic", &[("x-request-id", id.as_bytes())]);
+        assert_eq!(answer.status, 500);
+        assert!(
+            !answer.problem().contains("the handler panics"),
+            "no internal text"
+        );
+        assert_eq!(
+            fixture.access_line(&id).number("response_status"),
+            Some(500.0)
+        );
+        let panics: Vec<_> = fixture
+            .log_of(&id)
+            .into_iter()
+            .filter(|line| line.text("action") == "panic")
+            .collect();
+        assert_eq!(panics.len(), 1);
+        assert_eq!(panics[0].text("reason"), "the handler panics");
+        assert!(
+            panics[0].text("location").contains("fixture.rs:"),
+            "{panics:?}"
+        );
+        assert_eq!(panics[0].number("level"), Some(50.0));
+    }
+    let answer = grpc::process_name(fixture.grpc(), "panic", &[]);
+    assert_eq!(answer.code(), 13);
+    assert!(!answer.message().contains("panics"));
+    assert_eq!(http::get(fixture.http(), "/tasks").status, 200);
+    assert_eq!(fixture.terminate().stderr, "", "nothing but the log line");
+}
+
+#[test]
+fn a_panic_in_the_middle_of_an_answer_cuts_it_off_and_nothing_else() {
+    let fixture = Process::start("fixture", &[("WORKERS", "1")]);
+    let id: [(&str, &[u8]); 1] = [("x-request-id", b"later")];
+    let answer = http::get_with(fixture.http(), "/panic-later", &id);
+    assert_eq!(
+        (answer.status, answer.text()),
+        (200, "7\r\na line\n\r\n"),
+        "no last chunk"
+    );
+    let access = fixture.access_line("later");
+    assert_eq!(access.text("reason"), "the answer broke off");
+    let panics = fixture.log_of("later");
+    let panics = panics.iter().filter(|line| line.text("action") == "panic");
+    assert_eq!(panics.count(), 1);
+    assert_eq!(http::get(fixture.http(), "/tasks").status, 200);
+}
+
+#[test]
+fn the_codes_of_the_backend_reach_the_edge_by_the_table() {
+    let fixture = Process::start("fixture", &[]);
+    let service2 = Process::service2(&fixture, &[]);
+    for (code, status) in [
+        (1, 499),
+        (2, 502),
+        (3, 400),
+        (4, 504),
+        (5, 404),
+        (6, 409),
+        (7, 403),
+        (8, 429),
+        (9, 400),
+        (10, 409),
+        (11, 400),
+        (12, 501),
+        (13, 502),
+        (14, 503),
+        (15, 502),
+        (16, 401),
+    ] {
+        let answer = http::get(
+            service2.http(),
+            &format!("/api/v1/say-hello?name=code%20{code}"),
+        );
+        assert_eq!(answer.status, status, "{code}");
+        let detail = answer.problem();
+        assert_eq!(
+            detail.contains("the fixture's text"),
+            status < 500,
+            "{code}: {detail}"
+        );
+    }
+}
+
+#[test]
+fn a_client_that_says_nothing_or_half_a_request_is_cut_off() {
+    let service1 = Process::start("service1", &[]);
+    let begun = [
+        http::send(service1.http(), b""),
+        http::send(service1.http(), b"PRI * HT"),
+        http::send(service1.http(), b"GET / HTTP/1.1\r\nhost: te"),
+    ];
+    for connection in begun {
+        match http::read(connection) {
+            // hyper says nothing, or 408, before it closes.
+            Ok(answer) => assert_eq!(answer.status, 408),
+            Err(error) => assert_ne!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock,
+                "closed, not waiting"
+            ),
+        }
+    }
+}

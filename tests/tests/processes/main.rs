@@ -1,0 +1,9 @@
+//! The pair as real processes over real sockets.
+
+mod bad_input;
+mod call;
+mod context;
+mod drain;
+mod failures;
+mod readme;
+mod start;

@@ -1,0 +1,35 @@
+//! What the README shows.
+
+use tests::{Process, http};
+
+#[test]
+fn the_third_service_works_with_the_pair() {
+    let service1 = Process::start("service1", &[]);
+    let channel = service1.grpc().to_string();
+    let service3 = Process::start("service3", &[("SERVICE1_CHANNEL", &channel)]);
+    service3.wait_until_ready();
+    let answer = http::get(service3.http(), "/api/v1/say-goodbye?name=test");
+    assert_eq!((answer.status, answer.text()), (200, "\"Goodbye, TEST!\""));
+    let access = service3.access_line(answer.id());
+    assert_eq!(access.number("response_status"), Some(200.0));
+    assert_eq!(
+        service1
+            .line(&[("request_id", answer.id())])
+            .text("processed_name"),
+        "TEST"
+    );
+    assert_eq!(
+        http::get(service3.http(), "/api/v1/say-goodbye?name=%").status,
+        400
+    );
+}
+
+#[test]
+fn the_readme_shows_the_third_service_as_it_is() {
+    let readme = include_str!("../../../README.md");
+    let example = include_str!("../../examples/service3.rs");
+    assert!(
+        readme.contains(example),
+        "copy tests/examples/service3.rs into the README"
+    );
+}

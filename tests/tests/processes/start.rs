@@ -1,0 +1,152 @@
+//! Starting: configuration, ports, health.
+
+use std::net::TcpListener;
+
+use tests::{Ended, Process, grpc, http};
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+fn run(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    Process::spawn(program, arguments, variables).ended()
+}
+
+#[test]
+fn a_bad_flag_or_variable_is_one_line_that_names_it_and_exit_code_2() {
+    for program in ["service1", "service2"] {
+        for (arguments, variables, named) in [
+            (&["--port", "x"][..], &[][..], "--port"),
+            (&["--nope"], &[], "--nope"),
+            (&[], &[("PORT", "65536")], "PORT"),
+            (&[], &[("DEADLINE", "soon")], "DEADLINE"),
+            (&[], &[("DEADLINE", "0s")], "DEADLINE"),
+            (&[], &[("DRAIN_TIMEOUT", "-1s")], "DRAIN_TIMEOUT"),
+            (&[], &[("WORKERS", "0")], "WORKERS"),
+            (&[], &[("HOST", "nowhere")], "HOST"),
+            (&[], &[("RUST_LOG", "loud=very")], "RUST_LOG"),
+        ] {
+            let ended = run(program, arguments, variables);
+            assert_eq!(ended.status.code(), Some(2), "{named}");
+            assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+            assert!(ended.stderr.contains(named), "{}", ended.stderr);
+            assert!(ended.log().is_empty());
+        }
+    }
+    let ended = run(
+        "service2",
+        &[],
+        &[("SERVICE1_CHANNEL", "https://service1:50051")],
+    );
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(
+        ended.stderr.contains("SERVICE1_CHANNEL"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_taken_port_is_one_line_that_names_it_and_exit_code_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    for (program, variable) in [
+        ("service1", "PORT"),
+        ("service1", "GRPC_PORT"),
+        ("service2", "PORT"),
+    ] {
+        let ended = run(program, &[], &[(variable, &port)]);
+        assert_eq!(ended.status.code(), Some(1));
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+        assert!(ended.stderr.contains(&port), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn help_explains_every_setting() {
+    for program in ["service1", "service2"] {
+        let ended = run(program, &["--help"], &[]);
+        assert!(ended.status.success());
+        let help = ended.stdout.join("\n");
+        for variable in [
+            "HOST",
+            "PORT",
+            "DEADLINE",
+            "DRAIN_TIMEOUT",
+            "WORKERS",
+            "RUST_LOG",
+        ] {
+            assert!(
+                help.contains(&format!("[env: {variable}=")),
+                "{variable}: {help}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_healthcheck_says_whether_the_service_is_ready() {
+    let healthcheck = |program: &str, process: &Process| {
+        let port = process.http().port().to_string();
+        run(program, &["healthcheck"], &[("PORT", &port)])
+    };
+    let service1 = Process::start("service1", &[]);
+    assert_eq!(healthcheck("service1", &service1).status.code(), Some(0));
+    let service2 = Process::service2(&service1, &[]);
+    assert_eq!(healthcheck("service2", &service2).status.code(), Some(0));
+    let alone = Process::start("service2", &[("SERVICE1_CHANNEL", "127.0.0.1:1")]);
+    let ended = healthcheck("service2", &alone);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.stderr.contains("503"), "{}", ended.stderr);
+    let ended = run("service2", &["healthcheck"], &[("PORT", "1")]);
+    assert_eq!(
+        (ended.status.code(), ended.stderr.lines().count()),
+        (Some(1), 1)
+    );
+}
+
+#[test]
+fn grpc_health_and_reflection_know_the_service() {
+    let service1 = Process::start("service1", &[]);
+    for name in ["", "app.grpc.Service1"] {
+        let request = [
+            &[0x0A, u8::try_from(name.len()).expect("short")],
+            name.as_bytes(),
+        ]
+        .concat();
+        let answer = grpc::call(service1.grpc(), CHECK, &[], &request);
+        assert_eq!(
+            (answer.code(), &answer.body[5..]),
+            (0, &[0x08, 1][..]),
+            "serving"
+        );
+    }
+    assert_eq!(
+        grpc::call(service1.grpc(), CHECK, &[], b"\x0A\x04nope").code(),
+        5
+    );
+    for version in ["v1", "v1alpha"] {
+        // list_services: ""
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let answer = grpc::call(service1.grpc(), &path, &[], b"\x3A\x00");
+        assert_eq!(answer.code(), 0);
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(
+            text.contains("app.grpc.Service1") && text.contains("grpc.health.v1.Health"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_draining_service_is_not_ready() {
+    let fixture = Process::start("fixture", &[]);
+    // A connection from before the drain, with a request in flight to keep it.
+    let slow =
+        b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\nGET /readyz HTTP/1.1\r\nhost: test\r\n\r\n";
+    let before = http::get(fixture.http(), "/readyz");
+    assert_eq!(before.status, 200);
+    let connection = http::send(fixture.http(), slow);
+    let _ = fixture.line(&[("action", "started")]);
+    let ended = fixture.terminate();
+    assert_eq!(http::read(connection).expect("its answer").status, 200);
+    assert_eq!(ended.status.code(), Some(0));
+}
