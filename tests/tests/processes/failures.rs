@@ -1,6 +1,9 @@
 //! What the other side of the channel can do, and what comes of it.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use tests::{Process, grpc, http, wait_for};
 
@@ -81,6 +84,22 @@ fn a_handler_that_hangs_is_dropped_at_the_deadline_of_the_edge() {
     answer.problem();
     let dropped = fixture.line(&[("action", "dropped")]);
     assert_eq!(dropped.text("request_id"), answer.id());
+}
+
+#[test]
+fn a_service1_that_is_killed_in_the_middle_of_a_call_is_a_503() {
+    let fixture = Process::start("fixture", &[]);
+    let service2 = Process::service2(&fixture, &[]);
+    let address = service2.http();
+    let call = thread::spawn(move || http::get(address, "/api/v1/say-hello?name=hang"));
+    fixture.line(&[("action", "started")]);
+    drop(fixture); // kill -9
+    let answer = call.join().expect("it was answered");
+    assert_eq!(
+        (answer.status, answer.header("retry-after")),
+        (503, Some("1"))
+    );
+    answer.problem();
 }
 
 #[test]
