@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 use tonic::Code;
 
-use crate::{Deadline, deadline::DeadlineExceeded, protocol::Protocol};
+use crate::{Deadline, body::DroppableBody, deadline::DeadlineExceeded, protocol::Protocol};
 
 pin_project_lite::pin_project! {
     /// A future that is dropped at the deadline, and with it the work that it stands for.
@@ -76,7 +76,7 @@ pin_project_lite::pin_project! {
     /// the work behind, and breaks off.
     pub struct BoundedBody<B> {
         #[pin]
-        body: Option<B>,
+        body: DroppableBody<B>,
         deadline: Deadline,
         protocol: Protocol,
         timer: Option<Pin<Box<Sleep>>>,
@@ -86,7 +86,7 @@ pin_project_lite::pin_project! {
 impl<B: Body> BoundedBody<B> {
     pub(crate) fn new(body: B, deadline: Deadline, protocol: Protocol) -> Self {
         Self {
-            body: Some(body),
+            body: DroppableBody::new(body),
             deadline,
             protocol,
             timer: None,
@@ -107,12 +107,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(mut body) = this.body.as_mut().as_pin_mut() else {
-            return Poll::Ready(None);
-        };
-        if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
+        if let Poll::Ready(frame) = this.body.as_mut().poll_frame(cx) {
             let more_to_come =
-                matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !body.is_end_stream();
+                matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !this.body.is_end_stream();
             // A body that is always ready never comes to wait for the timer.
             if !more_to_come || this.deadline.remaining().is_some() {
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
@@ -120,7 +117,7 @@ where
         } else {
             ready!(poll_timer(this.timer, *this.deadline, cx));
         }
-        this.body.set(None);
+        this.body.drop_body();
         let end = this
             .protocol
             .break_off(Code::DeadlineExceeded, DeadlineExceeded);
@@ -128,13 +125,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body
-            .as_ref()
-            .map_or_else(SizeHint::default, Body::size_hint)
+        self.body.size_hint()
     }
 }
 

@@ -15,6 +15,7 @@
 //! | [`config`] | [`Config`]: flags and variables that every service has |
 //! | `protocol` | HTTP or gRPC, read off a request; both pass the same stack |
 //! | `bounded` | work that ends at its deadline: a future, and the body of a response |
+//! | `body` | a body that can be dropped early, which other bodies wrap |
 //! | [`server`] | **the inbound stack**, and the threads, connections and drain below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
 //! | [`healthcheck`] | the subcommand that asks a service whether it is ready |
@@ -43,6 +44,7 @@
 //! }
 //! ```
 
+mod body;
 mod bounded;
 pub mod client;
 pub mod config;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Code;
 
-use crate::protocol::Protocol;
+use crate::{body::DroppableBody, protocol::Protocol};
 
 /// The handler panicked in the middle of its answer.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pin_project_lite::pin_project! {
     /// Passes on the frames of a body; where it panics, drops it and breaks off.
     pub(super) struct CaughtBody<B> {
         #[pin]
-        body: Option<B>,
+        body: DroppableBody<B>,
         protocol: Protocol,
     }
 }
@@ -33,7 +33,7 @@ pin_project_lite::pin_project! {
 impl<B> CaughtBody<B> {
     pub(super) fn new(body: B, protocol: Protocol) -> Self {
         Self {
-            body: Some(body),
+            body: DroppableBody::new(body),
             protocol,
         }
     }
@@ -52,25 +52,21 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(body) = this.body.as_mut().as_pin_mut() else {
-            return Poll::Ready(None);
-        };
+        let body = this.body.as_mut();
         if let Ok(poll) = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) {
             return poll.map(|frame| frame.map(|frame| frame.map_err(Into::into)));
         }
         // The panic hook has logged it, with the location.
-        this.body.set(None);
+        this.body.drop_body();
         Poll::Ready(Some(this.protocol.break_off(Code::Internal, Panicked)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body
-            .as_ref()
-            .map_or_else(SizeHint::default, Body::size_hint)
+        self.body.size_hint()
     }
 }
 

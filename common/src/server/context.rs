@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::{
     Context, Deadline, RequestId,
+    body::DroppableBody,
     deadline::{InvalidTimeout, parse_timeout},
     protocol::Protocol,
     request_id::InvalidRequestId,
@@ -152,7 +153,7 @@ where
             context.request_id.header_value(),
         );
         Poll::Ready(Ok(response.map(|body| ContextBody {
-            body: Some(body),
+            body: DroppableBody::new(body),
             context,
         })))
     }
@@ -162,14 +163,14 @@ pin_project_lite::pin_project! {
     /// A body that is made, and dropped, in the context of its request.
     pub(super) struct ContextBody<B> {
         #[pin]
-        body: Option<B>,
+        body: DroppableBody<B>,
         context: Context,
     }
 
     impl<B> PinnedDrop for ContextBody<B> {
         fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            this.context.clone().sync_scope(|| this.body.set(None));
+            let this = this.project();
+            this.context.clone().sync_scope(|| this.body.drop_body());
         }
     }
 }
@@ -183,18 +184,16 @@ impl<B: Body> Body for ContextBody<B> {
         cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        let body = this.body.as_pin_mut().expect("only dropped with the whole");
-        this.context.clone().sync_scope(|| body.poll_frame(cx))
+        let context = this.context.clone();
+        context.sync_scope(|| this.body.poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body
-            .as_ref()
-            .map_or_else(SizeHint::default, Body::size_hint)
+        self.body.size_hint()
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::{runtime::Handle, time::timeout};
 use tower::{Layer, Service};
 
 use super::BODY_LIMIT;
+use crate::body::DroppableBody;
 
 /// How long the rest of a request is read (nginx: `lingering_timeout`).
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let lingers = request.version() < Version::HTTP_2;
         let body = |body| LingerBody {
-            body: Some(body),
+            body: DroppableBody::new(body),
             lingers,
         };
         self.inner.call(request.map(body))
@@ -73,8 +74,7 @@ where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
 {
-    /// `None` only while it is dropped.
-    body: Option<B>,
+    body: DroppableBody<B>,
     lingers: bool,
 }
 
@@ -90,20 +90,15 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body
-            .as_ref()
-            .map_or_else(SizeHint::default, Body::size_hint)
+        self.body.size_hint()
     }
 }
 
