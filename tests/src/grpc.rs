@@ -1,6 +1,6 @@
 //! A client for HTTP/2 and gRPC that sends just the headers and bytes it is told to.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -9,8 +9,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, runtime, time::timeout};
 
-/// How long an answer may take; far more than any needs.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::PATIENCE;
 
 /// An answer.
 #[derive(Debug)]

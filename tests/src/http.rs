@@ -3,11 +3,9 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
 };
 
-/// How long an answer may take; far more than any needs.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::PATIENCE;
 
 /// An answer.
 #[derive(Debug)]

@@ -8,3 +8,6 @@ mod record;
 
 pub use process::{Ended, Process, wait_for};
 pub use record::Record;
+
+/// How long an answer, or a condition, may take to come; far more than any needs.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -1,6 +1,7 @@
 //! [`Process`]: a service as a real process.
 
 use std::{
+    collections::HashMap,
     env,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
@@ -11,10 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::Record;
-
-/// How long a condition may take to come true; far more than any needs.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::{PATIENCE, Record};
 
 /// Asks `condition` until it has an answer.
 ///
@@ -56,6 +54,21 @@ impl Ended {
     /// Its whole log.
     pub fn log(&self) -> Vec<Record> {
         read(&self.stdout)
+    }
+
+    /// Its whole log by request id, each request's lines in their order.
+    pub fn log_by_id(&self) -> HashMap<String, Vec<Record>> {
+        let mut by_id = HashMap::<_, Vec<_>>::new();
+        for line in self.log() {
+            let id = line.text("request_id").to_owned();
+            by_id.entry(id).or_default().push(line);
+        }
+        by_id
+    }
+
+    /// Whether there is a line with these text fields in its log.
+    pub fn has_line(&self, fields: &[(&str, &str)]) -> bool {
+        self.log().iter().any(|line| line.has(fields))
     }
 }
 

@@ -32,12 +32,7 @@ fn say_hello_is_answered_and_leaves_three_lines_with_its_id() {
             .is_some_and(|seconds| seconds > 0.0)
     );
 
-    let lines = service2
-        .terminate()
-        .log()
-        .into_iter()
-        .filter(|line| line.text("request_id") == id);
-    let lines: Vec<_> = lines.collect();
+    let lines = &service2.terminate().log_by_id()[&id];
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].has(&[
         ("action", "say_hello"),
@@ -45,12 +40,7 @@ fn say_hello_is_answered_and_leaves_three_lines_with_its_id() {
         ("hello", "Hello, TEST!"),
         ("name", "service2"),
     ]));
-    let lines = service1
-        .terminate()
-        .log()
-        .into_iter()
-        .filter(|line| line.text("request_id") == id);
-    let lines: Vec<_> = lines.collect();
+    let lines = &service1.terminate().log_by_id()[&id];
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].has(&[
         ("action", "process_name"),
@@ -181,18 +171,15 @@ fn many_at_once_leave_exactly_three_lines_each_and_none_has_anothers_data() {
     for client in clients {
         client.join().expect("its answers are right");
     }
-    let (log1, log2) = (service1.terminate().log(), service2.terminate().log());
+    let (log1, log2) = (
+        service1.terminate().log_by_id(),
+        service2.terminate().log_by_id(),
+    );
     for client in 0..CLIENTS {
         for round in 0..5 {
             let id = format!("id-{client}-{round}");
             let name = format!("NAME-{client}-{round}");
-            let of_id = |log: &[tests::Record]| -> Vec<tests::Record> {
-                log.iter()
-                    .filter(|line| line.text("request_id") == id)
-                    .cloned()
-                    .collect()
-            };
-            let (lines1, lines2) = (of_id(&log1), of_id(&log2));
+            let (lines1, lines2) = (&log1[&id], &log2[&id]);
             assert_eq!((lines1.len(), lines2.len()), (1, 2), "{id}");
             assert_eq!(lines1[0].text("processed_name"), name);
             assert_eq!(lines2[0].text("hello"), format!("Hello, {name}!"));

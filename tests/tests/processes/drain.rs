@@ -34,12 +34,7 @@ fn requests_in_flight_are_finished() {
         }
         let ended = fixture.ended();
         assert_eq!(ended.status.code(), Some(0));
-        assert!(
-            ended
-                .log()
-                .iter()
-                .any(|line| line.has(&[("action", "stop"), ("status", "success")]))
-        );
+        assert!(ended.has_line(&[("action", "stop"), ("status", "success")]));
     }
 }
 
@@ -81,16 +76,11 @@ fn a_request_that_is_stuck_does_not_hold_the_process() {
     let ended = fixture.terminate();
     drop(connection);
     assert_eq!(ended.status.code(), Some(0));
-    assert!(
-        ended
-            .log()
-            .iter()
-            .any(|line| line.has(&[("action", "drain"), ("status", "failure")]))
-    );
-    let mut log = ended.log().into_iter();
-    let access = log.find(|line| {
-        line.text("request_id") == "stuck" && line.number("response_status").is_some()
-    });
+    assert!(ended.has_line(&[("action", "drain"), ("status", "failure")]));
+    let log = ended.log_by_id();
+    let access = log["stuck"]
+        .iter()
+        .find(|line| line.number("response_status").is_some());
     let access = access.expect("the request has its access line");
     assert_eq!(access.number("response_status"), Some(503.0));
 }
@@ -103,12 +93,7 @@ fn a_worker_that_never_yields_does_not_hold_the_process() {
     let ended = fixture.terminate();
     drop(connection);
     assert_eq!(ended.status.code(), Some(0));
-    assert!(
-        ended
-            .log()
-            .iter()
-            .any(|line| line.has(&[("action", "stop"), ("status", "failure")]))
-    );
+    assert!(ended.has_line(&[("action", "stop"), ("status", "failure")]));
 }
 
 #[test]
@@ -180,16 +165,11 @@ fn under_load_no_answer_and_no_line_is_lost() {
     stop.store(true, Ordering::Relaxed);
     let ended = service2.terminate();
     assert_eq!(ended.status.code(), Some(0));
-    let log1 = service1.terminate().log();
+    let (log1, log2) = (service1.terminate().log_by_id(), ended.log_by_id());
     for id in clients
         .into_iter()
         .flat_map(|client| client.join().expect("all answers are right"))
     {
-        let lines = |log: &[tests::Record]| {
-            log.iter()
-                .filter(|line| line.text("request_id") == id)
-                .count()
-        };
-        assert_eq!((lines(&log1), lines(&ended.log())), (1, 2), "{id}");
+        assert_eq!((log1[&id].len(), log2[&id].len()), (1, 2), "{id}");
     }
 }
