@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::conn::auto,
-};
+use hyper::rt::Executor;
+use hyper_util::{rt::TokioTimer, server::conn::auto};
+
+use crate::{Deadline, bounded::Bounded};
 
 /// How long a client may take for the head of a request, and, over HTTP/1.1, how long a
 /// connection may idle between two.
@@ -27,12 +27,36 @@ const MAX_PENDING_ACCEPT_RESET_STREAMS: usize = 20;
 /// reset").
 const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 
+/// How much later than the deadline a stream ends whose client makes no room: late enough for
+/// the deadline layer to say it properly to all others.
+const STALLED_STREAM_GRACE: Duration = Duration::from_millis(500);
+
 /// Bytes that a stream may have waiting for a slow reader.
 const MAX_SEND_BUFFER: usize = 64 * 1_024;
 
-/// What every connection is served with.
-pub(super) fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// Runs the streams of HTTP/2 connections, none of them for longer than a request may take and
+/// a little more.
+///
+/// The deadline layer ends those that wait for their handler. One whose client makes no room
+/// for more of the answer waits in hyper, which does not poll the body then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streams {
+    longest: Duration,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(Bounded::start(Deadline::after(self.longest), || stream));
+    }
+}
+
+/// What every connection is served with; `deadline` is the longest that a request may take.
+pub(super) fn builder(deadline: Duration) -> auto::Builder<Streams> {
+    let longest = deadline.saturating_add(STALLED_STREAM_GRACE);
+    let mut builder = auto::Builder::new(Streams { longest });
     builder
         .http1()
         .timer(TokioTimer::new())

@@ -21,7 +21,6 @@ mod connection;
 mod context;
 mod deadline;
 mod failure;
-mod first_bytes;
 mod grpc;
 pub(crate) mod health;
 mod linger;
@@ -29,6 +28,7 @@ mod query;
 mod readiness;
 mod run;
 mod signals;
+mod socket;
 mod worker;
 
 use std::{net::SocketAddr, time::Duration};

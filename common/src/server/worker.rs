@@ -16,9 +16,9 @@ use tracing::{debug, warn};
 
 use super::{
     connection::{self, HEADER_READ_TIMEOUT},
-    first_bytes::FirstBytes,
     inbound,
     readiness::Readiness,
+    socket::Socket,
 };
 use crate::logging;
 
@@ -106,7 +106,7 @@ async fn serve<const N: usize>(
     routers: [Router; N],
     mut accepted: UnboundedReceiver<Accepted>,
 ) {
-    let builder = connection::builder();
+    let builder = connection::builder(settings.deadline);
     let graceful = GracefulShutdown::new();
     while let Some(Accepted {
         stream,
@@ -124,7 +124,7 @@ async fn serve<const N: usize>(
         };
         let service = inbound(routers[listener].clone(), peer, settings.deadline);
         let connection = builder.serve_connection(
-            TokioIo::new(FirstBytes::new(stream, HEADER_READ_TIMEOUT)),
+            TokioIo::new(Socket::new(stream, HEADER_READ_TIMEOUT, settings.deadline)),
             TowerToHyperService::new(service),
         );
         let connection = graceful.watch(connection.into_owned());

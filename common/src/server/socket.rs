@@ -1,0 +1,192 @@
+//! A socket whose peer must not keep us waiting where hyper would wait without end:
+//!
+//! - for the first bytes. hyper's header timeout begins once the protocol is known, and
+//!   hyper-util's detection of it waits for a client that sends nothing, or the beginning of
+//!   the HTTP/2 preface and no more.
+//! - for room to write. hyper does not poll the body of an answer while its client takes
+//!   nothing, so the deadline layer can't end it.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// What an HTTP/2 connection begins with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+pin_project_lite::pin_project! {
+    /// Fails with [`io::ErrorKind::TimedOut`]: to read, when the first bytes, as far as they
+    /// came, leave open whether it is HTTP/1 or HTTP/2 for too long; to write, when the peer
+    /// has taken nothing for too long.
+    #[derive(Debug)]
+    pub(super) struct Socket<S> {
+        #[pin]
+        inner: S,
+        undecided: Option<Undecided>,
+        write_timeout: Duration,
+        stalled: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+#[derive(Debug)]
+struct Undecided {
+    /// How much of the preface has come.
+    matched: usize,
+    timeout: Pin<Box<Sleep>>,
+}
+
+impl<S> Socket<S> {
+    pub(super) fn new(inner: S, first_bytes_timeout: Duration, write_timeout: Duration) -> Self {
+        Self {
+            inner,
+            undecided: Some(Undecided {
+                matched: 0,
+                timeout: Box::pin(sleep(first_bytes_timeout)),
+            }),
+            write_timeout,
+            stalled: None,
+        }
+    }
+}
+
+fn timed_out(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+impl<S: AsyncRead> AsyncRead for Socket<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let before = buffer.filled().len();
+        let poll = this.inner.poll_read(cx, buffer);
+        let Some(undecided) = this.undecided else {
+            return poll;
+        };
+        if poll.is_pending() {
+            let timeout = undecided.timeout.as_mut().poll(cx);
+            return timeout.map(|()| Err(timed_out("no request in time")));
+        }
+        let read = &buffer.filled()[before..];
+        undecided.matched += read.len();
+        let so_far = undecided.matched - read.len();
+        if read.is_empty()
+            || !PREFACE[so_far..].starts_with(read)
+            || undecided.matched == PREFACE.len()
+        {
+            *this.undecided = None;
+        }
+        poll
+    }
+}
+
+impl<S: AsyncWrite> Socket<S> {
+    /// Bounds how long a write may be pending.
+    fn poll_in_time(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        let poll = write(this.inner, cx);
+        if poll.is_ready() {
+            *this.stalled = None;
+            return poll;
+        }
+        let timeout = *this.write_timeout;
+        let stalled = this.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        stalled
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(timed_out("the peer takes nothing")))
+    }
+}
+
+impl<S: AsyncWrite> AsyncWrite for Socket<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_in_time(cx, |socket, cx| socket.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().inner.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().inner.poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_in_time(cx, |socket, cx| socket.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Sends `bytes`, then nothing more; whether the read after them times out.
+    async fn times_out_after(bytes: &[u8]) -> bool {
+        let (mut client, server) = duplex(64);
+        let mut server = Socket::new(server, TIMEOUT, TIMEOUT);
+        client.write_all(bytes).await.unwrap();
+        let mut read = vec![0; bytes.len()];
+        server.read_exact(&mut read).await.unwrap();
+        let next = tokio::time::timeout(TIMEOUT * 2, server.read_u8()).await;
+        next.is_ok_and(|next| next.unwrap_err().kind() == io::ErrorKind::TimedOut)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_the_protocol_open_is_cut_off() {
+        assert!(times_out_after(b"").await);
+        assert!(times_out_after(b"P").await);
+        assert!(times_out_after(b"PRI * HTTP/2.0\r\n").await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_cut_off_and_one_that_takes_a_little_is_not() {
+        let (mut client, server) = duplex(64);
+        let mut server = Socket::new(server, TIMEOUT, TIMEOUT);
+        let begin = tokio::time::Instant::now();
+        let write = tokio::spawn(async move { server.write_all(&[0; 64 * 4]).await });
+        for _ in 0..2 {
+            tokio::time::sleep(TIMEOUT / 2).await;
+            client.read_exact(&mut [0; 64]).await.unwrap();
+        }
+        let error = write.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begin.elapsed(), TIMEOUT * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_the_protocol_is_known_the_connection_may_wait() {
+        assert!(!times_out_after(PREFACE).await);
+        assert!(!times_out_after(b"G").await);
+        assert!(!times_out_after(b"POST").await);
+    }
+}
