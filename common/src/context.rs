@@ -1,4 +1,4 @@
-//! [`Context`]: the request id and the deadline of the request in hand, task-local.
+//! [`Context`]: the request id, the deadline and the timings of the request in hand, task-local.
 //!
 //! The server sets it for as long as it works on a request, the client reads it, and so does
 //! every log line. A task that is spawned starts without one, as it may outlive the request;
@@ -8,7 +8,7 @@ use std::future::Future;
 
 use tokio::task::{JoinHandle, futures::TaskLocalFuture};
 
-use crate::{Deadline, RequestId};
+use crate::{Deadline, RequestId, timings::Timings};
 
 /// What travels with a request through the mesh.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Context {
     pub request_id: RequestId,
     /// When the request must be over.
     pub deadline: Deadline,
+    /// Where its calls are timed, if they are.
+    pub(crate) timings: Option<Timings>,
 }
 
 tokio::task_local! {
@@ -24,6 +26,21 @@ tokio::task_local! {
 }
 
 impl Context {
+    /// The context of a request whose calls are not timed.
+    pub fn new(request_id: RequestId, deadline: Deadline) -> Self {
+        Self {
+            request_id,
+            deadline,
+            timings: None,
+        }
+    }
+
+    /// The same request with another deadline.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Deadline) -> Self {
+        Self { deadline, ..self }
+    }
+
     /// Runs `future` in this context.
     pub fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Context, F> {
         CURRENT.scope(self, future)
@@ -45,6 +62,14 @@ pub fn deadline() -> Option<Deadline> {
     CURRENT.try_with(|context| context.deadline).ok()
 }
 
+/// The timings of the request in hand, if its calls are timed.
+pub(crate) fn timings() -> Option<Timings> {
+    CURRENT
+        .try_with(|context| context.timings.clone())
+        .ok()
+        .flatten()
+}
+
 /// Lets `read` look at the current request id, or at `""` outside of any request.
 pub fn with_request_id<R>(read: impl FnOnce(&str) -> R) -> R {
     let id = CURRENT.try_with(|context| context.request_id.clone());
@@ -60,10 +85,8 @@ pub fn with_request_id<R>(read: impl FnOnce(&str) -> R) -> R {
 /// use std::time::Duration;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let request = Context {
-///     request_id: "order-17".parse().unwrap(),
-///     deadline: Deadline::after(Duration::from_secs(10)),
-/// };
+/// let deadline = Deadline::after(Duration::from_secs(10));
+/// let request = Context::new("order-17".parse().unwrap(), deadline);
 /// request
 ///     .scope(async {
 ///         let id = || context::with_request_id(str::to_owned);

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | [`request_id`] | [`RequestId`]: a validated value, its header and metadata names |
 //! | [`deadline`] | [`Deadline`]: an instant, and the `grpc-timeout` text form |
-//! | [`context`] | [`Context`]: the two of them, task-local; [`context::spawn`] |
+//! | [`timings`] | the calls that a request made, and how long each took |
+//! | [`context`] | [`Context`]: the three of them, task-local; [`context::spawn`] |
 //! | [`logging`] | bunyan records on stdout, a buffer for each worker |
 //! | [`problem`] | [`Problem`]: errors to people; the gRPC code to HTTP status table |
 //! | [`config`] | [`Config`]: flags and variables that every service has |
@@ -56,6 +57,7 @@ pub mod problem;
 mod protocol;
 pub mod request_id;
 pub mod server;
+pub mod timings;
 
 pub use config::Config;
 pub use context::Context;

@@ -1,4 +1,4 @@
-//! Layer 2: the request's [`Context`](crate::Context) goes out with each call.
+//! Layer 3: the request's [`Context`](crate::Context) goes out with each call.
 
 use std::task::{Context, Poll};
 

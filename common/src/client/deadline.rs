@@ -1,4 +1,4 @@
-//! Layer 1: the deadline of the call, from before it is made to the last byte of its answer.
+//! Layer 2: the deadline of the call, from before it is made to the last byte of its answer.
 
 use std::{
     future::Future,
@@ -54,10 +54,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let context = context::current().unwrap_or_else(|| Context {
-            request_id: RequestId::fresh(),
-            deadline: Deadline::after(self.default),
-        });
+        let context = context::current()
+            .unwrap_or_else(|| Context::new(RequestId::fresh(), Deadline::after(self.default)));
         ResponseFuture {
             call: Bounded::start(context.deadline, || {
                 let call = context.clone().sync_scope(|| self.inner.call(request));
@@ -114,10 +112,7 @@ mod tests {
     const DEFAULT: Duration = Duration::from_secs(10);
 
     fn context(deadline: Duration) -> Context {
-        Context {
-            request_id: "the-request".parse().unwrap(),
-            deadline: Deadline::after(deadline),
-        }
+        Context::new("the-request".parse().unwrap(), Deadline::after(deadline))
     }
 
     /// Calls through the stack with an `inner` in place of the channel.

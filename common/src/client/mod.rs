@@ -4,18 +4,21 @@
 //! [`connect`] gives a [`Client`] to build generated gRPC clients on. Make one for each worker
 //! and clone it for each call. Its stack, top to bottom, is the type [`Client`] itself:
 //!
-//! 1. [`DeadlineService`]: with nothing left no call is made, and no call outlives its deadline;
-//!    on top, as whatever is done below must fit in.
-//! 2. [`ContextService`]: `request_id` and `grpc-timeout` go out; next to the wire, so that the
+//! 1. [`TimingService`]: the call is in the `Server-Timing` of its request; on top, to measure
+//!    what the handler waits for.
+//! 2. [`DeadlineService`]: with nothing left no call is made, and no call outlives its deadline;
+//!    above all the rest, as whatever is done there must fit in.
+//! 3. [`ContextService`]: `request_id` and `grpc-timeout` go out; next to the wire, so that the
 //!    timeout says what is left when the call leaves.
-//! 3. [`TransportService`]: whatever breaks the connection is `UNAVAILABLE`.
-//! 4. [`Channel`]: one HTTP/2 connection, opened by the first call and again after a break.
+//! 4. [`TransportService`]: whatever breaks the connection is `UNAVAILABLE`.
+//! 5. [`Channel`]: one HTTP/2 connection, opened by the first call and again after a break.
 //!
-//! Retries and the choice of a replica will stand between 1 and 2.
+//! Retries and the choice of a replica will stand between 2 and 3.
 
 mod context;
 mod deadline;
 mod target;
+mod timing;
 mod transport;
 
 use std::time::Duration;
@@ -31,6 +34,7 @@ pub use self::{
     context::ContextService,
     deadline::DeadlineService,
     target::{InvalidTarget, Target},
+    timing::TimingService,
     transport::TransportService,
 };
 use crate::{Context, Deadline, RequestId};
@@ -43,7 +47,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The outbound stack.
-pub type Client = DeadlineService<ContextService<TransportService<Channel>>>;
+pub type Client = TimingService<DeadlineService<ContextService<TransportService<Channel>>>>;
 
 /// A client for the service at `target`. Nothing is connected before the first call.
 ///
@@ -58,10 +62,10 @@ pub fn connect(target: &Target, deadline: Duration) -> Client {
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .connect_lazy();
-    DeadlineService::new(
+    TimingService::new(DeadlineService::new(
         ContextService::new(TransportService::new(channel)),
         deadline,
-    )
+    ))
 }
 
 /// Waits until the service behind a client has answered a call, of whatever kind the answer is,
@@ -71,10 +75,7 @@ pub fn connect(target: &Target, deadline: Duration) -> Client {
 pub async fn answered(client: Client) {
     let mut health = HealthClient::new(client);
     loop {
-        let probe = Context {
-            request_id: RequestId::fresh(),
-            deadline: Deadline::after(PROBE_TIMEOUT),
-        };
+        let probe = Context::new(RequestId::fresh(), Deadline::after(PROBE_TIMEOUT));
         let answer = probe
             .scope(health.check(HealthCheckRequest::default()))
             .await;

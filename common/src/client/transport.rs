@@ -1,4 +1,4 @@
-//! Layer 3: what breaks the connection is `UNAVAILABLE`.
+//! Layer 4: what breaks the connection is `UNAVAILABLE`.
 //!
 //! tonic has that code for a connection that can't be opened. One that breaks in the middle of
 //! a call is `UNKNOWN` or `CANCELLED` to it, which would read as the fault of the service or as

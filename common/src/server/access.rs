@@ -1,4 +1,4 @@
-//! Layer 2: the access line, one for each request, when the last of its answer has left.
+//! Layer 3: the access line, one for each request, when the last of its answer has left.
 
 use std::{
     future::Future,

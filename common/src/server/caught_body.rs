@@ -1,4 +1,4 @@
-//! Layer 3, for bodies: a panic while an answer is streamed ends that answer and nothing else.
+//! Layer 4, for bodies: a panic while an answer is streamed ends that answer and nothing else.
 //!
 //! tower-http's catch-panic watches over a handler until it has its response; what the body does
 //! after that would take the connection down.

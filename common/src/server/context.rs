@@ -19,6 +19,7 @@ use crate::{
     deadline::{InvalidTimeout, parse_timeout},
     protocol::Protocol,
     request_id::InvalidRequestId,
+    timings::Timings,
 };
 
 /// Gives each request its id and its deadline, runs all below in that context, the body of the
@@ -71,6 +72,8 @@ where
                 Ok(Some(timeout)) => timeout.min(self.deadline),
                 Ok(None) | Err(_) => self.deadline,
             }),
+            // For `Server-Timing`, which gRPC does not have.
+            timings: (protocol == Protocol::Http).then(Timings::start),
         };
         let future = context.clone().sync_scope(|| {
             if let Err(reason) = request_id {

@@ -1,4 +1,4 @@
-//! Layer 5: the deadline, enforced. Work that has not answered by then is dropped.
+//! Layer 6: the deadline, enforced. Work that has not answered by then is dropped.
 
 use std::{
     future::Future,

@@ -1,4 +1,4 @@
-//! Layer 3: every failure becomes a [`Problem`], written the way that the client understands.
+//! Layer 4: every failure becomes a [`Problem`], written the way that the client understands.
 
 use std::{
     any::Any,

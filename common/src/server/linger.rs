@@ -1,4 +1,4 @@
-//! Layer 6: an answer that comes before all of the request is read must not be lost.
+//! Layer 7: an answer that comes before all of the request is read must not be lost.
 //!
 //! Over HTTP/1 a server that answers early (a body over the limit, a path that is not there) and
 //! closes makes the kernel reset the connection, for there is input that nobody read; and a

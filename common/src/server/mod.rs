@@ -29,6 +29,7 @@ mod readiness;
 mod run;
 mod signals;
 mod socket;
+mod timing;
 mod worker;
 
 use std::{net::SocketAddr, time::Duration};
@@ -43,7 +44,7 @@ use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 
 use self::{
     access::AccessLayer, context::ContextLayer, deadline::DeadlineLayer, failure::FailureLayer,
-    linger::LingerLayer,
+    linger::LingerLayer, timing::TimingLayer,
 };
 pub use self::{
     grpc::Grpc,
@@ -72,23 +73,25 @@ fn inbound(
         // 1. Id and deadline: first, so that all below, and each of its log lines, has them,
         //    and last on the way out, so that no answer leaves without its id.
         .layer(ContextLayer { deadline })
-        // 2. The access line: above what makes answers of failures, to see the status that the
+        // 2. Where the time went: above what makes answers, so that failures say it, too.
+        .layer(TimingLayer)
+        // 3. The access line: above what makes answers of failures, to see the status that the
         //    client sees.
         .layer(AccessLayer {
             remote_address: peer.ip().to_canonical().to_string().into(),
         })
-        // 3. Failures as problem+json or gRPC status: above all that can fail ...
+        // 4. Failures as problem+json or gRPC status: above all that can fail ...
         .layer(FailureLayer)
         //    ... and panics as failures; one request fails, the worker lives.
         .layer(CatchPanicLayer::custom(failure::panicked))
-        // 4. The place of the concurrency limit, which must answer at once and so stands above
+        // 5. The place of the concurrency limit, which must answer at once and so stands above
         //    all that waits.
-        // 5. The deadline, enforced: below what turns it into an answer, above all that waits.
+        // 6. The deadline, enforced: below what turns it into an answer, above all that waits.
         .layer(DeadlineLayer)
-        // 6. The body limit: next to those who read the body. What they leave of it is read
+        // 7. The body limit: next to those who read the body. What they leave of it is read
         //    above the limit, or an early answer may not reach the client.
         .layer(LingerLayer)
         .layer(RequestBodyLimitLayer::new(BODY_LIMIT))
-        // 7. The handlers.
+        // 8. The handlers.
         .service(router)
 }
