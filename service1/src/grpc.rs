@@ -1,18 +1,31 @@
-//! The gRPC face of service1: `app.grpc.Service1`.
+//! The gRPC face of service1: `app.grpc.Service1` and `api.Api`.
+
+use std::iter;
 
 use axum::Router;
 use common::server::{Grpc, Worker};
-use protos::app::grpc::{
-    ProcessNameRequest, ProcessNameResponse,
-    service1_server::{self, Service1Server},
+use futures_util::stream;
+use protos::{
+    api::{
+        ApiRequest, Hello, HelloRequest, Item, Items,
+        api_server::{self, ApiServer},
+    },
+    app::grpc::{
+        ProcessNameRequest, ProcessNameResponse,
+        service1_server::{self, Service1Server},
+    },
 };
 use tonic::{Request, Response, Status};
 
-use crate::names;
+use crate::{
+    items::{self, InvalidLength},
+    names::{self, NameTooLong},
+};
 
 pub(crate) fn router(worker: &Worker) -> Router {
     Grpc::new(protos::FILE_DESCRIPTOR_SET)
         .add_service(Service1Server::new(Service1))
+        .add_service(ApiServer::new(Api))
         .into_router(worker)
 }
 
@@ -24,8 +37,57 @@ impl service1_server::Service1 for Service1 {
         &self,
         request: Request<ProcessNameRequest>,
     ) -> Result<Response<ProcessNameResponse>, Status> {
-        let name = names::process_name(&request.into_inner().name)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let name = names::process_name(&request.into_inner().name)?;
         Ok(Response::new(ProcessNameResponse { name }))
+    }
+}
+
+struct Api;
+
+#[tonic::async_trait]
+impl api_server::Api for Api {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<Hello>, Status> {
+        let message = names::say_hello(&request.into_inner().name)?;
+        Ok(Response::new(Hello { message }))
+    }
+
+    async fn get_all(&self, request: Request<ApiRequest>) -> Result<Response<Items>, Status> {
+        let items = items::get_all(request.into_inner().length)?;
+        let items = items.map(Item::from).collect();
+        Ok(Response::new(Items { items }))
+    }
+
+    // Always ready, so tonic fills its frames, and it asks for more as the client takes them.
+    type getStreamStream =
+        stream::Iter<iter::Map<items::Stream, fn(items::Item) -> Result<Item, Status>>>;
+
+    async fn get_stream(
+        &self,
+        request: Request<ApiRequest>,
+    ) -> Result<Response<Self::getStreamStream>, Status> {
+        let items = items::get_stream(request.into_inner().length)?;
+        let message: fn(items::Item) -> _ = |item| Ok(item.into());
+        Ok(Response::new(stream::iter(items.map(message))))
+    }
+}
+
+impl From<items::Item> for Item {
+    fn from(items::Item { id, name }: items::Item) -> Self {
+        Self { id, name }
+    }
+}
+
+impl From<NameTooLong> for Status {
+    fn from(error: NameTooLong) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+impl From<InvalidLength> for Status {
+    fn from(error: InvalidLength) -> Self {
+        match error {
+            InvalidLength::Negative(_) => Self::invalid_argument(error.to_string()),
+            InvalidLength::TooLong(_) => Self::out_of_range(error.to_string()),
+        }
     }
 }

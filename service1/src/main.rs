@@ -1,6 +1,7 @@
-//! service1, the backend: turns a name into upper case, over gRPC and over REST.
+//! service1, the backend: names and items over gRPC, names over REST as well.
 
 mod grpc;
+mod items;
 mod names;
 mod rest;
 

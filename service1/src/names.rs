@@ -1,4 +1,4 @@
-//! What service1 does: names in upper case.
+//! What service1 does with names: it makes them upper case, and it says hello to them.
 
 use tracing::{info, warn};
 
@@ -12,13 +12,20 @@ pub(crate) struct NameTooLong {
     bytes: usize,
 }
 
+impl NameTooLong {
+    fn check(action: &'static str, name: &str) -> Result<(), Self> {
+        if name.len() <= MAX_NAME_BYTES {
+            return Ok(());
+        }
+        let error = Self { bytes: name.len() };
+        warn!(action, status = "failure", %error, "name refused");
+        Err(error)
+    }
+}
+
 /// The name in upper case, by the rules of Unicode: it may come out longer.
 pub(crate) fn process_name(name: &str) -> Result<String, NameTooLong> {
-    if name.len() > MAX_NAME_BYTES {
-        let error = NameTooLong { bytes: name.len() };
-        warn!(action = "process_name", status = "failure", %error, "name refused");
-        return Err(error);
-    }
+    NameTooLong::check("process_name", name)?;
     let processed_name = name.to_uppercase();
     info!(
         action = "process_name",
@@ -27,6 +34,19 @@ pub(crate) fn process_name(name: &str) -> Result<String, NameTooLong> {
         "name processed"
     );
     Ok(processed_name)
+}
+
+/// The greeting for a name, as it is written.
+pub(crate) fn say_hello(name: &str) -> Result<String, NameTooLong> {
+    NameTooLong::check("say_hello", name)?;
+    let hello = format!("Hello {name}!");
+    info!(
+        action = "say_hello",
+        status = "success",
+        hello,
+        "said hello"
+    );
+    Ok(hello)
 }
 
 #[cfg(test)]
@@ -42,11 +62,18 @@ mod tests {
     }
 
     #[test]
+    fn names_are_greeted_as_they_are() {
+        assert_eq!(say_hello("Gonzalo").unwrap(), "Hello Gonzalo!");
+        assert_eq!(say_hello("").unwrap(), "Hello !");
+        assert_eq!(say_hello("<b>").unwrap(), "Hello <b>!");
+    }
+
+    #[test]
     fn the_limit_counts_bytes() {
-        assert!(process_name(&"é".repeat(512)).is_ok());
-        assert_eq!(
-            process_name(&"é".repeat(513)),
-            Err(NameTooLong { bytes: 1_026 })
-        );
+        let (fits, too_long) = ("é".repeat(512), "é".repeat(513));
+        assert!(process_name(&fits).is_ok() && say_hello(&fits).is_ok());
+        let error = Err(NameTooLong { bytes: 1_026 });
+        assert_eq!(process_name(&too_long), error);
+        assert_eq!(say_hello(&too_long), error);
     }
 }

@@ -1,0 +1,152 @@
+//! What service1 lists: items 1 to `length`, as a whole or one after the other.
+
+use std::{iter::FusedIterator, ops::RangeInclusive};
+
+use tracing::{info, warn};
+
+/// The most items that are listed as a whole. They take 0.2 MB, a tenth of what gRPC
+/// implementations accept as one message.
+pub(crate) const MAX_ALL: i32 = 10_000;
+
+/// One of the items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) id: i32,
+    pub(crate) name: String,
+}
+
+impl Item {
+    fn new(id: i32) -> Self {
+        Self {
+            id,
+            name: format!("name {id}"),
+        }
+    }
+}
+
+/// There are no items of such a length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidLength {
+    #[error("length is {0}; it must be 0 or more")]
+    Negative(i32),
+    #[error("length is {0}; getAll lists at most {MAX_ALL} items, ask getStream for more")]
+    TooLong(i32),
+}
+
+impl InvalidLength {
+    fn check(length: i32, limit: i32) -> Result<(), Self> {
+        match length {
+            ..0 => Err(Self::Negative(length)),
+            _ if length > limit => Err(Self::TooLong(length)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All of the items.
+pub(crate) fn get_all(length: i32) -> Result<impl Iterator<Item = Item>, InvalidLength> {
+    if let Err(error) = InvalidLength::check(length, MAX_ALL) {
+        warn!(action = "get_all", status = "failure", %error, "length refused");
+        return Err(error);
+    }
+    info!(
+        action = "get_all",
+        status = "success",
+        items = length,
+        "items listed"
+    );
+    Ok((1..=length).map(Item::new))
+}
+
+/// The items one after the other, each made when it is asked for.
+pub(crate) fn get_stream(length: i32) -> Result<Stream, InvalidLength> {
+    if let Err(error) = InvalidLength::check(length, i32::MAX) {
+        warn!(action = "get_stream", status = "failure", %error, "length refused");
+        return Err(error);
+    }
+    Ok(Stream {
+        ids: 1..=length,
+        length,
+    })
+}
+
+/// The items of [`get_stream`]. When it is dropped it logs how far it came.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    ids: RangeInclusive<i32>,
+    length: i32,
+}
+
+impl Iterator for Stream {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        self.ids.next().map(Item::new)
+    }
+}
+
+impl FusedIterator for Stream {}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.ids.is_empty() {
+            info!(
+                action = "get_stream",
+                status = "success",
+                items = self.length,
+                "items streamed"
+            );
+        } else {
+            warn!(
+                action = "get_stream",
+                status = "failure",
+                items = self.ids.start() - 1,
+                length = self.length,
+                "the stream was ended early"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(items: impl Iterator<Item = Item>) -> Vec<i32> {
+        items
+            .inspect(|item| assert_eq!(item.name, format!("name {}", item.id)))
+            .map(|item| item.id)
+            .collect()
+    }
+
+    #[test]
+    fn items_are_numbered_from_1() {
+        for length in [0, 1, 5] {
+            let numbers: Vec<_> = (1..=length).collect();
+            assert_eq!(ids(get_all(length).unwrap()), numbers);
+            assert_eq!(ids(get_stream(length).unwrap()), numbers);
+        }
+    }
+
+    #[test]
+    fn a_list_has_a_limit_and_a_stream_has_none() {
+        assert_eq!(get_all(MAX_ALL).unwrap().count(), 10_000);
+        let too_long = get_all(MAX_ALL + 1).map(drop).unwrap_err();
+        assert_eq!(too_long, InvalidLength::TooLong(10_001));
+        assert!(too_long.to_string().contains("10000"), "names the limit");
+        assert!(too_long.to_string().contains("getStream"), "and the way");
+        assert_eq!(
+            ids(get_stream(i32::MAX).unwrap().skip(9_999).take(2)),
+            [10_000, 10_001]
+        );
+    }
+
+    #[test]
+    fn a_negative_length_is_none() {
+        for length in [-1, i32::MIN] {
+            let error = InvalidLength::Negative(length);
+            assert_eq!(get_all(length).map(drop), Err(error));
+            assert_eq!(get_stream(length).map(drop), Err(error));
+        }
+    }
+}
