@@ -54,6 +54,16 @@ impl Problem {
         }
     }
 
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What is wrong, and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Asks the client to come back after that time, in whole seconds.
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {

@@ -1,4 +1,5 @@
-//! What service2 does: it greets people by the name that the backend makes of theirs.
+//! How service2 greets people: by the name that the backend makes of theirs, or with the words
+//! of the backend.
 
 use std::fmt::Display;
 
@@ -9,12 +10,20 @@ pub(crate) trait ProcessName {
     /// Why a name could not be processed.
     type Error: Display;
 
-    async fn process_name(&self, name: String) -> Result<String, Self::Error>;
+    async fn process_name(self, name: String) -> Result<String, Self::Error>;
+}
+
+/// Who says hello to people.
+pub(crate) trait SayHello {
+    /// Why somebody could not be greeted.
+    type Error: Display;
+
+    async fn say_hello(self, name: String) -> Result<String, Self::Error>;
 }
 
 /// The greeting for a name.
 pub(crate) async fn say_hello<P: ProcessName>(
-    processor: &P,
+    processor: P,
     name: String,
 ) -> Result<String, P::Error> {
     match processor.process_name(name).await {
@@ -35,6 +44,20 @@ pub(crate) async fn say_hello<P: ProcessName>(
     }
 }
 
+/// The words of the backend for a name.
+pub(crate) async fn welcome<S: SayHello>(greeter: S, name: String) -> Result<String, S::Error> {
+    match greeter.say_hello(name).await {
+        Ok(hello) => {
+            info!(action = "welcome", status = "success", hello, "welcomed");
+            Ok(hello)
+        }
+        Err(error) => {
+            warn!(action = "welcome", status = "failure", %error, "no words to welcome with");
+            Err(error)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,7 +67,7 @@ mod tests {
     impl ProcessName for Reverse {
         type Error = &'static str;
 
-        async fn process_name(&self, name: String) -> Result<String, &'static str> {
+        async fn process_name(self, name: String) -> Result<String, &'static str> {
             match name.as_str() {
                 "nobody" => Err("no such name"),
                 name => Ok(name.chars().rev().collect()),
@@ -55,19 +78,16 @@ mod tests {
     #[tokio::test]
     async fn the_processed_name_is_greeted() {
         assert_eq!(
-            say_hello(&Reverse, "abc".into()).await.unwrap(),
+            say_hello(Reverse, "abc".into()).await.unwrap(),
             "Hello, cba!"
         );
-        assert_eq!(
-            say_hello(&Reverse, String::new()).await.unwrap(),
-            "Hello, !"
-        );
+        assert_eq!(say_hello(Reverse, String::new()).await.unwrap(), "Hello, !");
     }
 
     #[tokio::test]
     async fn the_error_of_the_backend_is_passed_on() {
         assert_eq!(
-            say_hello(&Reverse, "nobody".into()).await,
+            say_hello(Reverse, "nobody".into()).await,
             Err("no such name")
         );
     }

@@ -1,7 +1,10 @@
-//! service2, the edge: REST to the outside, gRPC to service1.
+//! service2, the edge: a page for people and REST for programs, gRPC to service1.
 
 mod backend;
+mod chunks;
 mod greeting;
+mod items;
+mod page;
 mod rest;
 
 use std::process::ExitCode;
@@ -16,7 +19,7 @@ use common::{
 
 use crate::backend::Backend;
 
-/// The edge of the mesh: REST, answered with the help of service1.
+/// The edge of the mesh: REST and a page, answered with the help of service1.
 #[derive(Parser)]
 #[command(version)]
 struct Config {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     server::run("service2", &config.common, listeners, move |worker| {
         let channel = client::connect(&config.service1_channel, config.common.deadline);
         worker.ready_when(client::answered(channel.clone()));
-        [rest::router(Backend::new(channel))]
+        let backend = Backend::new(channel);
+        [rest::router(backend.clone()).merge(page::router(backend))]
     })
 }

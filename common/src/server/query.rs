@@ -3,7 +3,7 @@
 //! The usual decoders replace what they can't read (`%zz`, a byte that is not UTF-8) and take
 //! one of two values; here that is a 400 that says what is wrong.
 
-use std::{borrow::Cow, convert::Infallible};
+use std::{borrow::Cow, convert::Infallible, fmt::Display};
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, Uri, request::Parts};
@@ -29,12 +29,6 @@ impl Query {
     ///
     /// It is a 400 where the parameter is given twice or the value is not percent-encoded UTF-8.
     pub fn get(&self, name: &str) -> Result<Option<String>, Problem> {
-        let bad = |what| {
-            Problem::new(
-                StatusCode::BAD_REQUEST,
-                format!("The parameter {name} {what}"),
-            )
-        };
         let pairs = self.0.query().unwrap_or_default().split('&');
         let mut values = pairs.filter_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -42,16 +36,42 @@ impl Query {
         });
         let value = values.next();
         if values.next().is_some() {
-            return Err(bad("is given more than once; give it once."));
+            return Err(bad(name, "is given more than once; give it once."));
         }
         value
             .map(|value| {
-                decode(value)
-                    .map(Cow::into_owned)
-                    .ok_or_else(|| bad("is not percent-encoded UTF-8; encode it as RFC 3986 says."))
+                decode(value).map(Cow::into_owned).ok_or_else(|| {
+                    bad(
+                        name,
+                        "is not percent-encoded UTF-8; encode it as RFC 3986 says.",
+                    )
+                })
             })
             .transpose()
     }
+
+    /// The value of the parameter `name` as a whole number, if it is there.
+    ///
+    /// It is a 400 where [`Query::get`] gives one, and where the value is no such number. What
+    /// the number may be is for others to say.
+    pub fn integer(&self, name: &str) -> Result<Option<i32>, Problem> {
+        let parse = |value: String| {
+            value.parse().map_err(|_| {
+                bad(
+                    name,
+                    format_args!("must be a whole number from 0 to {}.", i32::MAX),
+                )
+            })
+        };
+        self.get(name)?.map(parse).transpose()
+    }
+}
+
+fn bad(name: &str, what: impl Display) -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        format!("The parameter {name} {what}"),
+    )
 }
 
 impl<S: Sync> FromRequestParts<S> for Query {

@@ -1,0 +1,112 @@
+//! What service2 lists: the items of the backend, as a whole or as they come.
+
+use std::{fmt::Display, future::Future};
+
+use futures_util::{Stream, StreamExt};
+use serde::Serialize;
+use tracing::{info, warn};
+
+/// One of the items.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Item {
+    pub(crate) id: i32,
+    pub(crate) name: String,
+}
+
+/// Who has the items.
+pub(crate) trait Items {
+    /// Why there are none.
+    type Error: Display;
+
+    /// Items 1 to `length`.
+    fn get_all(self, length: i32) -> impl Future<Output = Result<Vec<Item>, Self::Error>>;
+
+    /// Items 1 to `length` as they come. That none can be had is known before the first.
+    fn get_stream(
+        self,
+        length: i32,
+    ) -> impl Future<Output = Result<impl Stream<Item = Result<Item, Self::Error>>, Self::Error>>;
+}
+
+/// Items 1 to `length`.
+pub(crate) async fn get_all<I: Items>(items: I, length: i32) -> Result<Vec<Item>, I::Error> {
+    match items.get_all(length).await {
+        Ok(items) => {
+            info!(
+                action = "get_all",
+                status = "success",
+                items = items.len(),
+                "items listed"
+            );
+            Ok(items)
+        }
+        Err(error) => {
+            warn!(action = "get_all", status = "failure", %error, "no items to list");
+            Err(error)
+        }
+    }
+}
+
+/// Items 1 to `length` as they come.
+pub(crate) async fn get_stream<I: Items>(
+    items: I,
+    length: i32,
+) -> Result<impl Stream<Item = Result<Item, I::Error>>, I::Error> {
+    match items.get_stream(length).await {
+        Ok(items) => {
+            let mut progress = Progress::new(length);
+            Ok(items.inspect(move |item| progress.see(item)))
+        }
+        Err(error) => {
+            warn!(action = "get_stream", status = "failure", %error, "no items to stream");
+            Err(error)
+        }
+    }
+}
+
+/// How far a stream has come; it is logged when this is dropped.
+struct Progress {
+    items: i32,
+    length: i32,
+    error: Option<String>,
+}
+
+impl Progress {
+    fn new(length: i32) -> Self {
+        Self {
+            items: 0,
+            length,
+            error: None,
+        }
+    }
+
+    fn see<E: Display>(&mut self, item: &Result<Item, E>) {
+        match item {
+            Ok(_) => self.items += 1,
+            Err(error) => self.error = Some(error.to_string()),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        let (items, length) = (self.items, self.length);
+        if items == length && self.error.is_none() {
+            info!(
+                action = "get_stream",
+                status = "success",
+                items,
+                "items streamed"
+            );
+        } else {
+            warn!(
+                action = "get_stream",
+                status = "failure",
+                items,
+                length,
+                error = self.error,
+                "the stream ended early"
+            );
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The page for people: a greeting, a list and a stream, each sent as it comes.
+
+mod form;
+mod view;
+
+use std::{convert::Infallible, future::Future};
+
+use askama::Template;
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::header::{
+        CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+        X_CONTENT_TYPE_OPTIONS,
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use common::{Deadline, Problem, context, server::Query, timings};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::join;
+use tonic::Status;
+
+use self::{
+    form::Form,
+    view::{Bottom, Row, Top},
+};
+use crate::{
+    backend::Backend,
+    chunks::chunks,
+    greeting,
+    items::{self, Item},
+};
+
+/// Nothing but our own style sheet and icon is loaded, and no script runs.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
+                      base-uri 'none'; frame-ancestors 'none'";
+
+pub(crate) fn router(backend: Backend) -> Router {
+    let asset = |content_type, text: &'static str| {
+        let headers = [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "max-age=300")];
+        get(async move || (headers, text))
+    };
+    let style = include_str!("../../assets/page.css");
+    let icon = include_str!("../../assets/favicon.svg");
+    Router::new()
+        .route("/", get(page))
+        .with_state(backend)
+        .route("/page.css", asset("text/css; charset=utf-8", style))
+        .route("/favicon.ico", asset("image/svg+xml", icon))
+}
+
+/// Makes the three calls at once. Once it is known of each whether it fails, so is the status of
+/// the page; from then on what is there is sent.
+async fn page(State(backend): State<Backend>, query: Query) -> Response {
+    let form = Form::read(&query);
+    let calls = async {
+        join!(
+            form.name
+                .ask(|name| greeting::welcome(backend.clone(), name)),
+            form.length
+                .ask(|length| items::get_all(backend.clone(), length)),
+            form.stream_length
+                .ask(|length| items::get_stream(backend.clone(), length)),
+        )
+    };
+    let (hello, all, streamed) = with_time_to_tell(calls).await;
+    let statuses = [hello.status(), all.status(), streamed.status()];
+    let status = statuses.into_iter().max().expect("there are three");
+    let (streamed, items) = streamed.split();
+
+    let top = html(&Top {
+        hello: &hello,
+        all: &all,
+        streamed: &streamed,
+        request_id: &context::with_request_id(str::to_owned),
+    });
+    let body = match items {
+        Ok(items) => Body::from_stream(stream::iter([Ok(top)]).chain(rest(items))),
+        Err(problem) => Body::from([top, bottom(Some(&problem))].concat()),
+    };
+    let headers = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (status, headers, body).into_response()
+}
+
+/// Runs calls with all but a twentieth of the time that is left for the page. The rest is for
+/// saying on the page that they did not answer.
+async fn with_time_to_tell<F: Future>(calls: F) -> F::Output {
+    let context = context::current().expect("a handler runs within a request");
+    let left = context.deadline.remaining().unwrap_or_default();
+    let earlier = Deadline::after(left * 19 / 20);
+    context.with_deadline(earlier).scope(calls).await
+}
+
+/// The streamed items, and what stands below them. The page is whole even if the stream is not.
+fn rest(
+    items: impl Stream<Item = Result<Item, Status>> + Send,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    let rows = chunks(items, |item, html| {
+        Row { item }.write_into(html).expect("a Vec takes it");
+    });
+    stream::unfold(Some(Box::pin(rows)), async |rows| {
+        let mut rows = rows?;
+        Some(match rows.next().await {
+            Some(Ok(chunk)) => (Ok(chunk), Some(rows)),
+            Some(Err(error)) => (Ok(bottom(Some(&error.into()))), None),
+            None => (Ok(bottom(None)), None),
+        })
+    })
+}
+
+fn bottom(failure: Option<&Problem>) -> Bytes {
+    html(&Bottom {
+        failure,
+        request_id: &context::with_request_id(str::to_owned),
+        calls: timings::calls(),
+    })
+}
+
+fn html(template: &impl Template) -> Bytes {
+    let html = template.render();
+    html.expect("strings and numbers always become HTML").into()
+}
