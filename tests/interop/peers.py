@@ -11,16 +11,19 @@ import unittest
 import urllib.request
 from concurrent import futures
 
+import api_pb2_grpc
 import grpc
 import grpclib
 import grpclib.client
 import grpclib.const
 import grpclib.server
+from api_pb2 import ApiRequest, Hello, HelloRequest, Item, Items
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from service1_pb2 import ProcessNameRequest, ProcessNameResponse
 
 METHOD = "/app.grpc.Service1/ProcessName"
+STREAM = "/api.Api/getStream"
 PATIENCE = 20  # seconds; far more than anything needs
 
 
@@ -52,6 +55,10 @@ class Service:
     def address(self, protocol):
         return self.line(action="listen", protocol=protocol)["address"]
 
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{self.address('http')}{path}", timeout=PATIENCE) as answer:
+            return answer.read().decode()
+
     def say_hello(self, name, request_id):
         request = urllib.request.Request(
             f"http://{self.address('http')}/api/v1/say-hello?name={name}",
@@ -67,6 +74,10 @@ class Service:
         self.process.terminate()
         assert self.process.wait(PATIENCE) == 0
         self.process.stdout.close()
+
+
+def items(length):
+    return [Item(id=number, name=f"name {number}") for number in range(1, length + 1)]
 
 
 class AsClient(unittest.TestCase):
@@ -105,10 +116,37 @@ class AsClient(unittest.TestCase):
             self.assertEqual(unknown.exception.code(), grpc.StatusCode.UNIMPLEMENTED)
 
             health = health_pb2_grpc.HealthStub(channel)
-            status = health.Check(health_pb2.HealthCheckRequest(service="app.grpc.Service1")).status
-            self.assertEqual(status, health_pb2.HealthCheckResponse.SERVING)
             services = ProtoReflectionDescriptorDatabase(channel).get_services()
-            self.assertIn("app.grpc.Service1", services)
+            for service in ["app.grpc.Service1", "api.Api"]:
+                status = health.Check(health_pb2.HealthCheckRequest(service=service)).status
+                self.assertEqual(status, health_pb2.HealthCheckResponse.SERVING)
+                self.assertIn(service, services)
+
+    def test_grpcio_items(self):
+        with grpc.insecure_channel(self.service1.address("grpc")) as channel:
+            api = api_pb2_grpc.ApiStub(channel)
+            self.assertEqual(api.sayHello(HelloRequest(name="Gonzalo")).message, "Hello Gonzalo!")
+            self.assertEqual(api.getAll(ApiRequest(length=3)), Items(items=items(3)))
+            with self.assertRaises(grpc.RpcError) as refusal:
+                api.getAll(ApiRequest(length=10_001))
+            self.assertEqual(refusal.exception.code(), grpc.StatusCode.OUT_OF_RANGE)
+
+            stream = api.getStream(ApiRequest(length=1000), metadata=[("request_id", "streamed")])
+            self.assertEqual(dict(stream.initial_metadata())["request_id"], "streamed")
+            self.assertEqual(list(stream), items(1000))
+            with self.assertRaises(grpc.RpcError) as refusal:
+                next(api.getStream(ApiRequest(length=-1)))
+            self.assertEqual(refusal.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+
+            cancelled = api.getStream(ApiRequest(length=2**31 - 1), metadata=[("request_id", "cancelled")])
+            next(cancelled)
+            cancelled.cancel()
+            self.service1.line(action="get_stream", status="failure", request_id="cancelled")
+            late = api.getStream(ApiRequest(length=2**31 - 1), timeout=0.3)
+            with self.assertRaises(grpc.RpcError) as end:
+                for _ in late:
+                    pass
+            self.assertEqual(end.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
 
     def test_grpclib(self):
         host, port = self.service1.address("grpc").split(":")
@@ -126,13 +164,16 @@ class AsClient(unittest.TestCase):
                 with self.assertRaises(grpclib.GRPCError) as refusal:
                     await method(ProcessNameRequest(name="x" * 1025), timeout=5)
                 self.assertEqual(refusal.exception.status, grpclib.const.Status.INVALID_ARGUMENT)
+                streamed = grpclib.client.UnaryStreamMethod(channel, STREAM, ApiRequest, Item)
+                self.assertEqual(await streamed(ApiRequest(length=1000), timeout=5), items(1000))
 
         asyncio.run(call())
         self.service1.line(action="process_name", request_id="from-grpclib")
 
 
-class GrpcioServer:
-    """Answers `{name} {the id it saw}`, and seconds that it was given to the log of the test."""
+class GrpcioServer(api_pb2_grpc.ApiServicer):
+    """Answers `{name} {the id it saw}`, and seconds that it was given to the log of the test; its
+    items are those of service1, with a pause before the last of a stream."""
 
     def __init__(self):
         self.server = grpc.server(futures.ThreadPoolExecutor(4))
@@ -143,6 +184,7 @@ class GrpcioServer:
         )
         service = grpc.method_handlers_generic_handler("app.grpc.Service1", {"ProcessName": handler})
         self.server.add_generic_rpc_handlers([service])
+        api_pb2_grpc.add_ApiServicer_to_server(self, self.server)
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
         self.timeouts = []
         self.server.start()
@@ -153,6 +195,18 @@ class GrpcioServer:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such name")
         seen = dict(context.invocation_metadata())["request_id"]
         return ProcessNameResponse(name=f"{request.name} {seen}")
+
+    def sayHello(self, request, context):
+        return Hello(message=f"Hello {request.name}!")
+
+    def getAll(self, request, context):
+        return Items(items=items(request.length))
+
+    def getStream(self, request, context):
+        for item in items(request.length):
+            if item.id == request.length:
+                time.sleep(0.1)
+            yield item
 
     def stop(self):
         self.server.stop(None).wait()
@@ -179,7 +233,10 @@ class GrpclibServer:
         handler = grpclib.const.Handler(
             self.process_name, grpclib.const.Cardinality.UNARY_UNARY, ProcessNameRequest, ProcessNameResponse
         )
-        return {METHOD: handler}
+        stream = grpclib.const.Handler(
+            self.get_stream, grpclib.const.Cardinality.UNARY_STREAM, ApiRequest, Item
+        )
+        return {METHOD: handler, STREAM: stream}
 
     async def process_name(self, stream):
         request = await stream.recv_message()
@@ -187,6 +244,11 @@ class GrpclibServer:
         if request.name == "fail":
             raise grpclib.GRPCError(grpclib.const.Status.NOT_FOUND, "no such name")
         await stream.send_message(ProcessNameResponse(name=f"{request.name} {stream.metadata['request_id']}"))
+
+    async def get_stream(self, stream):
+        request = await stream.recv_message()
+        for item in items(request.length):
+            await stream.send_message(item)
 
     def stop(self):
         async def close():
@@ -221,6 +283,11 @@ class AsServer(unittest.TestCase):
             for left in backend.timeouts:
                 self.assertTrue(0 < left <= 10, left)
             service2.line(action="say_hello", status="failure", request_id="failed")
+            lines = service2.get("/api/v1/items/stream?length=300").splitlines()
+            expected = [{"id": item.id, "name": item.name} for item in items(300)]
+            self.assertEqual([json.loads(line) for line in lines], expected)
+            if isinstance(backend, GrpcioServer):
+                self.assertIn("Hello Ada!</bdi>", service2.get("/?name=Ada"))
         finally:
             service2.stop()
             backend.stop()

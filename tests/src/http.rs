@@ -49,6 +49,31 @@ impl Response {
         str::from_utf8(&self.body).expect("the body is UTF-8")
     }
 
+    /// The body of an answer that came in chunks, and whether the last of them came: if not,
+    /// the answer was cut off.
+    ///
+    /// # Panics
+    ///
+    /// When it did not come in chunks.
+    pub fn chunked(&self) -> (String, bool) {
+        assert_eq!(self.header("transfer-encoding"), Some("chunked"));
+        let (mut rest, mut body) = (&self.body[..], Vec::new());
+        while let Some(end) = rest.windows(2).position(|window| window == b"\r\n") {
+            let size = str::from_utf8(&rest[..end]).expect("a size");
+            let size = usize::from_str_radix(size, 16).expect("a size");
+            let Some(data) = rest
+                .get(end + 2..end + 2 + size)
+                .filter(|data| !data.is_empty())
+            else {
+                break;
+            };
+            body.extend(data);
+            rest = &rest[end + 2 + size + 2..];
+        }
+        let body = String::from_utf8(body).expect("the body is UTF-8");
+        (body, rest.starts_with(b"0\r\n"))
+    }
+
     /// The detail of a problem, after a look at all of its other members.
     ///
     /// # Panics

@@ -1,6 +1,8 @@
 //! What the tests of the pair stand on: [`Process`], a real service whose lines are read as
-//! they come, and [`http`] and [`grpc`], clients that send just what they are told to.
+//! they come, [`http`] and [`grpc`], clients that send just what they are told to, and
+//! [`browser`], a real one.
 
+pub mod browser;
 pub mod grpc;
 pub mod http;
 mod process;

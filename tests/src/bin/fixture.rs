@@ -13,11 +13,18 @@ use common::{
     context,
     server::{self, Grpc, Listener, Worker},
 };
-use futures_util::stream;
-use protos::app::grpc::{
-    ProcessNameRequest, ProcessNameResponse,
-    service1_server::{self, Service1Server},
+use futures_util::{StreamExt, stream};
+use protos::{
+    api::{
+        ApiRequest, Hello, HelloRequest, Item, Items,
+        api_server::{self, ApiServer},
+    },
+    app::grpc::{
+        ProcessNameRequest, ProcessNameResponse,
+        service1_server::{self, Service1Server},
+    },
 };
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 use tracing::info;
 
@@ -56,6 +63,7 @@ fn http() -> Router {
         .route("/tasks", get(tasks))
         .route("/echo", post(async |body: Bytes| body))
         .route("/bare/{status}", get(bare))
+        .route("/release", get(async || ITEMS.add_permits(1_000)))
 }
 
 /// Takes longer than a test needs to send a signal.
@@ -129,33 +137,74 @@ async fn bare(
 fn grpc(worker: &Worker) -> Router {
     Grpc::new(protos::FILE_DESCRIPTOR_SET)
         .add_service(Service1Server::new(Service1))
+        .add_service(ApiServer::new(Api))
         .into_router(worker)
+}
+
+/// Does what the name says.
+async fn obey(name: String) -> Result<String, Status> {
+    Ok(match name.as_str() {
+        "panic" => panic!("the handler panics"),
+        "hang" => hang().await.to_owned(),
+        "slow" => slow().await.to_owned(),
+        "remaining" => {
+            let left = context::deadline().and_then(common::Deadline::remaining);
+            left.unwrap_or_default().as_millis().to_string()
+        }
+        code => match code.strip_prefix("code ").map(str::parse) {
+            Some(Ok(code)) => {
+                return Err(Status::new(Code::from_i32(code), "the fixture's text"));
+            }
+            _ => name,
+        },
+    })
 }
 
 struct Service1;
 
 #[tonic::async_trait]
 impl service1_server::Service1 for Service1 {
-    /// Does what the name says.
     async fn process_name(
         &self,
         request: Request<ProcessNameRequest>,
     ) -> Result<Response<ProcessNameResponse>, Status> {
-        let name = match request.into_inner().name.as_str() {
-            "panic" => panic!("the handler panics"),
-            "hang" => hang().await.to_owned(),
-            "slow" => slow().await.to_owned(),
-            "remaining" => {
-                let left = context::deadline().and_then(common::Deadline::remaining);
-                left.unwrap_or_default().as_millis().to_string()
-            }
-            name => match name.strip_prefix("code ").map(str::parse) {
-                Some(Ok(code)) => {
-                    return Err(Status::new(Code::from_i32(code), "the fixture's text"));
-                }
-                _ => name.to_owned(),
-            },
-        };
+        let name = obey(request.into_inner().name).await?;
         Ok(Response::new(ProcessNameResponse { name }))
+    }
+}
+
+/// How many more items the streams send before they wait for a call of `/release`.
+static ITEMS: Semaphore = Semaphore::const_new(3);
+
+struct Api;
+
+#[tonic::async_trait]
+impl api_server::Api for Api {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<Hello>, Status> {
+        let message = obey(request.into_inner().name).await?;
+        Ok(Response::new(Hello { message }))
+    }
+
+    async fn get_all(&self, _: Request<ApiRequest>) -> Result<Response<Items>, Status> {
+        Err(Status::data_loss("the fixture's text"))
+    }
+
+    type getStreamStream = stream::BoxStream<'static, Result<Item, Status>>;
+
+    /// Item 13 is a failure.
+    async fn get_stream(
+        &self,
+        request: Request<ApiRequest>,
+    ) -> Result<Response<Self::getStreamStream>, Status> {
+        let ids = stream::iter(1..=request.into_inner().length);
+        let items = ids.then(async |id| {
+            if id == 13 {
+                return Err(Status::data_loss("the fixture's text"));
+            }
+            ITEMS.acquire().await.expect("never closed").forget();
+            let name = format!("name {id}");
+            Ok(Item { id, name })
+        });
+        Ok(Response::new(items.boxed()))
     }
 }

@@ -5,5 +5,7 @@ mod call;
 mod context;
 mod drain;
 mod failures;
+mod items;
+mod page;
 mod readme;
 mod start;
