@@ -8,7 +8,10 @@ use std::future::Future;
 
 use tokio::task::{JoinHandle, futures::TaskLocalFuture};
 
-use crate::{Deadline, RequestId, timings::Timings};
+use crate::{
+    Deadline, RequestId,
+    timings::{Call, Timings},
+};
 
 /// What travels with a request through the mesh.
 #[derive(Debug, Clone)]
@@ -68,6 +71,12 @@ pub(crate) fn timings() -> Option<Timings> {
         .try_with(|context| context.timings.clone())
         .ok()
         .flatten()
+}
+
+/// The calls that the request in hand has made up to now, in the order of their starts; none
+/// outside of an HTTP request. One that is not over has the time that it took so far.
+pub fn calls() -> Vec<Call> {
+    timings().map_or_else(Vec::new, |timings| timings.calls())
 }
 
 /// Lets `read` look at the current request id, or at `""` outside of any request.

@@ -1,4 +1,5 @@
-//! [`calls`]: the calls that a request made, and how long each of them took.
+//! The calls that a request made, and how long each of them took; see
+//! [`context::calls`](crate::context::calls).
 //!
 //! The server times each HTTP request, the client adds a line for each call, and the response
 //! carries them as [`Server-Timing`](https://www.w3.org/TR/server-timing/).
@@ -9,14 +10,6 @@ use std::{
 };
 
 use http::{HeaderValue, Uri, uri::PathAndQuery};
-
-use crate::context;
-
-/// The calls that the request in hand has made up to now, in the order of their starts; none
-/// outside of an HTTP request. One that is not over has the time that it took so far.
-pub fn calls() -> Vec<Call> {
-    context::timings().map_or_else(Vec::new, |timings| timings.lock().clone())
-}
 
 /// A call that was made for a request.
 #[derive(Debug, Clone)]
@@ -72,6 +65,11 @@ impl Timings {
             timings: self.clone(),
             index: calls.len() - 1,
         }
+    }
+
+    /// All calls up to now, in the order of their starts.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.lock().clone()
     }
 
     /// All calls, and the request as a whole, as a `Server-Timing` header.

@@ -122,6 +122,10 @@ fn the_pair_runs_in_containers() {
     let answer = http::get(port(8080), "/api/v1/name?name=test");
     assert_eq!((answer.status, answer.text()), (200, r#"{"name":"TEST"}"#));
 
+    let (page, whole) = http::get(port(8081), "/").chunked();
+    assert!(whole && page.contains("Hello Gonzalo!"), "{page}");
+    assert_eq!(page.matches("<li value").count(), 15);
+
     // service1 goes and comes back: the look-up of its name fails meanwhile.
     compose(&["stop", "service1"]);
     assert_eq!(inspect("service1", "{{.State.ExitCode}}"), "0");

@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use common::{Deadline, Problem, context, server::Query, timings};
+use common::{Deadline, Problem, context, server::Query};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::join;
 use tonic::Status;
@@ -120,7 +120,7 @@ fn bottom(failure: Option<&Problem>) -> Bytes {
     html(&Bottom {
         failure,
         request_id: &context::with_request_id(str::to_owned),
-        calls: timings::calls(),
+        calls: context::calls(),
     })
 }
 
