@@ -26,6 +26,21 @@ pub struct Config {
     #[arg(long, env, default_value = "10s", value_parser = positive_duration)]
     pub deadline: Duration,
 
+    /// How many requests may be in flight; more are refused at once. A request more waits for
+    /// about as long as these take together on the workers: set it to the rate that the service
+    /// can carry, times the latency that is bearable
+    #[arg(long, env, default_value = "2048")]
+    pub max_in_flight: NonZeroUsize,
+
+    /// How many connections may be open; more wait until one is closed
+    #[arg(long, env, default_value = "20000")]
+    pub max_connections: NonZeroUsize,
+
+    /// How long to go on accepting after SIGTERM or SIGINT, not ready any more, so that load
+    /// balancers that poll see it
+    #[arg(long, env, default_value = "0s", value_parser = humantime::parse_duration)]
+    pub drain_delay: Duration,
+
     /// How long requests in flight may go on after SIGTERM or SIGINT
     #[arg(long, env, default_value = "10s", value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
@@ -56,7 +71,7 @@ fn cores() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be more than nothing".into()),
         Ok(duration) => Ok(duration),

@@ -17,6 +17,8 @@
 //! | `protocol` | HTTP or gRPC, read off a request; both pass the same stack |
 //! | `bounded` | work that ends at its deadline: a future, and the body of a response |
 //! | `body` | a body that can be dropped early, which other bodies wrap |
+//! | `metrics` | what each worker counts, for `/metrics` |
+//! | `limited` | what may be done every now and then: lines that must not become load |
 //! | [`server`] | **the inbound stack**, and the threads, connections and drain below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
 //! | [`healthcheck`] | the subcommand that asks a service whether it is ready |
@@ -52,7 +54,9 @@ pub mod config;
 pub mod context;
 pub mod deadline;
 pub mod healthcheck;
+mod limited;
 pub mod logging;
+mod metrics;
 pub mod problem;
 mod protocol;
 pub mod request_id;

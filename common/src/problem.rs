@@ -22,6 +22,12 @@ use crate::context;
 /// How long a client is asked to wait when a service can't be reached.
 const RETRY_AFTER_UNAVAILABLE: Duration = Duration::from_secs(1);
 
+/// How long a client is asked to wait when a service is overloaded.
+const RETRY_AFTER_OVERLOADED: Duration = Duration::from_secs(1);
+
+/// `Retry-After` of gRPC: when a call may be made again, in milliseconds (gRFC A6).
+pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// HTTP has no status of its own for a client that went away; nginx's is the one in use.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
@@ -40,6 +46,7 @@ pub struct Problem {
     status: StatusCode,
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
+    grpc: Option<Code>,
 }
 
 impl Problem {
@@ -51,6 +58,7 @@ impl Problem {
             status,
             detail: detail.into(),
             retry_after: None,
+            grpc: None,
         }
     }
 
@@ -89,6 +97,18 @@ impl Problem {
         )
     }
 
+    /// There is more to do than the service can carry.
+    pub(crate) fn overloaded() -> Self {
+        let problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The service has more to do than it can carry; try again in a while.",
+        );
+        Self {
+            grpc: Some(Code::ResourceExhausted),
+            ..problem.retry_after(RETRY_AFTER_OVERLOADED)
+        }
+    }
+
     /// What a client gets for a status that no one put into words.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let detail = match status {
@@ -109,7 +129,7 @@ impl Problem {
 
     /// The same error as a gRPC status.
     pub(crate) fn to_grpc(&self) -> Status {
-        let code = match self.status {
+        let code = self.grpc.unwrap_or(match self.status {
             StatusCode::BAD_REQUEST => Code::InvalidArgument,
             StatusCode::UNAUTHORIZED => Code::Unauthenticated,
             StatusCode::FORBIDDEN => Code::PermissionDenied,
@@ -124,8 +144,14 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
             StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
             _ => Code::Internal,
-        };
-        Status::new(code, self.detail.clone())
+        });
+        let mut status = Status::new(code, self.detail.clone());
+        if let Some(wait) = self.retry_after {
+            let millis = wait.as_millis().to_string();
+            let millis = millis.parse().expect("digits are ASCII");
+            status.metadata_mut().insert(PUSHBACK, millis);
+        }
+        status
     }
 }
 

@@ -5,10 +5,11 @@
 //! carries them as [`Server-Timing`](https://www.w3.org/TR/server-timing/).
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
+use axum::extract::MatchedPath;
 use http::{HeaderValue, Uri, uri::PathAndQuery};
 
 /// A call that was made for a request.
@@ -39,6 +40,7 @@ pub(crate) struct Timings(Arc<Request>);
 #[derive(Debug)]
 struct Request {
     started: Instant,
+    route: OnceLock<MatchedPath>,
     calls: Mutex<Vec<Call>>,
 }
 
@@ -46,8 +48,19 @@ impl Timings {
     pub(crate) fn start() -> Self {
         Self(Arc::new(Request {
             started: Instant::now(),
+            route: OnceLock::new(),
             calls: Mutex::default(),
         }))
+    }
+
+    /// The request goes to this route.
+    pub(crate) fn set_route(&self, route: MatchedPath) {
+        let _ = self.0.route.set(route);
+    }
+
+    /// Where the request went, if there is such a route.
+    pub(crate) fn route(&self) -> Option<&str> {
+        self.0.route.get().map(MatchedPath::as_str)
     }
 
     /// Adds a call; it is over when the result is dropped.

@@ -15,5 +15,8 @@ pub mod api {
     tonic::include_proto!("api");
 }
 
+/// The paths of the methods that can be called again: those whose `idempotency_level` says so.
+pub const IDEMPOTENT: &[&str] = include!(concat!(env!("OUT_DIR"), "/idempotent.rs"));
+
 /// The descriptors of all files, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -26,11 +26,14 @@ struct Config {
     #[command(flatten)]
     common: common::Config,
 
+    #[command(flatten)]
+    client: client::Config,
+
     /// The port for HTTP
     #[arg(long, env, default_value_t = 8081)]
     port: u16,
 
-    /// Where service1 speaks gRPC: host:port, or a URL
+    /// Where service1 speaks gRPC: host:port or a URL, or several with commas between
     #[arg(long, env, default_value = "localhost:50051")]
     service1_channel: Target,
 
@@ -48,7 +51,12 @@ fn main() -> ExitCode {
     }
     let listeners = [Listener::http(config.port)];
     server::run("service2", &config.common, listeners, move |worker| {
-        let channel = client::connect(&config.service1_channel, config.common.deadline);
+        let channel = client::connect(
+            &config.service1_channel,
+            protos::IDEMPOTENT,
+            &config.client,
+            config.common.deadline,
+        );
         worker.ready_when(client::answered(channel.clone()));
         let backend = Backend::new(channel);
         [rest::router(backend.clone()).merge(page::router(backend))]

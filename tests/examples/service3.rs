@@ -11,11 +11,14 @@ struct Config {
     #[command(flatten)]
     common: common::Config,
 
+    #[command(flatten)]
+    client: client::Config,
+
     /// The port for HTTP
     #[arg(long, env, default_value_t = 8082)]
     port: u16,
 
-    /// Where service1 speaks gRPC: host:port, or a URL
+    /// Where service1 speaks gRPC: host:port or a URL, or several with commas between
     #[arg(long, env, default_value = "localhost:50051")]
     service1_channel: Target,
 }
@@ -35,7 +38,12 @@ fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
     let listeners = [Listener::http(config.port)];
     server::run("service3", &config.common, listeners, move |worker| {
-        let channel = client::connect(&config.service1_channel, config.common.deadline);
+        let channel = client::connect(
+            &config.service1_channel,
+            protos::IDEMPOTENT,
+            &config.client,
+            config.common.deadline,
+        );
         worker.ready_when(client::answered(channel.clone()));
         let service1 = Service1Client::new(channel);
         [Router::new()

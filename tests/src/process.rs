@@ -2,8 +2,8 @@
 
 use std::{
     collections::HashMap,
-    env,
-    io::{BufRead, BufReader, Read},
+    env, fs,
+    io::{self, BufRead, BufReader, Read},
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -224,6 +224,16 @@ impl Process {
             sent.is_ok_and(|status| status.success()),
             "the process is there"
         );
+        if name == "STOP" {
+            wait_for("all threads to stop", || {
+                let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+                let is_stopped = |task: io::Result<fs::DirEntry>| {
+                    let stat = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+                    stat.rsplit_once(") ")?.1.starts_with('T').then_some(())
+                };
+                tasks.map(is_stopped).collect::<Option<()>>()
+            });
+        }
     }
 
     /// Waits for it to end.

@@ -105,7 +105,7 @@ mod tests {
     use tonic::Code;
     use tower::{ServiceExt, service_fn};
 
-    use super::{super::ContextService, *};
+    use super::{super::context::write, *};
 
     type Answer = Result<Response<Empty<Bytes>>, Status>;
 
@@ -120,14 +120,16 @@ mod tests {
     where
         S: Service<Request<()>, Response = Response<Empty<Bytes>>, Error = Status>,
     {
-        let stack = DeadlineService::new(ContextService::new(inner), DEFAULT);
-        let answer = stack.oneshot(Request::new(())).await;
+        let answer = DeadlineService::new(inner, DEFAULT)
+            .oneshot(Request::new(()))
+            .await;
         answer.map(drop).map_err(|status| status.code())
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_carries_the_id_and_what_is_left_of_the_deadline() {
-        let inner = service_fn(async |request: Request<()>| -> Answer {
+        let inner = service_fn(async |mut request: Request<()>| -> Answer {
+            write(request.headers_mut());
             assert_eq!(request.headers()[RequestId::GRPC_METADATA], "the-request");
             assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "2000000u");
             Ok(Response::default())
@@ -141,7 +143,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_outside_of_any_request_has_a_fresh_id_and_the_default_deadline() {
-        let inner = service_fn(async |request: Request<()>| -> Answer {
+        let inner = service_fn(async |mut request: Request<()>| -> Answer {
+            write(request.headers_mut());
             assert_eq!(request.headers()[RequestId::GRPC_METADATA].len(), 36);
             assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "10000000u");
             pending().await

@@ -7,63 +7,75 @@
 //! 1. [`TimingService`]: the call is in the `Server-Timing` of its request; on top, to measure
 //!    what the handler waits for.
 //! 2. [`DeadlineService`]: with nothing left no call is made, and no call outlives its deadline;
-//!    above all the rest, as whatever is done there must fit in.
-//! 3. [`ContextService`]: `request_id` and `grpc-timeout` go out; next to the wire, so that the
-//!    timeout says what is left when the call leaves.
-//! 4. [`TransportService`]: whatever breaks the connection is `UNAVAILABLE`.
-//! 5. [`Channel`]: one HTTP/2 connection, opened by the first call and again after a break.
+//!    above all the rest, as all attempts must fit in.
+//! 3. [`RetryService`]: what failed and is safe to try again, is; above the choice of a replica,
+//!    so that each attempt goes to the one that is best then. It makes each attempt so:
+//!    - `balance`: of the replicas that are up, two are picked at random and the one that would
+//!      cost less is taken. While there is none, the call waits for one, or fails fast.
+//!    - `connection`: `request_id` and `grpc-timeout` go out, next to the wire, so that the timeout
+//!      says what is left when the call leaves; whatever breaks the connection is `UNAVAILABLE`.
 //!
-//! Retries and the choice of a replica will stand between 2 and 3.
+//! Beside the calls, `replicas` looks the name up every few seconds and keeps a connection to
+//! each replica open, one for each worker.
 
+mod backoff;
+mod balance;
+mod config;
+mod connection;
 mod context;
 mod deadline;
+mod failure;
+mod load;
+mod replicas;
+mod retry;
 mod target;
 mod timing;
-mod transport;
 
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
-};
+use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+use self::balance::Balance;
+pub(crate) use self::connection::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 pub use self::{
-    context::ContextService,
+    config::Config,
     deadline::DeadlineService,
+    retry::RetryService,
     target::{InvalidTarget, Target},
     timing::TimingService,
-    transport::TransportService,
 };
 use crate::{Context, Deadline, RequestId};
-
-/// A connection attempt that takes longer is given up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long one question of [`answered`] may take, and the pause before the next.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The outbound stack.
-pub type Client = TimingService<DeadlineService<ContextService<TransportService<Channel>>>>;
+pub type Client = TimingService<DeadlineService<RetryService>>;
 
-/// A client for the service at `target`. Nothing is connected before the first call.
+/// A client for the service at `target`, whose replicas are looked up and connected from now on
+/// and for as long as the runtime is there.
 ///
-/// `deadline` bounds a call that is made outside of any request; one that is part of a request
-/// has that request's deadline. No call can forget to have one.
+/// `idempotent` has the paths of the methods that can be called again when an attempt fails,
+/// such as `/app.grpc.Service1/ProcessName`. `deadline` bounds a call that is made outside of
+/// any request; one that is part of a request has that request's deadline. No call can forget
+/// to have one.
 ///
 /// # Panics
 ///
 /// When it is called outside of a tokio runtime.
-pub fn connect(target: &Target, deadline: Duration) -> Client {
-    let channel = Endpoint::from(target.uri().clone())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .connect_lazy();
+pub fn connect(
+    target: &Target,
+    idempotent: &'static [&'static str],
+    config: &Config,
+    deadline: Duration,
+) -> Client {
+    let balance = Balance::new(config.failfast);
+    tokio::spawn(replicas::keep(target.clone(), balance.clone()));
     TimingService::new(DeadlineService::new(
-        ContextService::new(TransportService::new(channel)),
+        RetryService::new(balance, idempotent, config.attempt_timeout),
         deadline,
     ))
 }

@@ -2,46 +2,57 @@
 
 use std::str::FromStr;
 
-use http::{Uri, uri::Scheme};
+use http::uri::{Authority, Scheme, Uri};
 
-/// The address of a gRPC service: `host:port`, or a URL of the form `http://host:port`.
+/// The addresses of a gRPC service: `host:port` or `http://host:port`, or several of them with
+/// commas between. Each address that a host name stands for is a replica.
 ///
 /// ```
 /// use common::client::Target;
 ///
 /// assert!("service1:50051".parse::<Target>().is_ok());
 /// assert!("http://[::1]:50051".parse::<Target>().is_ok());
+/// assert!("10.0.0.1:50051,10.0.0.2:50051".parse::<Target>().is_ok());
 /// assert!("https://service1:50051".parse::<Target>().is_err());
 /// assert!("service1".parse::<Target>().is_err());
+/// assert!("service1:50051,".parse::<Target>().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target(Uri);
+pub struct Target(Vec<Authority>);
 
 impl Target {
-    pub(super) fn uri(&self) -> &Uri {
+    /// Host and port of each.
+    pub(super) fn authorities(&self) -> &[Authority] {
         &self.0
     }
 }
 
 /// The text is not an address of a gRPC service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it must be host:port or http://host:port")]
+#[error("it must be host:port or http://host:port, or several of them with commas between")]
 pub struct InvalidTarget;
 
 impl FromStr for Target {
     type Err = InvalidTarget;
 
     fn from_str(text: &str) -> Result<Self, InvalidTarget> {
-        let url = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("http://{text}")
-        };
-        let uri: Uri = url.parse().map_err(|_| InvalidTarget)?;
-        let is_whole = uri.scheme() == Some(&Scheme::HTTP)
-            && uri.host().is_some_and(|host| !host.is_empty())
-            && uri.port_u16().is_some()
-            && uri.path_and_query().is_none_or(|path| path == "/");
-        is_whole.then_some(Self(uri)).ok_or(InvalidTarget)
+        let authorities = text.split(',').map(|address| authority(address.trim()));
+        Ok(Self(
+            authorities.collect::<Option<_>>().ok_or(InvalidTarget)?,
+        ))
     }
+}
+
+fn authority(address: &str) -> Option<Authority> {
+    let url = if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    };
+    let uri: Uri = url.parse().ok()?;
+    let is_whole = uri.scheme() == Some(&Scheme::HTTP)
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.port_u16().is_some()
+        && uri.path_and_query().is_none_or(|path| path == "/");
+    is_whole.then(|| uri.into_parts().authority)?
 }

@@ -7,7 +7,7 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::context;
+use crate::{context, metrics};
 
 /// How many bytes of records a worker gathers at the most before it writes them, busy or not.
 pub const BUFFER_LIMIT: usize = 32 * 1024;
@@ -100,6 +100,7 @@ fn append_id_and_end(lines: &mut Vec<u8>) {
 fn write_out(records: &[u8]) {
     // Where stdout is gone there is nobody left to tell; the service goes on.
     let _ = io::stdout().lock().write_all(records);
+    metrics::mine(|mine| mine.log_bytes.add(records.len() as u64));
 }
 
 /// Where the formatter puts its records: it makes one call of `write` with each.

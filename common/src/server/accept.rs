@@ -2,7 +2,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::mpsc::UnboundedSender, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc::UnboundedSender},
+    time::sleep,
+};
 use tracing::warn;
 
 use super::worker::Accepted;
@@ -11,15 +15,20 @@ use super::worker::Accepted;
 /// descriptors, before the next try.
 const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 
-/// Takes connections from one listener for as long as it lives.
-pub(super) async fn accept(listener: usize, socket: TcpListener, mut hand_out: HandOut) {
-    loop {
+/// Takes connections from one listener for as long as it lives and there are `places` for them.
+pub(super) async fn accept(
+    listener: usize,
+    socket: TcpListener,
+    places: Arc<Semaphore>,
+    mut hand_out: HandOut,
+) {
+    while let Ok(place) = places.clone().acquire_owned().await {
         let accepted = socket.accept().await.and_then(|(stream, peer)| {
             stream.set_nodelay(true)?;
             Ok((stream.into_std()?, peer))
         });
         match accepted {
-            Ok((stream, peer)) => hand_out.give(stream, peer, listener),
+            Ok((stream, peer)) => hand_out.give(stream, peer, listener, place),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 warn!(action = "accept", status = "failure", %error, "can't accept a connection");
@@ -59,7 +68,13 @@ impl HandOut {
         }
     }
 
-    fn give(&mut self, stream: std::net::TcpStream, peer: SocketAddr, listener: usize) {
+    fn give(
+        &mut self,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        listener: usize,
+        place: OwnedSemaphorePermit,
+    ) {
         let count = self.workers.len();
         let in_turns = (0..count).map(|offset| (self.next + offset) % count);
         let Some(worker) =
@@ -75,6 +90,7 @@ impl HandOut {
             peer,
             listener,
             open: open.clone(),
+            place,
         });
     }
 }
@@ -93,7 +109,9 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let peer = stream.peer_addr().unwrap();
-        hand_out.give(stream, peer, 0);
+        let places = Arc::new(Semaphore::new(1));
+        let place = places.try_acquire_owned().unwrap();
+        hand_out.give(stream, peer, 0, place);
         let mut received = inboxes
             .iter_mut()
             .map(UnboundedReceiver::try_recv)

@@ -16,10 +16,15 @@ use tower::{Layer, Service};
 use tracing::{debug, info, warn};
 
 use super::worker;
-use crate::{problem::CLIENT_CLOSED_REQUEST, protocol::Protocol};
+use crate::{
+    context, metrics, problem::CLIENT_CLOSED_REQUEST, protocol::Protocol, timings::Timings,
+};
+
+/// The route of requests that no route is for.
+const OTHER: &str = "other";
 
 /// Put into the extensions of a response that is not worth a line at `info`: a health probe
-/// comes every few seconds.
+/// comes every few seconds, and of refused requests one a second is enough.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Quiet;
 
@@ -188,6 +193,29 @@ fn seconds(elapsed: Duration) -> f64 {
     f64::from(u32::try_from(elapsed.as_micros()).unwrap_or(u32::MAX)) / 1e6
 }
 
+/// The name of a gRPC code, as other implementations write it too.
+fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
 /// What is known of a request; it becomes the line when it is dropped, with the response future
 /// or with the body.
 #[derive(Debug)]
@@ -233,6 +261,17 @@ impl Drop for AccessLine {
             (Protocol::Grpc, End::Dropped) => Some(Code::Cancelled),
             (Protocol::Grpc, _) => Some(self.grpc_code.unwrap_or(Code::Unknown)),
         };
+        let took = self.started.elapsed();
+        if let Some(code) = grpc_code {
+            // Whoever makes up a method must not make up a route.
+            let is_known = code != Code::Unimplemented;
+            metrics::count_request(if is_known { path } else { OTHER }, name_of(code), took);
+        } else {
+            let timings = context::timings();
+            let route = timings.as_ref().and_then(Timings::route).unwrap_or(OTHER);
+            let mut digits = itoa::Buffer::new();
+            metrics::count_request(route, digits.format(response_status), took);
+        }
         // One set of fields; a level is part of an event's static description.
         macro_rules! write_at {
             ($level:ident) => {
@@ -242,7 +281,7 @@ impl Drop for AccessLine {
                         %format_args!("{} {path} {:?}", self.method, self.version),
                     response_status,
                     response_size = self.size,
-                    request_time_frac = seconds(self.started.elapsed()),
+                    request_time_frac = seconds(took),
                     grpc_code = grpc_code.map(tracing::field::debug),
                     reason,
                     "request"
@@ -251,9 +290,9 @@ impl Drop for AccessLine {
         }
         match grpc_code {
             Some(Code::Ok) => write_at!(debug),
+            _ if self.quiet => write_at!(debug),
             Some(_) => write_at!(warn),
             None if self.end == End::Cut => write_at!(warn),
-            None if self.quiet => write_at!(debug),
             None => write_at!(info),
         }
     }

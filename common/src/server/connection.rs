@@ -5,15 +5,20 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 
-use crate::{Deadline, bounded::Bounded};
+use crate::{
+    Deadline,
+    bounded::Bounded,
+    client::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
+};
 
 /// How long a client may take for the head of a request, and, over HTTP/1.1, how long a
 /// connection may idle between two.
 pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests in flight on one HTTP/2 connection. A peer with one connection for each core sends
-/// all its traffic over few of them, so the usual 100 to 250 would make it queue.
-const MAX_CONCURRENT_STREAMS: u32 = 1_024;
+/// all its traffic over few of them, so the usual 100 to 250 would make it queue; and one connection can't fill the
+/// limit of requests in flight.
+const MAX_CONCURRENT_STREAMS: u32 = 512;
 
 /// The head of a request over HTTP/2, in bytes: as much as a URI may be long, so that one that
 /// is too long for a handler gets an answer that says so.
@@ -68,6 +73,8 @@ pub(super) fn builder(deadline: Duration) -> auto::Builder<Streams> {
         .max_header_list_size(MAX_HEADER_LIST_SIZE)
         .max_pending_accept_reset_streams(MAX_PENDING_ACCEPT_RESET_STREAMS)
         .max_local_error_reset_streams(MAX_LOCAL_ERROR_RESET_STREAMS)
-        .max_send_buf_size(MAX_SEND_BUFFER);
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     builder
 }

@@ -25,7 +25,7 @@ use tonic::Status;
 use tower::{Layer, Service};
 use tracing::error;
 
-use super::{BODY_LIMIT, caught_body::CaughtBody};
+use super::{BODY_LIMIT, access::Quiet, caught_body::CaughtBody, shed::Overloaded};
 use crate::{Problem, deadline::DeadlineExceeded, protocol::Protocol};
 
 /// The longest text of a failure that is passed on as `detail`, in bytes.
@@ -40,6 +40,9 @@ pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
 fn problem_of(error: &BoxError) -> Problem {
     if error.is::<DeadlineExceeded>() {
         return Problem::deadline_exceeded();
+    }
+    if error.is::<Overloaded>() {
+        return Problem::overloaded();
     }
     error!(action = "request", status = "failure", %error, "a layer failed");
     Problem::internal()
@@ -104,8 +107,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let mut is_quiet = false;
         let failure = match ready!(this.inner.poll(cx)) {
-            Err(error) => problem_of(&error.into()).into_response(),
+            Err(error) => {
+                let error = error.into();
+                let overloaded = error.downcast_ref::<Overloaded>();
+                is_quiet = overloaded.is_some_and(|overloaded| !overloaded.is_told);
+                problem_of(&error).into_response()
+            }
             Ok(response) => match verdict(&response, *this.protocol) {
                 Verdict::Fine => {
                     let caught = |body| Either::Left(CaughtBody::new(body, *this.protocol));
@@ -116,10 +125,13 @@ where
                 Verdict::GrpcStatus => with_initial_metadata(response.map(drop)),
             },
         };
-        let failure = match (this.protocol, failure.extensions().get::<Problem>()) {
+        let mut failure = match (this.protocol, failure.extensions().get::<Problem>()) {
             (Protocol::Grpc, Some(problem)) => with_initial_metadata(problem.to_grpc().into_http()),
             _ => failure,
         };
+        if is_quiet {
+            failure.extensions_mut().insert(Quiet);
+        }
         Poll::Ready(Ok(failure.map(Either::Right)))
     }
 }

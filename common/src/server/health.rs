@@ -1,4 +1,5 @@
-//! `/healthz` and `/readyz`: is the process there, and does it want traffic.
+//! `/healthz`, `/readyz` and `/metrics`: is the process there, does it want traffic, and how has
+//! it been.
 
 use std::time::Duration;
 
@@ -7,16 +8,25 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::StatusCode;
+use http::{StatusCode, header::CONTENT_TYPE};
 
 use super::{
     access::Quiet,
     readiness::{Readiness, State},
 };
-use crate::Problem;
+use crate::{Problem, metrics};
 
 /// Where [`healthcheck`](crate::healthcheck) asks.
 pub(crate) const READY_PATH: &str = "/readyz";
+
+/// Where Prometheus asks.
+const METRICS_PATH: &str = "/metrics";
+
+/// Whether a request asks how the service is.
+pub(super) fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | READY_PATH | METRICS_PATH)
+        || path.starts_with("/grpc.health.v1.Health/")
+}
 
 /// The routes that every HTTP face has.
 pub(super) fn routes(readiness: Readiness) -> Router {
@@ -26,6 +36,7 @@ pub(super) fn routes(readiness: Readiness) -> Router {
             READY_PATH,
             get(move || async move { quiet(ready(readiness.state())) }),
         )
+        .route(METRICS_PATH, get(async || quiet(metrics())))
 }
 
 fn ready(state: State) -> Result<&'static str, Problem> {
@@ -39,6 +50,10 @@ fn ready(state: State) -> Result<&'static str, Problem> {
         )),
         State::Draining => Err(not_ready("The service is draining; ask another replica.")),
     }
+}
+
+fn metrics() -> impl IntoResponse {
+    ([(CONTENT_TYPE, metrics::MEDIA_TYPE)], metrics::text())
 }
 
 fn quiet(response: impl IntoResponse) -> Response {

@@ -26,7 +26,9 @@ pub(crate) mod health;
 mod linger;
 mod query;
 mod readiness;
+mod route;
 mod run;
+mod shed;
 mod signals;
 mod socket;
 mod timing;
@@ -44,7 +46,7 @@ use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 
 use self::{
     access::AccessLayer, context::ContextLayer, deadline::DeadlineLayer, failure::FailureLayer,
-    linger::LingerLayer, timing::TimingLayer,
+    linger::LingerLayer, shed::ShedLayer, timing::TimingLayer,
 };
 pub use self::{
     grpc::Grpc,
@@ -61,6 +63,7 @@ fn inbound(
     router: Router,
     peer: SocketAddr,
     deadline: Duration,
+    shed: ShedLayer,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<impl Body<Data = Bytes, Error = impl Into<BoxError>> + Send>,
@@ -84,8 +87,9 @@ fn inbound(
         .layer(FailureLayer)
         //    ... and panics as failures; one request fails, the worker lives.
         .layer(CatchPanicLayer::custom(failure::panicked))
-        // 5. The place of the concurrency limit, which must answer at once and so stands above
-        //    all that waits.
+        // 5. The limit of requests in flight: it answers at once, and so stands above all that
+        //    waits.
+        .layer(shed)
         // 6. The deadline, enforced: below what turns it into an answer, above all that waits.
         .layer(DeadlineLayer)
         // 7. The body limit: next to those who read the body. What they leave of it is read

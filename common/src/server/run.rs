@@ -11,12 +11,16 @@ use std::{
 };
 
 use axum::Router;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     runtime,
-    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    sync::{
+        Semaphore,
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
+    },
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -24,6 +28,7 @@ use super::{
     accept::{HandOut, accept},
     health,
     readiness::Readiness,
+    route::RouteLayer,
     signals::Signals,
     worker::{self, Accepted, Settings, Worker},
 };
@@ -103,12 +108,26 @@ pub fn run<const N: usize>(
     faces: impl Fn(&Worker) -> [Router; N] + Send + Sync + 'static,
 ) -> ExitCode {
     logging::init(service, config.log.clone());
+    raise_file_limit();
     match start_and_drain(config, listeners, &Arc::new(faces)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{service}: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A connection is an open file, and the usual limit of 1,024 is for programs that use `select`:
+/// whoever does not may raise it as far as the system allows.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(action = "start", status = "failure", %error, "the limit of open files stays");
     }
 }
 
@@ -133,6 +152,7 @@ where
         let settings = Settings {
             deadline: config.deadline,
             drain_timeout: config.drain_timeout,
+            max_in_flight: config.max_in_flight.get().div_ceil(config.workers.get()),
             readiness: Readiness::new(config.workers.get()),
         };
         let (ended, mut workers) = mpsc::unbounded_channel();
@@ -146,8 +166,10 @@ where
 
         // Accepting ends when this is dropped; with it the inboxes of the workers close.
         let mut accepting = JoinSet::new();
+        let places = Arc::new(Semaphore::new(config.max_connections.get()));
         for (index, socket) in sockets.into_iter().enumerate() {
-            accepting.spawn(accept(index, socket, HandOut::new(inboxes.clone())));
+            let hand_out = HandOut::new(inboxes.clone());
+            accepting.spawn(accept(index, socket, places.clone(), hand_out));
         }
         drop(inboxes);
 
@@ -157,6 +179,10 @@ where
         }
         info!(action = "drain", status = "success", "draining");
         settings.readiness.drain();
+        tokio::select! {
+            () = sleep(config.drain_delay) => {}
+            () = signals.next() => process::exit(signals.exit_code()),
+        }
         drop(accepting);
         tokio::select! {
             () = all_ended(&mut workers, config) => Ok(()),
@@ -175,6 +201,7 @@ fn complete<const N: usize>(
     routers.map(|router| match protocols.next() {
         Some(Protocol::Http) => router
             .merge(health::routes(worker.readiness().clone()))
+            .route_layer(RouteLayer)
             .with_state(()),
         _ => router,
     })

@@ -5,22 +5,27 @@ use std::{
     future::Future,
     io,
     net::{SocketAddr, TcpStream},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use axum::Router;
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown, service::TowerToHyperService};
-use tokio::{runtime, sync::mpsc::UnboundedReceiver, time::timeout};
+use tokio::{
+    runtime,
+    sync::{OwnedSemaphorePermit, mpsc::UnboundedReceiver},
+    time::timeout,
+};
 use tracing::{debug, warn};
 
 use super::{
     connection::{self, HEADER_READ_TIMEOUT},
     inbound,
     readiness::Readiness,
+    shed::ShedLayer,
     socket::Socket,
 };
-use crate::logging;
+use crate::{logging, metrics};
 
 /// A worker, as those see it who build its routers.
 #[derive(Debug)]
@@ -55,6 +60,8 @@ pub(super) struct Accepted {
     pub(super) listener: usize,
     /// Counts the open connections of this worker and listener.
     pub(super) open: Arc<()>,
+    /// Its place among the connections that the process may have.
+    pub(super) place: OwnedSemaphorePermit,
 }
 
 /// What a worker is told.
@@ -62,6 +69,8 @@ pub(super) struct Accepted {
 pub(super) struct Settings {
     pub(super) deadline: Duration,
     pub(super) drain_timeout: Duration,
+    /// The requests that a worker may have in flight.
+    pub(super) max_in_flight: usize,
     pub(super) readiness: Readiness,
 }
 
@@ -108,11 +117,14 @@ async fn serve<const N: usize>(
 ) {
     let builder = connection::builder(settings.deadline);
     let graceful = GracefulShutdown::new();
+    let shed = ShedLayer::new(settings.max_in_flight);
+    let counters = metrics::of_this_thread();
     while let Some(Accepted {
         stream,
         peer,
         listener,
         open,
+        place,
     }) = accepted.recv().await
     {
         let stream = match tokio::net::TcpStream::from_std(stream) {
@@ -122,17 +134,25 @@ async fn serve<const N: usize>(
                 continue;
             }
         };
-        let service = inbound(routers[listener].clone(), peer, settings.deadline);
+        let service = inbound(
+            routers[listener].clone(),
+            peer,
+            settings.deadline,
+            shed.clone(),
+        );
         let connection = builder.serve_connection(
             TokioIo::new(Socket::new(stream, HEADER_READ_TIMEOUT, settings.deadline)),
             TowerToHyperService::new(service),
         );
         let connection = graceful.watch(connection.into_owned());
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        let counters = counters.clone();
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 debug!(action = "connection", status = "failure", %peer, %error, "a connection broke");
             }
-            drop(open);
+            drop((open, place));
+            counters.connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
     let left = graceful.count();

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use tests::{Ended, Process, grpc, http};
+use tests::{Ended, Process, grpc, http, wait_for};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
@@ -20,6 +20,8 @@ fn a_bad_flag_or_variable_is_one_line_that_names_it_and_exit_code_2() {
             (&[], &[("DEADLINE", "soon")], "DEADLINE"),
             (&[], &[("DEADLINE", "0s")], "DEADLINE"),
             (&[], &[("DRAIN_TIMEOUT", "-1s")], "DRAIN_TIMEOUT"),
+            (&[], &[("MAX_IN_FLIGHT", "0")], "MAX_IN_FLIGHT"),
+            (&[], &[("MAX_CONNECTIONS", "many")], "MAX_CONNECTIONS"),
             (&[], &[("WORKERS", "0")], "WORKERS"),
             (&[], &[("HOST", "nowhere")], "HOST"),
             (&[], &[("RUST_LOG", "loud=very")], "RUST_LOG"),
@@ -137,16 +139,25 @@ fn grpc_health_and_reflection_know_the_service() {
 }
 
 #[test]
-fn a_draining_service_is_not_ready() {
-    let fixture = Process::start("fixture", &[]);
-    // A connection from before the drain, with a request in flight to keep it.
-    let slow =
-        b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\nGET /readyz HTTP/1.1\r\nhost: test\r\n\r\n";
-    let before = http::get(fixture.http(), "/readyz");
-    assert_eq!(before.status, 200);
-    let connection = http::send(fixture.http(), slow);
-    let _ = fixture.line(&[("action", "started")]);
-    let ended = fixture.terminate();
-    assert_eq!(http::read(connection).expect("its answer").status, 200);
+fn a_draining_service_is_not_ready_and_accepts_for_the_drain_delay() {
+    let service1 = Process::start("service1", &[("DRAIN_DELAY", "1500ms")]);
+    service1.wait_until_ready();
+    assert_eq!(
+        &grpc::call(service1.grpc(), CHECK, &[], b"").body[5..],
+        [8, 1]
+    );
+    service1.signal("TERM");
+    service1.line(&[("action", "drain")]);
+    let answer = http::get(service1.http(), "/readyz");
+    assert_eq!(answer.status, 503);
+    assert!(answer.problem().contains("draining"));
+    wait_for("not serving", || {
+        let answer = grpc::call(service1.grpc(), CHECK, &[], b"");
+        answer.body.ends_with(&[8, 2]).then_some(())
+    });
+    let answer = http::get(service1.http(), "/api/v1/name?name=test");
+    assert_eq!(answer.status, 200);
+    let (http, ended) = (service1.http(), service1.ended());
     assert_eq!(ended.status.code(), Some(0));
+    assert!(std::net::TcpStream::connect(http).is_err());
 }
