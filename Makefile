@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt images up down logs trace e2e interop bench
+.PHONY: help run test lint fmt images up down logs trace e2e faults interop bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -40,6 +40,9 @@ trace: ## Show the lines of one request from both services in order of time: mak
 
 e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 and 8081)
 	cargo test --package tests --features containers --test containers
+
+faults: ## Run the failure suite: the pair under load, and what breaks around it
+	cargo test --release --package tests --features faults --test faults
 
 interop: ## Run the tests against other gRPC implementations (needs Python 3)
 	tests/interop/run

@@ -1,14 +1,15 @@
 //! What the tests of the pair stand on: [`Process`], a real service whose lines are read as
 //! they come, [`http`] and [`grpc`], clients that send just what they are told to, and
-//! [`browser`], a real one.
+//! [`browser`], a real one; [`load`] is many clients at once.
 
 pub mod browser;
 pub mod grpc;
 pub mod http;
+pub mod load;
 mod process;
 mod record;
 
-pub use process::{Ended, Process, wait_for};
+pub use process::{Ended, Process, raise_file_limit, wait_for};
 pub use record::Record;
 
 /// How long an answer, or a condition, may take to come; far more than any needs.

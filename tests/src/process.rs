@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::{PATIENCE, Record};
 
 /// Asks `condition` until it has an answer.
@@ -84,7 +86,28 @@ impl Process {
     ///
     /// When it can't be built or started.
     pub fn spawn(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(path_of(program))
+        let mut command = Command::new(path_of(program));
+        command.args(arguments);
+        Self::spawn_command(command, variables)
+    }
+
+    /// Starts a service by way of `wrapper`, a program that replaces itself with the rest of its
+    /// arguments, and waits until it listens.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be built or started.
+    pub fn start_within(wrapper: &[&str], program: &str, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(path_of(program));
+        let path = env::var("PATH").unwrap_or_default();
+        let process = Self::spawn_command(command, &[variables, &[("PATH", &path)]].concat());
+        process.http();
+        process
+    }
+
+    fn spawn_command(mut command: Command, variables: &[(&str, &str)]) -> Self {
+        let mut child = command
             .env_clear()
             .envs([
                 ("HOST", "127.0.0.1"),
@@ -93,7 +116,6 @@ impl Process {
                 ("WORKERS", "2"),
             ])
             .envs(variables.iter().copied())
-            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -274,6 +296,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Lets this process have as many files open as the system allows, which connections are, too.
+///
+/// # Panics
+///
+/// When the system does not allow what it says it does.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).expect("it is not beyond the maximum");
+}
+
 /// Where a program of this workspace is, built as it stands now.
 fn path_of(program: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -288,6 +324,7 @@ fn path_of(program: &str) -> PathBuf {
                 "service2",
             ])
             .args(["--package", "tests", "--bins", "--examples"])
+            .args((!cfg!(debug_assertions)).then_some("--release"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status();
         assert!(

@@ -20,9 +20,9 @@ pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// limit of requests in flight.
 const MAX_CONCURRENT_STREAMS: u32 = 512;
 
-/// The head of a request over HTTP/2, in bytes: as much as a URI may be long, so that one that
-/// is too long for a handler gets an answer that says so.
-const MAX_HEADER_LIST_SIZE: u32 = 64 * 1_024;
+/// The head of a request over HTTP/2, in bytes, as nginx and most others have it; a longer one
+/// is answered with 431.
+const MAX_HEADER_LIST_SIZE: u32 = 16 * 1_024;
 
 /// Streams that a client opened and reset before they were served; more is an attack
 /// (CVE-2023-44487, "rapid reset").

@@ -147,6 +147,11 @@ async fn obey(name: String) -> Result<String, Status> {
         "panic" => panic!("the handler panics"),
         "hang" => hang().await.to_owned(),
         "slow" => slow().await.to_owned(),
+        // Two milliseconds of the worker's time.
+        "work" => {
+            std::thread::sleep(Duration::from_millis(2));
+            name
+        }
         "remaining" => {
             let left = context::deadline().and_then(common::Deadline::remaining);
             left.unwrap_or_default().as_millis().to_string()

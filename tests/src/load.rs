@@ -1,0 +1,232 @@
+//! [`Load`]: steady load from many connections, each answer of which is looked at.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, header::HOST};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, runtime, task::JoinSet, time::sleep_until};
+
+/// What came of one request.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// When it was to be sent; waiting for its turn is part of its time.
+    pub at: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// `Err` says what was wrong with the answer.
+    pub outcome: Result<(), String>,
+    /// Its request id.
+    pub id: String,
+}
+
+/// What a load asks for, and at which pace.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Connections, each with one request at a time.
+    pub connections: usize,
+    /// From one request of a connection to its next, if the answer is there by then.
+    pub interval: Duration,
+    /// The name to say hello to; `None` for another with each request.
+    pub name: Option<&'static str>,
+}
+
+/// Load that runs.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Sample>>,
+}
+
+impl Load {
+    /// Begins.
+    ///
+    /// # Panics
+    ///
+    /// When there is no thread for it.
+    pub fn start(address: SocketAddr, plan: Plan) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let stop = stop.clone();
+            move || {
+                let runtime = runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(async {
+                    let mut connections = JoinSet::new();
+                    for number in 0..plan.connections {
+                        connections.spawn(connection(number, address, plan, stop.clone()));
+                    }
+                    let mut samples: Vec<_> = connections.join_all().await.concat();
+                    samples.sort_by_key(|sample| sample.at);
+                    samples
+                })
+            }
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends it, and waits for the answers that are still to come.
+    ///
+    /// # Panics
+    ///
+    /// When the load itself failed.
+    pub fn stop(self) -> Samples {
+        self.stop.store(true, Ordering::Relaxed);
+        Samples(self.thread.join().expect("the load does not panic"))
+    }
+}
+
+type Sender = http1::SendRequest<Empty<Bytes>>;
+
+async fn connect(address: SocketAddr) -> Result<Sender, String> {
+    let socket = TcpStream::connect(address).await;
+    let socket = socket.map_err(|error| format!("connect: {error}"))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(socket))
+        .await
+        .map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn connection(
+    number: usize,
+    address: SocketAddr,
+    plan: Plan,
+    stop: Arc<AtomicBool>,
+) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut sender = None;
+    // Spread over the interval, not all at once.
+    let share = u32::try_from(number).unwrap_or(0);
+    let all = u32::try_from(plan.connections).unwrap_or(1);
+    let mut at = Instant::now() + plan.interval * share / all;
+    for round in 0.. {
+        sleep_until(at.into()).await;
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let id = format!("load-{number}-{round}");
+        let name = plan.name.map_or_else(|| id.clone(), str::to_owned);
+        let outcome = async {
+            let mut open = match sender.take() {
+                Some(open) => open,
+                None => connect(address).await?,
+            };
+            say_hello(&mut open, &name, &id).await?;
+            if open.ready().await.is_ok() {
+                sender = Some(open);
+            }
+            Ok(())
+        };
+        let outcome = outcome.await;
+        samples.push(Sample {
+            at,
+            took: at.elapsed(),
+            outcome,
+            id,
+        });
+        // Turns that were missed are left out, so that those who waited together part again.
+        at += plan.interval;
+        let now = Instant::now();
+        while at < now {
+            at = if plan.interval.is_zero() {
+                now
+            } else {
+                at + plan.interval
+            };
+        }
+    }
+    samples
+}
+
+async fn say_hello(sender: &mut Sender, name: &str, id: &str) -> Result<(), String> {
+    let path = format!("/api/v1/say-hello?name={}", name.replace(' ', "+"));
+    let request = Request::get(path)
+        .header(HOST, "test")
+        .header("x-request-id", id)
+        .body(Empty::new())
+        .expect("a request");
+    let answer = sender.send_request(request).await;
+    let answer = answer.map_err(|error| format!("no answer: {error}"))?;
+    let status = answer.status();
+    let has_id = answer
+        .headers()
+        .get("x-request-id")
+        .is_some_and(|its| its == id);
+    let body = answer.into_body().collect().await;
+    let body = body.map_err(|error| format!("cut: {error}"))?.to_bytes();
+    if !has_id {
+        return Err("it has another's id".into());
+    }
+    if status != 200 {
+        return Err(status.as_u16().to_string());
+    }
+    let hello = format!("\"Hello, {}!\"", name.to_uppercase());
+    let is_right = body.eq_ignore_ascii_case(hello.as_bytes());
+    is_right
+        .then_some(())
+        .ok_or_else(|| format!("a wrong body: {}", String::from_utf8_lossy(&body)))
+}
+
+/// What came of a load, in the order of time.
+#[derive(Debug)]
+pub struct Samples(pub Vec<Sample>);
+
+impl Samples {
+    /// Those of a span of time.
+    #[must_use]
+    pub fn within(&self, from: Instant, to: Instant) -> Self {
+        let all = self.0.iter();
+        Self(
+            all.filter(|one| (from..to).contains(&one.at))
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What was wrong, by how often it was.
+    pub fn failures(&self) -> Vec<(String, usize)> {
+        let mut failures = std::collections::BTreeMap::<_, usize>::new();
+        for failure in self.0.iter().filter_map(|one| one.outcome.as_ref().err()) {
+            *failures.entry(failure.clone()).or_default() += 1;
+        }
+        failures.into_iter().collect()
+    }
+
+    /// How many were answered as they should be.
+    pub fn served(&self) -> usize {
+        self.0.iter().filter(|one| one.outcome.is_ok()).count()
+    }
+
+    /// The time within which that share of the served was answered.
+    ///
+    /// # Panics
+    ///
+    /// When none was.
+    pub fn percentile(&self, share: f64) -> Duration {
+        let served = self.0.iter().filter(|one| one.outcome.is_ok());
+        let mut times: Vec<_> = served.map(|one| one.took).collect();
+        times.sort();
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss
+        )]
+        let index = ((times.len() - 1) as f64 * share) as usize;
+        times[index]
+    }
+}

@@ -1,0 +1,181 @@
+//! Clients that mean harm, beside those that do not.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::{Reason, client};
+use http::Request;
+use tests::{Process, load::Load, wait_for};
+use tokio::{runtime, time::timeout};
+
+use crate::{LOAD, assert_none_failed, backend, edge, metric};
+
+const ATTACKERS: u32 = 5_000;
+
+fn pair() -> (Process, Process) {
+    let service1 = backend(0);
+    let service2 = edge(&[&service1], &[]);
+    (service1, service2)
+}
+
+pub(crate) fn half_requests() -> String {
+    let (_service1, service2) = pair();
+    tests::raise_file_limit();
+    let load = Load::start(service2.http(), LOAD);
+    let begin = Instant::now();
+    let connections: Vec<_> = (0..ATTACKERS)
+        .map(|_| {
+            let mut connection = TcpStream::connect(service2.http()).expect("it is accepted");
+            let half = b"GET /api/v1/say-hello HTTP/1.1\r\nhost: te";
+            connection.write_all(half).expect("it is open");
+            connection
+        })
+        .collect();
+    wait_for("them to be open", || {
+        (metric(&service2, "connections_open") >= f64::from(ATTACKERS)).then_some(())
+    });
+    for mut connection in connections {
+        let patience = Some(Duration::from_secs(20));
+        connection.set_read_timeout(patience).expect("a timeout");
+        let mut answer = Vec::new();
+        // Closed or reset; but not open.
+        if let Err(error) = connection.read_to_end(&mut answer) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+    let closed = begin.elapsed();
+    wait_for("the service to know", || {
+        (metric(&service2, "connections_open") < f64::from(ATTACKERS)).then_some(())
+    });
+    let shown = assert_none_failed(&load.stop());
+    format!("all closed after {:.1} s; {shown}", closed.as_secs_f64())
+}
+
+pub(crate) fn http2() -> String {
+    let (_service1, service2) = pair();
+    let load = Load::start(service2.http(), LOAD);
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let mut shown = String::new();
+    for _ in 0..5 {
+        let (resets, headers, streams) = runtime.block_on(async {
+            (
+                reset_flood(service2.http()).await,
+                long_headers(service2.http()).await,
+                many_streams(service2.http()).await,
+            )
+        });
+        shown = format!(
+            "connection closed after {resets} resets; {headers}; {streams} of 10,000 streams refused"
+        );
+        sleep(Duration::from_millis(500));
+    }
+    format!("{shown}; {}", assert_none_failed(&load.stop()))
+}
+
+async fn connect(
+    address: SocketAddr,
+) -> (
+    client::SendRequest<Bytes>,
+    tokio::task::JoinHandle<Result<(), h2::Error>>,
+) {
+    let socket = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("it is accepted");
+    let (sender, connection) = client::handshake(socket).await.expect("it speaks HTTP/2");
+    (sender, tokio::spawn(connection))
+}
+
+fn request(address: SocketAddr) -> Request<()> {
+    let uri = format!("http://{address}/api/v1/say-hello?name=x");
+    Request::get(uri).body(()).expect("a request")
+}
+
+/// Opens streams and resets each at once, until the server has had enough.
+async fn reset_flood(address: SocketAddr) -> usize {
+    let (sender, connection) = connect(address).await;
+    let mut resets = 0;
+    while resets < 100_000 && !connection.is_finished() {
+        let Ok(mut ready) = sender.clone().ready().await else {
+            break;
+        };
+        let Ok((_, mut stream)) = ready.send_request(request(address), false) else {
+            break;
+        };
+        stream.send_reset(Reason::CANCEL);
+        resets += 1;
+        if resets % 10 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let end = timeout(Duration::from_secs(20), connection).await;
+    let end = end.expect("it is closed").expect("no panic");
+    let error = end.expect_err("it was not the wish of the client");
+    // The client may be too busy writing to read why.
+    let reason = error.reason();
+    assert!(
+        error.is_io() || reason == Some(Reason::ENHANCE_YOUR_CALM),
+        "{error}"
+    );
+    resets
+}
+
+/// Sends more headers than a request may have.
+async fn long_headers(address: SocketAddr) -> String {
+    let (sender, _connection) = connect(address).await;
+    let mut long = request(address);
+    for number in 0..20 {
+        let name = format!("x-long-{number}")
+            .parse::<http::HeaderName>()
+            .expect("a name");
+        long.headers_mut()
+            .insert(name, "x".repeat(1_000).parse().expect("visible"));
+    }
+    let mut sender = sender.ready().await.expect("it is open");
+    let (answer, _) = sender.send_request(long, true).expect("it is sent");
+    match timeout(Duration::from_secs(20), answer)
+        .await
+        .expect("in time")
+    {
+        Ok(answer) => {
+            assert_eq!(answer.status(), 431);
+            "431".into()
+        }
+        Err(error) => format!("{:?}", error.reason().expect("a reason")),
+    }
+}
+
+/// Asks for 10,000 streams on one connection at once: how many of them are refused.
+async fn many_streams(address: SocketAddr) -> usize {
+    let (mut sender, _connection) = connect(address).await;
+    let mut answers = tokio::task::JoinSet::new();
+    for _ in 0..10_000 {
+        sender = sender.ready().await.expect("it is open");
+        let (answer, _) = sender
+            .send_request(request(address), true)
+            .expect("it is sent");
+        answers.spawn(async move { answer.await.map(|answer| answer.status().as_u16()) });
+    }
+    let all = timeout(Duration::from_secs(20), answers.join_all()).await;
+    let all = all.expect("none is left waiting");
+    let served = all
+        .iter()
+        .filter(|answer| matches!(answer, Ok(200)))
+        .count();
+    let shed = all
+        .iter()
+        .filter(|answer| matches!(answer, Ok(503)))
+        .count();
+    assert!(
+        served + shed < 1_000,
+        "the connection is closed for so many"
+    );
+    all.len() - served - shed
+}

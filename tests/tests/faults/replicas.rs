@@ -1,0 +1,319 @@
+//! Replicas that die, freeze, vanish, come back and are replaced.
+
+use std::{
+    collections::HashSet,
+    fs,
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use tests::{Process, http, load::Load, wait_for};
+
+use crate::{LOAD, assert_none_failed, backend, edge, edge_of, millis, picks};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What the edge gives an attempt, by default.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+pub(crate) fn one_of_two_is_killed() -> String {
+    let (one, other) = (backend(0), backend(0));
+    let dead = one.grpc().to_string();
+    let service2 = edge(&[&one, &other], &[]);
+    let load = Load::start(service2.http(), LOAD);
+    sleep(2 * SECOND);
+    assert!(picks(&service2, &dead) > 0.0);
+    drop(one); // kill -9
+    sleep(SECOND);
+    let before = picks(&service2, &dead);
+    sleep(2 * SECOND);
+    let more = picks(&service2, &dead) - before;
+    assert!(more == 0.0, "{more} picks of a dead replica");
+    format!("{}; no pick after 1 s", assert_none_failed(&load.stop()))
+}
+
+pub(crate) fn the_only_one_is_killed_and_comes_back() -> String {
+    let only = backend(0);
+    let port = only.grpc().port();
+    let service2 = edge(&[&only], &[]);
+    let load = Load::start(service2.http(), LOAD);
+    sleep(2 * SECOND);
+    drop(only); // kill -9
+    sleep(2 * SECOND);
+    let _back = backend(port);
+    sleep(2 * SECOND);
+    let samples = load.stop();
+    let longest = samples.percentile(1.0);
+    format!(
+        "{}, the slowest took {}",
+        assert_none_failed(&samples),
+        millis(longest)
+    )
+}
+
+pub(crate) fn one_of_two_is_frozen() -> String {
+    let (one, other) = (backend(0), backend(0));
+    let frozen = one.grpc().to_string();
+    let service2 = edge(&[&one, &other], &[]);
+    out_for_ten_seconds(
+        &service2,
+        &frozen,
+        || one.signal("STOP"),
+        || one.signal("CONT"),
+    )
+}
+
+/// A replica is out for ten seconds without any sign of it.
+fn out_for_ten_seconds(
+    service2: &Process,
+    replica: &str,
+    out: impl FnOnce(),
+    back: impl FnOnce(),
+) -> String {
+    let load = Load::start(service2.http(), LOAD);
+    sleep(SECOND);
+    let begin = Instant::now();
+    sleep(3 * SECOND);
+    let fault = Instant::now();
+    out();
+    sleep(10 * SECOND);
+    let before = picks(service2, replica);
+    let returned = Instant::now();
+    back();
+    // More than the probes, one for each worker.
+    wait_for("picks", || {
+        (picks(service2, replica) > before + 20.0).then_some(())
+    });
+    let again = returned.elapsed();
+    let samples = load.stop();
+    let none_failed = assert_none_failed(&samples);
+    let usual = samples.within(begin, fault).percentile(0.99);
+    let known = fault + ATTEMPT_TIMEOUT + SECOND / 10;
+    let during = samples.within(known, returned).percentile(0.99);
+    // A scheduler's slice is not the replica's fault.
+    assert!(
+        during <= usual * 2 + Duration::from_millis(10),
+        "{usual:?} to {during:?}"
+    );
+    assert!(again < 5 * SECOND, "{again:?}");
+    format!(
+        "{none_failed}; p99 {} before, {} during; picks again after {:.1} s",
+        millis(usual),
+        millis(during),
+        again.as_secs_f64()
+    )
+}
+
+/// A network namespace of our own, with a cable to it.
+struct Namespace;
+
+const NAMESPACE: &str = "mesh-faults";
+const OUTSIDE: &str = "10.213.77.1";
+const INSIDE: &str = "10.213.77.2";
+
+impl Namespace {
+    fn new() -> Option<Self> {
+        let new = ip(&["netns", "add", NAMESPACE]).then_some(Self)?;
+        let is_up = ip(&[
+            "link", "add", "mesh-out", "type", "veth", "peer", "name", "mesh-in", "netns",
+            NAMESPACE,
+        ]) && ip(&["addr", "add", &format!("{OUTSIDE}/24"), "dev", "mesh-out"])
+            && ip(&["link", "set", "mesh-out", "up"])
+            && ip(&[
+                "-n",
+                NAMESPACE,
+                "addr",
+                "add",
+                &format!("{INSIDE}/24"),
+                "dev",
+                "mesh-in",
+            ])
+            && new.cable("up")
+            && ip(&["-n", NAMESPACE, "link", "set", "lo", "up"]);
+        is_up.then_some(new)
+    }
+
+    /// The end of the cable that is inside: what is sent while it is `down` is lost.
+    fn cable(&self, state: &str) -> bool {
+        let Self = self;
+        ip(&["-n", NAMESPACE, "link", "set", "mesh-in", state])
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The cable goes with it.
+        ip(&["netns", "delete", NAMESPACE]);
+    }
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    let output = Command::new("ip").args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+pub(crate) fn packets_to_one_of_two_are_dropped() -> String {
+    let Some(namespace) = Namespace::new() else {
+        return "not run here: it needs root and iproute2".into();
+    };
+    let one = Process::start_within(
+        &["ip", "netns", "exec", NAMESPACE],
+        "service1",
+        &[
+            ("HOST", INSIDE),
+            ("GRPC_PORT", "50051"),
+            ("RUST_LOG", "warn,common::server::run=info"),
+        ],
+    );
+    let other = backend(0);
+    let cut_off = format!("{INSIDE}:50051");
+    let service2 = edge_of(&format!("{cut_off},{}", other.grpc()), &[]);
+    let shown = out_for_ten_seconds(
+        &service2,
+        &cut_off,
+        || assert!(namespace.cable("down")),
+        || assert!(namespace.cable("up")),
+    );
+    drop(one);
+    shown
+}
+
+pub(crate) fn three_are_restarted_one_by_one() -> String {
+    let mut replicas = [backend(0), backend(0), backend(0)];
+    let service2 = edge(&replicas.each_ref(), &[]);
+    let load = Load::start(service2.http(), LOAD);
+    sleep(SECOND);
+    for replica in &mut replicas {
+        let port = replica.grpc().port();
+        replica.signal("TERM");
+        wait_for("its end", || {
+            std::net::TcpStream::connect(replica.grpc())
+                .is_err()
+                .then_some(())
+        });
+        sleep(SECOND / 2);
+        let before = picks(&service2, &replica.grpc().to_string());
+        let old = std::mem::replace(replica, backend(port));
+        assert_eq!(old.ended().status.code(), Some(0));
+        wait_for("picks of the new one", || {
+            (picks(&service2, &replica.grpc().to_string()) > before + 20.0).then_some(())
+        });
+    }
+    assert_none_failed(&load.stop())
+}
+
+pub(crate) fn the_edge_is_told_to_stop() -> String {
+    let only = backend(0);
+    let service2 = edge(&[&only], &[("RUST_LOG", "info")]);
+    let load = Load::start(service2.http(), LOAD);
+    sleep(2 * SECOND);
+    let begin = Instant::now();
+    let ended = service2.terminate();
+    let took = begin.elapsed();
+    assert_eq!(ended.status.code(), Some(0));
+    let samples = load.stop();
+    let taken: HashSet<_> = ended.log_by_id().into_keys().collect();
+    let answered: HashSet<_> = samples
+        .0
+        .iter()
+        .filter(|one| one.outcome.is_ok())
+        .map(|one| &one.id)
+        .collect();
+    let lost: Vec<_> = taken
+        .iter()
+        .filter(|id| id.starts_with("load-") && !answered.contains(id))
+        .collect();
+    assert!(lost.is_empty(), "taken and not answered: {lost:?}");
+    format!(
+        "all {} that it took were answered; exit 0 after {}",
+        answered.len(),
+        millis(took)
+    )
+}
+
+pub(crate) fn all_are_gone_for_a_while() -> String {
+    let replicas = [backend(0), backend(0)];
+    let ports = replicas.each_ref().map(|one| one.grpc().port());
+    let service2 = edge(&replicas.each_ref(), &[]);
+    let load = Load::start(service2.http(), LOAD);
+    sleep(SECOND);
+    let begin = Instant::now();
+    sleep(SECOND);
+    let calm = Instant::now();
+    sleep(SECOND / 10); // for those in flight
+    let gone = Instant::now();
+    drop(replicas); // kill -9
+    sleep(30 * SECOND);
+    let back = Instant::now();
+    let _replicas = ports.map(backend);
+    let ready = Instant::now();
+    sleep(3 * SECOND);
+    let samples = load.stop();
+    assert_none_failed(&samples.within(begin, calm));
+
+    let first = samples.within(gone, gone + SECOND);
+    assert_eq!(first.failures(), [("503".to_owned(), first.count())]);
+    let slowest = first
+        .0
+        .iter()
+        .map(|one| one.took)
+        .max()
+        .expect("there are some");
+    assert!(slowest < Duration::from_millis(3_300), "{slowest:?}");
+    let later = samples.within(gone + 5 * SECOND, back);
+    assert_eq!(later.failures(), [("503".to_owned(), later.count())]);
+    let mut took: Vec<_> = later.0.iter().map(|one| one.took).collect();
+    took.sort();
+    let p99 = took[took.len() * 99 / 100];
+    assert!(p99 < Duration::from_millis(10), "{p99:?}");
+
+    assert_none_failed(&samples.within(ready + SECOND, ready + 10 * SECOND));
+    let all = samples.0.iter();
+    let last = all
+        .filter(|one| one.outcome.is_err())
+        .map(|one| one.at + one.took)
+        .max();
+    let normal = last
+        .expect("there were some")
+        .saturating_duration_since(ready);
+    format!(
+        "first 503 within {}, later p99 {}; normal {} after the return",
+        millis(slowest),
+        millis(p99),
+        millis(normal)
+    )
+}
+
+/// A mount namespace in which `/etc/hosts` is a file of ours, which then has the name no more.
+pub(crate) fn the_look_up_fails() -> String {
+    let directory = std::env::temp_dir().join(format!("mesh-faults-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("it can be written");
+    let hosts = directory.join("hosts");
+    fs::write(&hosts, "127.0.0.1 replicas.test\n").expect("it can be written");
+    let mount = format!(
+        "mount --bind {} /etc/hosts && mount --bind /dev/null /etc/resolv.conf && exec \"$@\"",
+        hosts.display()
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
+    let is_possible = Command::new(wrapper[0])
+        .args(&wrapper[1..])
+        .arg("true")
+        .status();
+    if !is_possible.is_ok_and(|status| status.success()) {
+        return "not run here: it needs root and unshare".into();
+    }
+    let only = backend(0);
+    let target = format!("replicas.test:{}", only.grpc().port());
+    let service2 = Process::start_within(&wrapper, "service2", &[("SERVICE1_CHANNEL", &target)]);
+    service2.wait_until_ready();
+    let load = Load::start(service2.http(), LOAD);
+    sleep(SECOND);
+    fs::write(&hosts, "").expect("it can be written");
+    sleep(60 * SECOND);
+    service2.line(&[("action", "look_up"), ("status", "failure")]);
+    let shown = assert_none_failed(&load.stop());
+    assert_eq!(http::get(service2.http(), "/readyz").status, 200);
+    fs::remove_dir_all(directory).expect("it is ours");
+    shown
+}
