@@ -38,8 +38,8 @@ trace: export ID := $(ID)
 trace: ## Show the lines of one request from both services in order of time: make trace ID=…
 	@scripts/trace "$$ID"
 
-e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 and 8081)
-	cargo test --package tests --features containers --test containers
+e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 to 8089)
+	cargo test --package tests --features containers --test containers -- --nocapture
 
 faults: ## Run the failure suite: the pair under load, and what breaks around it
 	cargo test --release --package tests --features faults --test faults

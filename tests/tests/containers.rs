@@ -1,13 +1,19 @@
 //! The pair in real containers, as `docker compose up` has it. `make e2e` builds the images and
-//! runs this; it wants the ports 8080 and 8081.
+//! runs this; it wants the ports 8080 to 8089.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     process::Command,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
-use tests::{Record, http, wait_for};
+use tests::{
+    Record, http,
+    load::{Load, Plan},
+    wait_for,
+};
 
 /// A name of its own, so that it stops only what it started.
 const PROJECT: &str = "mesh-e2e";
@@ -75,6 +81,72 @@ fn port(number: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, number).into()
 }
 
+/// The picks of each replica that the edge knows.
+fn picks() -> BTreeMap<String, f64> {
+    let answer = http::get(port(8081), "/metrics");
+    let lines = answer.text().lines();
+    let picks = lines.filter_map(|line| line.strip_prefix("replica_picks_total{replica=\""));
+    picks
+        .map(|line| line.split_once("\"} ").expect("a replica and its picks"))
+        .map(|(replica, picks)| (replica.to_owned(), picks.parse().expect("a number")))
+        .collect()
+}
+
+fn scale(replicas: usize) {
+    let scale = format!("service1={replicas}");
+    compose(&[
+        "up",
+        "--detach",
+        "--no-build",
+        "--no-recreate",
+        "--scale",
+        &scale,
+    ]);
+}
+
+/// One replica becomes three and one again, under load.
+fn scale_up_and_down() {
+    let plan = Plan {
+        connections: 100,
+        interval: Duration::from_millis(100),
+        name: None,
+    };
+    let load = Load::start(port(8081), plan);
+    sleep(Duration::from_secs(1));
+    scale(3);
+    let started = Instant::now();
+    wait_for("three replicas that serve", || {
+        let picks = picks();
+        (picks.len() == 3 && picks.values().all(|picks| *picks > 20.0)).then_some(())
+    });
+    let served = started.elapsed();
+    sleep(Duration::from_secs(2));
+    let before = picks();
+    sleep(Duration::from_secs(4));
+    let after = picks();
+    let more: Vec<_> = after
+        .iter()
+        .map(|(replica, picks)| picks - before[replica])
+        .collect();
+    let sum: f64 = more.iter().sum();
+    let shares: Vec<_> = more.iter().map(|picks| 100.0 * picks / sum).collect();
+    assert!(
+        shares
+            .iter()
+            .all(|share| (share - 100.0 / 3.0).abs() <= 10.0),
+        "{shares:?}"
+    );
+    scale(1);
+    sleep(Duration::from_secs(1));
+    let samples = load.stop();
+    assert_eq!(samples.failures(), [], "of {}", samples.count());
+    println!(
+        "scale from 1 to 3 and back: 0 of {} failed; all served after {:.1} s, shares {shares:.0?} %",
+        samples.count(),
+        served.as_secs_f64()
+    );
+}
+
 // One test: there is one set of ports.
 #[test]
 fn the_pair_runs_in_containers() {
@@ -119,12 +191,18 @@ fn the_pair_runs_in_containers() {
     assert!(lines[0].has(&[("action", "say_hello"), ("hello", "Hello, TEST!")]));
     assert!(lines[1].has(&[("first_request_line", &format!("GET {SAY_HELLO} HTTP/1.1"))]));
 
-    let answer = http::get(port(8080), "/api/v1/name?name=test");
+    // The engine takes a port of the range.
+    let published = compose(&["port", "service1", "8080"]);
+    let (_, published) = published.trim().rsplit_once(':').expect("host:port");
+    let published = port(published.parse().expect("a port"));
+    let answer = http::get(published, "/api/v1/name?name=test");
     assert_eq!((answer.status, answer.text()), (200, r#"{"name":"TEST"}"#));
 
     let (page, whole) = http::get(port(8081), "/").chunked();
     assert!(whole && page.contains("Hello Gonzalo!"), "{page}");
     assert_eq!(page.matches("<li value").count(), 15);
+
+    scale_up_and_down();
 
     // service1 goes and comes back: the look-up of its name fails meanwhile.
     compose(&["stop", "service1"]);

@@ -1,6 +1,6 @@
 //! [`Balance`]: the replicas that can be asked, and which of them a call goes to.
 //!
-//! Of two replicas picked at random the one that would cost less is taken ("power of two
+//! Of two replicas picked at random the one that would cost far less is taken ("power of two
 //! choices"), so that no two callers run for the same best one. While there is none, calls wait
 //! for one, but not for long: a service that has been away for [`Balance::failfast`] is taken to be away,
 //! and its calls fail at once until it is back.
@@ -22,6 +22,10 @@ use super::failure::Failure;
 
 /// How many calls of a worker may wait for a replica.
 const MAX_WAITING: usize = 1_024;
+
+/// How many times as much one of two must cost for the other to be preferred. With less, replicas
+/// that are as good as each other would be ranked by the noise, and get uneven shares.
+const FAR_LESS: f64 = 2.0;
 
 /// Something to choose by what it costs.
 pub(super) trait Cost {
@@ -101,11 +105,8 @@ impl<R: Cost> Balance<R> {
                 let other = fastrand::usize(..replicas.len() - 1);
                 let other = other + usize::from(other >= one);
                 let (one, other) = (&replicas[one], &replicas[other]);
-                if one.cost() <= other.cost() {
-                    one
-                } else {
-                    other
-                }
+                let prefer_other = other.cost() * FAR_LESS < one.cost();
+                if prefer_other { other } else { one }
             }
         };
         Some(replica.clone())
@@ -182,7 +183,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_cheaper_of_two_is_taken_and_the_dearest_of_all_never() {
-        let (balance, replicas) = balance(&[1.0, 2.0, 3.0]);
+        let (balance, replicas) = balance(&[1.0, 3.0, 9.0]);
         let mut picks = [0; 3];
         for _ in 0..3_000 {
             let pick = balance.pick().await.unwrap();
@@ -192,6 +193,19 @@ mod tests {
         assert!((1_850..2_150).contains(&picks[0]), "{picks:?}");
         assert!((850..1_150).contains(&picks[1]), "{picks:?}");
         assert_eq!(picks[2], 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_cost_about_the_same_get_even_shares() {
+        let (balance, replicas) = balance(&[1.0, 1.5, 1.9]);
+        let mut picks = [0; 3];
+        for _ in 0..3_000 {
+            let pick = balance.pick().await.unwrap();
+            let which = replicas.iter().position(|one| Arc::ptr_eq(one, &pick));
+            picks[which.unwrap()] += 1;
+        }
+        let even = picks.iter().all(|picks| (850..1_150).contains(picks));
+        assert!(even, "{picks:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// take 10 s; with 1 s a replica that was slow once is tried again within seconds.
 const DECAY: Duration = Duration::from_secs(1);
 
+/// What no answer takes less than, as far as costs go: below it, differences are noise.
+const FLOOR: Duration = Duration::from_millis(1);
+
 /// The peak-EWMA latency of a replica, and its calls in flight.
 ///
 /// The latency follows a slow answer at once and forgets it slowly: what counts is how bad it
@@ -48,7 +51,7 @@ impl Load {
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         let calls = (in_flight + 1) as f64;
-        seconds * weight(seen.elapsed()) * calls
+        (FLOOR.as_secs_f64() + seconds * weight(seen.elapsed())) * calls
     }
 
     /// An answer came after that time.
@@ -100,11 +103,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_call_in_flight_costs_as_much_as_one_more() {
         let load = Arc::new(Load::new(FAST));
-        assert!((load.cost() - 0.001).abs() < 1e-9);
+        assert!((load.cost() - 0.002).abs() < 1e-9);
         let calls = [load.begin(), load.begin()];
-        assert!((load.cost() - 0.003).abs() < 1e-9);
+        assert!((load.cost() - 0.006).abs() < 1e-9);
         drop(calls);
-        assert!((load.cost() - 0.001).abs() < 1e-9);
+        assert!((load.cost() - 0.002).abs() < 1e-9);
     }
 
     #[tokio::test(start_paused = true)]
@@ -118,13 +121,13 @@ mod tests {
             advance(Duration::from_millis(100)).await;
             load.observe(FAST);
         }
-        assert!(load.cost() < 0.002);
+        assert!(load.cost() < 0.003);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_is_not_asked_comes_to_be_worth_a_try() {
         let load = Load::new(SLOW);
         advance(Duration::from_secs(5)).await;
-        assert!(load.cost() < 0.001);
+        assert!(load.cost() < 0.002);
     }
 }
