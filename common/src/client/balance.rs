@@ -95,7 +95,7 @@ impl<R: Cost> Balance<R> {
         }
     }
 
-    fn pick_now(&self) -> Option<Arc<R>> {
+    pub(super) fn pick_now(&self) -> Option<Arc<R>> {
         let up = self.lock();
         let replica = match &up[..] {
             [] => return None,

@@ -15,8 +15,8 @@
 //!    - `connection`: `request_id` and `grpc-timeout` go out, next to the wire, so that the timeout
 //!      says what is left when the call leaves; whatever breaks the connection is `UNAVAILABLE`.
 //!
-//! Beside the calls, `replicas` looks the name up every few seconds and keeps a connection to
-//! each replica open, one for each worker.
+//! Beside the calls, `replicas` looks the name up every few seconds, and a task for each `replica`
+//! keeps a connection to it open, one for each worker.
 
 mod backoff;
 mod balance;
@@ -26,6 +26,7 @@ mod context;
 mod deadline;
 mod failure;
 mod load;
+mod replica;
 mod replicas;
 mod retry;
 mod target;
