@@ -1,7 +1,7 @@
 //! [`Connection`]: an open connection to a replica, and one attempt of a call over it.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -10,19 +10,23 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use axum::BoxError;
+use bytes::{Buf, Bytes};
+use h2::{
+    Ping, PingPong, RecvStream, SendStream,
+    client::{self, ResponseFuture, SendRequest},
+};
 use http::{
     Request, Response, Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Either, Full};
-use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http_body_util::BodyExt;
 use tokio::{
     net::TcpStream,
+    select,
     sync::Notify,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tonic::Status;
 
@@ -42,15 +46,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What an answer may send before it is read, in bytes, and what all on a connection may: the
+/// figures of hyper.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
+
 /// What a call sends: a whole message that can be sent again, or whatever its caller gave.
-pub(super) type RequestBody = Either<Full<Bytes>, tonic::body::Body>;
+#[derive(Debug)]
+pub(super) enum RequestBody {
+    Message(Bytes),
+    Stream(tonic::body::Body),
+}
 
 /// An open connection to a replica.
 #[derive(Debug)]
 pub(super) struct Connection {
     replica: Arc<Replica>,
     authority: Authority,
-    sender: http2::SendRequest<RequestBody>,
+    sender: SendRequest<Bytes>,
     load: Arc<Load>,
     /// The connection has come to its end, or is found to be stuck.
     lost: Arc<Notify>,
@@ -70,20 +83,23 @@ impl Connection {
     {
         let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(socket))
+        let (sender, mut connection) = client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(socket)
             .await
             .map_err(io::Error::other)?;
+        let pings = connection.ping_pong().expect("asked for once");
         let lost = Arc::new(Notify::new());
         tokio::spawn({
             let lost = lost.clone();
             async move {
                 // Why it ended does not matter: the calls on it know.
-                let _ = connection.await;
+                select! {
+                    _ = connection => {}
+                    () = unanswered(pings) => {}
+                }
                 lost.notify_one();
             }
         });
@@ -110,6 +126,20 @@ impl Connection {
         self.load.cost()
     }
 
+    /// Sends a request, with all of its message where that is there.
+    async fn send(&self, request: Request<RequestBody>) -> Result<ResponseFuture, h2::Error> {
+        let mut sender = self.sender.clone().ready().await?;
+        let (head, body) = request.into_parts();
+        let (response, mut stream) = sender.send_request(Request::from_parts(head, ()), false)?;
+        match body {
+            RequestBody::Message(message) => stream.send_data(message, true)?,
+            RequestBody::Stream(body) => {
+                tokio::spawn(send_body(body, stream));
+            }
+        }
+        Ok(response)
+    }
+
     /// Makes one attempt of a call. With a `limit` it is over when the first of the answer has
     /// not come by then, and the connection is taken for lost: others may be faster.
     pub(super) async fn call(
@@ -124,9 +154,10 @@ impl Connection {
         context::write(request.headers_mut());
         let begin = Instant::now();
         let attempt = async {
-            let response = self.sender.clone().send_request(request).await?;
-            let (head, mut rest) = response.into_parts();
-            let first = rest.frame().await.transpose()?;
+            let response = self.send(request).await?.await?;
+            let (head, rest) = response.into_parts();
+            let mut rest = Rest::Data(rest);
+            let first = poll_fn(|cx| rest.poll_frame(cx)).await.transpose()?;
             Ok((head, first, rest))
         };
         let outcome = match limit {
@@ -157,6 +188,38 @@ impl Connection {
     }
 }
 
+/// Sends pings until one is not answered in time.
+async fn unanswered(mut pings: PingPong) {
+    loop {
+        sleep(KEEPALIVE_INTERVAL).await;
+        let pong = pings.ping(Ping::opaque());
+        if !matches!(timeout(KEEPALIVE_TIMEOUT, pong).await, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
+/// Sends a body as the replica takes it.
+async fn send_body(
+    mut body: tonic::body::Body,
+    mut stream: SendStream<Bytes>,
+) -> Result<(), BoxError> {
+    while let Some(frame) = body.frame().await {
+        let Ok(mut data) = frame?.into_data() else {
+            continue; // a client has no trailers to send
+        };
+        while data.has_remaining() {
+            stream.reserve_capacity(data.len());
+            let Some(room) = poll_fn(|cx| stream.poll_capacity(cx)).await else {
+                return Ok(()); // the answer says why
+            };
+            stream.send_data(data.split_to(room?.min(data.len())), false)?;
+        }
+    }
+    stream.send_data(Bytes::new(), true)?;
+    Ok(())
+}
+
 /// The URI of a call, which tonic makes of the path alone.
 fn with_authority(path: &Uri, authority: &Authority) -> Uri {
     let mut parts = http::uri::Parts::default();
@@ -167,13 +230,52 @@ fn with_authority(path: &Uri, authority: &Authority) -> Uri {
     Uri::from_parts(parts).expect("it has all three")
 }
 
+/// What is still to come of an answer.
+#[derive(Debug)]
+enum Rest {
+    Data(RecvStream),
+    Trailers(RecvStream),
+    Over,
+}
+
+impl Rest {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        loop {
+            match self {
+                Self::Data(stream) => match ready!(stream.poll_data(cx)) {
+                    Some(Ok(data)) => {
+                        // What is read makes room for more.
+                        let _ = stream.flow_control().release_capacity(data.len());
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => {
+                        if let Self::Data(stream) = std::mem::replace(self, Self::Over) {
+                            *self = Self::Trailers(stream);
+                        }
+                    }
+                },
+                Self::Trailers(stream) => {
+                    let trailers = ready!(stream.poll_trailers(cx));
+                    *self = Self::Over;
+                    let trailers = trailers.transpose();
+                    return Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)));
+                }
+                Self::Over => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
 pin_project_lite::pin_project! {
     /// The body of an answer whose first frame is there. The call is in flight as long as it is.
     #[derive(Debug)]
     pub struct Answer {
         first: Option<Frame<Bytes>>,
-        #[pin]
-        rest: Incoming,
+        rest: Rest,
         _in_flight: InFlight,
     }
 }
@@ -202,7 +304,7 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
+        self.first.is_none() && matches!(self.rest, Rest::Over)
     }
 
     fn size_hint(&self) -> SizeHint {

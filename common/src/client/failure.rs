@@ -22,7 +22,7 @@ impl Failure {
     }
 
     /// The connection broke, or the replica did not take the call.
-    pub(super) fn broken(error: hyper::Error) -> Self {
+    pub(super) fn broken(error: h2::Error) -> Self {
         Self {
             status: status_of(error),
             may_retry: true,
@@ -48,7 +48,7 @@ impl fmt::Display for Failure {
 ///
 /// By itself tonic has `UNKNOWN` or `CANCELLED` for it, which would read as the fault of the
 /// service or as the wish of the client.
-pub(super) fn status_of(error: hyper::Error) -> Status {
+pub(super) fn status_of(error: h2::Error) -> Status {
     let status = Status::from_error(Box::new(error));
     match status.code() {
         Code::Unknown | Code::Cancelled => Status::unavailable(status.message()),

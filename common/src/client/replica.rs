@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::{
     backoff::Backoff,
     balance::{Balance, Cost},
-    connection::Connection,
+    connection::{Connection, RequestBody},
 };
 use crate::{Context, Deadline, RequestId, metrics::CountedReplica};
 
@@ -151,7 +151,7 @@ impl<R: Cost> Drop for Up<R> {
 /// Asks a replica whether it serves. One that does not know `grpc.health.v1` has answered, too.
 async fn probe(connection: Connection) -> Result<(), Status> {
     let mut health = HealthClient::new(service_fn(async |request: http::Request<_>| {
-        let request = request.map(http_body_util::Either::Right);
+        let request = request.map(RequestBody::Stream);
         let answer = connection.call(request, None).await;
         answer.map_err(|failure| failure.status)
     }));

@@ -68,7 +68,7 @@ impl<'a> Name<'a> {
                 warn!(
                     action = "look_up",
                     status = "failure",
-                    target = %self.authority,
+                    authority = %self.authority,
                     %error,
                     "the name can't be looked up; what is known of it is kept"
                 );

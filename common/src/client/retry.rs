@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 use tower::{
@@ -90,7 +90,7 @@ impl RetryService {
         self.budget.deposit();
         let mut attempt = 1;
         loop {
-            let body = Either::Left(Full::new(message.clone()));
+            let body = RequestBody::Message(message.clone());
             let mut request = Request::from_parts(head.clone(), body);
             if attempt > 1 {
                 let before = HeaderValue::from(attempt - 1);
@@ -174,7 +174,7 @@ impl Service<Request<tonic::body::Body>> for RetryService {
         let this = self.clone();
         Box::pin(async move {
             if !this.idempotent.contains(&request.uri().path()) {
-                let outcome = this.attempt(request.map(Either::Right), None).await;
+                let outcome = this.attempt(request.map(RequestBody::Stream), None).await;
                 return outcome.map_err(|failure| failure.status);
             }
             // What is sent again must be there as a whole. The message of a call is.
