@@ -173,7 +173,20 @@ impl service1_server::Service1 for Service1 {
         &self,
         request: Request<ProcessNameRequest>,
     ) -> Result<Response<ProcessNameResponse>, Status> {
-        let name = obey(request.into_inner().name).await?;
+        let before = request.metadata().get("grpc-previous-rpc-attempts");
+        let name = match (request.get_ref().name.as_str(), before) {
+            ("again", None) => return Err(Status::unavailable("not yet")),
+            ("again", Some(before)) => before.to_str().unwrap_or_default().to_owned(),
+            ("never", _) => {
+                let mut status = Status::unavailable("never");
+                let pushback = "-1".parse().expect("ASCII");
+                status
+                    .metadata_mut()
+                    .insert("grpc-retry-pushback-ms", pushback);
+                return Err(status);
+            }
+            _ => obey(request.into_inner().name).await?,
+        };
         Ok(Response::new(ProcessNameResponse { name }))
     }
 }

@@ -6,6 +6,7 @@ mod context;
 mod drain;
 mod failures;
 mod items;
+mod overload;
 mod page;
 mod readme;
 mod start;
