@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::server::health::READY_PATH;
+use crate::server::probe::READY_PATH;
 
 /// How long the service may take for each step of its answer.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -33,6 +33,9 @@ pub(super) async fn keep(target: Target, balance: Balance<Connection>) {
             });
         }
         sleep(LOOKUP_PAUSE).await;
+        if names.iter().any(|name| name.addresses.is_empty()) {
+            continue; // nothing is known of a service that is about to start
+        }
         select! {
             () = sleep(LOOKUP_INTERVAL) => {}
             () = broken.notified() => {}

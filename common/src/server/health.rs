@@ -12,26 +12,15 @@ use http::{StatusCode, header::CONTENT_TYPE};
 
 use super::{
     access::Quiet,
+    probe::{LIVE_PATH, METRICS_PATH, READY_PATH},
     readiness::{Readiness, State},
 };
 use crate::{Problem, metrics};
 
-/// Where [`healthcheck`](crate::healthcheck) asks.
-pub(crate) const READY_PATH: &str = "/readyz";
-
-/// Where Prometheus asks.
-const METRICS_PATH: &str = "/metrics";
-
-/// Whether a request asks how the service is.
-pub(super) fn is_probe(path: &str) -> bool {
-    matches!(path, "/healthz" | READY_PATH | METRICS_PATH)
-        || path.starts_with("/grpc.health.v1.Health/")
-}
-
 /// The routes that every HTTP face has.
 pub(super) fn routes(readiness: Readiness) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { quiet("ok") }))
+        .route(LIVE_PATH, get(|| async { quiet("ok") }))
         .route(
             READY_PATH,
             get(move || async move { quiet(ready(readiness.state())) }),

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tower::{Layer, Service};
 use tracing::warn;
 
-use super::health::is_probe;
+use super::probe::is_probe;
 use crate::{
     limited::Limited,
     metrics::{self, Counters},
