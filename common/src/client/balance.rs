@@ -24,8 +24,9 @@ use super::failure::Failure;
 const MAX_WAITING: usize = 1_024;
 
 /// How many times as much one of two must cost for the other to be preferred. With less, replicas
-/// that are as good as each other would be ranked by the noise, and get uneven shares.
-const FAR_LESS: f64 = 2.0;
+/// that are as good as each other would be ranked by the noise, or by whether one call or none is
+/// in flight, and get uneven shares.
+const FAR_LESS: f64 = 2.5;
 
 /// Something to choose by what it costs.
 pub(super) trait Cost {
