@@ -2,8 +2,8 @@
 //!
 //! Of two replicas picked at random the one that would cost far less is taken ("power of two
 //! choices"), so that no two callers run for the same best one. While there is none, calls wait
-//! for one, but not for long: a service that has been away for [`Balance::failfast`] is taken to be away,
-//! and its calls fail at once until it is back.
+//! for one, but not for long: a service that has been away for `FAILFAST` is taken to be away for
+//! good, and its calls fail at once until it is back.
 
 use std::{
     sync::{

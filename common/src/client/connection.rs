@@ -20,7 +20,7 @@ use http::{
     Request, Response, Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::{
     net::TcpStream,
@@ -33,6 +33,7 @@ use tonic::Status;
 use crate::metrics::Replica;
 
 use super::{
+    balance::Cost,
     context,
     failure::{Failure, status_of},
     load::{InFlight, Load},
@@ -122,10 +123,6 @@ impl Connection {
         self.lost.notified().await;
     }
 
-    pub(super) fn cost(&self) -> f64 {
-        self.load.cost()
-    }
-
     /// Sends a request, with all of its message where that is there.
     async fn send(&self, request: Request<RequestBody>) -> Result<ResponseFuture, h2::Error> {
         let mut sender = self.sender.clone().ready().await?;
@@ -185,6 +182,12 @@ impl Connection {
                 Err(Failure::attempt_timeout())
             }
         }
+    }
+}
+
+impl Cost for Connection {
+    fn cost(&self) -> f64 {
+        self.load.cost()
     }
 }
 
@@ -270,14 +273,12 @@ impl Rest {
     }
 }
 
-pin_project_lite::pin_project! {
-    /// The body of an answer whose first frame is there. The call is in flight as long as it is.
-    #[derive(Debug)]
-    pub struct Answer {
-        first: Option<Frame<Bytes>>,
-        rest: Rest,
-        _in_flight: InFlight,
-    }
+/// The body of an answer whose first frame is there. The call is in flight as long as it is.
+#[derive(Debug)]
+pub struct Answer {
+    first: Option<Frame<Bytes>>,
+    rest: Rest,
+    _in_flight: InFlight,
 }
 
 impl Answer {
@@ -292,22 +293,17 @@ impl Body for Answer {
     type Error = Status;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.project();
-        if let Some(first) = this.first.take() {
+        if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
-        let frame = ready!(this.rest.poll_frame(cx));
+        let frame = ready!(self.rest.poll_frame(cx));
         Poll::Ready(frame.map(|frame| frame.map_err(status_of)))
     }
 
     fn is_end_stream(&self) -> bool {
         self.first.is_none() && matches!(self.rest, Rest::Over)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
     }
 }

@@ -49,12 +49,6 @@ trait Losable: Cost {
     fn lost(&self) -> impl Future<Output = ()> + Send;
 }
 
-impl Cost for Connection {
-    fn cost(&self) -> f64 {
-        self.cost()
-    }
-}
-
 impl Losable for Connection {
     async fn lost(&self) {
         self.lost().await;

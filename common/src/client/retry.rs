@@ -97,12 +97,10 @@ impl RetryService {
                 request.headers_mut().insert(PREVIOUS_ATTEMPTS, before);
             }
             let outcome = self.attempt(request, Some(self.attempt_timeout)).await;
-            let Some(pause) = pause_before_next(&outcome, attempt) else {
+            let pause = pause_before_next(&outcome, attempt);
+            let Some(pause) = pause.filter(|_| attempt < MAX_ATTEMPTS) else {
                 return outcome.map_err(|failure| failure.status);
             };
-            if attempt == MAX_ATTEMPTS {
-                return outcome.map_err(|failure| failure.status);
-            }
             let is_granted = self.budget.withdraw();
             metrics::mine(|mine| {
                 if is_granted {

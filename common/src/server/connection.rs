@@ -16,8 +16,8 @@ use crate::{
 pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests in flight on one HTTP/2 connection. A peer with one connection for each core sends
-/// all its traffic over few of them, so the usual 100 to 250 would make it queue; and one connection can't fill the
-/// limit of requests in flight.
+/// all its traffic over few of them, so the usual 100 to 250 would make it queue; and one
+/// connection can't fill the limit of requests in flight.
 const MAX_CONCURRENT_STREAMS: u32 = 512;
 
 /// The head of a request over HTTP/2, in bytes, as nginx and most others have it; a longer one
