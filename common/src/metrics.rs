@@ -28,6 +28,13 @@ const BUCKETS: [f64; 14] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
 
+/// The route of requests that no route is for.
+pub(crate) const OTHER: &str = "other";
+
+/// How many pairs of route and status a thread tells apart. A gRPC route is the path that its
+/// client sent, so more of them are made up, and are counted as [`OTHER`].
+const MAX_REQUESTS: usize = 256;
+
 /// The media type of [`text`].
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -93,9 +100,13 @@ struct Requests {
 /// A request is over. `status` is the number of HTTP or the name of a gRPC code.
 pub(crate) fn count_request(route: &str, status: &str, took: Duration) {
     MY_REQUESTS.with_borrow_mut(|all| {
-        let known = all
-            .iter()
-            .position(|one| one.status == status && one.route == route);
+        let find = |route: &str| {
+            let is_it = |one: &Arc<Requests>| one.status == status && one.route == route;
+            all.iter().position(is_it)
+        };
+        let is_full = all.len() >= MAX_REQUESTS;
+        let known = find(route).or_else(|| is_full.then(|| find(OTHER)).flatten());
+        let route = if is_full { OTHER } else { route };
         let known = known.unwrap_or_else(|| {
             let requests = Arc::new(Requests {
                 route: route.to_owned(),
@@ -300,4 +311,23 @@ fn encode_replicas(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> fm
             .encode_counter::<NoLabelSet, _, u64>(&picks, None)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_that_are_made_up_do_not_fill_the_memory() {
+        for number in 0..10 * MAX_REQUESTS {
+            count_request(&format!("/made/{number}"), "OK", Duration::ZERO);
+        }
+        let counted = of_this_thread();
+        let requests = lock(&counted.requests);
+        assert_eq!(requests.len(), MAX_REQUESTS + 1);
+        let other = requests.last().expect("there are some");
+        assert_eq!(other.route, OTHER);
+        let count = u64::try_from(9 * MAX_REQUESTS).expect("small");
+        assert_eq!(other.buckets[0].get(), count);
+    }
 }

@@ -20,9 +20,6 @@ use crate::{
     context, metrics, problem::CLIENT_CLOSED_REQUEST, protocol::Protocol, timings::Timings,
 };
 
-/// The route of requests that no route is for.
-const OTHER: &str = "other";
-
 /// Put into the extensions of a response that is not worth a line at `info`: a health probe
 /// comes every few seconds, and of refused requests one a second is enough.
 #[derive(Debug, Clone, Copy)]
@@ -265,10 +262,15 @@ impl Drop for AccessLine {
         if let Some(code) = grpc_code {
             // Whoever makes up a method must not make up a route.
             let is_known = code != Code::Unimplemented;
-            metrics::count_request(if is_known { path } else { OTHER }, name_of(code), took);
+            let path = self.path.as_ref().filter(|_| is_known);
+            let route = path.map_or(metrics::OTHER, PathAndQuery::path);
+            metrics::count_request(route, name_of(code), took);
         } else {
             let timings = context::timings();
-            let route = timings.as_ref().and_then(Timings::route).unwrap_or(OTHER);
+            let route = timings
+                .as_ref()
+                .and_then(Timings::route)
+                .unwrap_or(metrics::OTHER);
             let mut digits = itoa::Buffer::new();
             metrics::count_request(route, digits.format(response_status), took);
         }
