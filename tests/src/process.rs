@@ -233,6 +233,19 @@ impl Process {
         self.child.id()
     }
 
+    /// A figure of `/proc/PID/status` by its name, in KiB: `VmRSS` is its memory now, `VmHWM` the
+    /// most that it has had.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such figure.
+    pub fn memory(&self, key: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with(key));
+        let figure = line.and_then(|line| line.split_whitespace().nth(1));
+        figure.expect("the figure").parse().expect("a number")
+    }
+
     /// Sends it a signal by name, such as `TERM`.
     ///
     /// # Panics

@@ -1,6 +1,6 @@
 //! More than can be carried, and a backend that refuses.
 
-use std::{fs, thread::sleep, time::Duration};
+use std::{thread::sleep, time::Duration};
 
 use tests::{
     Process,
@@ -59,7 +59,7 @@ pub(crate) fn three_times_the_load() -> String {
     let closed = run(32, Duration::ZERO);
     assert!(closed.failures().is_empty(), "{:?}", closed.failures());
     let peak = rate(closed.served());
-    let before = memory(&service2);
+    let before = service2.memory("VmHWM");
     // So many connections that none has to wait for its turn.
     let open = run(600, Duration::from_secs_f64(600.0 / (3.0 * peak)));
     let (goodput, p99) = (rate(open.served()), open.percentile(0.99));
@@ -72,7 +72,7 @@ pub(crate) fn three_times_the_load() -> String {
     assert!(refused > open.served(), "three times the load");
     assert!(goodput >= 0.85 * peak, "{goodput} of {peak}");
     assert!(p99 <= Duration::from_millis(250), "{p99:?}");
-    let grown = memory(&service2).saturating_sub(before);
+    let grown = service2.memory("VmHWM").saturating_sub(before);
     assert!(grown <= 32 * 1024, "{grown} KiB");
     format!(
         "goodput {:.0} % of {peak:.0}/s, p99 of the served {}, {} refused, {:.1} MB more memory",
@@ -81,12 +81,4 @@ pub(crate) fn three_times_the_load() -> String {
         refused,
         f64::from(u32::try_from(grown).unwrap_or(u32::MAX)) / 1024.0
     )
-}
-
-/// The most memory that a process has had, in KiB.
-fn memory(process: &Process) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM"));
-    let figure = line.and_then(|line| line.split_whitespace().nth(1));
-    figure.expect("the figure").parse().expect("a number")
 }

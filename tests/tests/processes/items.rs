@@ -350,14 +350,6 @@ fn a_client_that_takes_nothing_does_not_hold_a_stream_past_the_deadline() {
     });
 }
 
-/// A figure of `/proc/PID/status`, in KiB.
-fn memory(process: &Process, key: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with(key));
-    let figure = line.and_then(|line| line.split_whitespace().nth(1));
-    figure.expect("the figure").parse().expect("a number")
-}
-
 #[test]
 fn ten_million_items_need_no_more_memory_than_a_few() {
     let (service1, service2) = Process::pair(&[("DEADLINE", "10m")]);
@@ -377,10 +369,10 @@ fn ten_million_items_need_no_more_memory_than_a_few() {
         assert_eq!(items, usize::try_from(length).expect("positive"));
     };
     stream(10_000);
-    let before = [&service1, &service2].map(|service| memory(service, "VmRSS"));
+    let before = [&service1, &service2].map(|service| service.memory("VmRSS"));
     stream(10_000_000);
     // At its peak, not at its end.
-    let peak = [&service1, &service2].map(|service| memory(service, "VmHWM"));
+    let peak = [&service1, &service2].map(|service| service.memory("VmHWM"));
     for (before, peak) in before.into_iter().zip(peak) {
         assert!(peak <= before + 8 * 1024, "{before} to {peak} KiB");
     }
