@@ -7,6 +7,7 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::json;
 use crate::{context, metrics};
 
 /// How many bytes of records a worker gathers at the most before it writes them, busy or not.
@@ -83,15 +84,7 @@ impl Drop for Lines {
 /// Ends a record, with the current request id as its last field.
 fn append_id_and_end(lines: &mut Vec<u8>) {
     lines.extend_from_slice(br#","request_id":""#);
-    context::with_request_id(|id| {
-        // An id is visible ASCII: JSON wants only these two of its characters escaped.
-        for byte in id.bytes() {
-            if matches!(byte, b'"' | b'\\') {
-                lines.push(b'\\');
-            }
-            lines.push(byte);
-        }
-    });
+    context::with_request_id(|id| json::escaped(lines, id));
     lines.extend_from_slice(b"\"}\n");
 }
 

@@ -20,7 +20,9 @@
 //! `v`) are dropped, so do not use them, nor `request_id`.
 
 mod buffer;
+mod json;
 mod record;
+mod time;
 
 use std::panic::{self, PanicHookInfo};
 

@@ -4,17 +4,14 @@
 //! there is no span to collect from, that can be left out (what it saves: bench/README.md). The
 //! crate still says what a record is: a test holds the two against each other.
 
-use std::{fmt, process, time::SystemTime};
+use std::{fmt, process};
 
-use serde::{Serialize, Serializer as _};
-use serde_json::Serializer;
 use tracing::{
     Event, Level,
     field::{Field, Visit},
 };
 
-/// The names that bunyan has for itself; fields of an event with such a name are dropped.
-const RESERVED: [&str; 7] = ["v", "name", "msg", "level", "hostname", "pid", "time"];
+use super::{json, time};
 
 /// What all records of a process have in common.
 pub(super) struct Format {
@@ -26,11 +23,11 @@ impl Format {
     pub(super) fn new(service: &str) -> Self {
         let mut begin = Vec::new();
         begin.extend_from_slice(br#"{"v":0,"name":"#);
-        json(&mut begin, service);
+        json::string(&mut begin, service);
         begin.extend_from_slice(br#","hostname":"#);
-        json(&mut begin, &*gethostname::gethostname().to_string_lossy());
+        json::string(&mut begin, &gethostname::gethostname().to_string_lossy());
         begin.extend_from_slice(br#","pid":"#);
-        json(&mut begin, &process::id());
+        json::value(&mut begin, &process::id());
         begin.extend_from_slice(br#","level":"#);
         Self { begin }
     }
@@ -39,36 +36,38 @@ impl Format {
     pub(super) fn append(&self, event: &Event<'_>, bytes: &mut Vec<u8>) {
         let metadata = event.metadata();
         bytes.extend_from_slice(&self.begin);
-        json(bytes, &bunyan_level(*metadata.level()));
+        bytes.extend_from_slice(bunyan_level(*metadata.level()));
+        bytes.extend_from_slice(br#","time":""#);
+        time::now(bytes);
+        bytes.extend_from_slice(br#"","target":"#);
+        json::string(bytes, metadata.target());
+        bytes.extend_from_slice(br#","line":"#);
+        json::value(bytes, &metadata.line());
+        bytes.extend_from_slice(br#","file":"#);
+        match metadata.file() {
+            Some(file) => json::string(bytes, file),
+            None => bytes.extend_from_slice(b"null"),
+        }
         let mut fields = Fields {
             bytes,
             has_message: false,
         };
-        fields.text("time", &humantime::format_rfc3339_nanos(SystemTime::now()));
-        fields.value("target", metadata.target());
-        fields.value("line", &metadata.line());
-        fields.value("file", &metadata.file());
         event.record(&mut fields);
         if !fields.has_message {
-            fields.value("msg", metadata.target());
+            fields.key("msg");
+            json::string(fields.bytes, metadata.target());
         }
     }
 }
 
-fn bunyan_level(level: Level) -> u16 {
+fn bunyan_level(level: Level) -> &'static [u8] {
     match level {
-        Level::ERROR => 50,
-        Level::WARN => 40,
-        Level::INFO => 30,
-        Level::DEBUG => 20,
-        Level::TRACE => 10,
+        Level::ERROR => b"50",
+        Level::WARN => b"40",
+        Level::INFO => b"30",
+        Level::DEBUG => b"20",
+        Level::TRACE => b"10",
     }
-}
-
-fn json<V: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &V) {
-    value
-        .serialize(&mut Serializer::new(bytes))
-        .expect("a Vec takes all, and these values have no keys to be refused");
 }
 
 /// Writes fields as they come.
@@ -80,36 +79,27 @@ struct Fields<'a> {
 impl Fields<'_> {
     fn key(&mut self, key: &str) {
         self.bytes.push(b',');
-        json(self.bytes, key);
+        json::string(self.bytes, key);
         self.bytes.push(b':');
     }
 
-    fn value<V: Serialize + ?Sized>(&mut self, key: &str, value: &V) {
-        self.key(key);
-        json(self.bytes, value);
-    }
-
-    fn text(&mut self, key: &str, value: &impl fmt::Display) {
-        self.key(key);
-        Serializer::new(&mut *self.bytes)
-            .collect_str(value)
-            .expect("a Vec takes all, and `Display` of these values does not fail");
-    }
-
     /// A field of the event, under the name that it has in the record.
-    fn field<V: Serialize + ?Sized>(&mut self, field: &Field, value: &V) {
+    fn field<V: serde::Serialize>(&mut self, field: &Field, value: V) {
         if let Some(name) = self.name_of(field) {
-            self.value(name, value);
+            self.key(name);
+            json::value(self.bytes, &value);
         }
     }
 
+    /// `None` for the names that bunyan has for itself; fields of an event with such a name are
+    /// dropped.
     fn name_of(&mut self, field: &Field) -> Option<&'static str> {
         match field.name() {
             "message" => {
                 self.has_message = true;
                 Some("msg")
             }
-            name if RESERVED.contains(&name) => None,
+            "v" | "name" | "msg" | "level" | "hostname" | "pid" | "time" => None,
             name => Some(name),
         }
     }
@@ -117,29 +107,32 @@ impl Fields<'_> {
 
 impl Visit for Fields<'_> {
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.field(field, &value);
+        self.field(field, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.field(field, &value);
+        self.field(field, value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.field(field, &value);
+        self.field(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.field(field, &value);
+        self.field(field, value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.field(field, value);
+        if let Some(name) = self.name_of(field) {
+            self.key(name);
+            json::string(self.bytes, value);
+        }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if let Some(name) = self.name_of(field) {
-            let name = name.strip_prefix("r#").unwrap_or(name);
-            self.text(name, &format_args!("{value:?}"));
+            self.key(name.strip_prefix("r#").unwrap_or(name));
+            json::text(self.bytes, format_args!("{value:?}"));
         }
     }
 }
