@@ -43,7 +43,7 @@ const LONGEST: Duration = Duration::from_hours(365 * 24);
 pub struct DeadlineExceeded;
 
 /// The units of `grpc-timeout`, finest first: letter and nanoseconds.
-const UNITS: [(u8, u128); 6] = [
+const UNITS: [(u8, u64); 6] = [
     (b'n', 1),
     (b'u', 1_000),
     (b'm', 1_000_000),
@@ -54,30 +54,38 @@ const UNITS: [(u8, u128); 6] = [
 
 /// `grpc-timeout` has room for eight digits.
 const MAX_DIGITS: usize = 8;
-const MAX_VALUE: u128 = 99_999_999;
+const MAX_VALUE: u64 = 99_999_999;
 
-/// Writes a timeout as `grpc-timeout` has it, in the finest unit with room for it, rounded down:
-/// the next hop must never believe that it has longer.
+/// From here on a timeout is written in milliseconds or coarser: few of them are different then,
+/// so HTTP/2's header tables hold them, and most calls send and read one byte.
+const COARSE: Duration = Duration::from_secs(1);
+const MILLISECONDS: usize = 2;
+
+/// Writes a timeout as `grpc-timeout` has it, to a thousandth and rounded down: the next hop must
+/// never believe that it has longer.
 ///
 /// ```
 /// use std::time::Duration;
 /// use common::deadline::{format_timeout, parse_timeout};
 ///
 /// let text = format_timeout(Duration::from_millis(9_990));
-/// assert_eq!(text, "9990000u");
+/// assert_eq!(text, "9990m");
 /// assert_eq!(parse_timeout(&text), Ok(Duration::from_millis(9_990)));
 /// ```
 pub fn format_timeout(timeout: Duration) -> HeaderValue {
-    let nanos = timeout.as_nanos();
-    let (unit, value) = UNITS
-        .into_iter()
+    // A u64 of nanoseconds is 584 years, which is as good as any longer one.
+    let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+    let is_coarse = timeout >= COARSE;
+    let (unit, value) = UNITS[if is_coarse { MILLISECONDS } else { 0 }..]
+        .iter()
         .map(|(unit, size)| (unit, nanos / size))
         .find(|(_, value)| *value <= MAX_VALUE)
-        .unwrap_or((b'H', MAX_VALUE));
-    let mut header = HeaderValue::try_from(format!("{value}{}", unit as char))
-        .expect("digits and a letter are a header value");
-    // Like a request id: no two are the same.
-    header.set_sensitive(true);
+        .expect("584 years are fewer hours");
+    let mut text = String::with_capacity(MAX_DIGITS + 1);
+    text.push_str(itoa::Buffer::new().format(value));
+    text.push((*unit).into());
+    let mut header = HeaderValue::try_from(text).expect("digits and a letter are a header value");
+    header.set_sensitive(!is_coarse); // kept out of these tables
     header
 }
 
@@ -94,7 +102,7 @@ pub fn parse_timeout(value: &HeaderValue) -> Result<Duration, InvalidTimeout> {
     let value = digits
         .iter()
         .fold(0, |sum, digit| sum * 10 + u128::from(digit - b'0'));
-    Ok(Duration::from_nanos_u128(value * size))
+    Ok(Duration::from_nanos_u128(value * u128::from(size)))
 }
 
 /// The text is not a `grpc-timeout`.
@@ -119,10 +127,9 @@ mod tests {
             let text = format_timeout(timeout);
             let read = parse_timeout(&text).unwrap();
             prop_assert!(read <= timeout);
-            // Six digits at the least are left when minutes must become hours; the largest
-            // values are capped.
-            let capped = Duration::from_hours(99_999_999);
-            prop_assert!(timeout >= capped || timeout.saturating_sub(read) <= timeout / 100_000);
+            // The largest values are capped.
+            let capped = Duration::from_nanos(u64::MAX);
+            prop_assert!(timeout >= capped || timeout.saturating_sub(read) <= timeout / 1_000);
         }
 
         #[test]

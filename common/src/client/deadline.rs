@@ -131,7 +131,7 @@ mod tests {
         let inner = service_fn(async |mut request: Request<()>| -> Answer {
             write(request.headers_mut());
             assert_eq!(request.headers()[RequestId::GRPC_METADATA], "the-request");
-            assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "2000000u");
+            assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "2000m");
             Ok(Response::default())
         });
         let request = context(Duration::from_secs(3)).scope(async {
@@ -146,7 +146,7 @@ mod tests {
         let inner = service_fn(async |mut request: Request<()>| -> Answer {
             write(request.headers_mut());
             assert_eq!(request.headers()[RequestId::GRPC_METADATA].len(), 36);
-            assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "10000000u");
+            assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "10000m");
             pending().await
         });
         assert_eq!(call(inner).await, Err(Code::DeadlineExceeded));
