@@ -127,6 +127,19 @@ impl RetryService {
     }
 }
 
+/// All of a body. The message of a call is its only frame, which is not copied.
+async fn whole(mut body: tonic::body::Body) -> Result<Bytes, Status> {
+    let mut whole = Bytes::new();
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(data) if whole.is_empty() => whole = data,
+            Ok(data) => whole = [whole, data].concat().into(),
+            Err(_trailers) => {} // a client has none to send
+        }
+    }
+    Ok(whole)
+}
+
 type Outcome = Result<Response<Answer>, Status>;
 
 /// How long to wait for the attempt after this one; `None` where there is to be none.
@@ -176,8 +189,9 @@ impl Service<Request<tonic::body::Body>> for RetryService {
                 return outcome.map_err(|failure| failure.status);
             }
             // What is sent again must be there as a whole. The message of a call is.
-            let (head, body) = request.into_parts();
-            let message = body.collect().await?.to_bytes();
+            let (mut head, body) = request.into_parts();
+            head.extensions.clear(); // so that a copy for each attempt is cheap
+            let message = whole(body).await?;
             this.attempts(head, message).await
         })
     }
