@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, futures::TaskLocalFuture};
 
 use crate::{
     Deadline, RequestId,
+    protocol::Protocol,
     timings::{Call, Timings},
 };
 
@@ -20,6 +21,8 @@ pub struct Context {
     pub request_id: RequestId,
     /// When the request must be over.
     pub deadline: Deadline,
+    /// How its answer must be written.
+    pub(crate) protocol: Protocol,
     /// Where its calls are timed, if they are.
     pub(crate) timings: Option<Timings>,
 }
@@ -34,6 +37,7 @@ impl Context {
         Self {
             request_id,
             deadline,
+            protocol: Protocol::Http,
             timings: None,
         }
     }
@@ -63,6 +67,11 @@ pub fn current() -> Option<Context> {
 /// The deadline of the request in hand, or `None` outside of any request.
 pub fn deadline() -> Option<Deadline> {
     CURRENT.try_with(|context| context.deadline).ok()
+}
+
+/// What the client of the request in hand speaks, or `None` outside of any request.
+pub(crate) fn protocol() -> Option<Protocol> {
+    CURRENT.try_with(|context| context.protocol).ok()
 }
 
 /// The timings of the request in hand, if its calls are timed.

@@ -68,7 +68,7 @@ where
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             version: request.version(),
-            protocol: Protocol::of(request.headers()),
+            protocol: context::protocol().expect("the context layer stands above this one"),
             started: Instant::now(),
             status: CLIENT_CLOSED_REQUEST,
             grpc_code: None,

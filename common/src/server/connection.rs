@@ -54,7 +54,9 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(Bounded::start(Deadline::after(self.longest), || stream));
+        // Boxed: tokio moves a task about before and after it runs.
+        let stream = || Box::pin(stream);
+        tokio::spawn(Bounded::start(Deadline::after(self.longest), stream));
     }
 }
 

@@ -72,6 +72,7 @@ where
                 Ok(Some(timeout)) => timeout.min(self.deadline),
                 Ok(None) | Err(_) => self.deadline,
             }),
+            protocol,
             // For `Server-Timing`, which gRPC does not have.
             timings: (protocol == Protocol::Http).then(Timings::start),
         };
@@ -96,7 +97,6 @@ where
         });
         ResponseFuture {
             inner: context.scope(future),
-            protocol,
         }
     }
 }
@@ -134,7 +134,6 @@ pin_project_lite::pin_project! {
     pub(super) struct ResponseFuture<F> {
         #[pin]
         inner: TaskLocalFuture<Context, F>,
-        protocol: Protocol,
     }
 }
 
@@ -152,7 +151,7 @@ where
             .take_value()
             .expect("only taken here, at the end");
         response.headers_mut().insert(
-            this.protocol.request_id_header(),
+            context.protocol.request_id_header(),
             context.request_id.header_value(),
         );
         Poll::Ready(Ok(response.map(|body| ContextBody {

@@ -52,7 +52,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let deadline = context::deadline().expect("the context layer stands above this one");
         ResponseFuture {
-            protocol: Protocol::of(request.headers()),
+            protocol: context::protocol().expect("the context layer stands above this one"),
             inner: Bounded::start(deadline, || self.inner.call(request)),
         }
     }

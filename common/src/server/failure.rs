@@ -26,7 +26,7 @@ use tower::{Layer, Service};
 use tracing::error;
 
 use super::{BODY_LIMIT, access::Quiet, caught_body::CaughtBody, shed::Overloaded};
-use crate::{Problem, deadline::DeadlineExceeded, protocol::Protocol};
+use crate::{Problem, context, deadline::DeadlineExceeded, protocol::Protocol};
 
 /// The longest text of a failure that is passed on as `detail`, in bytes.
 const MAX_DETAIL: usize = 1024;
@@ -82,7 +82,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         ResponseFuture {
-            protocol: Protocol::of(request.headers()),
+            protocol: context::protocol().expect("the context layer stands above this one"),
             inner: self.inner.call(request),
         }
     }

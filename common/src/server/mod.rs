@@ -35,13 +35,15 @@ mod socket;
 mod timing;
 mod worker;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use axum::{BoxError, Router};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use tower::{Service, ServiceBuilder};
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 
@@ -59,20 +61,64 @@ pub use self::{
 /// The longest body of a request, in bytes: what gRPC implementations take for one message.
 pub const BODY_LIMIT: usize = 4 * 1024 * 1024;
 
+/// The inbound stack around a router, without a connection below it: for tests of a service's
+/// faces.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), axum::BoxError> {
+/// use axum::{Router, body::Body, routing::get};
+/// use common::server;
+/// use http::Request;
+/// use std::time::Duration;
+/// use tower::ServiceExt;
+///
+/// let router = Router::new().route("/", get(|| async { "Hello!" }));
+/// let stack = server::stack(router, Duration::from_secs(10));
+///
+/// let request = Request::get("/nowhere").body(Body::empty())?;
+/// let answer = stack.oneshot(request).await?;
+/// assert_eq!(answer.status(), 404);
+/// assert!(answer.headers().contains_key("x-request-id"));
+/// assert_eq!(answer.headers()["content-type"], "application/problem+json");
+/// # Ok(())
+/// # }
+/// ```
+pub fn stack<B>(
+    router: Router,
+    deadline: Duration,
+) -> impl Service<
+    Request<B>,
+    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
+    Error = BoxError,
+    Future: Send,
+> + Clone
++ Send
++ 'static
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    let peer = (Ipv4Addr::LOCALHOST, 0).into();
+    inbound(router, peer, deadline, ShedLayer::new(usize::MAX))
+}
+
 /// The inbound stack, for the requests of one connection.
-fn inbound(
+fn inbound<B>(
     router: Router,
     peer: SocketAddr,
     deadline: Duration,
     shed: ShedLayer,
 ) -> impl Service<
-    Request<Incoming>,
-    Response = Response<impl Body<Data = Bytes, Error = impl Into<BoxError>> + Send>,
-    Error = impl Into<BoxError>,
+    Request<B>,
+    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
+    Error = BoxError,
     Future: Send,
 > + Clone
 + Send
-+ 'static {
++ 'static
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
     ServiceBuilder::new()
         // 1. Id and deadline: first, so that all below, and each of its log lines, has them,
         //    and last on the way out, so that no answer leaves without its id.

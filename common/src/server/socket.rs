@@ -57,6 +57,19 @@ impl<S> Socket<S> {
     }
 }
 
+/// Up to so many bytes it costs less to copy them than to hand the kernel several slices.
+const SMALL: usize = 512;
+
+/// Copies what is small enough.
+fn gather<'a>(slices: &[io::IoSlice<'_>], copy: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
+    let mut end = 0;
+    for slice in slices {
+        copy.get_mut(end..end + slice.len())?.copy_from_slice(slice);
+        end += slice.len();
+    }
+    Some(&copy[..end])
+}
+
 fn timed_out(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
@@ -134,6 +147,10 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut copy = [0; SMALL];
+        if let Some(bytes) = gather(slices, &mut copy) {
+            return self.poll_write(cx, bytes);
+        }
         self.poll_in_time(cx, |socket, cx| socket.poll_write_vectored(cx, slices))
     }
 

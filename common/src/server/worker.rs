@@ -10,7 +10,9 @@ use std::{
 };
 
 use axum::Router;
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown, service::TowerToHyperService};
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use tokio::{
     runtime,
     sync::{OwnedSemaphorePermit, mpsc::UnboundedReceiver},
@@ -72,6 +74,24 @@ pub(super) struct Settings {
     /// The requests that a worker may have in flight.
     pub(super) max_in_flight: usize,
     pub(super) readiness: Readiness,
+}
+
+/// The inbound stack as hyper calls it. Nothing in it is ever not ready: what must wait, waits in
+/// its future. So it is not asked, which saves a future around all others.
+#[derive(Clone)]
+struct Stack<S>(S);
+
+impl<S> hyper::service::Service<Request<Incoming>> for Stack<S>
+where
+    S: tower::Service<Request<Incoming>> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> S::Future {
+        self.0.clone().call(request)
+    }
 }
 
 thread_local! {
@@ -142,7 +162,7 @@ async fn serve<const N: usize>(
         );
         let connection = builder.serve_connection(
             TokioIo::new(Socket::new(stream, HEADER_READ_TIMEOUT, settings.deadline)),
-            TowerToHyperService::new(service),
+            Stack(service),
         );
         let connection = graceful.watch(connection.into_owned());
         counters.connections.fetch_add(1, Ordering::Relaxed);
