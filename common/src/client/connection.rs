@@ -23,6 +23,7 @@ use http::{
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     select,
     sync::Notify,
@@ -84,11 +85,24 @@ impl Connection {
     {
         let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
+        Self::over(socket, authority, replica, probe).await
+    }
+
+    /// The same over a connection that is there.
+    pub(super) async fn over<F>(
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        authority: Authority,
+        replica: &Arc<Replica>,
+        probe: impl FnOnce(Self) -> F,
+    ) -> io::Result<Self>
+    where
+        F: Future<Output = Result<(), Status>>,
+    {
         let (sender, mut connection) = client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(socket)
+            .handshake(io)
             .await
             .map_err(io::Error::other)?;
         let pings = connection.ping_pong().expect("asked for once");

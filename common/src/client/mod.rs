@@ -34,12 +34,15 @@ mod timing;
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::sleep,
+};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use self::balance::Balance;
 pub(crate) use self::connection::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use self::{balance::Balance, connection::Connection};
 pub use self::{
     config::Config,
     deadline::DeadlineService,
@@ -75,6 +78,32 @@ pub fn connect(
 ) -> Client {
     let balance = Balance::new(config.failfast);
     tokio::spawn(replicas::keep(target.clone(), balance.clone()));
+    stack(balance, idempotent, config, deadline)
+}
+
+/// The same for what is at the other end of a connection that is there, such as a
+/// [`tokio::io::duplex`]: for tests. When it breaks, it is not opened again.
+///
+/// # Panics
+///
+/// When it is called outside of a tokio runtime.
+pub fn over(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    idempotent: &'static [&'static str],
+    config: &Config,
+    deadline: Duration,
+) -> Client {
+    let balance = Balance::new(config.failfast);
+    tokio::spawn(replica::keep_over(io, balance.clone()));
+    stack(balance, idempotent, config, deadline)
+}
+
+fn stack(
+    balance: Balance<Connection>,
+    idempotent: &'static [&'static str],
+    config: &Config,
+    deadline: Duration,
+) -> Client {
     TimingService::new(DeadlineService::new(
         RetryService::new(balance, idempotent, config.attempt_timeout),
         deadline,

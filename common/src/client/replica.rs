@@ -10,6 +10,7 @@ use std::{
 
 use http::uri::Authority;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     select,
     sync::Notify,
     time::{sleep, timeout},
@@ -32,11 +33,11 @@ use crate::{Context, Deadline, RequestId, metrics::CountedReplica};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between attempts to reach a replica that is down. gRPC's own figures are 1 s × 1.6 up to
-/// 120 s, made for clients all over a network; these are neighbours, and a restart takes a
-/// second.
+/// 120 s, made for clients all over a network; these are neighbours, two that start together
+/// find each other within milliseconds, and a restart takes a second.
 const RECONNECT: Backoff = Backoff {
-    base: Duration::from_millis(100),
-    factor: 1.6,
+    base: Duration::from_millis(5),
+    factor: 2.0,
     limit: Duration::from_secs(10),
     jitter: 0.2,
 };
@@ -87,6 +88,19 @@ pub(super) async fn keep(
         }
     };
     keep_up(open, balance, told).await;
+}
+
+/// Puts the connection that is there into `balance` for as long as it is there.
+pub(super) async fn keep_over(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    balance: Balance<Connection>,
+) {
+    let authority = Authority::from_static("in-memory");
+    let uncounted = Arc::default();
+    let open = Connection::over(io, authority, &uncounted, async |_| Ok(()));
+    if let Ok(connection) = open.await {
+        Up::new(connection, balance).replica.lost().await;
+    }
 }
 
 /// The states of a replica: up, from when it was opened until it is lost, and down, where it is
