@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt images up down logs trace e2e faults interop bench
+.PHONY: help run test lint fmt images up down logs trace e2e faults interop instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -47,5 +47,8 @@ faults: ## Run the failure suite: the pair under load, and what breaks around it
 interop: ## Run the tests against other gRPC implementations (needs Python 3)
 	tests/interop/run
 
-bench: ## Compare the pair with plain axum + tonic (needs wrk)
-	bench/compare
+bench: ## Compare the pair with its peers and write bench/results (needs wrk; Python 3 for one)
+	cargo run --release --package bench
+
+instructions: ## Count the instructions of a request, and fail where they grew (needs valgrind)
+	bench/instructions

@@ -1,0 +1,152 @@
+//! Sends requests through one of the stacks, without sockets, for callgrind to count:
+//! `stacks NAME REQUESTS`. See `bench/instructions`.
+
+use std::{env, hint::black_box, time::Duration};
+
+use axum::{
+    BoxError, Router,
+    body::Body,
+    routing::{get, post},
+};
+use bytes::Bytes;
+use clap::Parser;
+use common::{Context, Deadline, RequestId, client, server};
+use http::{Request, Response, header::CONTENT_TYPE};
+use http_body_util::BodyExt;
+use protos::app::grpc::{ProcessNameRequest, service1_client::Service1Client};
+use tokio::io::{self, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tower::{Service, ServiceExt};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let mut arguments = env::args().skip(1);
+    let stack = arguments.next().unwrap_or_default();
+    let requests = arguments.next().and_then(|number| number.parse().ok());
+    let requests = requests.expect("the second argument is a number of requests");
+    common::logging::init("stacks", Targets::new().with_default(LevelFilter::INFO));
+    match stack.as_str() {
+        "inbound-http" => inbound_http(requests).await,
+        "inbound-grpc" => inbound_grpc(requests).await,
+        "outbound" => outbound(requests).await,
+        _ => panic!("there is no such stack"),
+    }
+}
+
+/// An id and a deadline are made, the answer gets its headers, and there is an access line.
+async fn inbound_http(requests: usize) {
+    let router = Router::new().route("/", get(|| async { "Hello!" }));
+    let request = || Request::get("/").body(Body::empty());
+    ask(requests, server::stack(router, DEADLINE), request).await;
+}
+
+/// An id and a deadline are taken over; a gRPC call that succeeds has no access line.
+async fn inbound_grpc(requests: usize) {
+    let answer = || async { [("content-type", "application/grpc"), ("grpc-status", "0")] };
+    let router = Router::new().route("/", post(answer));
+    let request = || {
+        Request::post("/")
+            .header(CONTENT_TYPE, "application/grpc")
+            .header(
+                RequestId::GRPC_METADATA,
+                "0a3a5b9c-95d4-4b2e-9a3c-0f6f1c2d3e4f",
+            )
+            .header(Deadline::GRPC_TIMEOUT, "9999m")
+            .body(Body::empty())
+    };
+    ask(requests, server::stack(router, DEADLINE), request).await;
+}
+
+/// Asks up to the last of each answer.
+async fn ask<S, B>(requests: usize, stack: S, request: impl Fn() -> http::Result<Request<Body>>)
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError> + Clone,
+    B: http_body::Body<Data = Bytes, Error = BoxError>,
+{
+    for _ in 0..requests {
+        let request = request().expect("a request");
+        let answer = stack.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        black_box(answer.into_body().collect().await.expect("a whole body"));
+    }
+}
+
+/// Calls by way of a generated client; HTTP/2 is in it, and a peer that knows just enough of it.
+async fn outbound(requests: usize) {
+    #[derive(Parser)]
+    struct Config {
+        #[command(flatten)]
+        client: client::Config,
+    }
+    let config = Config::parse_from(["stacks"]).client;
+    let (ours, theirs) = io::duplex(64 * 1_024);
+    tokio::spawn(async { answer(theirs).await.expect("the client stays") });
+    let client = client::over(ours, protos::IDEMPOTENT, &config, DEADLINE);
+    for _ in 0..requests {
+        let mut service1 = Service1Client::new(client.clone());
+        let name = ProcessNameRequest {
+            name: "test".into(),
+        };
+        let context = Context::new(RequestId::fresh(), Deadline::after(DEADLINE));
+        let answer = context.scope(service1.process_name(name)).await;
+        assert_eq!(answer.expect("an answer").into_inner().name, "TEST");
+    }
+}
+
+/// Frames of HTTP/2 (RFC 9113, 6): type and flags.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// Answers each call with `TEST`.
+async fn answer(mut io: DuplexStream) -> io::Result<()> {
+    let mut preface = [0; 24];
+    io.read_exact(&mut preface).await?;
+    io.write_all(&frame(SETTINGS, 0, [0; 4], b"")).await?;
+    let mut payload = Vec::new();
+    loop {
+        let mut head = [0; 9];
+        io.read_exact(&mut head).await?;
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        payload.resize(u32::from_be_bytes([0, a, b, c]) as usize, 0);
+        io.read_exact(&mut payload).await?;
+        if kind == SETTINGS && flags & ACK == 0 {
+            io.write_all(&frame(SETTINGS, ACK, stream, b"")).await?;
+        }
+        if kind == DATA && flags & END_STREAM != 0 {
+            let answer = [
+                // `:status: 200`, and a literal value for the name with the index 31.
+                frame(
+                    HEADERS,
+                    END_HEADERS,
+                    stream,
+                    b"\x88\x0f\x10\x10application/grpc",
+                ),
+                frame(DATA, 0, stream, b"\0\0\0\0\x06\x0a\x04TEST"),
+                frame(
+                    HEADERS,
+                    END_HEADERS | END_STREAM,
+                    stream,
+                    b"\0\x0bgrpc-status\x010",
+                ),
+            ];
+            io.write_all(&answer.concat()).await?;
+        }
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("these are short");
+    let mut frame = vec![0, 0, length, kind, flags];
+    frame.extend(stream);
+    frame.extend(payload);
+    frame
+}

@@ -1,0 +1,271 @@
+//! The pairs: how each is built and started.
+
+use std::{
+    fmt,
+    path::Path,
+    process::{Command, Stdio},
+    str::FromStr,
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{
+    Result,
+    question::{Question, ask_once},
+    service::{Service, Usage},
+};
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// axum and tonic as their documentation has them.
+    Plain,
+    /// The same with ids, logs and a timeout.
+    PlainLogged,
+    /// Our service2 over HTTP/1.1 and JSON to our service1.
+    Rest,
+    /// aiohttp and grpcio.
+    Python,
+    /// service1 and service2.
+    Ours,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Plain,
+        Self::PlainLogged,
+        Self::Rest,
+        Self::Python,
+        Self::Ours,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::PlainLogged => "plain-logged",
+            Self::Rest => "rest",
+            Self::Python => "python",
+            Self::Ours => "ours",
+        }
+    }
+
+    /// Builds it, alone: features of one pair must not leak into another.
+    pub(crate) fn build(self) -> Result<()> {
+        let packages: &[&str] = match self {
+            Self::Plain | Self::PlainLogged => &["plain"],
+            Self::Ours => &["service1", "service2"],
+            Self::Rest => {
+                Self::Ours.build()?;
+                &["rest"]
+            }
+            Self::Python => return install_python(),
+        };
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--release", "--quiet"]);
+        for package in packages {
+            cargo.args(["--package", package]);
+        }
+        succeed(&mut cargo)
+    }
+
+    /// What runs as service1 (0) or service2 (1).
+    fn command(self, service: usize) -> Command {
+        let name = ["service1", "service2"][service];
+        if self == Self::Python {
+            let mut command = Command::new(format!("{PYTHON}/bin/python"));
+            command
+                .arg(format!("bench/peers/python/{name}.py"))
+                .env("PYTHONPATH", PYTHON);
+            return command;
+        }
+        let prefix = match self {
+            Self::Plain => "plain-",
+            Self::PlainLogged => "plain-logged-",
+            Self::Rest if service == 1 => "rest-",
+            _ => "",
+        };
+        Command::new(format!("target/release/{prefix}{name}"))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let kind = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        kind.ok_or_else(|| {
+            format!(
+                "there is no such pair; there are {}",
+                Self::ALL.map(Self::name).join(", ")
+            )
+        })
+    }
+}
+
+/// The virtual environment of the Python pair.
+pub(crate) const PYTHON: &str = "target/bench/python";
+
+fn install_python() -> Result<()> {
+    let python = format!("{PYTHON}/bin/python");
+    if !Path::new(&python).exists() {
+        succeed(Command::new("python3").args(["-m", "venv", PYTHON]))?;
+    }
+    let requirements = "bench/peers/python/requirements.txt";
+    succeed(Command::new(&python).args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--requirement",
+        requirements,
+    ]))?;
+    let out = [
+        format!("--python_out={PYTHON}"),
+        format!("--grpc_python_out={PYTHON}"),
+    ];
+    let compile = [
+        "-m",
+        "grpc_tools.protoc",
+        "-I",
+        "protos",
+        "api.proto",
+        "app/grpc/service1.proto",
+    ];
+    succeed(Command::new(&python).args(compile).args(out))
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.stdin(Stdio::null()).status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?} failed: {status}").into())
+}
+
+/// How long a pair may take to answer first.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Below the range of ephemeral ports, each used once: what lingers of one pair does not meet
+/// the next.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// How to start a pair, where it is not as usual.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    /// How many of service1.
+    pub(crate) replicas: usize,
+    /// Whether to keep what they write.
+    pub(crate) keep_stdout: bool,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            keep_stdout: false,
+        }
+    }
+}
+
+/// A pair that runs.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) backends: Vec<Service>,
+    pub(crate) edge: Service,
+    /// The usual question to it.
+    pub(crate) hello: Question,
+    /// From the start of its processes to its first answer.
+    pub(crate) started_in: Duration,
+}
+
+impl Pair {
+    /// Starts a pair and waits until it answers.
+    pub(crate) fn start(kind: Kind, setting: Setting) -> Result<Self> {
+        let begin = Instant::now();
+        let mut backends = Vec::new();
+        let mut targets = Vec::new();
+        for _ in 0..setting.replicas {
+            let (grpc, http) = (free_port(), free_port());
+            let mut environment = vec![
+                ("HOST", "127.0.0.1".to_owned()),
+                ("GRPC_PORT", grpc.to_string()),
+                ("PORT", http.to_string()),
+            ];
+            if kind == Kind::Rest {
+                // Its access line has no match in the gRPC pair: three lines a request in both.
+                environment.push(("RUST_LOG", "info,common::server::access=warn".to_owned()));
+            }
+            backends.push(Service::start(
+                &mut kind.command(0),
+                &environment,
+                setting.keep_stdout,
+            )?);
+            targets.push(format!(
+                "127.0.0.1:{}",
+                if kind == Kind::Rest { http } else { grpc }
+            ));
+        }
+        let port = free_port();
+        let environment = [
+            ("HOST", "127.0.0.1".to_owned()),
+            ("PORT", port.to_string()),
+            ("SERVICE1_CHANNEL", targets.join(",")),
+        ];
+        let edge = Service::start(&mut kind.command(1), &environment, setting.keep_stdout)?;
+        let hello = Question::hello(port, "test");
+        while let Err(error) = ask_once(&hello) {
+            if begin.elapsed() > START_TIMEOUT {
+                return Err(format!("{kind} does not answer: {error}").into());
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
+        Ok(Self {
+            backends,
+            edge,
+            hello,
+            started_in: begin.elapsed(),
+        })
+    }
+
+    fn services(&self) -> impl Iterator<Item = &Service> {
+        self.backends.iter().chain([&self.edge])
+    }
+
+    /// What all of its processes have used.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let mut sum = Usage::default();
+        for service in self.services() {
+            sum = sum + service.usage()?;
+        }
+        Ok(sum)
+    }
+
+    /// The most that all of its processes ever had, in KiB.
+    pub(crate) fn peak_kib(&self) -> Result<u64> {
+        let peaks = self.services().map(Service::peak_kib);
+        Ok(peaks.sum::<std::io::Result<u64>>()?)
+    }
+
+    /// Asks once more whether its answers are right, and ends it.
+    pub(crate) fn stop(self) -> Result<()> {
+        ask_once(&self.hello)?;
+        self.edge.stop()?;
+        for backend in self.backends {
+            backend.stop()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! A closed loop that goes round many connections, so that all of them are in use while the
+//! requests in flight stay as many: what differs is the number of connections alone.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::{
+    Result,
+    question::{Connection, Question},
+};
+
+/// Requests in flight, if there are as many connections.
+const IN_FLIGHT: usize = 100;
+
+/// Open connections, in as many groups as requests in flight.
+#[derive(Debug)]
+pub(crate) struct Rotation {
+    question: Question,
+    groups: Vec<Vec<Connection>>,
+}
+
+impl Rotation {
+    pub(crate) async fn open(question: &Question, connections: usize) -> Result<Self> {
+        let mut groups: Vec<_> = (0..connections.min(IN_FLIGHT))
+            .map(|_| Vec::new())
+            .collect();
+        for index in 0..connections {
+            let connection = Connection::open(question.address).await?;
+            let group = index % groups.len();
+            groups[group].push(connection);
+        }
+        Ok(Self {
+            question: question.clone(),
+            groups,
+        })
+    }
+
+    /// Asks for some time, and on each connection at least once, and returns how many requests
+    /// that were and how long it took.
+    pub(crate) async fn run(&mut self, time: Duration) -> Result<(u64, Duration)> {
+        let begin = Instant::now();
+        let mut tasks = JoinSet::new();
+        for mut group in self.groups.drain(..) {
+            let question = self.question.clone();
+            tasks.spawn(async move {
+                let mut requests = 0;
+                loop {
+                    for connection in &mut group {
+                        connection.ask(&question).await?;
+                        requests += 1;
+                    }
+                    if begin.elapsed() >= time {
+                        return Result::Ok((requests, group));
+                    }
+                }
+            });
+        }
+        let mut requests = 0;
+        while let Some(ended) = tasks.join_next().await {
+            let (more, group) = ended??;
+            requests += more;
+            self.groups.push(group);
+        }
+        Ok((requests, begin.elapsed()))
+    }
+}

@@ -1,0 +1,155 @@
+//! [`Service`]: one process of a pair.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{self, Read},
+    ops::{Add, Sub},
+    process::{Child, Command, Stdio},
+    thread::{self, JoinHandle},
+};
+
+use rustix::{
+    param::clock_ticks_per_second,
+    process::{Pid, Signal, kill_process},
+};
+
+/// A running service. Its stdout is a pipe that is drained.
+#[derive(Debug)]
+pub(crate) struct Service {
+    child: Child,
+    stdout: Option<JoinHandle<io::Result<Vec<u8>>>>,
+}
+
+/// What one or several processes have used.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    pub(crate) cpu_micros: f64,
+    pub(crate) context_switches: f64,
+}
+
+impl Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            cpu_micros: self.cpu_micros + other.cpu_micros,
+            context_switches: self.context_switches + other.context_switches,
+        }
+    }
+}
+
+impl Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            cpu_micros: self.cpu_micros - other.cpu_micros,
+            context_switches: self.context_switches - other.context_switches,
+        }
+    }
+}
+
+impl Service {
+    /// Starts it. What it writes to stdout is kept for [`Service::stop`], or thrown away.
+    pub(crate) fn start(
+        command: &mut Command,
+        environment: &[(&str, String)],
+        keep_stdout: bool,
+    ) -> io::Result<Self> {
+        let mut child = command
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut pipe = child.stdout.take().expect("it is piped");
+        let stdout = thread::spawn(move || {
+            let mut kept = Vec::new();
+            if keep_stdout {
+                pipe.read_to_end(&mut kept)?;
+            } else {
+                io::copy(&mut pipe, &mut io::sink())?;
+            }
+            Ok(kept)
+        });
+        Ok(Self {
+            child,
+            stdout: Some(stdout),
+        })
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn proc(&self, file: &str) -> io::Result<String> {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))
+    }
+
+    /// What it has used up to now.
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
+        // The second field is the name, in parentheses; utime and stime are the 14th and 15th.
+        let stat = self.proc("stat")?;
+        let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
+        let ticks: u64 = fields.split(' ').skip(12).take(2).map(number).sum();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
+        let mut context_switches = 0;
+        for task in tasks {
+            let status = fs::read_to_string(task?.path().join("status"))?;
+            context_switches += ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"]
+                .map(|name| field(&status, name))
+                .iter()
+                .sum::<u64>();
+        }
+        #[allow(clippy::cast_precision_loss)] // far below
+        Ok(Usage {
+            cpu_micros: ticks as f64 * 1e6 / clock_ticks_per_second() as f64,
+            context_switches: context_switches as f64,
+        })
+    }
+
+    /// The memory that it has now, in KiB.
+    pub(crate) fn resident_kib(&self) -> io::Result<u64> {
+        Ok(field(&self.proc("status")?, "VmRSS:"))
+    }
+
+    /// The most that it ever had, in KiB.
+    pub(crate) fn peak_kib(&self) -> io::Result<u64> {
+        Ok(field(&self.proc("status")?, "VmHWM:"))
+    }
+
+    /// Tells it to end.
+    pub(crate) fn terminate(&self) -> io::Result<()> {
+        Ok(kill_process(self.pid(), Signal::TERM)?)
+    }
+
+    /// Ends it, and returns what it has written if that was to be kept.
+    pub(crate) fn stop(mut self) -> io::Result<Vec<u8>> {
+        self.terminate()?;
+        self.child.wait()?;
+        let stdout = self.stdout.take().expect("taken only here");
+        stdout.join().expect("reading does not panic")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It is gone already after `stop`.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The number after a name at the beginning of a line.
+fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next())
+        .map_or(0, number)
+}
+
+fn number(text: impl AsRef<OsStr>) -> u64 {
+    text.as_ref()
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
+}
