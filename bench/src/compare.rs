@@ -140,6 +140,7 @@ fn closed_turn(kind: Kind, time: Duration) -> Result<Turn> {
 /// One turn of a pair that runs.
 pub(crate) fn measure(pair: &Pair, time: Duration) -> Result<Turn> {
     wrk::run(&pair.hello, CONNECTIONS, WARM_UP)?;
+    pair.settle()?;
     let before = pair.usage()?;
     let report = wrk::run(&pair.hello, CONNECTIONS, time)?;
     let used = pair.usage()? - before;

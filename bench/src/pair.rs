@@ -152,14 +152,26 @@ fn succeed(command: &mut Command) -> Result<()> {
     Err(format!("{command:?} failed: {status}").into())
 }
 
-/// How long a pair may take to answer first.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a pair may take until it answers.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Below the range of ephemeral ports, each used once: what lingers of one pair does not meet
 /// the next.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Asks until the answer is right.
+fn until_right(question: &Question) -> Result<()> {
+    let begin = Instant::now();
+    while let Err(error) = ask_once(question) {
+        if begin.elapsed() > ANSWER_TIMEOUT {
+            return Err(format!("no right answer in {ANSWER_TIMEOUT:?}: {error}").into());
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
+    Ok(())
 }
 
 /// How to start a pair, where it is not as usual.
@@ -226,18 +238,21 @@ impl Pair {
         ];
         let edge = Service::start(&mut kind.command(1), &environment, setting.keep_stdout)?;
         let hello = Question::hello(port, "test");
-        while let Err(error) = ask_once(&hello) {
-            if begin.elapsed() > START_TIMEOUT {
-                return Err(format!("{kind} does not answer: {error}").into());
-            }
-            thread::sleep(Duration::from_micros(500));
-        }
+        until_right(&hello)?;
         Ok(Self {
             backends,
             edge,
             hello,
             started_in: begin.elapsed(),
         })
+    }
+
+    /// Lets a load that has ended pass by. Its connections close with requests in flight; the
+    /// plain edge cancels their calls, which looks like an attack to the plain backend (h2 takes
+    /// no more than 20 resets at once), and until it has connected again it answers 502.
+    pub(crate) fn settle(&self) -> Result<()> {
+        thread::sleep(Duration::from_millis(100));
+        until_right(&self.hello)
     }
 
     fn services(&self) -> impl Iterator<Item = &Service> {
@@ -261,7 +276,7 @@ impl Pair {
 
     /// Asks once more whether its answers are right, and ends it.
     pub(crate) fn stop(self) -> Result<()> {
-        ask_once(&self.hello)?;
+        self.settle()?;
         self.edge.stop()?;
         for backend in self.backends {
             backend.stop()?;
