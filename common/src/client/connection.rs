@@ -137,20 +137,6 @@ impl Connection {
         self.lost.notified().await;
     }
 
-    /// Sends a request, with all of its message where that is there.
-    async fn send(&self, request: Request<RequestBody>) -> Result<ResponseFuture, h2::Error> {
-        let mut sender = self.sender.clone().ready().await?;
-        let (head, body) = request.into_parts();
-        let (response, mut stream) = sender.send_request(Request::from_parts(head, ()), false)?;
-        match body {
-            RequestBody::Message(message) => stream.send_data(message, true)?,
-            RequestBody::Stream(body) => {
-                tokio::spawn(send_body(body, stream));
-            }
-        }
-        Ok(response)
-    }
-
     /// Makes one attempt of a call. With a `limit` it is over when the first of the answer has
     /// not come by then, and the connection is taken for lost: others may be faster.
     pub(super) async fn call(
@@ -165,7 +151,8 @@ impl Connection {
         context::write(request.headers_mut());
         let begin = Instant::now();
         let attempt = async {
-            let response = self.send(request).await?.await?;
+            let sender = self.sender.clone().ready().await?;
+            let response = send(sender, request)?.await?;
             let (head, rest) = response.into_parts();
             let mut rest = Rest::Data(rest);
             let first = poll_fn(|cx| rest.poll_frame(cx)).await.transpose()?;
@@ -214,6 +201,22 @@ async fn unanswered(mut pings: PingPong) {
             return;
         }
     }
+}
+
+/// Sends a request, with all of its message where that is there.
+fn send(
+    mut sender: SendRequest<Bytes>,
+    request: Request<RequestBody>,
+) -> Result<ResponseFuture, h2::Error> {
+    let (head, body) = request.into_parts();
+    let (response, mut stream) = sender.send_request(Request::from_parts(head, ()), false)?;
+    match body {
+        RequestBody::Message(message) => stream.send_data(message, true)?,
+        RequestBody::Stream(body) => {
+            tokio::spawn(send_body(body, stream));
+        }
+    }
+    Ok(response)
 }
 
 /// Sends a body as the replica takes it.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
 use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tonic::{Code, Status};
@@ -77,26 +77,38 @@ impl RetryService {
         }
     }
 
+    /// The only attempt of a call.
+    async fn once(&self, request: Request<tonic::body::Body>) -> Result<Response<Answer>, Failure> {
+        let connection = self.balance.pick().await?;
+        connection
+            .call(request.map(RequestBody::Stream), None)
+            .await
+    }
+
+    /// One attempt of a call that may be made again.
     async fn attempt(
         &self,
-        request: Request<RequestBody>,
-        limit: Option<Duration>,
+        attempt: u32,
+        head: &request::Parts,
+        message: &Bytes,
     ) -> Result<Response<Answer>, Failure> {
-        self.balance.pick().await?.call(request, limit).await
+        // The request is made late: whatever is there while something is awaited takes room.
+        let connection = self.balance.pick().await?;
+        let body = RequestBody::Message(message.clone());
+        let mut request = Request::from_parts(head.clone(), body);
+        if attempt > 1 {
+            let before = HeaderValue::from(attempt - 1);
+            request.headers_mut().insert(PREVIOUS_ATTEMPTS, before);
+        }
+        connection.call(request, Some(self.attempt_timeout)).await
     }
 
     /// The attempts of one call.
-    async fn attempts(&self, head: http::request::Parts, message: Bytes) -> Outcome {
+    async fn attempts(&self, head: &request::Parts, message: &Bytes) -> Outcome {
         self.budget.deposit();
         let mut attempt = 1;
         loop {
-            let body = RequestBody::Message(message.clone());
-            let mut request = Request::from_parts(head.clone(), body);
-            if attempt > 1 {
-                let before = HeaderValue::from(attempt - 1);
-                request.headers_mut().insert(PREVIOUS_ATTEMPTS, before);
-            }
-            let outcome = self.attempt(request, Some(self.attempt_timeout)).await;
+            let outcome = self.attempt(attempt, head, message).await;
             let pause = pause_before_next(&outcome, attempt);
             let Some(pause) = pause.filter(|_| attempt < MAX_ATTEMPTS) else {
                 return outcome.map_err(|failure| failure.status);
@@ -185,14 +197,13 @@ impl Service<Request<tonic::body::Body>> for RetryService {
         let this = self.clone();
         Box::pin(async move {
             if !this.idempotent.contains(&request.uri().path()) {
-                let outcome = this.attempt(request.map(RequestBody::Stream), None).await;
-                return outcome.map_err(|failure| failure.status);
+                return this.once(request).await.map_err(|failure| failure.status);
             }
             // What is sent again must be there as a whole. The message of a call is.
             let (mut head, body) = request.into_parts();
             head.extensions.clear(); // so that a copy for each attempt is cheap
             let message = whole(body).await?;
-            this.attempts(head, message).await
+            this.attempts(&head, &message).await
         })
     }
 }
