@@ -55,9 +55,10 @@ impl Kind {
 
     /// Builds it, alone: features of one pair must not leak into another.
     pub(crate) fn build(self) -> Result<()> {
-        let packages: &[&str] = match self {
-            Self::Plain | Self::PlainLogged => &["plain"],
-            Self::Ours => &["service1", "service2"],
+        let what: &[&str] = match self {
+            Self::Plain => &["plain", "--bin=plain-service*"],
+            Self::PlainLogged => &["plain", "--bin=plain-logged-service*"],
+            Self::Ours => &["service1", "--package=service2"],
             Self::Rest => {
                 Self::Ours.build()?;
                 &["rest"]
@@ -65,10 +66,8 @@ impl Kind {
             Self::Python => return install_python(),
         };
         let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--release", "--quiet"]);
-        for package in packages {
-            cargo.args(["--package", package]);
-        }
+        cargo.args(["build", "--release", "--quiet", "--package"]);
+        cargo.args(what);
         succeed(&mut cargo)
     }
 
