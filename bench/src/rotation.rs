@@ -21,14 +21,24 @@ pub(crate) struct Rotation {
 }
 
 impl Rotation {
+    /// Opens all groups at once: a server does not wait long for the first request.
     pub(crate) async fn open(question: &Question, connections: usize) -> Result<Self> {
-        let mut groups: Vec<_> = (0..connections.min(IN_FLIGHT))
-            .map(|_| Vec::new())
-            .collect();
-        for index in 0..connections {
-            let connection = Connection::open(question.address).await?;
-            let group = index % groups.len();
-            groups[group].push(connection);
+        let count = connections.min(IN_FLIGHT);
+        let mut opening = JoinSet::new();
+        for group in 0..count {
+            let size = connections / count + usize::from(group < connections % count);
+            let address = question.address;
+            opening.spawn(async move {
+                let mut group = Vec::with_capacity(size);
+                for _ in 0..size {
+                    group.push(Connection::open(address).await?);
+                }
+                Result::Ok(group)
+            });
+        }
+        let mut groups = Vec::with_capacity(count);
+        while let Some(opened) = opening.join_next().await {
+            groups.push(opened??);
         }
         Ok(Self {
             question: question.clone(),
