@@ -19,8 +19,8 @@ pub(crate) const CONNECTIONS: usize = 100;
 /// Before anything is measured.
 pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
-/// The percentiles that are written down, in percent.
-const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
+/// The percentiles that are written down, in percent; the last one is the maximum.
+pub(crate) const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
@@ -75,8 +75,9 @@ pub(crate) struct Percentile {
     pub(crate) millis: f64,
 }
 
-pub(crate) fn run(pairs: &[Kind], options: &Options) -> Result<Comparison> {
-    let mut closed: Vec<_> = pairs
+pub(crate) fn run(options: &Options) -> Result<Comparison> {
+    let mut closed: Vec<_> = options
+        .pairs
         .iter()
         .map(|pair| Closed {
             pair: *pair,

@@ -60,7 +60,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    match run(Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<()> {
+fn run(mut options: Options) -> Result<()> {
     // 10,000 connections are as many open files.
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -77,23 +77,28 @@ fn run(options: &Options) -> Result<()> {
         maximum: limit.maximum,
     };
     setrlimit(Resource::Nofile, raised)?;
-    let mut pairs = Vec::new();
-    for kind in &options.pairs {
+    let mut built = Vec::new();
+    for kind in options.pairs {
         eprintln!("building {kind}");
         match kind.build() {
-            Err(error) if *kind == Kind::Python => eprintln!("python is left out: {error}"),
-            built => {
-                built?;
-                pairs.push(*kind);
+            Err(error) if kind == Kind::Python => eprintln!("python is left out: {error}"),
+            result => {
+                result?;
+                built.push(kind);
             }
         }
     }
-    let comparison = compare::run(&pairs, options)?;
+    // From here on they are those that there are.
+    options.pairs = built;
+    if options.pairs.is_empty() {
+        return Err("there is no pair to run".into());
+    }
+    let comparison = compare::run(&options)?;
     let scale = if options.no_scale {
         None
     } else {
         Kind::Ours.build()?;
-        Some(scale::run(options)?)
+        Some(scale::run(&options)?)
     };
-    report::write(&options.results, comparison, scale, options)
+    report::write(comparison, scale, &options)
 }

@@ -1,6 +1,6 @@
 //! What is written down: all figures as JSON, those to be read as Markdown, and the plots.
 
-use std::{env, fmt::Write, fs, path::Path, process::Command, thread, time::SystemTime};
+use std::{env, fmt::Write, fs, process::Command, thread, time::SystemTime};
 
 use serde::Serialize;
 
@@ -37,12 +37,8 @@ struct Results {
     scale: Option<Scale>,
 }
 
-pub(crate) fn write(
-    directory: &Path,
-    comparison: Comparison,
-    scale: Option<Scale>,
-    options: &Options,
-) -> Result<()> {
+pub(crate) fn write(comparison: Comparison, scale: Option<Scale>, options: &Options) -> Result<()> {
+    let directory = &options.results;
     let results = Results {
         origin: origin(options)?,
         comparison,
