@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::{
-    compare::{Comparison, Open, Turn},
+    compare::{Comparison, Open, PERCENTILES, Turn},
     figure::{Figure, grouped},
     pair::Kind,
 };
@@ -127,8 +127,9 @@ pub(crate) fn latencies(comparison: &Comparison) -> String {
     );
     text(&mut svg, [20.0, 25.0], TITLE, &title);
 
-    // The last percentile is the maximum, which has no place on this axis.
-    let shown = |open: &Open| open.percentiles[..open.percentiles.len() - 1].to_vec();
+    // The maximum has no place on this axis.
+    let ticks = &PERCENTILES[..PERCENTILES.len() - 1];
+    let shown = |open: &Open| open.percentiles[..ticks.len()].to_vec();
     let all: Vec<f64> = comparison
         .open
         .iter()
@@ -148,7 +149,7 @@ pub(crate) fn latencies(comparison: &Comparison) -> String {
     // 90, 99, 99.9 % are one step from each other.
     let nines = |percent: f64| -(1.0 - percent / 100.0).log10();
     let x = |percent: f64| {
-        let (first, last) = (nines(50.0), nines(99.99));
+        let (first, last) = (nines(ticks[0]), nines(ticks[ticks.len() - 1]));
         MARGIN + (nines(percent) - first) / (last - first) * (RIGHT - MARGIN)
     };
     let mut power = lowest;
@@ -163,7 +164,7 @@ pub(crate) fn latencies(comparison: &Comparison) -> String {
         );
         power += 1.0;
     }
-    for percent in [50.0, 75.0, 90.0, 99.0, 99.9, 99.99] {
+    for &percent in ticks {
         line(&mut svg, [x(percent), TOP], [x(percent), BOTTOM], GRID);
         let style = "fill=\"#212529\" text-anchor=\"middle\"";
         text(

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, Uri, client::conn::http1, header::HOST};
+use hyper::{Request, Response, Uri, body::Incoming, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -53,13 +53,17 @@ impl Connection {
         Ok(Self(sender))
     }
 
-    /// Asks, and checks the answer.
-    pub(crate) async fn ask(&mut self, question: &Question) -> Result<()> {
+    async fn get(&mut self, path: Uri) -> Result<Response<Incoming>> {
         self.0.ready().await?;
-        let request = Request::get(question.path.clone())
+        let request = Request::get(path)
             .header(HOST, "bench")
             .body(Empty::new())?;
-        let answer = self.0.send_request(request).await?;
+        Ok(self.0.send_request(request).await?)
+    }
+
+    /// Asks, and checks the answer.
+    pub(crate) async fn ask(&mut self, question: &Question) -> Result<()> {
+        let answer = self.get(question.path.clone()).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         if status == 200 && body == question.answer {
@@ -74,11 +78,7 @@ impl Connection {
 
     /// Asks for a stream of lines, and counts them.
     pub(crate) async fn count_lines(&mut self, path: &str) -> Result<usize> {
-        self.0.ready().await?;
-        let request = Request::get(path)
-            .header(HOST, "bench")
-            .body(Empty::new())?;
-        let mut body = self.0.send_request(request).await?.into_body();
+        let mut body = self.get(path.parse()?).await?.into_body();
         let mut lines = 0;
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame?.into_data() {

@@ -1,7 +1,6 @@
 //! [`Service`]: one process of a pair.
 
 use std::{
-    ffi::OsStr,
     fs,
     io::{self, Read},
     ops::{Add, Sub},
@@ -147,9 +146,6 @@ fn field(text: &str, name: &str) -> u64 {
         .map_or(0, number)
 }
 
-fn number(text: impl AsRef<OsStr>) -> u64 {
-    text.as_ref()
-        .to_str()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0)
+fn number(text: &str) -> u64 {
+    text.parse().unwrap_or(0)
 }
