@@ -10,7 +10,11 @@ use axum::{
 };
 use bytes::Bytes;
 use clap::Parser;
-use common::{Context, Deadline, RequestId, client, server};
+use common::{
+    Context, Deadline, RequestId,
+    client::{self, Channel},
+    server,
+};
 use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::BodyExt;
 use protos::app::grpc::{ProcessNameRequest, service1_client::Service1Client};
@@ -86,7 +90,9 @@ async fn outbound(requests: usize) {
     let config = Config::parse_from(["stacks"]).client;
     let (ours, theirs) = io::duplex(64 * 1_024);
     tokio::spawn(async { answer(theirs).await.expect("the client stays") });
-    let client = client::over(ours, protos::IDEMPOTENT, &config, DEADLINE);
+    let target = "in-memory:1".parse().expect("a target");
+    let channel = Channel::new(&target, protos::FILE_DESCRIPTOR_SET, &config, DEADLINE);
+    let client = channel.with_io(ours);
     for _ in 0..requests {
         let mut service1 = Service1Client::new(client.clone());
         let name = ProcessNameRequest {

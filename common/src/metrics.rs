@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -61,9 +61,11 @@ pub(crate) struct Counters {
     pub(crate) connections: AtomicI64,
     pub(crate) retries: Counter,
     pub(crate) retries_refused: Counter,
+    pub(crate) hedges: Counter,
+    pub(crate) resends: Counter,
     pub(crate) log_bytes: Counter,
     requests: Mutex<Vec<Arc<Requests>>>,
-    replicas: Mutex<BTreeMap<SocketAddr, Arc<Replica>>>,
+    replicas: Mutex<Vec<(SocketAddr, Arc<Replica>)>>,
 }
 
 static ALL: Mutex<Vec<Arc<Counters>>> = Mutex::new(Vec::new());
@@ -127,25 +129,46 @@ pub(crate) fn count_request(route: &str, status: &str, took: Duration) {
     });
 }
 
-/// A replica, as one worker sees it.
-#[derive(Debug, Default)]
+/// The states of a replica that are told apart.
+const REPLICA_STATES: [&str; 6] = [
+    "connecting",
+    "unreachable",
+    "up",
+    "late",
+    "resting",
+    "ejected",
+];
+
+/// A replica, as one client sees it.
+#[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) picks: Counter,
-    pub(crate) is_up: AtomicBool,
+    state: Mutex<&'static str>,
+}
+
+impl Replica {
+    /// Its state is one of [`REPLICA_STATES`] from now on.
+    pub(crate) fn set_state(&self, state: &'static str) {
+        *lock(&self.state) = state;
+    }
 }
 
 /// A replica that is counted as long as this is there.
 #[derive(Debug)]
 pub(crate) struct CountedReplica {
     counters: Arc<Counters>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) replica: Arc<Replica>,
 }
 
 impl CountedReplica {
     pub(crate) fn new(address: SocketAddr) -> Self {
         let counters = of_this_thread();
-        let replica = lock(&counters.replicas).entry(address).or_default().clone();
+        let replica = Arc::new(Replica {
+            picks: Counter::default(),
+            state: Mutex::new(REPLICA_STATES[0]),
+        });
+        lock(&counters.replicas).push((address, replica.clone()));
         Self {
             counters,
             address,
@@ -156,7 +179,7 @@ impl CountedReplica {
 
 impl Drop for CountedReplica {
     fn drop(&mut self) {
-        lock(&self.counters.replicas).remove(&self.address);
+        lock(&self.counters.replicas).retain(|(_, replica)| !Arc::ptr_eq(replica, &self.replica));
     }
 }
 
@@ -206,13 +229,23 @@ impl Collector for Process {
             ),
             (
                 "call_retries",
-                "Attempts of calls after the first",
+                "Attempts after one that failed",
                 counter(|one| &one.retries),
             ),
             (
                 "call_retries_refused",
-                "Attempts that the retry budget refused",
+                "Retries and hedges that the budget or the limit of attempts refused",
                 counter(|one| &one.retries_refused),
+            ),
+            (
+                "call_hedges",
+                "Attempts beside one that was later than usual",
+                counter(|one| &one.hedges),
+            ),
+            (
+                "call_resends",
+                "Attempts after one that was never processed",
+                counter(|one| &one.resends),
             ),
             (
                 "log_written_bytes",
@@ -282,30 +315,27 @@ fn encode_requests(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> fm
 }
 
 fn encode_replicas(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let mut sums = BTreeMap::<String, (u64, u64, u64)>::new();
+    let mut sums = BTreeMap::<String, (u64, [u64; REPLICA_STATES.len()])>::new();
     for (address, replica) in all.iter().flat_map(|one| lock(&one.replicas).clone()) {
-        let (picks, up, down) = sums.entry(address.to_string()).or_default();
+        let (picks, states) = sums.entry(address.to_string()).or_default();
         *picks += replica.picks.get();
-        let state = if replica.is_up.load(Ordering::Relaxed) {
-            up
-        } else {
-            down
-        };
-        *state += 1;
+        let state = *lock(&replica.state);
+        let index = REPLICA_STATES.iter().position(|known| *known == state);
+        states[index.expect("it is one of them")] += 1;
     }
-    let help = "Workers for which a replica is up, or down";
+    let help = "Clients, one a worker, for which a replica is in a state";
     let mut family = encoder.encode_descriptor("replicas", help, None, MetricType::Gauge)?;
-    for (replica, (_, up, down)) in &sums {
-        for (state, workers) in [("up", up), ("down", down)] {
+    for (replica, (_, states)) in &sums {
+        for (state, clients) in REPLICA_STATES.iter().zip(states) {
             let replica = replica.clone();
             family
                 .encode_family(&StateLabels { replica, state })?
-                .encode_gauge(workers)?;
+                .encode_gauge(clients)?;
         }
     }
     let help = "Attempts of calls that went to a replica";
     let mut family = encoder.encode_descriptor("replica_picks", help, None, MetricType::Counter)?;
-    for (replica, (picks, ..)) in sums {
+    for (replica, (picks, _)) in sums {
         family
             .encode_family(&ReplicaLabels { replica })?
             .encode_counter::<NoLabelSet, _, u64>(&picks, None)?;

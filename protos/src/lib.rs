@@ -15,8 +15,6 @@ pub mod api {
     tonic::include_proto!("api");
 }
 
-/// The paths of the methods that can be called again: those whose `idempotency_level` says so.
-pub const IDEMPOTENT: &[&str] = include!(concat!(env!("OUT_DIR"), "/idempotent.rs"));
-
-/// The descriptors of all files, for gRPC reflection.
+/// The descriptors of all files, for gRPC reflection and for
+/// what is declared of each method.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

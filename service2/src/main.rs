@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use common::{
-    client::{self, Target},
+    client::{self, Channel, Target},
     config::Action,
     healthcheck,
     server::{self, Listener},
@@ -50,15 +50,16 @@ fn main() -> ExitCode {
         return healthcheck::run(config.common.host, config.port);
     }
     let listeners = [Listener::http(config.port)];
+    let service1 = Channel::new(
+        &config.service1_channel,
+        protos::FILE_DESCRIPTOR_SET,
+        &config.client,
+        config.common.deadline,
+    );
     server::run("service2", &config.common, listeners, move |worker| {
-        let channel = client::connect(
-            &config.service1_channel,
-            protos::IDEMPOTENT,
-            &config.client,
-            config.common.deadline,
-        );
-        worker.ready_when(client::answered(channel.clone()));
-        let backend = Backend::new(channel);
+        let client = service1.connect();
+        worker.ready_when(client::answered(client.clone()));
+        let backend = Backend::new(client);
         [rest::router(backend.clone()).merge(page::router(backend))]
     })
 }

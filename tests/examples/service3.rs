@@ -2,7 +2,7 @@
 
 use axum::{Json, Router, extract::State, routing::get};
 use clap::Parser;
-use common::client::{self, Client, Target};
+use common::client::{self, Channel, Client, Target};
 use common::server::{self, Listener, Query};
 use protos::app::grpc::{ProcessNameRequest, service1_client::Service1Client};
 
@@ -37,15 +37,16 @@ async fn say_goodbye(
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
     let listeners = [Listener::http(config.port)];
+    let service1 = Channel::new(
+        &config.service1_channel,
+        protos::FILE_DESCRIPTOR_SET,
+        &config.client,
+        config.common.deadline,
+    );
     server::run("service3", &config.common, listeners, move |worker| {
-        let channel = client::connect(
-            &config.service1_channel,
-            protos::IDEMPOTENT,
-            &config.client,
-            config.common.deadline,
-        );
-        worker.ready_when(client::answered(channel.clone()));
-        let service1 = Service1Client::new(channel);
+        let client = service1.connect();
+        worker.ready_when(client::answered(client.clone()));
+        let service1 = Service1Client::new(client);
         [Router::new()
             .route("/api/v1/say-goodbye", get(say_goodbye))
             .with_state(service1)]

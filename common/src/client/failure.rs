@@ -1,57 +1,61 @@
-//! [`Failure`]: why a call has no answer, and whether another replica may have one.
+//! [`Failure`]: why an attempt has no response, and what that says about sending it again.
 
-use std::fmt;
-
+use h2::Reason;
+use http::Request;
 use tonic::{Code, Status};
 
-/// A call that came to nothing before its answer began.
+use super::wire::RequestBody;
+
+/// An attempt that came to nothing before its response began.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) status: Status,
-    /// Whether another attempt may do better.
-    pub(super) may_retry: bool,
+pub(super) enum Failure {
+    /// No replica takes the call, and none did for too long.
+    NoReplica(&'static str),
+    /// It never left. Here it is, to be sent elsewhere.
+    NotSent(Box<Request<RequestBody>>),
+    /// The replica is going away and says that it has not processed it, or the request never
+    /// left and is lost.
+    Unprocessed(Status),
+    /// The replica refused it without processing it.
+    Refused(Status),
+    /// It may have been processed.
+    Broken(Status),
 }
 
 impl Failure {
-    /// There is no replica to ask, and there was none for too long.
-    pub(super) fn no_replica() -> Self {
-        Self {
-            status: Status::unavailable("no replica can be reached"),
-            may_retry: false,
-        }
-    }
-
-    /// The connection broke, or the replica did not take the call.
-    pub(super) fn broken(error: h2::Error) -> Self {
-        Self {
-            status: status_of(error),
-            may_retry: true,
-        }
-    }
-
-    /// The attempt took longer than it may.
-    pub(super) fn attempt_timeout() -> Self {
-        Self {
-            status: Status::unavailable("the attempt took too long"),
-            may_retry: true,
+    pub(super) fn into_status(self) -> Status {
+        match self {
+            Self::NoReplica(why) => Status::unavailable(why),
+            Self::NotSent(_) => Status::unavailable("the connection was closed before the call"),
+            Self::Unprocessed(status) | Self::Refused(status) | Self::Broken(status) => status,
         }
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.status.fmt(f)
+impl From<h2::Error> for Failure {
+    fn from(error: h2::Error) -> Self {
+        let is_remote = error.is_remote();
+        if is_remote && error.is_go_away() {
+            // A GOAWAY fails the streams above its last; the others run to their end.
+            return Self::Unprocessed(status_of(error));
+        }
+        if is_remote && error.reason() == Some(Reason::REFUSED_STREAM) {
+            return Self::Refused(status_of(error));
+        }
+        Self::Broken(status_of(error))
     }
 }
 
-/// The status of a call whose connection broke: `UNAVAILABLE`, where nothing says more.
+/// The status of a call whose connection or stream broke: `UNAVAILABLE`, where nothing says more.
 ///
-/// By itself tonic has `UNKNOWN` or `CANCELLED` for it, which would read as the fault of the
-/// service or as the wish of the client.
+/// By itself tonic has `UNKNOWN`, `CANCELLED` or `INTERNAL` for it, which would read as the fault
+/// of the service or as the wish of the client.
 pub(super) fn status_of(error: h2::Error) -> Status {
+    let is_go_away = error.is_go_away();
     let status = Status::from_error(Box::new(error));
     match status.code() {
         Code::Unknown | Code::Cancelled => Status::unavailable(status.message()),
+        _ if is_go_away => Status::unavailable(status.message()),
         _ => status,
     }
 }

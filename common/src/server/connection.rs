@@ -5,15 +5,16 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 
-use crate::{
-    Deadline,
-    bounded::Bounded,
-    client::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
-};
+use crate::{Deadline, bounded::Bounded};
 
 /// How long a client may take for the head of a request, and, over HTTP/1.1, how long a
 /// connection may idle between two.
 pub(super) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client that does not respond to an HTTP/2 PING is given up, also while it asks for nothing.
+/// Clients do not mind PINGs, as servers do (gRFC A8).
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests in flight on one HTTP/2 connection. A peer with one connection for each core sends
 /// all its traffic over few of them, so the usual 100 to 250 would make it queue; and one

@@ -112,7 +112,7 @@ fn the_metrics_tell_what_was_asked_and_who_answered() {
         "request_duration_seconds_bucket{le=\"+Inf\",route=\"/api/v1/say-hello\",status=\"200\"} 3",
         "request_duration_seconds_count{route=\"other\",status=\"404\"} 1",
         &format!("replicas{{replica=\"{replica}\",state=\"up\"}} 2"),
-        &format!("replicas{{replica=\"{replica}\",state=\"down\"}} 0"),
+        &format!("replicas{{replica=\"{replica}\",state=\"late\"}} 0"),
         "requests_shed_total 0",
         "requests_in_flight 1",
         "call_retries_total 0",

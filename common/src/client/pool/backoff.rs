@@ -6,15 +6,15 @@ use std::time::Duration;
 /// after each, up to `limit`; with `jitter`, the share by which it may be longer or shorter, so
 /// that those who failed at one time do not come back at one time.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Backoff {
-    pub(super) base: Duration,
-    pub(super) factor: f64,
-    pub(super) limit: Duration,
-    pub(super) jitter: f64,
+pub(in crate::client) struct Backoff {
+    pub(in crate::client) base: Duration,
+    pub(in crate::client) factor: f64,
+    pub(in crate::client) limit: Duration,
+    pub(in crate::client) jitter: f64,
 }
 
 impl Backoff {
-    pub(super) fn pause(&self, failures: u32) -> Duration {
+    pub(in crate::client) fn pause(&self, failures: u32) -> Duration {
         self.pause_at(failures, fastrand::f64())
     }
 

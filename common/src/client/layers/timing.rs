@@ -19,7 +19,7 @@ pub struct TimingService<S> {
 }
 
 impl<S> TimingService<S> {
-    pub(super) fn new(inner: S) -> Self {
+    pub(in crate::client) fn new(inner: S) -> Self {
         Self { inner }
     }
 }

@@ -5,7 +5,7 @@ use http::HeaderMap;
 use crate::{Deadline, RequestId, context, deadline::format_timeout};
 
 /// Writes `request_id`, and `grpc-timeout`, which is what is left of the deadline now.
-pub(super) fn write(headers: &mut HeaderMap) {
+pub(in crate::client) fn write(headers: &mut HeaderMap) {
     if let Some(context) = context::current() {
         headers.insert(RequestId::GRPC_METADATA, context.request_id.header_value());
         let left = context.deadline.remaining().unwrap_or_default();

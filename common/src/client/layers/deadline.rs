@@ -34,7 +34,7 @@ pub struct DeadlineService<S> {
 }
 
 impl<S> DeadlineService<S> {
-    pub(super) fn new(inner: S, default: Duration) -> Self {
+    pub(in crate::client) fn new(inner: S, default: Duration) -> Self {
         Self { inner, default }
     }
 }
@@ -105,7 +105,8 @@ mod tests {
     use tonic::Code;
     use tower::{ServiceExt, service_fn};
 
-    use super::{super::context::write, *};
+    use super::*;
+    use crate::client::wire::write_context as write;
 
     type Answer = Result<Response<Empty<Bytes>>, Status>;
 

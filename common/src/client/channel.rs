@@ -1,0 +1,134 @@
+//! [`Channel`]: a service that this process calls.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::{
+    Client, Config, Target,
+    layers::{AttemptsService, Budget},
+    methods::{Methods, methods_of},
+    pool::{Balance, Names, Share, Waiting, keep, keep_io},
+    stack::outbound,
+};
+
+/// A service that this process calls, and what all its workers share: the addresses, the budget
+/// of further attempts, the bound of waiting calls and that of connections. Clones share them
+/// as well.
+///
+/// Make one before the workers start, and [`connect`](Self::connect) it on each:
+///
+/// ```no_run
+/// use common::client::{Channel, Config, Target};
+/// # fn example(target: &Target, config: &Config, descriptors: &[u8]) {
+/// let deadline = std::time::Duration::from_secs(10);
+/// let channel = Channel::new(target, descriptors, config, deadline);
+/// // On each worker, and cloned for each call:
+/// let client = channel.connect();
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Channel(Arc<Shared>);
+
+struct Shared {
+    names: Arc<Names>,
+    methods: Methods,
+    budget: Arc<Budget>,
+    waiting: Waiting,
+    workers: watch::Sender<usize>,
+    next_worker: AtomicUsize,
+    failfast: Duration,
+    deadline: Duration,
+}
+
+impl Channel {
+    /// A channel to the service at `target`. Nothing is looked up or connected yet.
+    ///
+    /// `descriptors` is the encoded file descriptor set of the service. A method that it declares
+    /// idempotent (`idempotency_level`) is called again when an attempt fails; one that it does
+    /// not have is called once. `deadline` bounds a call that is made outside of any request; one
+    /// that is part of a request has that request's deadline. No call can forget to have one.
+    ///
+    /// # Panics
+    ///
+    /// When the descriptors are not an encoded file descriptor set.
+    pub fn new(target: &Target, descriptors: &[u8], config: &Config, deadline: Duration) -> Self {
+        Self(Arc::new(Shared {
+            names: Arc::new(Names::new(target)),
+            methods: methods_of(descriptors).expect("the descriptors are a file descriptor set"),
+            budget: Arc::new(Budget::new()),
+            waiting: Waiting::default(),
+            workers: watch::Sender::new(0),
+            next_worker: AtomicUsize::new(0),
+            failfast: config.failfast,
+            deadline,
+        }))
+    }
+
+    /// A client for one worker, with connections of its own. They are opened from now on, and
+    /// closed when the last clone of the client is dropped and its calls are over.
+    ///
+    /// # Panics
+    ///
+    /// When it is called outside of a tokio runtime.
+    #[must_use]
+    pub fn connect(&self) -> Client {
+        let Shared {
+            names,
+            workers,
+            next_worker,
+            ..
+        } = &*self.0;
+        let share = Share::join(next_worker.fetch_add(1, Relaxed), workers);
+        self.client(|balance| keep(names.clone(), share, balance))
+    }
+
+    /// The same over a connection that is open already, such as a [`tokio::io::duplex`]: for
+    /// tests. When it breaks, it is not opened again.
+    ///
+    /// # Panics
+    ///
+    /// When it is called outside of a tokio runtime.
+    #[must_use]
+    pub fn with_io(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Client {
+        let no_address = SocketAddr::from(([0; 4], 0));
+        self.client(|balance| keep_io(io, no_address, balance))
+    }
+
+    fn client<F>(&self, task: impl FnOnce(Balance<super::pool::Replica>) -> F) -> Client
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Shared {
+            methods,
+            budget,
+            waiting,
+            failfast,
+            deadline,
+            ..
+        } = &*self.0;
+        let balance = Balance::new(*failfast, waiting.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(task(balance.clone()));
+        let attempts = AttemptsService::new(balance, methods, budget.clone(), tasks);
+        outbound(attempts, *deadline)
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").finish_non_exhaustive()
+    }
+}

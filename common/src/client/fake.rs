@@ -1,0 +1,129 @@
+//! A replica for tests: HTTP/2 over a duplex, and a script of what it does with each call.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{Reason, server};
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::{
+    io::duplex,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tonic::{Code, Status};
+
+use super::pool::{Balance, Replica, keep_io};
+use crate::problem::PUSHBACK;
+
+/// What a replica does with a call.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Does {
+    /// Responds after that time.
+    Respond(Duration),
+    /// Fails at once, and says when to call again.
+    Fail(Code, Option<&'static str>),
+    /// Refuses it without processing it.
+    Refuse,
+    /// Refuses it and sends GOAWAY.
+    GoAway,
+    /// Neither reads nor writes from now on.
+    Freeze,
+}
+
+/// The calls that a replica has seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    calls: Arc<AtomicUsize>,
+    questions: Arc<AtomicUsize>,
+}
+
+impl Seen {
+    pub(super) fn calls(&self) -> usize {
+        self.calls.load(Relaxed)
+    }
+
+    pub(super) fn questions(&self) -> usize {
+        self.questions.load(Relaxed)
+    }
+}
+
+/// Adds a replica to a balance that does what `script` says with its nth call, from 0.
+pub(super) fn replica(
+    balance: &Balance<Replica>,
+    tasks: &mut JoinSet<()>,
+    script: impl Fn(usize) -> Does + Send + 'static,
+) -> Seen {
+    let seen = Seen::default();
+    let (ours, theirs) = duplex(64 * 1_024);
+    let port = u16::try_from(tasks.len()).expect("few");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    tasks.spawn(keep_io(ours, address, balance.clone()));
+    tokio::spawn(serve(theirs, seen.clone(), script));
+    seen
+}
+
+async fn serve(io: tokio::io::DuplexStream, seen: Seen, script: impl Fn(usize) -> Does) {
+    // Many small requests come at once.
+    let mut streams = server::Builder::new()
+        .data_frame_budget(1_024 * 1_024)
+        .handshake(io)
+        .await
+        .expect("it speaks HTTP/2");
+    let mut responses = JoinSet::new();
+    while let Some(Ok((request, mut stream))) = streams.accept().await {
+        if request.uri().path().starts_with("/grpc.health.v1") {
+            seen.questions.fetch_add(1, Relaxed);
+            fail(&mut stream, Code::Unimplemented, None);
+            continue;
+        }
+        match script(seen.calls.fetch_add(1, Relaxed)) {
+            Does::Respond(after) => {
+                responses.spawn(async move {
+                    let at = Instant::now() + after;
+                    let mut body = request.into_body();
+                    while body.data().await.is_some() {}
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at) => respond(&mut stream),
+                        _ = std::future::poll_fn(|cx| stream.poll_reset(cx)) => {}
+                    }
+                });
+            }
+            Does::Fail(code, pushback) => fail(&mut stream, code, pushback),
+            Does::Refuse => stream.send_reset(Reason::REFUSED_STREAM),
+            Does::GoAway => {
+                streams.graceful_shutdown();
+                stream.send_reset(Reason::REFUSED_STREAM);
+            }
+            Does::Freeze => sleep(Duration::from_hours(1)).await,
+        }
+    }
+}
+
+fn respond(stream: &mut server::SendResponse<Bytes>) {
+    let Ok(mut body) = stream.send_response(Response::new(()), false) else {
+        return; // the client is gone
+    };
+    let _ = body.send_data(Bytes::from_static(b"data"), false);
+    let _ = body.send_trailers(status(Code::Ok));
+}
+
+fn fail(stream: &mut server::SendResponse<Bytes>, code: Code, pushback: Option<&'static str>) {
+    let mut response = Response::new(());
+    *response.headers_mut() = status(code);
+    if let Some(pushback) = pushback {
+        let pushback = HeaderValue::from_static(pushback);
+        response.headers_mut().insert(PUSHBACK, pushback);
+    }
+    let _ = stream.send_response(response, true);
+}
+
+fn status(code: Code) -> HeaderMap {
+    HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from(code as u16))])
+}

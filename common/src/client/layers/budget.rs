@@ -1,0 +1,169 @@
+//! [`Budget`]: how many attempts there may be beyond the first of each call, for the whole
+//! process.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Further attempts are a fifth of the calls of the last ten seconds, and ten a second more (the
+/// figures of linkerd and finagle).
+const RATIO: f64 = 0.2;
+const MIN_PER_SECOND: f64 = 10.0;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// A budget that fills with the calls and is forgotten within the window.
+///
+/// A call only adds to a counter of its worker. All counters are looked at when something is
+/// withdrawn, which is rare.
+#[derive(Debug)]
+pub(in crate::client) struct Budget(Mutex<State>);
+
+/// The calls of one worker.
+#[derive(Debug, Clone, Default)]
+pub(in crate::client) struct Calls(Arc<AtomicU64>);
+
+impl Calls {
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    workers: Vec<Calls>,
+    balance: f64,
+    /// The calls that are in the balance.
+    counted: u64,
+    /// The calls of workers that are gone.
+    gone: u64,
+    at: Instant,
+}
+
+impl Budget {
+    pub(in crate::client) fn new() -> Self {
+        Self(Mutex::new(State {
+            workers: Vec::new(),
+            balance: MIN_PER_SECOND * WINDOW.as_secs_f64(),
+            counted: 0,
+            gone: 0,
+            at: Instant::now(),
+        }))
+    }
+
+    /// The counter of one more worker.
+    pub(in crate::client) fn join(&self) -> Calls {
+        let calls = Calls::default();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.forget_workers();
+        state.workers.push(calls.clone());
+        calls
+    }
+
+    /// Whether there may be one more attempt; if so, it is paid for.
+    pub(super) fn withdraw(&self) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.fill();
+        let is_granted = state.balance >= 1.0;
+        if is_granted {
+            state.balance -= 1.0;
+        }
+        is_granted
+    }
+}
+
+impl State {
+    fn forget_workers(&mut self) {
+        let gone = &mut self.gone;
+        self.workers.retain(|Calls(calls)| {
+            let is_there = Arc::strong_count(calls) > 1;
+            if !is_there {
+                *gone += calls.load(Relaxed);
+            }
+            is_there
+        });
+    }
+
+    /// Adds what has come in since the last time as if it had come evenly, and forgets the rest
+    /// with its age.
+    fn fill(&mut self) {
+        let now = Instant::now();
+        let windows = (now - self.at).as_secs_f64() / WINDOW.as_secs_f64();
+        let workers = self.workers.iter();
+        let calls = self.gone + workers.map(|Calls(calls)| calls.load(Relaxed)).sum::<u64>();
+        #[allow(clippy::cast_precision_loss)] // far below 2⁵²
+        let new = (calls - self.counted) as f64;
+        let income = new * RATIO + (now - self.at).as_secs_f64() * MIN_PER_SECOND;
+        let kept = (-windows).exp();
+        let share = if windows > 0.0 {
+            (1.0 - kept) / windows
+        } else {
+            1.0
+        };
+        self.balance = self.balance * kept + income * share;
+        self.counted = calls;
+        self.at = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn granted(budget: &Budget) -> usize {
+        let granted = std::iter::from_fn(|| budget.withdraw().then_some(()));
+        granted.take(100_000).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_a_share_of_the_calls_and_some_more() {
+        let budget = Budget::new();
+        let calls = budget.join();
+        (0..10_000).for_each(|_| calls.add());
+        assert_eq!(granted(&budget), 2_100);
+        assert_eq!(granted(&budget), 0);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(
+            granted(&budget),
+            9,
+            "ten a second, but for what is forgotten"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_does_not_grow_while_nothing_is_withdrawn() {
+        let budget = Budget::new();
+        let calls = budget.join();
+        for _ in 0..1_000 {
+            (0..100).for_each(|_| calls.add());
+            advance(Duration::from_secs(1)).await;
+        }
+        // 20 and 10 a second for ten seconds.
+        assert_eq!(granted(&budget), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_one_for_all_workers() {
+        let budget = Budget::new();
+        let workers: Vec<_> = (0..64).map(|_| budget.join()).collect();
+        for calls in &workers {
+            (0..100).for_each(|_| calls.add());
+        }
+        assert_eq!(granted(&budget), 1_280 + 100);
+        drop(workers);
+        let calls = budget.join();
+        (0..100).for_each(|_| calls.add());
+        assert_eq!(
+            granted(&budget),
+            20,
+            "what was counted is not counted again"
+        );
+    }
+}

@@ -1,0 +1,18 @@
+//! The layers of the outbound stack, one file each, and what they need:
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `timing` | the call is in the `Server-Timing` of its request |
+//! | `deadline` | no call outlives its deadline |
+//! | `attempts` | retries and hedges: the one loop that makes attempts |
+//! | `budget` | how many attempts there may be beyond the first of each call |
+//! | `usual` | how long a method usually takes |
+
+mod attempts;
+mod budget;
+mod deadline;
+mod timing;
+mod usual;
+
+pub(super) use self::budget::Budget;
+pub use self::{attempts::AttemptsService, deadline::DeadlineService, timing::TimingService};

@@ -1,0 +1,161 @@
+//! [`Cost`]: how dear one more call on a replica is.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// After this time without another, a response has lost 63 % of its weight. linkerd and finagle
+/// take 10 s; with 1 s a replica that was slow once is tried again within seconds.
+const DECAY: Duration = Duration::from_secs(1);
+
+/// Added to each latency: without it, replicas would be ranked by noise.
+const FLOOR: Duration = Duration::from_millis(2);
+
+/// The latency that a replica has of which all calls fail (linkerd's load biaser: 5 s).
+const FAILURE_PENALTY: Duration = Duration::from_secs(5);
+
+/// How far one response moves the share of failures. One failure costs half a second, which a
+/// few successes make up for.
+const FAILURE_WEIGHT: f64 = 0.1;
+
+/// The peak-EWMA latency of a replica, and its share of failures.
+///
+/// The latency follows a slow response at once and forgets it slowly: what counts is how bad it
+/// may get. Each worker has its own, so the lock is never waited for.
+#[derive(Debug)]
+pub(super) struct Cost(Mutex<Seen>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// In seconds.
+    latency: f64,
+    /// From 0 to 1.
+    failures: f64,
+    at: Instant,
+}
+
+impl Cost {
+    /// `latency` is that of the first response.
+    pub(super) fn new(latency: Duration) -> Self {
+        Self(Mutex::new(Seen {
+            latency: latency.as_secs_f64(),
+            failures: 0.0,
+            at: Instant::now(),
+        }))
+    }
+
+    /// What one more call costs, in seconds, when that many are in flight.
+    pub(super) fn of_a_call(&self, in_flight: u64) -> f64 {
+        let seen = *self.lock();
+        let bad = seen.latency + seen.failures * FAILURE_PENALTY.as_secs_f64();
+        #[allow(clippy::cast_precision_loss)] // far below 2⁵²
+        let calls = (in_flight + 1) as f64;
+        (FLOOR.as_secs_f64() + bad * weight(seen.at.elapsed())) * calls
+    }
+
+    /// A response began after that time.
+    pub(super) fn responded(&self, latency: Duration) {
+        let mut seen = self.lock();
+        let seconds = latency.as_secs_f64();
+        let weight = weight(seen.at.elapsed());
+        let average = seen.latency * weight + seconds * (1.0 - weight);
+        *seen = Seen {
+            latency: seconds.max(average),
+            failures: seen.failures * weight,
+            at: Instant::now(),
+        };
+    }
+
+    /// A call was given up after that time: the response would have taken longer.
+    pub(super) fn took_at_least(&self, time: Duration) {
+        let mut seen = self.lock();
+        let weight = weight(seen.at.elapsed());
+        *seen = Seen {
+            latency: (seen.latency * weight).max(time.as_secs_f64()),
+            failures: seen.failures * weight,
+            at: Instant::now(),
+        };
+    }
+
+    /// A call succeeded or failed.
+    pub(super) fn ended(&self, is_failure: bool) {
+        let mut seen = self.lock();
+        let target = f64::from(u8::from(is_failure));
+        seen.failures += (target - seen.failures) * FAILURE_WEIGHT;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a response of that age weighs.
+fn weight(age: Duration) -> f64 {
+    (-age.as_secs_f64() / DECAY.as_secs_f64()).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const FAST: Duration = Duration::from_millis(1);
+    const SLOW: Duration = Duration::from_millis(100);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_call_in_flight_costs_as_much_as_one_more() {
+        let cost = Cost::new(FAST);
+        assert!((cost.of_a_call(0) - 0.003).abs() < 1e-9);
+        assert!((cost.of_a_call(2) - 0.009).abs() < 1e-9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_response_counts_at_once_and_is_forgotten_slowly() {
+        let cost = Cost::new(FAST);
+        cost.responded(SLOW);
+        assert!(cost.of_a_call(0) >= 0.1);
+        cost.responded(FAST);
+        assert!(cost.of_a_call(0) >= 0.099, "one fast response is no proof");
+        for _ in 0..100 {
+            advance(Duration::from_millis(100)).await;
+            cost.responded(FAST);
+        }
+        assert!(cost.of_a_call(0) < 0.004);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_given_up_counts_with_the_time_that_it_took() {
+        let cost = Cost::new(FAST);
+        cost.took_at_least(SLOW);
+        assert!(cost.of_a_call(0) >= 0.1);
+        cost.took_at_least(FAST);
+        assert!(cost.of_a_call(0) >= 0.1, "it is no fast response");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_fails_fast_is_dear_until_it_succeeds_or_time_passes() {
+        let cost = Cost::new(FAST);
+        cost.ended(true);
+        assert!(cost.of_a_call(0) > 0.5);
+        for _ in 0..50 {
+            cost.ended(true);
+        }
+        assert!(cost.of_a_call(0) > 4.9);
+        for _ in 0..100 {
+            cost.ended(false);
+        }
+        assert!(cost.of_a_call(0) < 0.004);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_is_not_asked_comes_to_be_worth_a_try() {
+        let cost = Cost::new(SLOW);
+        cost.ended(true);
+        advance(Duration::from_secs(7)).await;
+        assert!(cost.of_a_call(0) < 0.003);
+    }
+}

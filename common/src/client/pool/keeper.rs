@@ -1,0 +1,300 @@
+//! The keeper of a replica: a task that connects it whenever it is not, and keeps the balance in
+//! step with that.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::uri::Authority;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    select,
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tracing::{info, warn};
+
+use super::{
+    backoff::Backoff, balance::Balance, members::Candidate, replica::Replica, state::Event,
+};
+use crate::{
+    client::wire::{Closed, Connection},
+    metrics::CountedReplica,
+};
+
+/// Pauses between attempts to connect a replica. gRPC's own figures are 1 s × 1.6 up to 120 s,
+/// made for clients all over a network; these are neighbours, two that start together find each
+/// other within milliseconds, and a restart takes a second.
+const RECONNECT: Backoff = Backoff {
+    base: Duration::from_millis(5),
+    factor: 2.0,
+    limit: Duration::from_secs(10),
+    jitter: 0.2,
+};
+
+/// The longest pause while calls wait for a replica.
+const RECONNECT_WHILE_WANTED: Duration = Duration::from_millis(500);
+
+/// A connection that lasts for less was no success: the pauses go on growing.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a replica that was connected gets no new calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its connection takes none.
+    Closed(Closed),
+    /// It does not say anything any more.
+    Silent,
+    /// It says that it does not serve.
+    NotServing,
+}
+
+/// A replica that is connected, up to its end.
+pub(super) trait Connected: Candidate {
+    /// Waits for the end. Tells what happens until then.
+    fn ended(&self, tell: impl Fn(Event) + Send + Sync) -> impl Future<Output = End> + Send;
+}
+
+/// Keeps a replica connected for as long as it is polled. `ended` changes with the end of each
+/// connection.
+pub(super) async fn keep_connected(
+    address: SocketAddr,
+    authority: Authority,
+    balance: Balance<Replica>,
+    ended: watch::Sender<()>,
+) {
+    let counted = CountedReplica::new(address);
+    let picks = counted.replica.clone();
+    let _membership = balance.join(counted);
+    let connect = || async {
+        let connection = Connection::open(address, authority.clone()).await?;
+        Replica::new(address, connection, picks.clone(), &balance).await
+    };
+    let report = |change: Result<(), Change>| {
+        if let Err(Change::Ended(_)) = change {
+            ended.send_replace(());
+        }
+        report(address, change);
+    };
+    keep(address, connect, balance.clone(), report).await;
+}
+
+/// Puts a connection that is open already into `balance` up to its end, as the replica at
+/// `address`.
+pub(in crate::client) async fn keep_io(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    address: SocketAddr,
+    balance: Balance<Replica>,
+) {
+    let counted = CountedReplica::new(address);
+    let picks = counted.replica.clone();
+    let _membership = balance.join(counted);
+    let authority = Authority::from_static("in-memory");
+    if let Ok(connection) = Connection::with_io(io, authority).await {
+        let replica = Arc::new(Replica::unasked(address, connection, picks, &balance));
+        balance.connected(address, replica.clone());
+        replica.ended(|event| balance.tell(address, event)).await;
+    }
+}
+
+/// What a keeper reports, but for the success of a connection.
+enum Change {
+    Ended(End),
+    Unreachable(io::Error),
+}
+
+/// Connects the replica again and again. `report` hears of each change.
+async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
+    address: SocketAddr,
+    connect: impl Fn() -> F,
+    balance: Balance<R>,
+    report: impl Fn(Result<(), Change>),
+) {
+    let mut failures = 0;
+    loop {
+        match connect().await {
+            Ok(replica) => {
+                let begin = Instant::now();
+                let replica = Arc::new(replica);
+                balance.connected(address, replica.clone());
+                report(Ok(()));
+                let end = replica.ended(|event| balance.tell(address, event)).await;
+                balance.close(address, &replica);
+                report(Err(Change::Ended(end)));
+                if begin.elapsed() >= SETTLED_AFTER {
+                    failures = 0;
+                }
+            }
+            Err(error) => {
+                if !balance.is_unreachable(address) {
+                    report(Err(Change::Unreachable(error)));
+                }
+                balance.tell(address, Event::ConnectFailed);
+            }
+        }
+        failures += 1;
+        let wanted = async {
+            sleep(RECONNECT_WHILE_WANTED).await;
+            balance.wanted().await;
+        };
+        select! {
+            () = sleep(RECONNECT.pause(failures)) => {}
+            () = wanted => {}
+        }
+    }
+}
+
+fn report(address: SocketAddr, change: Result<(), Change>) {
+    match change {
+        Ok(()) => info!(
+            action = "replica", status = "up", replica = %address,
+            "a replica is up"
+        ),
+        Err(Change::Ended(End::Closed(Closed::GoingAway))) => info!(
+            action = "replica", status = "draining", replica = %address,
+            "a replica is going away; it gets no new calls"
+        ),
+        Err(Change::Ended(End::NotServing)) => info!(
+            action = "replica", status = "draining", replica = %address,
+            "a replica says that it does not serve; it gets no new calls"
+        ),
+        Err(Change::Ended(End::Closed(Closed::Lost))) => warn!(
+            action = "replica", status = "down", replica = %address,
+            "a replica is lost"
+        ),
+        Err(Change::Ended(End::Silent)) => warn!(
+            action = "replica", status = "down", replica = %address,
+            "a replica is silent; its connection is dropped"
+        ),
+        Err(Change::Unreachable(error)) => warn!(
+            action = "replica", status = "down", replica = %address, %error,
+            "a replica can't be reached"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::VecDeque};
+
+    use proptest::{collection::vec, prelude::*};
+    use tokio::{
+        runtime,
+        time::{sleep_until, timeout},
+    };
+
+    use super::*;
+    use crate::client::pool::balance::Waiting;
+
+    /// What comes of connecting, after that many milliseconds.
+    #[derive(Debug, Clone, Copy)]
+    enum Outcome {
+        Fails(u64),
+        /// And ends after that many more.
+        Connects(u64, u64, End),
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        let end = prop_oneof![
+            Just(End::Closed(Closed::GoingAway)),
+            Just(End::Closed(Closed::Lost)),
+            Just(End::Silent),
+            Just(End::NotServing),
+        ];
+        prop_oneof![
+            (0..2_000_u64).prop_map(Outcome::Fails),
+            (0..1_000_u64, 0..20_000_u64, end)
+                .prop_map(|(connects, lasts, end)| Outcome::Connects(connects, lasts, end)),
+        ]
+    }
+
+    struct Fake {
+        end: Option<(Instant, End)>,
+    }
+
+    impl Candidate for Fake {
+        fn cost(&self) -> f64 {
+            1.0
+        }
+    }
+
+    impl Connected for Fake {
+        async fn ended(&self, _: impl Fn(Event) + Send + Sync) -> End {
+            let Some((at, end)) = self.end else {
+                std::future::pending().await
+            };
+            sleep_until(at).await;
+            end
+        }
+    }
+
+    proptest! {
+        /// Whatever happens to a replica: it gets calls only while it is connected, and once it
+        /// can be connected for good it is within the longest pause, within a second where a call
+        /// wants it, and stays so.
+        #[test]
+        fn a_replica_never_gets_stuck(script in vec(outcome(), 0..8), is_wanted: bool) {
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(follow(script.into(), is_wanted));
+        }
+    }
+
+    async fn follow(script: VecDeque<Outcome>, is_wanted: bool) {
+        let balance = Balance::<Fake>::new(Duration::from_secs(3), Waiting::default());
+        let address = ([127, 0, 0, 1], 1).into();
+        let _membership = balance.join(CountedReplica::new(address));
+        let script = RefCell::new(script);
+        // Since when nothing has happened to a replica that is not connected.
+        let quiet_since = RefCell::new(Instant::now());
+        let connect = async || {
+            *quiet_since.borrow_mut() = Instant::now();
+            let next = script.borrow_mut().pop_front();
+            match next {
+                Some(Outcome::Fails(millis)) => {
+                    sleep(Duration::from_millis(millis)).await;
+                    Err(io::Error::other("the script has it"))
+                }
+                Some(Outcome::Connects(connects, lasts, end)) => {
+                    sleep(Duration::from_millis(connects)).await;
+                    let at = Instant::now() + Duration::from_millis(lasts);
+                    Ok(Fake {
+                        end: Some((at, end)),
+                    })
+                }
+                None => Ok(Fake { end: None }),
+            }
+        };
+        let longest = if is_wanted {
+            RECONNECT_WHILE_WANTED
+        } else {
+            RECONNECT.limit * 6 / 5
+        };
+        // Two seconds are the script's own.
+        let longest = longest + Duration::from_millis(2_050);
+        let watch = async {
+            loop {
+                sleep(Duration::from_millis(20)).await;
+                match balance.pick_now(&[]).map(|replica| replica.end) {
+                    Some(None) => break,
+                    Some(Some((end, _))) => {
+                        assert!(end >= Instant::now());
+                        *quiet_since.borrow_mut() = Instant::now();
+                    }
+                    None if is_wanted => {
+                        let _ = timeout(Duration::from_millis(1), balance.pick(&[])).await;
+                    }
+                    None => {}
+                }
+                assert!(quiet_since.borrow().elapsed() < longest, "stuck");
+            }
+            sleep(Duration::from_secs(100)).await;
+            assert!(balance.pick_now(&[]).is_some(), "it stays connected");
+        };
+        select! {
+            () = keep(address, connect, balance.clone(), |_| {}) => unreachable!(),
+            () = watch => {}
+        }
+    }
+}

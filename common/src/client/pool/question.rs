@@ -1,0 +1,202 @@
+//! Whether a replica is there: when to ask it, and what its response says.
+//!
+//! A slow response is no sign. A replica is asked when a call waits and nothing at all comes over
+//! its connection, and is taken for dead when nothing comes after the question either. The
+//! question is a call of `grpc.health.v1`: gRPC's servers close connections for PINGs (gRFC A8),
+//! but never for calls.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tower::service_fn;
+
+use super::{backoff::Backoff, state::Event};
+use crate::{
+    Context, Deadline, RequestId,
+    client::{
+        Failure,
+        wire::{Connection, Counts, RequestBody},
+    },
+};
+
+/// A call is late when nothing has come over its connection for this long, or up to twice that.
+const LATE_AFTER: Duration = Duration::from_millis(250);
+
+/// A replica from which nothing comes for this long after a question is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(1);
+
+/// Pauses between the questions about a connection over which nothing but their responses comes.
+const QUESTION: Backoff = Backoff {
+    base: LATE_AFTER,
+    factor: 2.0,
+    limit: Duration::from_secs(2),
+    jitter: 0.0,
+};
+
+/// What came of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// The replica is there. Most responses say so, and so does anything else that came.
+    Present,
+    /// It says that it does not serve.
+    NotServing,
+    /// It says that it is unavailable, or a proxy says so.
+    Unavailable,
+    /// Nothing came.
+    Nothing,
+}
+
+/// Asks a replica whether it serves.
+pub(super) async fn ask(connection: &Connection) -> Reply {
+    let mut health = HealthClient::new(service_fn(async |request: http::Request<_>| {
+        let response = connection.exchange(request.map(RequestBody::Stream)).await;
+        response.map_err(Failure::into_status)
+    }));
+    let context = Context::new(RequestId::fresh(), Deadline::after(DEAD_AFTER));
+    let question = context.scope(health.check(HealthCheckRequest::default()));
+    let before = connection.counts().reads;
+    match timeout(DEAD_AFTER, question).await {
+        Ok(Ok(response)) if response.get_ref().status() == ServingStatus::NotServing => {
+            Reply::NotServing
+        }
+        Ok(Err(_)) if connection.is_closed() => Reply::Nothing,
+        Ok(Err(status)) if status.code() == Code::Unavailable => Reply::Unavailable,
+        Err(_) if connection.counts().reads == before => Reply::Nothing,
+        _ => Reply::Present,
+    }
+}
+
+/// Asks whenever a call is late, until the replica is not there any more or does not serve; the
+/// result says which. Tells what it finds out until then.
+pub(super) async fn ask_while_present(connection: &Connection, tell: impl Fn(Event)) -> Reply {
+    let mut watch = Watch::new(connection.counts());
+    let mut questions = 0;
+    let mut next_question = Instant::now();
+    loop {
+        sleep(LATE_AFTER).await;
+        match watch.look(connection.counts()) {
+            Seen::Idle => connection.begin().await,
+            Seen::Responses => questions = 0,
+            Seen::Silence => {}
+            // A question that waits for a free stream would say nothing.
+            Seen::Late if Instant::now() < next_question || !connection.has_free_stream() => {}
+            Seen::Late => {
+                tell(Event::Asked);
+                let reply = ask(connection).await;
+                if matches!(reply, Reply::Nothing | Reply::NotServing) {
+                    return reply;
+                }
+                tell(Event::Responded);
+                watch = Watch::late(connection.counts());
+                questions += 1;
+                next_question = Instant::now() + QUESTION.pause(questions);
+            }
+        }
+    }
+}
+
+/// What a look at a connection shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Something has come since the last look.
+    Responses,
+    /// Nothing has come, and nothing need have.
+    Idle,
+    /// Nothing has come since a call was begun.
+    Silence,
+    /// The same for a second time: a call is late.
+    Late,
+}
+
+/// Compares the counts of a connection with those of the last look.
+#[derive(Debug)]
+struct Watch {
+    last: Counts,
+    was_silent: bool,
+}
+
+impl Watch {
+    fn new(counts: Counts) -> Self {
+        Self {
+            last: counts,
+            was_silent: false,
+        }
+    }
+
+    /// The same for a connection on which a call was late already.
+    fn late(counts: Counts) -> Self {
+        Self {
+            last: counts,
+            was_silent: counts.begun > counts.settled,
+        }
+    }
+
+    fn look(&mut self, now: Counts) -> Seen {
+        let waits = now.begun > now.settled;
+        if now.reads != self.last.reads {
+            self.last = now;
+            self.was_silent = waits;
+            return Seen::Responses;
+        }
+        // A call that was given up, as a hedge had its response before, was silent as well.
+        if !waits && now.begun == self.last.begun {
+            self.was_silent = false;
+            return Seen::Idle;
+        }
+        if std::mem::replace(&mut self.was_silent, true) {
+            Seen::Late
+        } else {
+            Seen::Silence
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(reads: u64, begun: u64, settled: u64) -> Counts {
+        Counts {
+            reads,
+            begun,
+            settled,
+        }
+    }
+
+    #[test]
+    fn a_connection_without_calls_is_idle() {
+        let mut watch = Watch::new(counts(3, 5, 5));
+        for _ in 0..3 {
+            assert_eq!(watch.look(counts(3, 5, 5)), Seen::Idle);
+        }
+    }
+
+    #[test]
+    fn a_call_is_late_when_nothing_came_between_two_looks() {
+        let mut watch = Watch::new(counts(3, 5, 5));
+        assert_eq!(watch.look(counts(3, 6, 5)), Seen::Silence);
+        assert_eq!(watch.look(counts(3, 6, 5)), Seen::Late);
+        assert_eq!(watch.look(counts(4, 6, 6)), Seen::Responses);
+        assert_eq!(watch.look(counts(4, 6, 6)), Seen::Idle);
+    }
+
+    #[test]
+    fn a_slow_call_is_not_late_while_other_responses_come() {
+        let mut watch = Watch::new(counts(3, 5, 4));
+        for more in 1..10 {
+            let now = counts(3 + more, 5 + more, 4 + more);
+            assert_eq!(watch.look(now), Seen::Responses);
+        }
+    }
+
+    #[test]
+    fn calls_that_were_given_up_are_late_too() {
+        let mut watch = Watch::new(counts(3, 5, 5));
+        assert_eq!(watch.look(counts(3, 6, 6)), Seen::Silence);
+        assert_eq!(watch.look(counts(3, 7, 7)), Seen::Late);
+    }
+}

@@ -1,0 +1,286 @@
+//! [`Replica`]: a replica that is connected, and what each response says about it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use tokio::{select, time::Instant};
+use tonic::{Code, Status};
+
+use super::{
+    balance::{Balance, WeakBalance},
+    cost::Cost,
+    keeper::{Connected, End},
+    members::Candidate,
+    question::{Reply, ask, ask_while_present},
+    state::Event,
+};
+use crate::{
+    client::{
+        Failure,
+        pushback::Pushback,
+        wire::{Connection, RequestBody, ResponseBody},
+    },
+    metrics,
+};
+
+/// A replica that is connected.
+#[derive(Debug)]
+pub(in crate::client) struct Replica {
+    address: SocketAddr,
+    connection: Connection,
+    cost: Cost,
+    counted: Arc<metrics::Replica>,
+    balance: WeakBalance<Self>,
+    /// Whether the balance waits for a success on it.
+    is_doubted: AtomicBool,
+}
+
+impl Replica {
+    /// Asks the replica at the other end of a connection whether it serves. How long that takes
+    /// is the first latency that is known of it.
+    pub(super) async fn new(
+        address: SocketAddr,
+        connection: Connection,
+        counted: Arc<metrics::Replica>,
+        balance: &Balance<Self>,
+    ) -> io::Result<Self> {
+        let begin = Instant::now();
+        match ask(&connection).await {
+            Reply::Present => {}
+            Reply::NotServing => return Err(io::Error::other("it says that it does not serve")),
+            Reply::Unavailable => return Err(io::Error::other("it says that it is unavailable")),
+            Reply::Nothing => {
+                connection.abort();
+                return Err(io::Error::other("it does not say anything"));
+            }
+        }
+        let replica = Self::unasked(address, connection, counted, balance);
+        replica.cost.responded(begin.elapsed());
+        Ok(replica)
+    }
+
+    /// The same without a question.
+    pub(super) fn unasked(
+        address: SocketAddr,
+        connection: Connection,
+        counted: Arc<metrics::Replica>,
+        balance: &Balance<Self>,
+    ) -> Self {
+        Self {
+            address,
+            connection,
+            cost: Cost::new(Duration::ZERO),
+            counted,
+            balance: balance.downgrade(),
+            is_doubted: AtomicBool::new(true),
+        }
+    }
+
+    /// Makes one attempt of a call on it.
+    pub(in crate::client) async fn attempt(
+        self: Arc<Self>,
+        request: Request<RequestBody>,
+    ) -> Result<Response<ReplicaBody>, Failure> {
+        self.counted.picks.add(1);
+        let mut call = Call {
+            begin: Instant::now(),
+            replica: self,
+            is_timed: false,
+            is_judged: false,
+        };
+        match call.replica.connection.attempt(request).await {
+            Ok(response) => {
+                match response.body().bare_status(response.headers()) {
+                    Some(status) => call.ended(status),
+                    None => call.responded(),
+                }
+                Ok(response.map(|body| ReplicaBody { body, call }))
+            }
+            Err(failure) => {
+                call.failed(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(balance) = self.balance.upgrade() {
+            balance.tell(self.address, event);
+        }
+    }
+
+    fn succeeded(&self) {
+        self.cost.ended(false);
+        if self.is_doubted.load(Relaxed) {
+            self.is_doubted.store(false, Relaxed);
+            self.tell(Event::Succeeded);
+        }
+    }
+
+    fn failed(&self) {
+        self.is_doubted.store(true, Relaxed);
+        self.cost.ended(true);
+        self.tell(Event::Failed);
+    }
+}
+
+impl Candidate for Replica {
+    fn cost(&self) -> f64 {
+        self.cost.of_a_call(self.connection.in_flight())
+    }
+}
+
+impl Connected for Replica {
+    async fn ended(&self, tell: impl Fn(Event) + Send + Sync) -> End {
+        select! {
+            why = self.connection.closed() => End::Closed(why),
+            reply = ask_while_present(&self.connection, tell) => {
+                if reply == Reply::NotServing {
+                    return End::NotServing;
+                }
+                self.connection.abort();
+                End::Silent
+            }
+        }
+    }
+}
+
+/// A call on a replica. If it is given up, it counts with the time that it took.
+#[derive(Debug)]
+struct Call {
+    replica: Arc<Replica>,
+    begin: Instant,
+    is_timed: bool,
+    is_judged: bool,
+}
+
+impl Call {
+    /// The first message of the response is there.
+    fn responded(&mut self) {
+        self.is_timed = true;
+        self.replica.cost.responded(self.begin.elapsed());
+    }
+
+    /// The response has come to its end, with this status.
+    fn ended(&mut self, status: &HeaderMap) {
+        if std::mem::replace(&mut self.is_judged, true) {
+            return;
+        }
+        let code = status.get(Status::GRPC_STATUS);
+        let code = code.map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
+        match code {
+            Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::Internal
+            | Code::Unknown
+            | Code::DataLoss => {
+                self.took_at_least();
+                self.replica.failed();
+                if let Some(Pushback::After(rest)) = Pushback::of(status) {
+                    self.replica.tell(Event::PushedBack(rest));
+                }
+            }
+            // It ran out of time, which may be the fault of whoever gave it too little.
+            Code::DeadlineExceeded => self.took_at_least(),
+            _ => {
+                if !self.is_timed {
+                    self.responded();
+                }
+                self.replica.succeeded();
+            }
+        }
+    }
+
+    /// There is no response.
+    fn failed(&mut self, failure: &Failure) {
+        let replica = &self.replica;
+        match failure {
+            Failure::NotSent(_) | Failure::Unprocessed(_) => {
+                // At once, or the next attempt would pick it again.
+                if let Some(balance) = replica.balance.upgrade() {
+                    balance.close(replica.address, replica);
+                }
+                self.is_timed = true;
+            }
+            // Its keeper knows of the end of its connection.
+            Failure::Broken(_) if replica.connection.is_closed() => self.is_timed = true,
+            Failure::Broken(_) | Failure::Refused(_) | Failure::NoReplica(_) => {
+                replica.failed();
+                self.took_at_least();
+            }
+        }
+    }
+
+    fn took_at_least(&mut self) {
+        if !self.is_timed {
+            self.is_timed = true;
+            self.replica.cost.took_at_least(self.begin.elapsed());
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.took_at_least();
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The body of a response, whose end says something about its replica.
+    #[derive(Debug)]
+    pub struct ReplicaBody {
+        #[pin]
+        body: ResponseBody,
+        call: Call,
+    }
+}
+
+impl ReplicaBody {
+    /// The block of headers that has the gRPC status, where the response with this head is a
+    /// status and nothing else.
+    pub(in crate::client) fn bare_status<'a>(
+        &'a self,
+        head: &'a HeaderMap,
+    ) -> Option<&'a HeaderMap> {
+        self.body.bare_status(head)
+    }
+}
+
+impl Body for ReplicaBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.project();
+        let poll = this.body.poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &poll
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            this.call.ended(trailers);
+        }
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
