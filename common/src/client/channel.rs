@@ -132,3 +132,100 @@ impl fmt::Debug for Channel {
         f.debug_struct("Channel").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use clap::Parser;
+    use tokio::{
+        io::AsyncReadExt,
+        net::TcpListener,
+        time::{sleep, timeout},
+    };
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[derive(Parser)]
+    struct Settings {
+        #[command(flatten)]
+        client: Config,
+    }
+
+    fn channel(target: &str) -> Channel {
+        let config = Settings::parse_from(["test"]).client;
+        let target = target.parse().expect("a target");
+        Channel::new(&target, &[], &config, Duration::from_secs(10))
+    }
+
+    /// A listener whose connections are read to their end.
+    #[derive(Debug, Clone, Default)]
+    struct Sockets {
+        opened: Arc<AtomicU64>,
+        closed: Arc<AtomicU64>,
+    }
+
+    impl Sockets {
+        async fn listen(&self) -> String {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let sockets = self.clone();
+            tokio::spawn(async move {
+                while let Ok((mut socket, _)) = listener.accept().await {
+                    let Sockets { opened, closed } = sockets.clone();
+                    opened.fetch_add(1, Relaxed);
+                    tokio::spawn(async move {
+                        let mut buffer = [0; 1_024];
+                        while socket.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+                        closed.fetch_add(1, Relaxed);
+                    });
+                }
+            });
+            address
+        }
+
+        async fn wait_for(count: &AtomicU64, at_least: u64) {
+            let wait = async {
+                while count.load(Relaxed) < at_least {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(PATIENCE, wait).await.expect("in time");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thousand_clients_that_are_dropped_leave_nothing_open() {
+        let sockets = Sockets::default();
+        let channel = channel(&sockets.listen().await);
+        let mut opened = 0;
+        for _ in 0..10 {
+            let clients: Vec<_> = (0..100).map(|_| channel.connect()).collect();
+            Sockets::wait_for(&sockets.opened, opened + 100).await;
+            drop(clients);
+            opened = sockets.opened.load(Relaxed);
+            Sockets::wait_for(&sockets.closed, opened).await;
+        }
+        let tasks = tokio::runtime::Handle::current().metrics();
+        let wait = async {
+            while tasks.num_alive_tasks() > 1 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, wait)
+            .await
+            .expect("only the listener is left");
+        assert_eq!(*channel.0.workers.borrow(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_known_delays_no_other() {
+        let sockets = Sockets::default();
+        let address = sockets.listen().await;
+        let channel = channel(&format!("nowhere.invalid:1,{address}"));
+        let _client = channel.connect();
+        Sockets::wait_for(&sockets.opened, 1).await;
+    }
+}
