@@ -5,7 +5,9 @@
 //! that have it in their fault.
 
 mod attacks;
+mod connections;
 mod failing;
+mod lateness;
 mod overload;
 mod replicas;
 
@@ -13,8 +15,10 @@ use std::{
     env,
     fmt::{Display, Write},
     fs,
+    panic::resume_unwind,
     path::Path,
     process::ExitCode,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -32,6 +36,13 @@ const LOAD: Plan = Plan {
     name: None,
 };
 
+/// Few clients: 20 connections with 20 requests a second each.
+const FEW: Plan = Plan {
+    connections: 20,
+    interval: Duration::from_millis(50),
+    name: None,
+};
+
 /// For a process that would log each of many failures.
 const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::run=info");
 
@@ -39,13 +50,24 @@ const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::run=info");
 type Row = (&'static str, &'static str, fn() -> String);
 
 /// The rows by subject, which run one after the other.
-const ROWS: [&[Row]; 4] = [replicas::ROWS, failing::ROWS, overload::ROWS, attacks::ROWS];
+const ROWS: [&[Row]; 6] = [
+    replicas::ROWS,
+    lateness::ROWS,
+    failing::ROWS,
+    connections::ROWS,
+    overload::ROWS,
+    attacks::ROWS,
+];
+
+/// Rows that take minutes but no CPU. They run beside the others.
+const QUIET_ROWS: &[Row] = connections::QUIET_ROWS;
 
 fn main() -> ExitCode {
     let wanted = env::args().nth(1).unwrap_or_default();
     let is_wanted = |row: &&Row| row.0.contains(&wanted);
     let rows: Vec<_> = ROWS.into_iter().flatten().filter(is_wanted).collect();
-    if rows.is_empty() {
+    let quiet_rows: Vec<_> = QUIET_ROWS.iter().filter(is_wanted).collect();
+    if rows.is_empty() && quiet_rows.is_empty() {
         eprintln!("no fault has {wanted:?} in its name");
         return ExitCode::FAILURE;
     }
@@ -54,10 +76,22 @@ fn main() -> ExitCode {
         println!("{fault}: {shown} ({:.0} s)", begin.elapsed().as_secs_f64());
         let _ = writeln!(table, "| {fault} | {promise} | {shown} |");
     };
-    for row in rows {
+    // The scope also waits for the quiet rows when another fails, so that they end their processes.
+    thread::scope(|scope| {
         let begin = Instant::now();
-        add(row, &row.2(), begin);
-    }
+        let quiet: Vec<_> = quiet_rows
+            .into_iter()
+            .map(|row| (row, scope.spawn(row.2)))
+            .collect();
+        for row in rows {
+            let begin = Instant::now();
+            add(row, &row.2(), begin);
+        }
+        for (row, test) in quiet {
+            let shown = test.join().unwrap_or_else(|panic| resume_unwind(panic));
+            add(row, &shown, begin);
+        }
+    });
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../faults.md");
     fs::write(path, &table).expect("it can be written");
     println!("\n{table}");
@@ -119,6 +153,16 @@ fn assert_none_failed(samples: &Samples) -> String {
         samples.count()
     );
     format!("0 of {} failed", samples.count())
+}
+
+/// The log of an edge does not have that it has lost a replica.
+fn assert_none_was_lost(service2: &Process) {
+    let log = service2.log();
+    let lost = log
+        .iter()
+        .filter(|line| line.has(&[("action", "replica"), ("status", "down")]));
+    let times: Vec<_> = lost.map(|line| line.text("time")).collect();
+    assert!(times.is_empty(), "a replica was lost: {times:?}");
 }
 
 fn float(count: usize) -> f64 {

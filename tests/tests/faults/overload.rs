@@ -4,13 +4,20 @@ use std::{thread::sleep, time::Duration};
 
 use tests::load::{Load, Plan};
 
-use crate::{QUIET, Row, edge, fixture, float, millis};
+use crate::{QUIET, Row, SECOND, assert_none_was_lost, edge, fixture, float, millis};
 
-pub(crate) const ROWS: &[Row] = &[(
-    "3 × the load it can carry, open loop",
-    "goodput ≥ 85 % of the peak, p99 ≤ 250 ms, memory bounded",
-    three_times_the_load,
-)];
+pub(crate) const ROWS: &[Row] = &[
+    (
+        "3 × the load it can carry, open loop",
+        "goodput ≥ 85 % of the peak, p99 ≤ 250 ms, memory bounded",
+        three_times_the_load,
+    ),
+    (
+        "3 × the calls that a replica can carry",
+        "its connection is never taken for dead",
+        three_times_the_calls,
+    ),
+];
 
 fn three_times_the_load() -> String {
     // One worker, and 2 ms of its time for each request.
@@ -55,5 +62,34 @@ fn three_times_the_load() -> String {
         millis(p99),
         refused,
         f64::from(u32::try_from(grown).unwrap_or(u32::MAX)) / 1024.0
+    )
+}
+
+fn three_times_the_calls() -> String {
+    // One worker, and 2 ms of its time for each call: 480 a second.
+    let fixture = fixture(&[("WORKERS", "1"), ("ORDERS", "work")]);
+    let service2 = edge(&[&fixture], &[("WORKERS", "1"), ("MAX_IN_FLIGHT", "10000")]);
+    tests::raise_file_limit();
+    // So many connections that none has to wait for its turn, and so short that no deadline ends.
+    let plan = Plan {
+        connections: 3 * 3 * 480,
+        interval: 3 * SECOND,
+        name: None,
+    };
+    let load = Load::start(service2.http(), plan);
+    sleep(3 * SECOND);
+    let samples = load.stop();
+    assert_none_was_lost(&service2);
+    let failures = samples.failures();
+    let is_refused = |failure: &str| matches!(failure, "429" | "503" | "504");
+    assert!(
+        failures.iter().all(|(failure, _)| is_refused(failure)),
+        "{failures:?}"
+    );
+    format!(
+        "not once; {} of {} served, the slowest took {}",
+        samples.served(),
+        samples.count(),
+        millis(samples.percentile(1.0))
     )
 }
