@@ -3,12 +3,14 @@
 //! [`browser`], a real one; [`load`] is many clients at once.
 
 pub mod browser;
+mod fakes;
 pub mod grpc;
 pub mod http;
 pub mod load;
 mod process;
 mod record;
 
+pub use fakes::Fake;
 pub use process::{Ended, Process, raise_file_limit, wait_for};
 pub use record::Record;
 

@@ -1,7 +1,12 @@
 //! A service on the same stack as the pair, whose handlers do what the pair's never should:
 //! panic, hang, stream without end. It stands in for service1 where a test needs that.
 
-use std::{convert::Infallible, future, time::Duration};
+use std::{
+    convert::Infallible,
+    future,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -24,7 +29,7 @@ use protos::{
         service1_server::{self, Service1Server},
     },
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::sleep};
 use tonic::{Code, Request, Response, Status};
 use tracing::info;
 
@@ -36,6 +41,9 @@ struct Config {
     port: u16,
     #[arg(long, env, default_value_t = 0)]
     grpc_port: u16,
+    /// What each call of `ProcessName` is to do, whatever its name says
+    #[arg(long, env)]
+    orders: Option<String>,
 }
 
 fn main() -> std::process::ExitCode {
@@ -44,8 +52,8 @@ fn main() -> std::process::ExitCode {
         Listener::http(config.port),
         Listener::grpc(config.grpc_port),
     ];
-    server::run("fixture", &config.common, listeners, |worker| {
-        [http(), grpc(worker)]
+    server::run("fixture", &config.common, listeners, move |worker| {
+        [http(), grpc(worker, config.orders.clone())]
     })
 }
 
@@ -69,7 +77,7 @@ fn http() -> Router {
 /// Takes longer than a test needs to send a signal.
 async fn slow() -> &'static str {
     info!(action = "started");
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    sleep(Duration::from_millis(800)).await;
     "slow but there"
 }
 
@@ -77,7 +85,7 @@ async fn slow() -> &'static str {
 async fn block() {
     info!(action = "started");
     // The worker idles once more, and writes the line.
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    sleep(Duration::from_millis(10)).await;
     std::thread::sleep(Duration::from_mins(1));
 }
 
@@ -134,38 +142,50 @@ async fn bare(
     (status, "what the handler said")
 }
 
-fn grpc(worker: &Worker) -> Router {
+fn grpc(worker: &Worker, orders: Option<String>) -> Router {
     Grpc::new(protos::FILE_DESCRIPTOR_SET)
-        .add_service(Service1Server::new(Service1))
+        .add_service(Service1Server::new(Service1 { orders }))
         .add_service(ApiServer::new(Api))
         .into_router(worker)
 }
 
-/// Does what the name says.
-async fn obey(name: String) -> Result<String, Status> {
-    Ok(match name.as_str() {
-        "panic" => panic!("the handler panics"),
-        "hang" => hang().await.to_owned(),
-        "slow" => slow().await.to_owned(),
+/// Does what the orders say; where they leave it open, the response is the name.
+async fn obey(orders: &str, name: &str) -> Result<String, Status> {
+    let (order, figure) = orders.split_once(' ').unwrap_or((orders, ""));
+    match (order, figure.parse::<u16>()) {
+        ("panic", _) => panic!("the handler panics"),
+        ("hang", _) => return Ok(hang().await.to_owned()),
+        ("slow", _) => return Ok(slow().await.to_owned()),
         // Two milliseconds of the worker's time.
-        "work" => {
-            std::thread::sleep(Duration::from_millis(2));
-            name
+        ("work", _) => std::thread::sleep(Duration::from_millis(2)),
+        ("wait", Ok(millis)) => {
+            info!(action = "started");
+            sleep(Duration::from_millis(millis.into())).await;
         }
-        "remaining" => {
+        ("tail", _) => sleep(latency_with_a_tail()).await,
+        ("remaining", _) => {
             let left = context::deadline().and_then(common::Deadline::remaining);
-            left.unwrap_or_default().as_millis().to_string()
+            return Ok(left.unwrap_or_default().as_millis().to_string());
         }
-        code => match code.strip_prefix("code ").map(str::parse) {
-            Some(Ok(code)) => {
-                return Err(Status::new(Code::from_i32(code), "the fixture's text"));
-            }
-            _ => name,
-        },
-    })
+        ("code", Ok(code)) => {
+            let code = Code::from_i32(code.into());
+            return Err(Status::new(code, "the fixture's text"));
+        }
+        _ => {}
+    }
+    Ok(name.to_owned())
 }
 
-struct Service1;
+/// 5 ms, but 1 s for 2 % of the calls.
+fn latency_with_a_tail() -> Duration {
+    static CALLS: AtomicUsize = AtomicUsize::new(1);
+    let is_slow = CALLS.fetch_add(1, Ordering::Relaxed).is_multiple_of(50);
+    Duration::from_millis(if is_slow { 1_000 } else { 5 })
+}
+
+struct Service1 {
+    orders: Option<String>,
+}
 
 #[tonic::async_trait]
 impl service1_server::Service1 for Service1 {
@@ -174,7 +194,9 @@ impl service1_server::Service1 for Service1 {
         request: Request<ProcessNameRequest>,
     ) -> Result<Response<ProcessNameResponse>, Status> {
         let before = request.metadata().get("grpc-previous-rpc-attempts");
-        let name = match (request.get_ref().name.as_str(), before) {
+        let name = &request.get_ref().name;
+        let orders = self.orders.as_ref().unwrap_or(name);
+        let name = match (orders.as_str(), before) {
             ("again", None) => return Err(Status::unavailable("not yet")),
             ("again", Some(before)) => before.to_str().unwrap_or_default().to_owned(),
             ("never", _) => {
@@ -185,7 +207,7 @@ impl service1_server::Service1 for Service1 {
                     .insert("grpc-retry-pushback-ms", pushback);
                 return Err(status);
             }
-            _ => obey(request.into_inner().name).await?,
+            _ => obey(orders, name).await?,
         };
         Ok(Response::new(ProcessNameResponse { name }))
     }
@@ -199,7 +221,8 @@ struct Api;
 #[tonic::async_trait]
 impl api_server::Api for Api {
     async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<Hello>, Status> {
-        let message = obey(request.into_inner().name).await?;
+        let name = &request.get_ref().name;
+        let message = obey(name, name).await?;
         Ok(Response::new(Hello { message }))
     }
 

@@ -13,7 +13,20 @@ use http::Request;
 use tests::{Process, load::Load, wait_for};
 use tokio::{runtime, time::timeout};
 
-use crate::{LOAD, assert_none_failed, backend, edge, metric};
+use crate::{LOAD, Row, assert_none_failed, backend, edge, metric};
+
+pub(crate) const ROWS: &[Row] = &[
+    (
+        "5,000 connections that send half a request",
+        "all closed; 0 failed beside them",
+        half_requests,
+    ),
+    (
+        "HTTP/2: reset flood, 16 KB+ of headers, 10,000 streams",
+        "refused; 0 failed beside them",
+        http2,
+    ),
+];
 
 const ATTACKERS: u32 = 5_000;
 
@@ -23,7 +36,7 @@ fn pair() -> (Process, Process) {
     (service1, service2)
 }
 
-pub(crate) fn half_requests() -> String {
+fn half_requests() -> String {
     let (_service1, service2) = pair();
     tests::raise_file_limit();
     let load = Load::start(service2.http(), LOAD);
@@ -56,7 +69,7 @@ pub(crate) fn half_requests() -> String {
     format!("all closed after {:.1} s; {shown}", closed.as_secs_f64())
 }
 
-pub(crate) fn http2() -> String {
+fn http2() -> String {
     let (_service1, service2) = pair();
     let load = Load::start(service2.http(), LOAD);
     let runtime = runtime::Builder::new_current_thread()

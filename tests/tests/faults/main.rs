@@ -1,16 +1,24 @@
 //! The failure suite: the pair under load, and what breaks around it.
 //!
 //! Real processes on loopback, one fault after the other. It prints a table and writes it to
-//! `target/faults.md`; `make faults` runs it on the release build.
+//! `target/faults.md`; `make faults` runs it on the release build. An argument selects the rows
+//! that have it in their fault.
 
 mod attacks;
+mod connections;
+mod failing;
+mod lateness;
 mod overload;
 mod replicas;
 
 use std::{
-    fmt::Write,
+    env,
+    fmt::{Display, Write},
     fs,
+    panic::resume_unwind,
     path::Path,
+    process::ExitCode,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,6 +27,8 @@ use tests::{
     load::{Plan, Samples},
 };
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// The usual load: 100 connections with 25 requests a second each.
 const LOAD: Plan = Plan {
     connections: 100,
@@ -26,87 +36,66 @@ const LOAD: Plan = Plan {
     name: None,
 };
 
+/// Few clients: 20 connections with 20 requests a second each.
+const FEW: Plan = Plan {
+    connections: 20,
+    interval: Duration::from_millis(50),
+    name: None,
+};
+
+/// For a process that would log each of many failures.
+const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::run=info");
+
 /// One row: the fault, what must be seen, and the test that returns what was.
 type Row = (&'static str, &'static str, fn() -> String);
 
-const ROWS: [Row; 12] = [
-    (
-        "kill -9 of one of two replicas",
-        "0 failed; no pick after 1 s",
-        replicas::one_of_two_is_killed,
-    ),
-    (
-        "kill -9 of the only replica, back after 2 s",
-        "0 failed",
-        replicas::the_only_one_is_killed_and_comes_back,
-    ),
-    (
-        "SIGSTOP of one of two for 10 s",
-        "0 failed; p99 within 2 × of before, picks again within 5 s",
-        replicas::one_of_two_is_frozen,
-    ),
-    (
-        "packets to one of two dropped for 10 s",
-        "as SIGSTOP",
-        replicas::packets_to_one_of_two_are_dropped,
-    ),
-    (
-        "rolling restart of three replicas by SIGTERM",
-        "0 failed",
-        replicas::three_are_restarted_one_by_one,
-    ),
-    (
-        "SIGTERM to service2 with requests in flight",
-        "all answered; exit 0",
-        replicas::the_edge_is_told_to_stop,
-    ),
-    (
-        "all replicas gone for 30 s",
-        "503 within 3 s, later within 10 ms; normal within 1 s of return",
-        replicas::all_are_gone_for_a_while,
-    ),
-    (
-        "the look-up of the name fails for 60 s",
-        "0 failed",
-        replicas::the_look_up_fails,
-    ),
-    (
-        "service1 answers UNAVAILABLE always",
-        "at most 1.25 × the calls reach it",
-        overload::unavailable_always,
-    ),
-    (
-        "3 × the load it can carry, open loop",
-        "goodput ≥ 85 % of the peak, p99 ≤ 250 ms, memory bounded",
-        overload::three_times_the_load,
-    ),
-    (
-        "5,000 connections that send half a request",
-        "all closed; 0 failed beside them",
-        attacks::half_requests,
-    ),
-    (
-        "HTTP/2: reset flood, 16 KB+ of headers, 10,000 streams",
-        "refused; 0 failed beside them",
-        attacks::http2,
-    ),
+/// The rows by subject, which run one after the other.
+const ROWS: [&[Row]; 6] = [
+    replicas::ROWS,
+    lateness::ROWS,
+    failing::ROWS,
+    connections::ROWS,
+    overload::ROWS,
+    attacks::ROWS,
 ];
 
-fn main() {
-    let wanted = std::env::args().nth(1).unwrap_or_default();
+/// Rows that take minutes but no CPU. They run beside the others.
+const QUIET_ROWS: &[Row] = connections::QUIET_ROWS;
+
+fn main() -> ExitCode {
+    let wanted = env::args().nth(1).unwrap_or_default();
+    let is_wanted = |row: &&Row| row.0.contains(&wanted);
+    let rows: Vec<_> = ROWS.into_iter().flatten().filter(is_wanted).collect();
+    let quiet_rows: Vec<_> = QUIET_ROWS.iter().filter(is_wanted).collect();
+    if rows.is_empty() && quiet_rows.is_empty() {
+        eprintln!("no fault has {wanted:?} in its name");
+        return ExitCode::FAILURE;
+    }
     let mut table = String::from("| fault, under load | must show | shown |\n|---|---|---|\n");
-    for (fault, promise, test) in ROWS {
-        if !fault.contains(wanted.trim_start_matches('-')) {
-            continue;
-        }
-        let begin = Instant::now();
-        let shown = test();
+    let mut add = |(fault, promise, _): &Row, shown: &str, begin: Instant| {
         println!("{fault}: {shown} ({:.0} s)", begin.elapsed().as_secs_f64());
         let _ = writeln!(table, "| {fault} | {promise} | {shown} |");
-    }
+    };
+    // The scope also waits for the quiet rows when another fails, so that they end their processes.
+    thread::scope(|scope| {
+        let begin = Instant::now();
+        let quiet: Vec<_> = quiet_rows
+            .into_iter()
+            .map(|row| (row, scope.spawn(row.2)))
+            .collect();
+        for row in rows {
+            let begin = Instant::now();
+            add(row, &row.2(), begin);
+        }
+        for (row, test) in quiet {
+            let shown = test.join().unwrap_or_else(|panic| resume_unwind(panic));
+            add(row, &shown, begin);
+        }
+    });
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../faults.md");
     fs::write(path, &table).expect("it can be written");
     println!("\n{table}");
+    ExitCode::SUCCESS
 }
 
 /// service2 in front of these, ready on all workers.
@@ -133,6 +122,11 @@ fn backend(port: u16) -> Process {
     Process::start("service1", &[("GRPC_PORT", &port), log])
 }
 
+/// The fixture, with variables such as the `ORDERS` that say what its calls do.
+fn fixture(variables: &[(&str, &str)]) -> Process {
+    Process::start("fixture", &[&[QUIET], variables].concat())
+}
+
 /// A figure of `/metrics`; 0 where it is not there.
 fn metric(process: &Process, name: &str) -> f64 {
     let answer = http::get(process.http(), "/metrics");
@@ -143,7 +137,7 @@ fn metric(process: &Process, name: &str) -> f64 {
     line.map_or(0.0, |line| line.trim().parse().expect("a number"))
 }
 
-fn picks(service2: &Process, replica: &str) -> f64 {
+fn picks(service2: &Process, replica: impl Display) -> f64 {
     metric(
         service2,
         &format!("replica_picks_total{{replica=\"{replica}\"}}"),
@@ -159,6 +153,20 @@ fn assert_none_failed(samples: &Samples) -> String {
         samples.count()
     );
     format!("0 of {} failed", samples.count())
+}
+
+/// The log of an edge does not have that it has lost a replica.
+fn assert_none_was_lost(service2: &Process) {
+    let log = service2.log();
+    let lost = log
+        .iter()
+        .filter(|line| line.has(&[("action", "replica"), ("status", "down")]));
+    let times: Vec<_> = lost.map(|line| line.text("time")).collect();
+    assert!(times.is_empty(), "a replica was lost: {times:?}");
+}
+
+fn float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).expect("a suite counts to less"))
 }
 
 fn millis(duration: Duration) -> String {

@@ -1,47 +1,30 @@
-//! More than can be carried, and a backend that refuses.
+//! More than can be carried, by the edge or by what is behind it.
 
 use std::{thread::sleep, time::Duration};
 
-use tests::{
-    Process,
-    load::{Load, Plan},
-};
+use tests::load::{Load, Plan};
 
-use crate::{edge, metric, millis};
+use crate::{QUIET, Row, SECOND, assert_none_was_lost, edge, fixture, float, millis};
 
-pub(crate) fn unavailable_always() -> String {
-    let fixture = Process::start("fixture", &[("RUST_LOG", "error,common::server::run=info")]);
-    let quiet = ("RUST_LOG", "error,common::server::run=info");
-    let service2 = edge(&[&fixture], &[quiet]);
-    let plan = Plan {
-        connections: 100,
-        interval: Duration::from_millis(40),
-        name: Some("code 14"),
-    };
-    let calls = || {
-        let route = "/app.grpc.Service1/ProcessName";
-        let count =
-            format!("request_duration_seconds_count{{route=\"{route}\",status=\"UNAVAILABLE\"}}");
-        metric(&fixture, &count)
-    };
-    let load = Load::start(service2.http(), plan);
-    sleep(Duration::from_secs(8));
-    let samples = load.stop();
-    let failures = samples.failures();
-    assert_eq!(failures, [("503".to_owned(), samples.count())]);
-    #[allow(clippy::cast_precision_loss)]
-    let ratio = calls() / samples.count() as f64;
-    assert!(ratio > 1.0 && ratio <= 1.25, "{ratio}");
-    format!("{ratio:.2} × the {} calls", samples.count())
-}
+pub(crate) const ROWS: &[Row] = &[
+    (
+        "3 × the load it can carry, open loop",
+        "goodput ≥ 85 % of the peak, p99 ≤ 250 ms, memory bounded",
+        three_times_the_load,
+    ),
+    (
+        "3 × the calls that a replica can carry",
+        "its connection is never taken for dead",
+        three_times_the_calls,
+    ),
+];
 
-pub(crate) fn three_times_the_load() -> String {
+fn three_times_the_load() -> String {
     // One worker, and 2 ms of its time for each request.
-    let quiet = ("RUST_LOG", "error,common::server::run=info");
-    let fixture = Process::start("fixture", &[("WORKERS", "1"), quiet]);
+    let fixture = fixture(&[("WORKERS", "1")]);
     let service2 = edge(
         &[&fixture],
-        &[("WORKERS", "1"), ("MAX_IN_FLIGHT", "64"), quiet],
+        &[("WORKERS", "1"), ("MAX_IN_FLIGHT", "64"), QUIET],
     );
     let run = |connections: usize, interval: Duration| {
         let plan = Plan {
@@ -53,8 +36,7 @@ pub(crate) fn three_times_the_load() -> String {
         sleep(Duration::from_secs(6));
         load.stop()
     };
-    #[allow(clippy::cast_precision_loss)]
-    let rate = |served: usize| served as f64 / 6.0;
+    let rate = |served: usize| float(served) / 6.0;
 
     let closed = run(32, Duration::ZERO);
     assert!(closed.failures().is_empty(), "{:?}", closed.failures());
@@ -80,5 +62,34 @@ pub(crate) fn three_times_the_load() -> String {
         millis(p99),
         refused,
         f64::from(u32::try_from(grown).unwrap_or(u32::MAX)) / 1024.0
+    )
+}
+
+fn three_times_the_calls() -> String {
+    // One worker, and 2 ms of its time for each call: 480 a second.
+    let fixture = fixture(&[("WORKERS", "1"), ("ORDERS", "work")]);
+    let service2 = edge(&[&fixture], &[("WORKERS", "1"), ("MAX_IN_FLIGHT", "10000")]);
+    tests::raise_file_limit();
+    // So many connections that none has to wait for its turn, and so short that no deadline ends.
+    let plan = Plan {
+        connections: 3 * 3 * 480,
+        interval: 3 * SECOND,
+        name: None,
+    };
+    let load = Load::start(service2.http(), plan);
+    sleep(3 * SECOND);
+    let samples = load.stop();
+    assert_none_was_lost(&service2);
+    let failures = samples.failures();
+    let is_refused = |failure: &str| matches!(failure, "429" | "503" | "504");
+    assert!(
+        failures.iter().all(|(failure, _)| is_refused(failure)),
+        "{failures:?}"
+    );
+    format!(
+        "not once; {} of {} served, the slowest took {}",
+        samples.served(),
+        samples.count(),
+        millis(samples.percentile(1.0))
     )
 }

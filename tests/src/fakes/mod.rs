@@ -1,0 +1,109 @@
+//! [`Fake`]: a server that stands in for a replica where the fault is in its HTTP/2.
+
+mod frame;
+mod going_away;
+mod ping_counter;
+
+use std::{
+    future::Future,
+    net::{self, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime, select,
+    sync::oneshot,
+};
+
+/// A server on a free port of loopback. It ends when it is dropped.
+///
+/// It echoes the name of `ProcessName`, as the request and the response have the same wire form,
+/// and does not implement `grpc.health.v1`.
+#[derive(Debug)]
+pub struct Fake {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Fake {
+    /// Starts a server that sends GOAWAY on each connection when it is a second old, and lets the
+    /// calls on it run to their end. A stream of it has 50 items, one each 100 ms.
+    pub fn going_away() -> Self {
+        Self::start(going_away::serve)
+    }
+
+    /// Starts a server that closes a connection for too many PINGs, as gRPC's servers do. The
+    /// response for a name with `quiet` in it comes after 100 s.
+    pub fn counting_pings() -> Self {
+        Self::start(ping_counter::serve)
+    }
+
+    fn start<F>(serve: fn(TcpStream) -> F) -> Self
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let listener = net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::spawn({
+            let accepted = accepted.clone();
+            move || {
+                let runtime = runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(async {
+                    listener.set_nonblocking(true).expect("it is a socket");
+                    let listener = TcpListener::from_std(listener).expect("it is a socket");
+                    let accept = async {
+                        while let Ok((socket, _)) = listener.accept().await {
+                            accepted.fetch_add(1, Ordering::Relaxed);
+                            // A client that breaks its connection is no fault of the server.
+                            tokio::spawn(serve(socket));
+                        }
+                    };
+                    select! {
+                        () = accept => {}
+                        _ = stopped => {}
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            accepted,
+            _stop: stop,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::{call, process_name};
+
+    #[test]
+    fn both_echo_names_and_do_not_implement_health_checks() {
+        for fake in [Fake::going_away(), Fake::counting_pings()] {
+            let response = process_name(fake.address(), "test", &[]);
+            assert_eq!((response.code(), &response.body[7..]), (0, &b"test"[..]));
+            let health = call(fake.address(), "/grpc.health.v1.Health/Check", &[], b"");
+            assert_eq!(health.code(), 12);
+            assert_eq!(fake.accepted(), 2);
+        }
+    }
+}

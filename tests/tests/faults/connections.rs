@@ -1,0 +1,161 @@
+//! Connections that end, fill up or are watched while calls are on them.
+
+use std::{
+    io::{self, Read},
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+use tests::{Fake, Process, http, load::Load, wait_for};
+
+use crate::{
+    FEW, LOAD, Row, SECOND, assert_none_failed, assert_none_was_lost, backend, edge, edge_of,
+    millis,
+};
+
+pub(crate) const ROWS: &[Row] = &[
+    (
+        "SIGTERM to the only replica while a stream is open; its successor listens 1.2 s later",
+        "0 failed",
+        the_only_one_is_replaced_beside_a_stream,
+    ),
+    (
+        "a server that sends GOAWAY every second beside a 5 s stream",
+        "0 failed",
+        connections_go_away_beside_a_stream,
+    ),
+    (
+        "4 new slow readers a second on /api/v1/items/stream",
+        "p99 at most 2 × of before; 0 failed; nothing lost",
+        readers_are_slow,
+    ),
+];
+
+pub(crate) const QUIET_ROWS: &[Row] = &[(
+    "a server that counts PINGs as gRPC's do, idle for 120 s, and a quiet call of 100 s",
+    "nothing lost",
+    pings_are_counted,
+)];
+
+/// A stream that goes on for as long as its deadline lets it.
+const ENDLESS: &[u8] = b"GET /api/v1/items/stream?length=2147483647 HTTP/1.1\r\nhost: test\r\n\r\n";
+
+fn the_only_one_is_replaced_beside_a_stream() -> String {
+    let only = backend(0);
+    let service2 = edge(&[&only], &[("WORKERS", "1")]);
+    let load = Load::start(service2.http(), FEW);
+    let mut stream = http::send(service2.http(), ENDLESS);
+    let is_over = AtomicBool::new(false);
+    let (samples, items) = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut some, mut bytes) = ([0; 16 * 1_024], 0);
+            while !is_over.load(Ordering::Relaxed) {
+                bytes += stream.read(&mut some).ok().filter(|bytes| *bytes > 0)?;
+                sleep(SECOND / 20);
+            }
+            Some(bytes)
+        });
+        sleep(SECOND);
+        only.signal("TERM");
+        wait_for("its listener to be closed", || {
+            let connection = std::net::TcpStream::connect(only.grpc());
+            connection.is_err().then_some(())
+        });
+        sleep(SECOND * 12 / 10);
+        let successor = backend(only.grpc().port());
+        sleep(3 * SECOND);
+        let samples = load.stop();
+        is_over.store(true, Ordering::Relaxed);
+        drop(successor);
+        (samples, reader.join().expect("it does not panic"))
+    });
+    let items = items.expect("the stream is open to the end");
+    format!(
+        "{}, the slowest took {}; {} KB of the stream",
+        assert_none_failed(&samples),
+        millis(samples.percentile(1.0)),
+        items / 1_024
+    )
+}
+
+fn connections_go_away_beside_a_stream() -> String {
+    let server = Fake::going_away();
+    let service2 = edge_of(&server.address().to_string(), &[("WORKERS", "1")]);
+    let load = Load::start(service2.http(), FEW);
+    let (items, is_whole) = http::get(service2.http(), "/api/v1/items/stream?length=50").chunked();
+    sleep(SECOND);
+    let samples = load.stop();
+    assert!(is_whole && items.lines().count() == 50, "{items}");
+    format!(
+        "{} over {} connections, the slowest took {}; the stream is whole",
+        assert_none_failed(&samples),
+        server.accepted(),
+        millis(samples.percentile(1.0))
+    )
+}
+
+fn readers_are_slow() -> String {
+    let service1 = backend(0);
+    let service2 = edge(&[&service1], &[]);
+    let load = Load::start(service2.http(), LOAD);
+    sleep(SECOND);
+    let begin = Instant::now();
+    sleep(3 * SECOND);
+    let fault = Instant::now();
+    let readers: Vec<_> = (0..32)
+        .map(|_| {
+            let reader = http::send(service2.http(), ENDLESS);
+            sleep(SECOND / 4);
+            reader
+        })
+        .collect();
+    let end = Instant::now();
+    let samples = load.stop();
+    let [before, during] =
+        [(begin, fault), (fault, end)].map(|(from, to)| samples.within(from, to).percentile(0.99));
+    let shown = format!(
+        "{}; p99 {} before, {} during; {} readers",
+        assert_none_failed(&samples),
+        millis(before),
+        millis(during),
+        readers.len()
+    );
+    // A scheduler's slice is not the readers' fault.
+    assert!(during <= before * 2 + Duration::from_millis(10), "{shown}");
+    assert_none_was_lost(&service2);
+    shown
+}
+
+fn pings_are_counted() -> String {
+    let server = Fake::counting_pings();
+    let new_edge = || {
+        let variables = [("WORKERS", "1"), ("DEADLINE", "150s")];
+        edge_of(&server.address().to_string(), &variables)
+    };
+    let (idle, waiting) = (new_edge(), new_edge());
+    let hello = |service2: &Process| say_hello(service2.http(), "test").expect("a response");
+    assert_eq!([&idle, &waiting].map(hello), [200; 2]);
+    let address = waiting.http();
+    let quiet = thread::spawn(move || say_hello(address, "quiet"));
+    sleep(120 * SECOND);
+    for service2 in [&idle, &waiting] {
+        assert_none_was_lost(service2);
+    }
+    let quiet = quiet.join().expect("it does not panic");
+    assert_eq!(quiet.expect("a response"), 200);
+    assert_eq!([&idle, &waiting].map(hello), [200; 2]);
+    assert_eq!(server.accepted(), 2, "each has its first connection");
+    "200 before and after; nothing lost; the first connections".into()
+}
+
+/// The status of a request that may take minutes.
+fn say_hello(address: SocketAddr, name: &str) -> io::Result<u16> {
+    let request = format!(
+        "GET /api/v1/say-hello?name={name} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
+    );
+    let connection = http::send(address, request.as_bytes());
+    connection.set_read_timeout(Some(150 * SECOND))?;
+    Ok(http::read(connection)?.status)
+}

@@ -1,0 +1,114 @@
+//! Backends that respond with an error, and at once.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use tests::load::{Load, Plan, Samples};
+
+use crate::{FEW, QUIET, Row, SECOND, edge, fixture, float, metric, picks};
+
+pub(crate) const ROWS: &[Row] = &[
+    (
+        "service1 answers UNAVAILABLE always",
+        "at most 1.25 × the calls reach it",
+        unavailable_always,
+    ),
+    (
+        "a good replica (20 ms) beside one that returns UNAVAILABLE at once",
+        "0 failed; after the first second at most 5 % of calls reach the bad one",
+        unavailable_beside_a_good_one,
+    ),
+    (
+        "a good replica beside one that returns RESOURCE_EXHAUSTED, or INTERNAL",
+        "after the first second at most 5 % fail, and at most 8 % of calls reach the bad one",
+        other_codes_beside_a_good_one,
+    ),
+];
+
+fn unavailable_always() -> String {
+    let fixture = fixture(&[]);
+    let service2 = edge(&[&fixture], &[QUIET]);
+    let plan = Plan {
+        connections: 100,
+        interval: Duration::from_millis(40),
+        name: Some("code 14"),
+    };
+    let calls = || {
+        let route = "/app.grpc.Service1/ProcessName";
+        let count =
+            format!("request_duration_seconds_count{{route=\"{route}\",status=\"UNAVAILABLE\"}}");
+        metric(&fixture, &count)
+    };
+    let load = Load::start(service2.http(), plan);
+    sleep(Duration::from_secs(8));
+    let samples = load.stop();
+    let failures = samples.failures();
+    assert_eq!(failures, [("503".to_owned(), samples.count())]);
+    let calls = calls() / float(samples.count());
+    assert!(calls > 1.0 && calls <= 1.25, "{calls}");
+    format!("{calls:.2} × the {} calls", samples.count())
+}
+
+fn unavailable_beside_a_good_one() -> String {
+    let seen = beside_a_good_one("code 14");
+    assert!(seen.reached <= 0.05, "{}", seen.shown);
+    assert_eq!(seen.failed, 0, "{}", seen.shown);
+    seen.shown
+}
+
+fn other_codes_beside_a_good_one() -> String {
+    let codes = [("RESOURCE_EXHAUSTED", "code 8"), ("INTERNAL", "code 13")];
+    let shown = codes.map(|(name, orders)| {
+        let seen = beside_a_good_one(orders);
+        assert!(seen.failed_later <= 0.05, "{name}: {}", seen.shown);
+        assert!(seen.reached <= 0.08, "{name}: {}", seen.shown);
+        format!("{name}: {}", seen.shown)
+    });
+    shown.join("; ")
+}
+
+/// What was seen of a bad replica beside a good one.
+struct Beside {
+    /// How many requests failed.
+    failed: usize,
+    /// The share of the requests that failed after the first second.
+    failed_later: f64,
+    /// The share of the calls that reached the bad one after the first second.
+    reached: f64,
+    shown: String,
+}
+
+/// A replica that does as it is told at once, beside one that needs 20 ms.
+fn beside_a_good_one(orders: &str) -> Beside {
+    let (good, bad) = (
+        fixture(&[("ORDERS", "wait 20")]),
+        fixture(&[("ORDERS", orders)]),
+    );
+    let service2 = edge(&[&good, &bad], &[QUIET]);
+    let calls = || [&good, &bad].map(|one| picks(&service2, one.grpc()));
+    let load = Load::start(service2.http(), FEW);
+    sleep(SECOND);
+    let (later, before) = (Instant::now(), calls());
+    sleep(5 * SECOND);
+    let (end, after) = (Instant::now(), calls());
+    let samples = load.stop();
+    let [good, bad] = [after[0] - before[0], after[1] - before[1]];
+    let failed = |samples: &Samples| samples.count() - samples.served();
+    let samples_later = samples.within(later, end);
+    let seen = Beside {
+        failed: failed(&samples),
+        failed_later: float(failed(&samples_later)) / float(samples_later.count()),
+        reached: bad / (good + bad),
+        shown: String::new(),
+    };
+    let shown = format!(
+        "{} of {} failed, {:.1} % after 1 s; {:.1} % of calls reach it",
+        seen.failed,
+        samples.count(),
+        seen.failed_later * 100.0,
+        seen.reached * 100.0
+    );
+    Beside { shown, ..seen }
+}
