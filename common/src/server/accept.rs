@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use socket2::SockRef;
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc::UnboundedSender},
@@ -15,6 +16,10 @@ use super::worker::Accepted;
 /// descriptors, before the next try.
 const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 
+/// Bytes that wait in the kernel for a client that reads slowly. The kernel's own limit is 4 MiB:
+/// each slow reader of a long stream would have that much written for it, and never read it.
+const MAX_UNSENT: u32 = 128 * 1_024;
+
 /// Takes connections from one listener for as long as it lives and there are `places` for them.
 pub(super) async fn accept(
     listener: usize,
@@ -25,6 +30,7 @@ pub(super) async fn accept(
     while let Ok(place) = places.clone().acquire_owned().await {
         let accepted = socket.accept().await.and_then(|(stream, peer)| {
             stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT)?;
             Ok((stream.into_std()?, peer))
         });
         match accepted {

@@ -26,8 +26,9 @@ const MAX_CONCURRENT_STREAMS: u32 = 512;
 const MAX_HEADER_LIST_SIZE: u32 = 16 * 1_024;
 
 /// Streams that a client opened and reset before they were served; more is an attack
-/// (CVE-2023-44487, "rapid reset").
-const MAX_PENDING_ACCEPT_RESET_STREAMS: usize = 20;
+/// (CVE-2023-44487, "rapid reset"). A peer whose calls all reach their deadline at once is none,
+/// as it resets no more than it may have in flight.
+const MAX_PENDING_ACCEPT_RESET_STREAMS: usize = MAX_CONCURRENT_STREAMS as usize;
 
 /// Streams that we reset for a client's errors; more is an attack (CVE-2025-8671, "made you
 /// reset").

@@ -16,7 +16,7 @@ use h2::{
     client::{self, SendRequest},
 };
 use http::uri::Authority;
-use rustix::net::sockopt;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -68,11 +68,12 @@ impl Connection {
     ) -> io::Result<Self> {
         let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
-        let user_timeout = u32::try_from(TCP_USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
-        sockopt::set_tcp_user_timeout(&socket, user_timeout)?;
-        sockopt::set_socket_keepalive(&socket, true)?;
-        sockopt::set_tcp_keepidle(&socket, TCP_KEEPALIVE_IDLE)?;
-        sockopt::set_tcp_keepintvl(&socket, TCP_KEEPALIVE_INTERVAL)?;
+        let options = SockRef::from(&socket);
+        options.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(TCP_KEEPALIVE_IDLE)
+            .with_interval(TCP_KEEPALIVE_INTERVAL);
+        options.set_tcp_keepalive(&keepalive)?;
         Self::with_io(socket, authority).await
     }
 
