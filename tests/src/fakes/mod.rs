@@ -28,23 +28,36 @@ use tokio::{
 pub struct Fake {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
+    calls: Arc<Calls>,
     _stop: oneshot::Sender<()>,
+}
+
+/// What became of the calls of `ProcessName`.
+#[derive(Debug, Default)]
+struct Calls {
+    seen: AtomicUsize,
+    processed: AtomicUsize,
+    refused: AtomicUsize,
 }
 
 impl Fake {
     /// Starts a server that sends GOAWAY on each connection when it is a second old, and lets the
-    /// calls on it run to their end. A stream of it has 50 items, one each 100 ms.
+    /// calls on it run to their end. It refuses one call in twenty without processing it. A stream
+    /// of it has 50 items, one each 100 ms.
     pub fn going_away() -> Self {
-        Self::start(going_away::serve)
+        let calls = Arc::new(Calls::default());
+        Self::start(calls.clone(), move |socket| {
+            going_away::serve(socket, calls.clone())
+        })
     }
 
     /// Starts a server that closes a connection for too many PINGs, as gRPC's servers do. The
     /// response for a name with `quiet` in it comes after 100 s.
     pub fn counting_pings() -> Self {
-        Self::start(ping_counter::serve)
+        Self::start(Arc::default(), ping_counter::serve)
     }
 
-    fn start<F>(serve: fn(TcpStream) -> F) -> Self
+    fn start<F>(calls: Arc<Calls>, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output: Send> + Send + 'static,
     {
@@ -76,6 +89,7 @@ impl Fake {
         Self {
             address,
             accepted,
+            calls,
             _stop: stop,
         }
     }
@@ -88,6 +102,16 @@ impl Fake {
     /// How many connections it has accepted.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many calls of `ProcessName` it has processed.
+    pub fn processed(&self) -> usize {
+        self.calls.processed.load(Ordering::Relaxed)
+    }
+
+    /// How many it has refused.
+    pub fn refused(&self) -> usize {
+        self.calls.refused.load(Ordering::Relaxed)
     }
 }
 

@@ -5,6 +5,7 @@
 //! that have it in their fault.
 
 mod attacks;
+mod clients;
 mod connections;
 mod failing;
 mod lateness;
@@ -50,11 +51,12 @@ const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::run=info");
 type Row = (&'static str, &'static str, fn() -> String);
 
 /// The rows by subject, which run one after the other.
-const ROWS: [&[Row]; 6] = [
+const ROWS: [&[Row]; 7] = [
     replicas::ROWS,
     lateness::ROWS,
     failing::ROWS,
     connections::ROWS,
+    clients::ROWS,
     overload::ROWS,
     attacks::ROWS,
 ];
