@@ -70,14 +70,15 @@ fn three_times_the_calls() -> String {
     let fixture = fixture(&[("WORKERS", "1"), ("ORDERS", "work")]);
     let service2 = edge(&[&fixture], &[("WORKERS", "1"), ("MAX_IN_FLIGHT", "10000")]);
     tests::raise_file_limit();
-    // So many connections that none has to wait for its turn, and so short that no deadline ends.
+    // So many connections that none has to wait for its turn, and so long that the deadlines of
+    // many calls end at once.
     let plan = Plan {
-        connections: 3 * 3 * 480,
-        interval: 3 * SECOND,
+        connections: 5 * 3 * 480,
+        interval: 5 * SECOND,
         name: None,
     };
     let load = Load::start(service2.http(), plan);
-    sleep(3 * SECOND);
+    sleep(5 * SECOND);
     let samples = load.stop();
     assert_none_was_lost(&service2);
     let failures = samples.failures();

@@ -34,12 +34,12 @@ pub(in crate::client) struct Waiting(Arc<AtomicUsize>);
 /// A place among the calls that wait.
 struct Place<'a> {
     process: &'a AtomicUsize,
-    worker: &'a watch::Sender<usize>,
+    worker: &'a AtomicUsize,
 }
 
 impl<'a> Place<'a> {
-    fn take(process: &'a Waiting, worker: &'a watch::Sender<usize>) -> Option<Self> {
-        worker.send_modify(|calls| *calls += 1);
+    fn take(process: &'a Waiting, worker: &'a AtomicUsize) -> Option<Self> {
+        worker.fetch_add(1, Ordering::Relaxed);
         let process = &process.0;
         let place = Self { process, worker };
         (process.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(place)
@@ -49,7 +49,7 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.process.fetch_sub(1, Ordering::Relaxed);
-        self.worker.send_modify(|calls| *calls -= 1);
+        self.worker.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -64,9 +64,11 @@ struct Shared<R> {
     /// Since when no replica has been connected, if none is.
     away: watch::Sender<Option<Instant>>,
     failfast: Duration,
-    /// The calls that wait, on this worker and in the process.
-    waiting_here: watch::Sender<usize>,
+    /// The calls that wait in the process, and on this worker.
     waiting: Waiting,
+    waiting_here: AtomicUsize,
+    /// Notified of each call that finds no replica, also of one that does not wait.
+    wanted: Notify,
     reachability: Notify,
 }
 
@@ -93,8 +95,9 @@ impl<R: Candidate> Balance<R> {
             members: Mutex::default(),
             away: watch::Sender::new(Some(Instant::now())),
             failfast,
-            waiting_here: watch::Sender::new(0),
             waiting,
+            waiting_here: AtomicUsize::new(0),
+            wanted: Notify::new(),
             reachability: Notify::new(),
         }))
     }
@@ -197,6 +200,7 @@ impl<R: Candidate> Balance<R> {
         let Some(since) = *away.borrow_and_update() else {
             return Ok(());
         };
+        self.0.wanted.notify_waiters();
         let place = Place::take(&self.0.waiting, &self.0.waiting_here);
         let Some(_place) = place else {
             return Err(Failure::NoReplica("too many calls wait for a replica"));
@@ -207,11 +211,12 @@ impl<R: Candidate> Balance<R> {
         }
     }
 
-    /// Waits until a call waits for a replica.
+    /// Waits until a call wants a replica where there is none.
     pub(super) async fn wanted(&self) {
-        let mut waiting = self.0.waiting_here.subscribe();
-        // The sender is there as long as `self` is.
-        let _ = waiting.wait_for(|calls| *calls > 0).await;
+        let wanted = self.0.wanted.notified();
+        if self.0.waiting_here.load(Ordering::Relaxed) == 0 {
+            wanted.await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Members<R>> {
@@ -346,7 +351,8 @@ mod tests {
             let balance = balance.clone();
             async move { balance.wanted().await }
         });
-        tokio::task::yield_now().await;
+        // Long after calls have begun to fail at once.
+        sleep(FAILFAST * 2).await;
         assert!(!wanted.is_finished());
         assert!(balance.pick(&[]).await.is_err());
         assert!(wanted.await.is_ok());

@@ -38,10 +38,10 @@ struct Seen {
 }
 
 impl Cost {
-    /// `latency` is that of the first response.
-    pub(super) fn new(latency: Duration) -> Self {
+    /// Nothing is known yet. The calls in flight bound how many more come until it is.
+    pub(super) fn new() -> Self {
         Self(Mutex::new(Seen {
-            latency: latency.as_secs_f64(),
+            latency: 0.0,
             failures: 0.0,
             at: Instant::now(),
         }))
@@ -106,16 +106,22 @@ mod tests {
     const FAST: Duration = Duration::from_millis(1);
     const SLOW: Duration = Duration::from_millis(100);
 
+    fn after(latency: Duration) -> Cost {
+        let cost = Cost::new();
+        cost.responded(latency);
+        cost
+    }
+
     #[tokio::test(start_paused = true)]
     async fn each_call_in_flight_costs_as_much_as_one_more() {
-        let cost = Cost::new(FAST);
+        let cost = after(FAST);
         assert!((cost.of_a_call(0) - 0.003).abs() < 1e-9);
         assert!((cost.of_a_call(2) - 0.009).abs() < 1e-9);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_response_counts_at_once_and_is_forgotten_slowly() {
-        let cost = Cost::new(FAST);
+        let cost = after(FAST);
         cost.responded(SLOW);
         assert!(cost.of_a_call(0) >= 0.1);
         cost.responded(FAST);
@@ -129,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_was_given_up_counts_with_the_time_that_it_took() {
-        let cost = Cost::new(FAST);
+        let cost = after(FAST);
         cost.took_at_least(SLOW);
         assert!(cost.of_a_call(0) >= 0.1);
         cost.took_at_least(FAST);
@@ -138,7 +144,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_fails_fast_is_dear_until_it_succeeds_or_time_passes() {
-        let cost = Cost::new(FAST);
+        let cost = after(FAST);
         cost.ended(true);
         assert!(cost.of_a_call(0) > 0.5);
         for _ in 0..50 {
@@ -153,7 +159,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_is_not_asked_comes_to_be_worth_a_try() {
-        let cost = Cost::new(SLOW);
+        let cost = after(SLOW);
         cost.ended(true);
         advance(Duration::from_secs(7)).await;
         assert!(cost.of_a_call(0) < 0.003);

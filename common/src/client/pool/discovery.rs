@@ -77,15 +77,15 @@ impl Names {
         }
     }
 
-    /// Looks a name up, unless another worker has done so for less than [`LOOKUP_PAUSE`]. What
-    /// is known of it is kept if that fails.
-    async fn look_up(&self, index: usize) {
+    /// Looks a name up, unless a worker has done so within `max_age`. What is known of it is kept
+    /// if that fails.
+    async fn look_up(&self, index: usize, max_age: Duration) {
         let Name {
             authority,
             last_look_up,
         } = &self.all[index];
         let mut last = last_look_up.lock().await;
-        if last.is_some_and(|last| last.at.elapsed() < LOOKUP_PAUSE) {
+        if last.is_some_and(|last| last.at.elapsed() < max_age) {
             return;
         }
         let addresses = timeout(LOOKUP_TIMEOUT, addresses_of(authority)).await;
@@ -117,12 +117,14 @@ impl Names {
     /// Looks a name up now and then, as soon as a connection has ended, and often while nothing
     /// is known of it.
     async fn keep_looking_up(self: Arc<Self>, index: usize, mut ended: watch::Receiver<()>) {
+        let mut max_age = LOOKUP_PAUSE;
         loop {
-            self.look_up(index).await;
+            self.look_up(index, max_age).await;
             sleep(LOOKUP_PAUSE).await;
+            max_age = LOOKUP_PAUSE;
             if self.found.borrow()[index].is_some() {
                 select! {
-                    () = sleep(LOOKUP_INTERVAL) => {}
+                    () = sleep(LOOKUP_INTERVAL) => max_age = LOOKUP_INTERVAL,
                     Ok(()) = ended.changed() => {}
                 }
             }

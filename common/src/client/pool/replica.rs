@@ -9,7 +9,6 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -48,27 +47,22 @@ pub(in crate::client) struct Replica {
 }
 
 impl Replica {
-    /// Asks the replica at the other end of a connection whether it serves. How long that takes
-    /// is the first latency that is known of it.
+    /// Asks the replica at the other end of a connection whether it serves.
     pub(super) async fn new(
         address: SocketAddr,
         connection: Connection,
         counted: Arc<metrics::Replica>,
         balance: &Balance<Self>,
     ) -> io::Result<Self> {
-        let begin = Instant::now();
         match ask(&connection).await {
-            Reply::Present => {}
-            Reply::NotServing => return Err(io::Error::other("it says that it does not serve")),
-            Reply::Unavailable => return Err(io::Error::other("it says that it is unavailable")),
+            Reply::Present => Ok(Self::unasked(address, connection, counted, balance)),
+            Reply::NotServing => Err(io::Error::other("it says that it does not serve")),
+            Reply::Unavailable => Err(io::Error::other("it says that it is unavailable")),
             Reply::Nothing => {
                 connection.abort();
-                return Err(io::Error::other("it does not say anything"));
+                Err(io::Error::other("it does not say anything"))
             }
         }
-        let replica = Self::unasked(address, connection, counted, balance);
-        replica.cost.responded(begin.elapsed());
-        Ok(replica)
     }
 
     /// The same without a question.
@@ -81,7 +75,7 @@ impl Replica {
         Self {
             address,
             connection,
-            cost: Cost::new(Duration::ZERO),
+            cost: Cost::new(),
             counted,
             balance: balance.downgrade(),
             is_doubted: AtomicBool::new(true),
@@ -104,6 +98,8 @@ impl Replica {
             Ok(response) => {
                 match response.body().bare_status(response.headers()) {
                     Some(status) => call.ended(status),
+                    // A proxy that speaks no gRPC, for one.
+                    None if !response.status().is_success() => call.ended(response.headers()),
                     None => call.responded(),
                 }
                 Ok(response.map(|body| ReplicaBody { body, call }))
