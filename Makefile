@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt images up down logs trace e2e faults interop instructions bench
+.PHONY: help run test check lint fmt images up down logs trace e2e faults interop instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -10,6 +10,11 @@ run: ## Run both services on this machine (release build) until Ctrl-C
 
 test: ## Run all tests that need nothing but Rust
 	cargo test --workspace
+
+check: ## Check what every change must pass: format, clippy, unit and process tests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- --deny warnings
+	cargo test --workspace --lib --bins --test processes
 
 lint: ## Check formatting, clippy and docs; warnings are errors
 	cargo fmt --all --check

@@ -348,6 +348,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn two_clients_of_one_address_count_by_themselves() {
+        let address = ([192, 0, 2, 1], 1).into();
+        let one = CountedReplica::new(address);
+        let other = CountedReplica::new(address);
+        for client in [&one, &other] {
+            client.replica.set_state("up");
+            client.replica.picks.add(2);
+        }
+        let has = |line: &str| text().lines().any(|one| one == line);
+        assert!(has("replicas{replica=\"192.0.2.1:1\",state=\"up\"} 2"));
+        assert!(has("replica_picks_total{replica=\"192.0.2.1:1\"} 4"));
+        drop(one);
+        assert!(has("replicas{replica=\"192.0.2.1:1\",state=\"up\"} 1"));
+        assert!(has("replica_picks_total{replica=\"192.0.2.1:1\"} 2"));
+    }
+
+    #[test]
     fn routes_that_are_made_up_do_not_fill_the_memory() {
         for number in 0..10 * MAX_REQUESTS {
             count_request(&format!("/made/{number}"), "OK", Duration::ZERO);

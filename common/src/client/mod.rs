@@ -47,8 +47,9 @@ pub use self::{
 };
 use crate::{Context, Deadline, RequestId};
 
-/// How long one question of [`answered`] may take, and the pause before the next.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one question of [`answered`] may take, as a slow service is there too, and the pause
+/// before the next.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits until the service behind a client has answered a call, of whatever kind the answer is,

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod call;
+mod channel;
 mod context;
 mod drain;
 mod failures;
