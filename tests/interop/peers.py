@@ -2,6 +2,8 @@
 service2: grpcio (the C core) and grpclib (pure Python, over the HTTP/2 of `h2`)."""
 
 import asyncio
+import collections
+import contextlib
 import json
 import os
 import subprocess
@@ -25,6 +27,11 @@ from service1_pb2 import ProcessNameRequest, ProcessNameResponse
 METHOD = "/app.grpc.Service1/ProcessName"
 STREAM = "/api.Api/getStream"
 PATIENCE = 20  # seconds; far more than anything needs
+
+# Seconds. The C core ends the connection of a client that pings more often than gRFC A8 allows:
+# with a ping every 10 s, an idle one after 40 s, and one with a call on it after 50 s.
+IDLE = 120
+QUIET = 100
 
 
 class Service:
@@ -59,21 +66,60 @@ class Service:
         with urllib.request.urlopen(f"http://{self.address('http')}{path}", timeout=PATIENCE) as answer:
             return answer.read().decode()
 
-    def say_hello(self, name, request_id):
+    def wait_until_ready(self):
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.get("/readyz")
+            except urllib.error.HTTPError:
+                assert time.monotonic() < end, "it does not become ready"
+                time.sleep(0.01)
+
+    def lost_replicas(self):
+        return [line for line in self.lines if line.get("action") == "replica" and line["status"] == "down"]
+
+    def say_hello(self, name, request_id, timeout=PATIENCE):
         request = urllib.request.Request(
             f"http://{self.address('http')}/api/v1/say-hello?name={name}",
             headers={"X-Request-ID": request_id},
         )
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return answer.status, json.load(answer), answer.headers["x-request-id"]
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)["detail"], error.headers["x-request-id"]
+
+    def failures(self, rate, seconds):
+        """Sends that many say-hello requests a second, 20 at a time at most. Counts those that
+        fail, by status and detail."""
+        begin = time.monotonic()
+        answers = []
+        with futures.ThreadPoolExecutor(20) as clients:
+            for number in range(rate * seconds):
+                time.sleep(max(0, begin + number / rate - time.monotonic()))
+                answers.append(clients.submit(self.say_hello, "test", f"load-{number}"))
+        answers = [answer.result() for answer in answers]
+        return collections.Counter((status, detail) for status, detail, _ in answers if status != 200)
 
     def stop(self):
         self.process.terminate()
         assert self.process.wait(PATIENCE) == 0
         self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def service2_before(*backends, **variables):
+    """service2, ready, with these servers as its replicas; it stops before they do."""
+    service2 = Service("service2", SERVICE1_CHANNEL=",".join(b.address for b in backends), **variables)
+    try:
+        service2.wait_until_ready()
+        yield service2
+    finally:
+        try:
+            service2.stop()
+        finally:
+            for backend in backends:
+                backend.stop()
 
 
 def items(length):
@@ -172,11 +218,15 @@ class AsClient(unittest.TestCase):
 
 
 class GrpcioServer(api_pb2_grpc.ApiServicer):
-    """Answers `{name} {the id it saw}`, and seconds that it was given to the log of the test; its
-    items are those of service1, with a pause before the last of a stream."""
+    """Answers `{name} {the id it saw}` after `latency` seconds, or the name `sleep-3` after three;
+    with a `refusal`, a status code, it answers that, at once. `timeouts` has the seconds that each
+    call was given. Its items are those of service1, with a pause of `pace` seconds before each of
+    a stream, and one more before the last. `options` are those of grpcio."""
 
-    def __init__(self):
-        self.server = grpc.server(futures.ThreadPoolExecutor(4))
+    def __init__(self, options=(), latency=0, refusal=None, pace=0):
+        self.latency, self.refusal, self.pace = latency, refusal, pace
+        self.stopping = threading.Event()
+        self.server = grpc.server(futures.ThreadPoolExecutor(4), options=options)
         handler = grpc.unary_unary_rpc_method_handler(
             self.process_name,
             request_deserializer=ProcessNameRequest.FromString,
@@ -191,8 +241,12 @@ class GrpcioServer(api_pb2_grpc.ApiServicer):
 
     def process_name(self, request, context):
         self.timeouts.append(context.time_remaining())
+        if self.refusal:
+            context.abort(self.refusal, "refused")
         if request.name == "fail":
             context.abort(grpc.StatusCode.NOT_FOUND, "no such name")
+        command, _, seconds = request.name.partition("-")
+        self.stopping.wait(float(seconds) if command == "sleep" else self.latency)
         seen = dict(context.invocation_metadata())["request_id"]
         return ProcessNameResponse(name=f"{request.name} {seen}")
 
@@ -204,11 +258,13 @@ class GrpcioServer(api_pb2_grpc.ApiServicer):
 
     def getStream(self, request, context):
         for item in items(request.length):
+            self.stopping.wait(self.pace)
             if item.id == request.length:
                 time.sleep(0.1)
             yield item
 
     def stop(self):
+        self.stopping.set()
         self.server.stop(None).wait()
 
 
@@ -265,16 +321,7 @@ class AsServer(unittest.TestCase):
     service2 to become ready."""
 
     def check(self, backend):
-        service2 = Service("service2", SERVICE1_CHANNEL=backend.address)
-        try:
-            end = time.monotonic() + PATIENCE
-            while True:
-                try:
-                    with urllib.request.urlopen(f"http://{service2.address('http')}/readyz", timeout=PATIENCE):
-                        break
-                except urllib.error.HTTPError:
-                    self.assertLess(time.monotonic(), end, "service2 does not become ready")
-                    time.sleep(0.01)
+        with service2_before(backend) as service2:
             for number in range(20):
                 request_id = f"id-{number}"
                 answer = service2.say_hello("test", request_id)
@@ -283,20 +330,96 @@ class AsServer(unittest.TestCase):
             for left in backend.timeouts:
                 self.assertTrue(0 < left <= 10, left)
             service2.line(action="say_hello", status="failure", request_id="failed")
-            lines = service2.get("/api/v1/items/stream?length=300").splitlines()
-            expected = [{"id": item.id, "name": item.name} for item in items(300)]
-            self.assertEqual([json.loads(line) for line in lines], expected)
+            self.check_stream(service2, 300)
             if isinstance(backend, GrpcioServer):
                 self.assertIn("Hello Ada!</bdi>", service2.get("/?name=Ada"))
-        finally:
-            service2.stop()
-            backend.stop()
+
+    def check_stream(self, service2, length):
+        lines = service2.get(f"/api/v1/items/stream?length={length}").splitlines()
+        expected = [{"id": item.id, "name": item.name} for item in items(length)]
+        self.assertEqual([json.loads(line) for line in lines], expected)
 
     def test_grpcio(self):
         self.check(GrpcioServer())
 
     def test_grpclib(self):
         self.check(GrpclibServer())
+
+    def test_a_connection_of_a_limited_age_is_replaced_while_its_stream_goes_on(self):
+        """The server asks with a GOAWAY after 4 s; the stream takes 14 s, with calls beside it."""
+        backend = GrpcioServer(
+            options=[("grpc.max_connection_age_ms", 4_000), ("grpc.max_connection_age_grace_ms", 60_000)],
+            pace=0.5,
+        )
+        # With one worker, all calls share the connection of the stream.
+        with service2_before(backend, DEADLINE="30s", WORKERS="1") as service2:
+            with futures.ThreadPoolExecutor(1) as beside:
+                stream = beside.submit(self.check_stream, service2, 28)
+                failed = service2.failures(rate=25, seconds=14)
+                stream.result()
+            self.assertEqual(failed.total(), 0, failed)
+
+    def test_a_slow_answer_of_the_only_replica_is_waited_for(self):
+        """Nobody else could be asked, and slow is not lost."""
+        backend = GrpcioServer()
+        with service2_before(backend) as service2:
+            for asked, name in enumerate(["sleep-3", "sleep-9"], start=1):
+                self.assertEqual(service2.say_hello(name, name), (200, f"Hello, {name} {name}!", name))
+                self.assertEqual(len(backend.timeouts), asked)
+            self.assertEqual(service2.lost_replicas(), [])
+
+    def check_refusals(self, code, failed_at_most, asked_at_most):
+        """A replica that answers within 20 ms beside one that refuses at once, and after a second
+        to learn that: the shares of requests that may fail, and that the latter may see."""
+        bad = GrpcioServer(refusal=code)
+        with service2_before(GrpcioServer(latency=0.02), bad) as service2:
+            at_first = service2.failures(rate=100, seconds=1)
+            asked_at_first = len(bad.timeouts)
+            failed = service2.failures(rate=100, seconds=4)
+            if failed_at_most == 0:
+                self.assertEqual(at_first.total(), 0, at_first)
+            self.assertLessEqual(failed.total(), failed_at_most * 400, failed)
+            # Not 0: it was among the replicas.
+            self.assertGreater(len(bad.timeouts), 0)
+            self.assertLessEqual(len(bad.timeouts) - asked_at_first, asked_at_most * 400)
+
+    def test_a_replica_that_is_unavailable_at_once_is_hardly_asked(self):
+        self.check_refusals(grpc.StatusCode.UNAVAILABLE, failed_at_most=0, asked_at_most=0.05)
+
+    def test_a_replica_that_is_exhausted_at_once_is_hardly_asked(self):
+        self.check_refusals(grpc.StatusCode.RESOURCE_EXHAUSTED, failed_at_most=0.05, asked_at_most=0.08)
+
+    def test_a_replica_that_is_broken_at_once_is_hardly_asked(self):
+        self.check_refusals(grpc.StatusCode.INTERNAL, failed_at_most=0.05, asked_at_most=0.08)
+
+
+class OfFewWords(unittest.TestCase):
+    """A grpcio server from which nothing comes for minutes (gRFC A8). So that they pass beside the
+    other tests, they begin with the first, and these tests, the last, wait for what is left."""
+
+    @classmethod
+    def begin(cls):
+        caller = unittest.enterModuleContext(futures.ThreadPoolExecutor(1))
+        cls.idle = unittest.enterModuleContext(service2_before(GrpcioServer()))
+        cls.idle_until = time.monotonic() + IDLE
+        backend = GrpcioServer()
+        cls.waiting = unittest.enterModuleContext(service2_before(backend, DEADLINE="150s"))
+        cls.call = caller.submit(cls.waiting.say_hello, f"sleep-{QUIET}", "quiet", timeout=150)
+        # Nobody waits for the call when these tests were not asked for.
+        unittest.addModuleCleanup(backend.stopping.set)
+
+    def test_a_quiet_call_is_answered(self):
+        answer = self.call.result()
+        self.assertEqual(answer, (200, f"Hello, sleep-{QUIET} quiet!", "quiet"))
+        self.assertEqual(self.waiting.lost_replicas(), [])
+
+    def test_an_idle_connection_is_kept(self):
+        time.sleep(max(0, self.idle_until - time.monotonic()))
+        self.assertEqual(self.idle.say_hello("test", "idle"), (200, "Hello, test idle!", "idle"))
+        self.assertEqual(self.idle.lost_replicas(), [])
+
+
+setUpModule = OfFewWords.begin
 
 
 if __name__ == "__main__":
