@@ -17,7 +17,10 @@ use tracing::{debug, info, warn};
 
 use super::worker;
 use crate::{
-    context, metrics, problem::CLIENT_CLOSED_REQUEST, protocol::Protocol, timings::Timings,
+    context, metrics,
+    problem::CLIENT_CLOSED_REQUEST,
+    protocol::{Protocol, code_name},
+    timings::Timings,
 };
 
 /// Put into the extensions of a response that is not worth a line at `info`: a health probe
@@ -190,29 +193,6 @@ fn seconds(elapsed: Duration) -> f64 {
     f64::from(u32::try_from(elapsed.as_micros()).unwrap_or(u32::MAX)) / 1e6
 }
 
-/// The name of a gRPC code, as other implementations write it too.
-fn name_of(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
 /// What is known of a request; it becomes the line when it is dropped, with the response future
 /// or with the body.
 #[derive(Debug)]
@@ -264,7 +244,7 @@ impl Drop for AccessLine {
             let is_known = code != Code::Unimplemented;
             let path = self.path.as_ref().filter(|_| is_known);
             let route = path.map_or(metrics::OTHER, PathAndQuery::path);
-            metrics::count_request(route, name_of(code), took);
+            metrics::count_request(route, code_name(code), took);
         } else {
             let timings = context::timings();
             let route = timings
@@ -284,7 +264,7 @@ impl Drop for AccessLine {
                     response_status,
                     response_size = self.size,
                     request_time_frac = seconds(took),
-                    grpc_code = grpc_code.map(tracing::field::debug),
+                    grpc_code = grpc_code.map(code_name),
                     reason,
                     "request"
                 )

@@ -85,7 +85,7 @@ fn a_name_over_the_limit_is_refused_on_all_faces_with_the_limit() {
         answer.message()
     );
     let access = service1.access_line("too-long");
-    assert_eq!(access.text("grpc_code"), "InvalidArgument");
+    assert_eq!(access.text("grpc_code"), "INVALID_ARGUMENT");
     assert_eq!(access.number("level"), Some(40.0));
     // Far over the limit, and still an answer of ours.
     for length in [10_000, 60_000] {

@@ -139,7 +139,7 @@ fn grpc_calls_that_succeed_have_their_access_line_at_debug() {
     let answer = grpc::process_name(service1.grpc(), "test", &[]);
     let access = service1.access_line(answer.id());
     assert!(access.has(&[
-        ("grpc_code", "Ok"),
+        ("grpc_code", "OK"),
         (
             "first_request_line",
             "POST /app.grpc.Service1/ProcessName HTTP/2.0"

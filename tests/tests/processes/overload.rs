@@ -15,7 +15,7 @@ fn a_call_that_was_unavailable_is_made_again_with_the_same_id() {
     let lines = fixture.log_of(answer.id());
     let failed = lines
         .iter()
-        .filter(|line| line.text("grpc_code") == "Unavailable");
+        .filter(|line| line.text("grpc_code") == "UNAVAILABLE");
     assert_eq!(failed.count(), 1, "{lines:?}");
 }
 

@@ -46,6 +46,7 @@ use crate::{
         wire::RequestBody,
     },
     metrics,
+    protocol::code_name,
 };
 
 /// Attempts of one call, with the first.
@@ -118,7 +119,7 @@ struct Call<'a> {
     /// Attempts that were made.
     attempts: u32,
     was_refused: bool,
-    /// The replicas that can't be expected to do better.
+    /// The replicas of the attempts that failed or are late.
     tried: Vec<Arc<Replica>>,
 }
 
@@ -185,7 +186,7 @@ impl Shared {
         let first = replica.clone().attempt(call.next_request());
         let Known { declared, usual } = call.method;
         let is_hedged = declared.is_idempotent && declared.has_one_response;
-        if !is_hedged || self.balance.count_up() < 2 {
+        if !is_hedged || !self.balance.has_other(replica) {
             return first.await;
         }
         let mut first = pin!(first);
@@ -197,7 +198,10 @@ impl Shared {
                 Err(_late) => self.hedge(call, replica, first).await,
             },
         };
-        if outcome.is_ok() {
+        // A response that is a status and nothing else may have been fast because it failed.
+        if let Ok(response) = &outcome
+            && response.body().bare_status(response.headers()).is_none()
+        {
             usual.record(begin.elapsed());
         }
         outcome
@@ -265,7 +269,7 @@ impl Shared {
             status = if is_granted { "retry" } else { "failure" },
             method = call.head.uri.path(),
             attempt = call.attempts,
-            code = ?status.code(),
+            grpc_code = code_name(status.code()),
             error = status.message(),
             "an attempt failed"
         );
@@ -276,7 +280,7 @@ impl Shared {
     fn pause_after(&self, status: &Status, call: &Call<'_>) -> Option<Duration> {
         let usual = RETRY.pause(call.attempts);
         let is_overloaded = status.code() == Code::ResourceExhausted;
-        match Pushback::of(&status.metadata().clone().into_headers()) {
+        match Pushback::of(status.metadata().as_ref()) {
             Some(Pushback::Never) => None,
             // This replica has said when it will have room; another may have it now.
             Some(Pushback::After(_)) if is_overloaded => {

@@ -189,7 +189,13 @@ impl<R: Candidate> Balance<R> {
         self.lock().pick_other(tried)
     }
 
+    /// Whether a replica other than this one is up.
+    pub(in crate::client) fn has_other(&self, replica: &Arc<R>) -> bool {
+        self.lock().has_other(replica)
+    }
+
     /// How many replicas are up.
+    #[cfg(test)]
     pub(in crate::client) fn count_up(&self) -> usize {
         self.lock().count_up()
     }

@@ -34,9 +34,9 @@ struct Member<R> {
 pub(super) struct Members<R> {
     all: Vec<Member<R>>,
     up: Vec<Arc<R>>,
-    /// Late or resting. Those that are ejected are not picked, but tried.
+    /// Late or resting.
     aside: Vec<Arc<R>>,
-    /// Whether time changes something: one rests, or is ejected.
+    /// Whether a replica rests or is ejected, which ends with time.
     has_timers: bool,
 }
 
@@ -63,6 +63,7 @@ impl<R: Candidate> Members<R> {
     pub(super) fn leave(&mut self, address: SocketAddr) {
         self.all.retain(|member| member.counted.address != address);
         self.sort();
+        self.pardon(Instant::now());
     }
 
     /// Whether `replica` is what is connected at this address.
@@ -82,6 +83,12 @@ impl<R: Candidate> Members<R> {
         member.is_some_and(|member| member.health.state() == State::Unreachable)
     }
 
+    /// Whether a replica other than this one is up.
+    pub(super) fn has_other(&self, replica: &Arc<R>) -> bool {
+        self.up.iter().any(|up| !Arc::ptr_eq(up, replica))
+    }
+
+    #[cfg(test)]
     pub(super) fn count_up(&self) -> usize {
         self.up.len()
     }
@@ -134,7 +141,7 @@ impl<R: Candidate> Members<R> {
         }
     }
 
-    /// Lets the ejected replicas in again where no other is left.
+    /// Ends all ejections when no other replica is left.
     fn pardon(&mut self, now: Instant) {
         let is_ejected = |state| matches!(state, State::Ejected { .. });
         let is_other = |state: State| state.is_connected() && !is_ejected(state);
@@ -151,7 +158,8 @@ impl<R: Candidate> Members<R> {
         self.sort();
     }
 
-    /// Lets time pass: who rested is up again. Returns an ejected replica that is to be tried.
+    /// Ends the rest of replicas whose time has come. Returns an ejected replica that is to be
+    /// tried.
     fn settle(&mut self, now: Instant, tried: &[Arc<R>]) -> Option<Arc<R>> {
         let mut trial = None;
         let mut is_changed = false;
@@ -231,7 +239,7 @@ fn cheaper_of_two<R: Candidate>(replicas: &[Arc<R>]) -> Arc<R> {
     if prefer_other { other } else { one }.clone()
 }
 
-/// The cheapest that was not tried. Second attempts are few, so that it does not become a crowd.
+/// The cheapest replica that was not tried. Second attempts are few, so they do not crowd it.
 fn cheapest_of<R: Candidate>(replicas: &[Arc<R>], tried: &[Arc<R>]) -> Option<Arc<R>> {
     let is_new = |replica: &&Arc<R>| !tried.iter().any(|one| Arc::ptr_eq(one, replica));
     let by_cost = |one: &&Arc<R>, other: &&Arc<R>| one.cost().total_cmp(&other.cost());
@@ -365,12 +373,18 @@ mod tests {
 
     #[test]
     fn the_last_replica_is_not_ejected_and_the_ejected_are_pardoned_when_it_goes() {
-        let mut members = members(&[1.0, 9.0]);
-        fail(&mut members, 0);
-        fail(&mut members, 1);
-        assert_eq!(picks(&mut members)["9"], 3_000);
-        tell(&mut members, 1, Event::Closed);
-        assert_eq!(picks(&mut members)["1"], 3_000);
+        let goes: [fn(&mut Members<Fake>); 2] = [
+            |members| tell(members, 1, Event::Closed),
+            |members| members.leave(address(1)),
+        ];
+        for goes in goes {
+            let mut members = members(&[1.0, 9.0]);
+            fail(&mut members, 0);
+            fail(&mut members, 1);
+            assert_eq!(picks(&mut members)["9"], 3_000);
+            goes(&mut members);
+            assert_eq!(picks(&mut members)["1"], 3_000);
+        }
     }
 
     #[test]
