@@ -1,6 +1,7 @@
 //! [`Channel`]: a service that this process calls.
 
 use std::{
+    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{
@@ -18,15 +19,15 @@ use tokio::{
 
 use super::{
     Client, Config, Target,
-    layers::{AttemptsService, Budget},
-    methods::{Methods, methods_of},
+    layers::{AttemptsService, Budget, Usual},
+    methods::{Method, methods_of},
     pool::{Balance, Names, Share, Waiting, keep, keep_io},
     stack::outbound,
 };
 
-/// A service that this process calls, and what all its workers share: the addresses, the budget
-/// of further attempts, the bound of waiting calls and that of connections. Clones share them
-/// as well.
+/// A service that this process calls, and what all its workers share: the addresses, what is usual
+/// for each method, the budget of further attempts, the bounds of waiting calls and of connections.
+/// Clones share them as well.
 ///
 /// Make one before the workers start, and [`connect`](Self::connect) it on each:
 ///
@@ -44,7 +45,7 @@ pub struct Channel(Arc<Shared>);
 
 struct Shared {
     names: Arc<Names>,
-    methods: Methods,
+    methods: HashMap<String, (Method, Arc<Usual>)>,
     budget: Arc<Budget>,
     waiting: Waiting,
     workers: watch::Sender<usize>,
@@ -65,9 +66,13 @@ impl Channel {
     ///
     /// When the descriptors are not an encoded file descriptor set.
     pub fn new(target: &Target, descriptors: &[u8], config: &Config, deadline: Duration) -> Self {
+        let methods = methods_of(descriptors).expect("the descriptors are a file descriptor set");
+        let methods = methods.into_iter();
         Self(Arc::new(Shared {
             names: Arc::new(Names::new(target)),
-            methods: methods_of(descriptors).expect("the descriptors are a file descriptor set"),
+            methods: methods
+                .map(|(path, method)| (path, (method, Arc::default())))
+                .collect(),
             budget: Arc::new(Budget::new()),
             waiting: Waiting::default(),
             workers: watch::Sender::new(0),

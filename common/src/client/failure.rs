@@ -4,7 +4,7 @@ use h2::Reason;
 use http::Request;
 use tonic::{Code, Status};
 
-use super::wire::RequestBody;
+use super::request::RequestBody;
 
 /// An attempt that came to nothing before its response began.
 #[derive(Debug)]

@@ -12,6 +12,7 @@
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
 //! | `channel` | [`Channel`]: what the workers of the process share |
 //! | `methods` | what the descriptors declare about each method |
+//! | `request` | what a call sends |
 //! | `failure` | why an attempt has no response |
 //! | `pushback` | when a server wants a call again |
 //!
@@ -27,6 +28,7 @@ mod layers;
 mod methods;
 mod pool;
 mod pushback;
+mod request;
 mod stack;
 mod target;
 mod wire;

@@ -35,15 +35,15 @@ use tracing::warn;
 
 use super::{
     budget::{Budget, Calls},
-    usual::Usual,
+    usual::{Latencies, Usual},
 };
 use crate::{
     client::{
         Failure,
-        methods::{Method, Methods},
+        methods::Method,
         pool::{Backoff, Balance, Replica, ReplicaBody},
         pushback::Pushback,
-        wire::RequestBody,
+        request::RequestBody,
     },
     metrics,
     protocol::code_name,
@@ -81,7 +81,7 @@ struct Shared {
 #[derive(Debug)]
 struct Known {
     declared: Method,
-    usual: Usual,
+    latencies: Latencies,
 }
 
 type Outcome = Result<Response<ReplicaBody>, Failure>;
@@ -90,14 +90,14 @@ impl AttemptsService {
     /// `tasks` end when the last clone is dropped.
     pub(in crate::client) fn new(
         balance: Balance<Replica>,
-        methods: &Methods,
+        methods: &HashMap<String, (Method, Arc<Usual>)>,
         budget: Arc<Budget>,
         tasks: JoinSet<()>,
     ) -> Self {
-        let methods = methods.iter().map(|(path, declared)| {
+        let methods = methods.iter().map(|(path, (declared, usual))| {
             let known = Known {
                 declared: *declared,
-                usual: Usual::default(),
+                latencies: Latencies::new(usual.clone()),
             };
             (path.clone(), known)
         });
@@ -184,14 +184,17 @@ impl Shared {
     /// One attempt, with the company of a second where it is late.
     async fn attempt(&self, call: &mut Call<'_>, replica: &Arc<Replica>) -> Outcome {
         let first = replica.clone().attempt(call.next_request());
-        let Known { declared, usual } = call.method;
+        let Known {
+            declared,
+            latencies,
+        } = call.method;
         let is_hedged = declared.is_idempotent && declared.has_one_response;
         if !is_hedged || !self.balance.has_other(replica) {
             return first.await;
         }
         let mut first = pin!(first);
         let begin = Instant::now();
-        let outcome = match usual.late_after() {
+        let outcome = match latencies.late_after() {
             None => first.await,
             Some(late_after) => match timeout(late_after, first.as_mut()).await {
                 Ok(outcome) => outcome,
@@ -202,7 +205,7 @@ impl Shared {
         if let Ok(response) = &outcome
             && response.body().bare_status(response.headers()).is_none()
         {
-            usual.record(begin.elapsed());
+            latencies.record(begin.elapsed());
         }
         outcome
     }
@@ -395,7 +398,9 @@ mod tests {
             is_idempotent: false,
             ..unary
         };
-        let methods = Methods::from([(IDEMPOTENT.to_owned(), unary), (ONCE.to_owned(), once)]);
+        let methods = [(IDEMPOTENT, unary), (ONCE, once)];
+        let methods = methods.map(|(path, method)| (path.to_owned(), (method, Arc::default())));
+        let methods = HashMap::from(methods);
         let budget = Arc::new(Budget::new());
         let client = AttemptsService::new(balance.clone(), &methods, budget, tasks);
         while balance.count_up() < count {
@@ -630,7 +635,7 @@ mod tests {
         let balance = Balance::new(3 * SECOND, Waiting::default());
         let mut tasks = JoinSet::new();
         let budget = Arc::new(Budget::new());
-        let methods = Methods::new();
+        let methods = HashMap::new();
         let client = AttemptsService::new(balance.clone(), &methods, budget, JoinSet::new());
         let waiting: Vec<_> = (0..1_500)
             .map(|_| {

@@ -14,5 +14,5 @@ mod deadline;
 mod timing;
 mod usual;
 
-pub(super) use self::budget::Budget;
 pub use self::{attempts::AttemptsService, deadline::DeadlineService, timing::TimingService};
+pub(super) use self::{budget::Budget, usual::Usual};

@@ -122,12 +122,13 @@ impl<R: Candidate> Balance<R> {
         self.0.away.send_replace(None);
     }
 
-    /// Something happened to the replica.
-    pub(super) fn tell(&self, address: SocketAddr, event: Event) {
-        self.change(address, event, None);
+    /// Something happened to the replica. Returns whether that changed its state.
+    pub(super) fn tell(&self, address: SocketAddr, event: Event) -> bool {
+        let is_changed = self.change(address, event, None);
         if matches!(event, Event::Closed | Event::ConnectFailed) {
             self.note_absence();
         }
+        is_changed
     }
 
     /// The connection of the replica takes no new calls, if `replica` still is what is connected.
@@ -137,15 +138,16 @@ impl<R: Candidate> Balance<R> {
         }
     }
 
-    fn change(&self, address: SocketAddr, event: Event, connected: Option<Arc<R>>) {
-        self.lock()
-            .change(address, event, connected, Instant::now());
+    fn change(&self, address: SocketAddr, event: Event, connected: Option<Arc<R>>) -> bool {
+        let now = Instant::now();
+        let is_changed = self.lock().change(address, event, connected, now);
         if matches!(
             event,
             Event::Connected | Event::Closed | Event::ConnectFailed
         ) {
             self.0.reachability.notify_one();
         }
+        is_changed
     }
 
     fn note_absence(&self) {

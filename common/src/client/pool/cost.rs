@@ -11,14 +11,16 @@ use tokio::time::Instant;
 /// take 10 s; with 1 s a replica that was slow once is tried again within seconds.
 const DECAY: Duration = Duration::from_secs(1);
 
+/// The same for failures. A shorter time would let each worker try a failing replica more often.
+const FAILURE_DECAY: Duration = Duration::from_secs(5);
+
 /// Added to each latency: without it, replicas would be ranked by noise.
 const FLOOR: Duration = Duration::from_millis(2);
 
 /// The latency that a replica has of which all calls fail (linkerd's load biaser: 5 s).
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
 
-/// How far one response moves the share of failures. One failure costs half a second, which a
-/// few successes make up for.
+/// How far one response moves the share of failures: one failure costs half a second.
 const FAILURE_WEIGHT: f64 = 0.1;
 
 /// The peak-EWMA latency of a replica, and its share of failures.
@@ -49,35 +51,25 @@ impl Cost {
 
     /// What one more call costs, in seconds, when that many are in flight.
     pub(super) fn of_a_call(&self, in_flight: u64) -> f64 {
-        let seen = *self.lock();
-        let bad = seen.latency + seen.failures * FAILURE_PENALTY.as_secs_f64();
+        let mut seen = *self.lock();
+        seen.pass_time(|old, kept| old * kept);
         #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         let calls = (in_flight + 1) as f64;
-        (FLOOR.as_secs_f64() + bad * weight(seen.at.elapsed())) * calls
+        let penalty = seen.failures * FAILURE_PENALTY.as_secs_f64();
+        (FLOOR.as_secs_f64() + seen.latency + penalty) * calls
     }
 
     /// A response began after that time.
     pub(super) fn responded(&self, latency: Duration) {
-        let mut seen = self.lock();
         let seconds = latency.as_secs_f64();
-        let weight = weight(seen.at.elapsed());
-        let average = seen.latency * weight + seconds * (1.0 - weight);
-        *seen = Seen {
-            latency: seconds.max(average),
-            failures: seen.failures * weight,
-            at: Instant::now(),
-        };
+        let mut seen = self.lock();
+        seen.pass_time(|old, kept| seconds.max(old * kept + seconds * (1.0 - kept)));
     }
 
     /// A call was given up after that time: the response would have taken longer.
     pub(super) fn took_at_least(&self, time: Duration) {
         let mut seen = self.lock();
-        let weight = weight(seen.at.elapsed());
-        *seen = Seen {
-            latency: (seen.latency * weight).max(time.as_secs_f64()),
-            failures: seen.failures * weight,
-            at: Instant::now(),
-        };
+        seen.pass_time(|old, kept| time.as_secs_f64().max(old * kept));
     }
 
     /// A call succeeded or failed.
@@ -87,14 +79,33 @@ impl Cost {
         seen.failures += (target - seen.failures) * FAILURE_WEIGHT;
     }
 
+    /// What has failed up to now does not count any more.
+    pub(super) fn forgive(&self) {
+        self.lock().failures = 0.0;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Seen {
+    /// Forgets with the time that has passed. `latency` makes the new latency of the old one and
+    /// the share of it that is kept.
+    fn pass_time(&mut self, latency: impl FnOnce(f64, f64) -> f64) {
+        let now = Instant::now();
+        let age = now - self.at;
+        self.latency = latency(self.latency, weight(age, DECAY));
+        if self.failures > 0.0 {
+            self.failures *= weight(age, FAILURE_DECAY);
+        }
+        self.at = now;
+    }
+}
+
 /// What a response of that age weighs.
-fn weight(age: Duration) -> f64 {
-    (-age.as_secs_f64() / DECAY.as_secs_f64()).exp()
+fn weight(age: Duration, decay: Duration) -> f64 {
+    (-age.as_secs_f64() / decay.as_secs_f64()).exp()
 }
 
 #[cfg(test)]
@@ -155,13 +166,21 @@ mod tests {
             cost.ended(false);
         }
         assert!(cost.of_a_call(0) < 0.004);
+        cost.ended(true);
+        cost.forgive();
+        assert!(cost.of_a_call(0) < 0.004);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_is_not_asked_comes_to_be_worth_a_try() {
         let cost = after(SLOW);
         cost.ended(true);
-        advance(Duration::from_secs(7)).await;
+        advance(Duration::from_secs(5)).await;
+        assert!(
+            cost.of_a_call(0) > 0.1,
+            "failures are remembered for longer"
+        );
+        advance(Duration::from_secs(35)).await;
         assert!(cost.of_a_call(0) < 0.003);
     }
 }

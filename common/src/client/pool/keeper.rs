@@ -13,7 +13,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    backoff::Backoff, balance::Balance, members::Candidate, replica::Replica, state::Event,
+    backoff::Backoff,
+    balance::Balance,
+    replica::{Connected, End, Replica},
+    state::Event,
 };
 use crate::{
     client::wire::{Closed, Connection},
@@ -35,23 +38,6 @@ const RECONNECT_WHILE_WANTED: Duration = Duration::from_millis(500);
 
 /// A connection that lasts for less was no success: the pauses go on growing.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
-
-/// Why a replica that was connected gets no new calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// Its connection takes none.
-    Closed(Closed),
-    /// It does not say anything any more.
-    Silent,
-    /// It says that it does not serve.
-    NotServing,
-}
-
-/// A replica that is connected, up to its end.
-pub(super) trait Connected: Candidate {
-    /// Waits for the end. Tells what happens until then.
-    fn ended(&self, tell: impl Fn(Event) + Send + Sync) -> impl Future<Output = End> + Send;
-}
 
 /// Keeps a replica connected for as long as it is polled. `ended` changes with the end of each
 /// connection.
@@ -91,7 +77,10 @@ pub(in crate::client) async fn keep_io(
     if let Ok(connection) = Connection::with_io(io, authority).await {
         let replica = Arc::new(Replica::unasked(address, connection, picks, &balance));
         balance.connected(address, replica.clone());
-        replica.ended(|event| balance.tell(address, event)).await;
+        let tell = |event| {
+            balance.tell(address, event);
+        };
+        replica.ended(tell).await;
     }
 }
 
@@ -116,7 +105,10 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
                 let replica = Arc::new(replica);
                 balance.connected(address, replica.clone());
                 report(Ok(()));
-                let end = replica.ended(|event| balance.tell(address, event)).await;
+                let tell = |event| {
+                    balance.tell(address, event);
+                };
+                let end = replica.ended(tell).await;
                 balance.close(address, &replica);
                 report(Err(Change::Ended(end)));
                 if begin.elapsed() >= SETTLED_AFTER {
@@ -182,7 +174,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::client::pool::balance::Waiting;
+    use crate::client::pool::{balance::Waiting, members::Candidate};
 
     /// What comes of connecting, after that many milliseconds.
     #[derive(Debug, Clone, Copy)]

@@ -113,20 +113,20 @@ impl<R: Candidate> Members<R> {
         all.find(|member| member.counted.address == address)
     }
 
-    /// Something happened to the replica at this address.
+    /// Something happened to the replica at this address. Returns whether that changed its state.
     pub(super) fn change(
         &mut self,
         address: SocketAddr,
         event: Event,
         connected: Option<Arc<R>>,
         now: Instant,
-    ) {
+    ) -> bool {
         let is_last = !self
             .all
             .iter()
             .any(|member| member.counted.address != address && member.health.state() == State::Up);
         let Some(member) = self.find(address) else {
-            return;
+            return false;
         };
         if connected.is_some() {
             member.connected = connected;
@@ -134,11 +134,13 @@ impl<R: Candidate> Members<R> {
         let before = member.health.state();
         member.on(event, now, is_last);
         let after = member.health.state();
-        if before.name() != after.name() {
+        let is_changed = before.name() != after.name();
+        if is_changed {
             report(address, before, after);
             self.sort();
             self.pardon(now);
         }
+        is_changed
     }
 
     /// Ends all ejections when no other replica is left.

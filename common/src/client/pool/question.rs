@@ -19,7 +19,8 @@ use crate::{
     Context, Deadline, RequestId,
     client::{
         Failure,
-        wire::{Connection, Counts, RequestBody},
+        request::RequestBody,
+        wire::{Connection, Counts},
     },
 };
 

@@ -1,6 +1,7 @@
 //! [`Replica`]: a replica that is connected, and what each response says about it.
 
 use std::{
+    future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -20,7 +21,6 @@ use tonic::{Code, Status};
 use super::{
     balance::{Balance, WeakBalance},
     cost::Cost,
-    keeper::{Connected, End},
     members::Candidate,
     question::{Reply, ask, ask_while_present},
     state::Event,
@@ -29,10 +29,28 @@ use crate::{
     client::{
         Failure,
         pushback::Pushback,
-        wire::{Connection, RequestBody, ResponseBody},
+        request::RequestBody,
+        wire::{Closed, Connection, ResponseBody},
     },
     metrics,
 };
+
+/// Why a replica that was connected gets no new calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its connection takes none.
+    Closed(Closed),
+    /// It does not say anything any more.
+    Silent,
+    /// It says that it does not serve.
+    NotServing,
+}
+
+/// A replica that is connected, up to its end.
+pub(super) trait Connected: Candidate {
+    /// Waits for the end. Tells what happens until then.
+    fn ended(&self, tell: impl Fn(Event) + Send + Sync) -> impl Future<Output = End> + Send;
+}
 
 /// A replica that is connected.
 #[derive(Debug)]
@@ -111,17 +129,20 @@ impl Replica {
         }
     }
 
-    fn tell(&self, event: Event) {
-        if let Some(balance) = self.balance.upgrade() {
-            balance.tell(self.address, event);
-        }
+    /// Returns whether that changed its state.
+    fn tell(&self, event: Event) -> bool {
+        let balance = self.balance.upgrade();
+        balance.is_some_and(|balance| balance.tell(self.address, event))
     }
 
     fn succeeded(&self) {
         self.cost.ended(false);
         if self.is_doubted.load(Relaxed) {
             self.is_doubted.store(false, Relaxed);
-            self.tell(Event::Succeeded);
+            // It was ejected, and would hardly be picked for what it did before.
+            if self.tell(Event::Succeeded) {
+                self.cost.forgive();
+            }
         }
     }
 

@@ -23,16 +23,10 @@ use super::{
     context,
     signs::{Closed, InFlight},
 };
-use crate::client::failure::{Failure, status_of};
-
-/// What a call sends.
-#[derive(Debug)]
-pub(in crate::client) enum RequestBody {
-    /// One message, which can be sent again.
-    Message(Bytes),
-    /// Messages that come one by one, and can be sent once.
-    Stream(tonic::body::Body),
-}
+use crate::client::{
+    failure::{Failure, status_of},
+    request::RequestBody,
+};
 
 impl Connection {
     /// Makes one attempt of a call, which is in flight until its response is dropped. It lasts

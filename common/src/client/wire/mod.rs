@@ -15,7 +15,7 @@ mod signs;
 #[cfg(test)]
 pub(super) use self::context::write as write_context;
 pub(super) use self::{
-    attempt::{RequestBody, ResponseBody},
+    attempt::ResponseBody,
     connection::Connection,
     signs::{Closed, Counts},
 };
