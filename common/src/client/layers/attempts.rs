@@ -22,11 +22,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{Either, select};
+use futures_util::future::{self, Either};
 use http::{HeaderName, HeaderValue, Request, Response, request};
 use http_body_util::BodyExt;
 use tokio::{
-    task::JoinSet,
+    select,
+    task::{JoinSet, yield_now},
     time::{Instant, sleep, timeout},
 };
 use tonic::{Code, Status};
@@ -215,8 +216,14 @@ impl Shared {
         &self,
         call: &mut Call<'_>,
         replica: &Arc<Replica>,
-        first: Pin<&mut F>,
+        mut first: Pin<&mut F>,
     ) -> Outcome {
+        select! {
+            biased;
+            outcome = first.as_mut() => return outcome,
+            // If it was this worker that was stuck, what came meanwhile is read now.
+            () = yield_now() => {}
+        }
         if call.attempts >= MAX_ATTEMPTS {
             return first.await;
         }
@@ -232,7 +239,7 @@ impl Shared {
         call.tried.push(other.clone());
         // Boxed, as it is rare and large.
         let second = Box::pin(other.attempt(call.next_request()));
-        match select(first, second).await {
+        match future::select(first, second).await {
             Either::Left((outcome, second)) if next_step(&outcome).is_some() => second.await,
             Either::Right((outcome, first)) if next_step(&outcome).is_some() => first.await,
             Either::Left((outcome, _)) | Either::Right((outcome, _)) => outcome,

@@ -7,7 +7,10 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, timeout},
+};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -60,7 +63,12 @@ pub(super) async fn ask(connection: &Connection) -> Reply {
     let context = Context::new(RequestId::fresh(), Deadline::after(DEAD_AFTER));
     let question = context.scope(health.check(HealthCheckRequest::default()));
     let before = connection.counts().reads;
-    match timeout(DEAD_AFTER, question).await {
+    let reply = timeout(DEAD_AFTER, question).await;
+    if reply.is_err() {
+        // If it was this worker that was stuck, what came meanwhile is read now.
+        yield_now().await;
+    }
+    match reply {
         Ok(Ok(response)) if response.get_ref().status() == ServingStatus::NotServing => {
             Reply::NotServing
         }
@@ -158,7 +166,52 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use h2::server;
+    use http::{Response, uri::Authority};
+    use tokio::{net::TcpListener, runtime};
+
     use super::*;
+
+    /// Listens on a thread of its own, and responds `UNIMPLEMENTED` to everything.
+    fn listen() -> std::net::SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        thread::spawn(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                let (socket, _) = listener.accept().await.unwrap();
+                let mut streams = server::handshake(socket).await.unwrap();
+                while let Some(Ok((_, mut stream))) = streams.accept().await {
+                    let response = Response::builder().header("grpc-status", "12").body(());
+                    stream.send_response(response.unwrap(), true).unwrap();
+                }
+            });
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_was_stuck_itself_does_not_take_the_replica_for_dead() {
+        let authority = Authority::from_static("test");
+        let connection = Connection::open(listen(), authority).await.unwrap();
+        assert_eq!(ask(&connection).await, Reply::Present);
+        for _ in 0..3 {
+            let question = ask(&connection);
+            let stuck = async {
+                // The question is on its way when the worker is stuck.
+                for _ in 0..3 {
+                    yield_now().await;
+                }
+                thread::sleep(DEAD_AFTER + LATE_AFTER);
+            };
+            let (reply, ()) = tokio::join!(question, stuck);
+            assert_eq!(reply, Reply::Present);
+        }
+    }
 
     fn counts(reads: u64, begun: u64, settled: u64) -> Counts {
         Counts {
