@@ -114,12 +114,12 @@ fn grpc_health_and_reflection_know_the_service() {
             name.as_bytes(),
         ]
         .concat();
-        let answer = grpc::call(service1.grpc(), CHECK, &[], &request);
-        assert_eq!(
-            (answer.code(), &answer.body[5..]),
-            (0, &[0x08, 1][..]),
-            "serving"
-        );
+        // It listens before all of its workers are there.
+        wait_for("it to serve", || {
+            let response = grpc::call(service1.grpc(), CHECK, &[], &request);
+            assert_eq!(response.code(), 0);
+            (response.body[5..] == [0x08, 1]).then_some(())
+        });
     }
     assert_eq!(
         grpc::call(service1.grpc(), CHECK, &[], b"\x0A\x04nope").code(),
