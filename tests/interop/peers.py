@@ -132,6 +132,7 @@ class AsClient(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.service1 = Service("service1")
+        cls.service1.wait_until_ready()
 
     @classmethod
     def tearDownClass(cls):

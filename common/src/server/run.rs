@@ -13,7 +13,7 @@ use std::{
 use axum::Router;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     runtime,
     sync::{
         Semaphore,
@@ -37,6 +37,11 @@ use crate::{Config, logging, protocol::Protocol};
 /// How much longer than the drain timeout the workers may take to end. One that does not is
 /// stuck in code that never yields.
 const STUCK_WORKER: Duration = Duration::from_secs(1);
+
+/// Connections that may wait to be accepted; the system may have a lower limit (`somaxconn`). With
+/// tokio's own 128, a burst of them overflows while the accepting thread waits for a core, and the
+/// rest waits a second for its next SYN.
+const BACKLOG: u32 = 4_096;
 
 /// A port to listen on, and what is spoken there.
 #[derive(Debug, Clone, Copy)]
@@ -62,10 +67,9 @@ impl Listener {
         }
     }
 
-    async fn bind(self, host: IpAddr) -> Result<TcpListener, StartError> {
+    fn bind(self, host: IpAddr) -> Result<TcpListener, StartError> {
         let address = SocketAddr::new(host, self.port);
-        let bound = TcpListener::bind(address).await;
-        let listener = bound.map_err(|source| StartError::Listen { address, source })?;
+        let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
         info!(
             action = "listen",
             status = "success",
@@ -78,6 +82,17 @@ impl Listener {
         );
         Ok(listener)
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Its predecessor's connections do not keep a service from its port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Why a service could not start, or could not go on.
@@ -146,7 +161,7 @@ where
         let mut signals = Signals::new()?;
         let mut sockets = Vec::with_capacity(N);
         for listener in listeners {
-            sockets.push(listener.bind(config.host).await?);
+            sockets.push(listener.bind(config.host)?);
         }
 
         let settings = Settings {

@@ -24,8 +24,9 @@ use tokio::{
     task::AbortHandle,
     time::{sleep, timeout},
 };
+use tokio_util::io::InspectReader;
 
-use super::signs::{Closed, Counted, Counts, Signs};
+use super::signs::{Closed, Counts, Signs};
 
 /// The time limit of opening a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -83,11 +84,15 @@ impl Connection {
         authority: Authority,
     ) -> io::Result<Self> {
         let signs = Arc::new(Signs::default());
+        let io = {
+            let signs = signs.clone();
+            InspectReader::new(io, move |bytes: &[u8]| signs.note_read(bytes))
+        };
         let (sender, mut connection) = client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(Counted::new(io, signs.clone()))
+            .handshake(io)
             .await
             .map_err(io::Error::other)?;
         let pings = connection.ping_pong().expect("asked for once");
@@ -156,7 +161,7 @@ impl Connection {
 /// Reads and writes the connection until its end, and looks out for GOAWAY: h2 refuses new
 /// requests from then on, but tells nobody while streams are open.
 struct Driver<T> {
-    connection: client::Connection<Counted<T>, Bytes>,
+    connection: client::Connection<T, Bytes>,
     sender: Weak<Mutex<SendRequest<Bytes>>>,
     signs: Arc<Signs>,
     reads: u64,

@@ -1,19 +1,11 @@
 //! [`Signs`]: what a connection shows of its peer, for those who judge it.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{Notify, watch},
-};
+use tokio::sync::{Notify, watch};
 
 /// The signs of one connection, shared by its driver, its calls and whoever watches it.
 #[derive(Debug, Default)]
@@ -93,6 +85,11 @@ impl Signs {
         }
     }
 
+    /// These bytes have come.
+    pub(super) fn note_read(&self, bytes: &[u8]) {
+        self.reads.fetch_add(u64::from(!bytes.is_empty()), Relaxed);
+    }
+
     /// A call is begun.
     pub(super) fn start_call(self: &Arc<Self>) -> InFlight {
         self.begun.fetch_add(1, Relaxed);
@@ -128,66 +125,5 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.settle();
         self.signs.ended.fetch_add(1, Relaxed);
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// A socket that counts the reads that brought something.
-    pub(super) struct Counted<S> {
-        #[pin]
-        inner: S,
-        signs: Arc<Signs>,
-    }
-}
-
-impl<S> Counted<S> {
-    pub(super) fn new(inner: S, signs: Arc<Signs>) -> Self {
-        Self { inner, signs }
-    }
-}
-
-impl<S: AsyncRead> AsyncRead for Counted<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.project();
-        let before = buffer.filled().len();
-        let poll = this.inner.poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            this.signs.reads.fetch_add(1, Relaxed);
-        }
-        poll
-    }
-}
-
-impl<S: AsyncWrite> AsyncWrite for Counted<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.project().inner.poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.project().inner.poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 }
