@@ -17,7 +17,8 @@ const FAILURE_DECAY: Duration = Duration::from_secs(5);
 /// Added to each latency: without it, replicas would be ranked by noise.
 const FLOOR: Duration = Duration::from_millis(2);
 
-/// The latency that a replica has of which all calls fail (linkerd's load biaser: 5 s).
+/// Added to the latency of a replica whose calls all fail, and a share of it where a share of them
+/// fails (linkerd's load biaser: 5 s).
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
 
 /// How far one response moves the share of failures: one failure costs half a second.

@@ -35,8 +35,8 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// connects to that many replicas.
 const MAX_CONNECTIONS: usize = 512;
 
-/// Replicas that each worker connects to at least, if there are as many: with fewer, the end of
-/// one is felt.
+/// Replicas that each worker connects to at least, if there are as many. With fewer, a worker
+/// would lose half of its replicas with one.
 const MIN_REPLICAS: usize = 3;
 
 /// The names of a service and their addresses, for the whole process.
