@@ -246,6 +246,18 @@ impl Process {
         figure.expect("the figure").parse().expect("a number")
     }
 
+    /// A figure of its `/metrics`, by what its line begins with; 0 where it is not there.
+    ///
+    /// # Panics
+    ///
+    /// When it is no number.
+    pub fn metric(&self, name: &str) -> f64 {
+        let metrics = crate::http::get(self.http(), "/metrics");
+        let mut lines = metrics.text().lines();
+        let figure = lines.find_map(|line| line.strip_prefix(name));
+        figure.map_or(0.0, |figure| figure.trim().parse().expect("a number"))
+    }
+
     /// Sends it a signal by name, such as `TERM`.
     ///
     /// # Panics

@@ -13,7 +13,7 @@ use http::Request;
 use tests::{Process, load::Load, wait_for};
 use tokio::{runtime, time::timeout};
 
-use crate::{LOAD, Row, assert_none_failed, backend, edge, metric};
+use crate::{LOAD, Row, assert_none_failed, backend, edge};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -50,7 +50,7 @@ fn half_requests() -> String {
         })
         .collect();
     wait_for("them to be open", || {
-        (metric(&service2, "connections_open") >= f64::from(ATTACKERS)).then_some(())
+        (service2.metric("connections_open") >= f64::from(ATTACKERS)).then_some(())
     });
     for mut connection in connections {
         let patience = Some(Duration::from_secs(20));
@@ -63,7 +63,7 @@ fn half_requests() -> String {
     }
     let closed = begin.elapsed();
     wait_for("the service to know", || {
-        (metric(&service2, "connections_open") < f64::from(ATTACKERS)).then_some(())
+        (service2.metric("connections_open") < f64::from(ATTACKERS)).then_some(())
     });
     let shown = assert_none_failed(&load.stop());
     format!("all closed after {:.1} s; {shown}", closed.as_secs_f64())

@@ -18,7 +18,7 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use crate::{Row, SECOND, backend, metric};
+use crate::{Row, SECOND, backend};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -101,7 +101,7 @@ fn nothing_is_idempotent() -> String {
 fn clients_are_dropped() -> String {
     let service1 = backend(0);
     let channel = channel(&service1.grpc().to_string(), true);
-    let open = || metric(&service1, "connections_open");
+    let open = || service1.metric("connections_open");
     tests::raise_file_limit();
     let before = open();
     let tasks = run(async {

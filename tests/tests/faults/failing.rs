@@ -7,7 +7,7 @@ use std::{
 
 use tests::load::{Load, Plan, Samples};
 
-use crate::{FEW, QUIET, Row, SECOND, edge, fixture, float, metric, picks};
+use crate::{FEW, QUIET, Row, SECOND, edge, fixture, float, picks};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -39,7 +39,7 @@ fn unavailable_always() -> String {
         let route = "/app.grpc.Service1/ProcessName";
         let count =
             format!("request_duration_seconds_count{{route=\"{route}\",status=\"UNAVAILABLE\"}}");
-        metric(&fixture, &count)
+        fixture.metric(&count)
     };
     let load = Load::start(service2.http(), plan);
     sleep(Duration::from_secs(8));

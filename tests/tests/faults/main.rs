@@ -24,7 +24,7 @@ use std::{
 };
 
 use tests::{
-    Process, http,
+    Process,
     load::{Plan, Samples},
 };
 
@@ -129,21 +129,8 @@ fn fixture(variables: &[(&str, &str)]) -> Process {
     Process::start("fixture", &[&[QUIET], variables].concat())
 }
 
-/// A figure of `/metrics`; 0 where it is not there.
-fn metric(process: &Process, name: &str) -> f64 {
-    let answer = http::get(process.http(), "/metrics");
-    let line = answer
-        .text()
-        .lines()
-        .find_map(|line| line.strip_prefix(name));
-    line.map_or(0.0, |line| line.trim().parse().expect("a number"))
-}
-
 fn picks(service2: &Process, replica: impl Display) -> f64 {
-    metric(
-        service2,
-        &format!("replica_picks_total{{replica=\"{replica}\"}}"),
-    )
+    service2.metric(&format!("replica_picks_total{{replica=\"{replica}\"}}"))
 }
 
 /// Nothing was wrong with any of the answers.

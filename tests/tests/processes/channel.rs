@@ -2,16 +2,6 @@
 
 use tests::{Process, http, wait_for};
 
-/// A figure of `/metrics`.
-fn metric(process: &Process, name: &str) -> f64 {
-    let metrics = http::get(process.http(), "/metrics");
-    let line = metrics
-        .text()
-        .lines()
-        .find_map(|line| line.strip_prefix(name));
-    line.map_or(0.0, |line| line.trim().parse().expect("a number"))
-}
-
 #[test]
 fn many_workers_share_a_bounded_number_of_connections_to_many_replicas() {
     // One process, which is fifty replicas by its addresses.
@@ -27,7 +17,7 @@ fn many_workers_share_a_bounded_number_of_connections_to_many_replicas() {
     );
     service2.wait_until_ready();
     // And one for this question.
-    let open = || metric(&service1, "connections_open ") - 1.0;
+    let open = || service1.metric("connections_open ") - 1.0;
     wait_for("64 shares of 8 connections", || {
         ((open() - 512.0).abs() < 0.5).then_some(())
     });
