@@ -14,10 +14,11 @@
 //! | [`logging`] | bunyan records on stdout, a buffer for each worker |
 //! | [`problem`] | [`Problem`]: errors to people; the gRPC code to HTTP status table |
 //! | [`config`] | [`Config`]: flags and variables that every service has |
-//! | `protocol` | HTTP or gRPC, read off a request; both pass the same stack |
+//! | `protocol` | HTTP or gRPC, read off a request, as both pass the same stack; names of codes |
 //! | `bounded` | work that ends at its deadline: a future, and the body of a response |
 //! | `body` | a body that can be dropped early, which other bodies wrap |
 //! | `metrics` | what each worker counts, for `/metrics` |
+//! | `lock` | a mutex whose data a panic leaves valid |
 //! | `limited` | what may be done every now and then: lines that must not become load |
 //! | [`server`] | **the inbound stack**, and the threads, connections and drain below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
@@ -55,6 +56,7 @@ pub mod context;
 pub mod deadline;
 pub mod healthcheck;
 mod limited;
+mod lock;
 pub mod logging;
 mod metrics;
 pub mod problem;

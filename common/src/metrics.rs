@@ -9,7 +9,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,8 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Registry,
 };
+
+use crate::lock::lock;
 
 /// The upper bounds of the latency buckets, in seconds: by steps of about 2.2 from what a
 /// neighbour takes to the default deadline.
@@ -190,10 +192,6 @@ pub(crate) fn text() -> String {
     let mut text = String::new();
     encode(&mut text, &registry).expect("a string takes it");
     text
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The counters of all threads, added up.

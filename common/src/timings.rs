@@ -5,12 +5,14 @@
 //! carries them as [`Server-Timing`](https://www.w3.org/TR/server-timing/).
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::{Duration, Instant},
 };
 
 use axum::extract::MatchedPath;
 use http::{HeaderValue, Uri, uri::PathAndQuery};
+
+use crate::lock::lock;
 
 /// A call that was made for a request.
 #[derive(Debug, Clone)]
@@ -100,7 +102,7 @@ impl Timings {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Call>> {
-        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.calls)
     }
 }
 

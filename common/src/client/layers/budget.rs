@@ -3,13 +3,15 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// Further attempts are a fifth of the calls of the last ten seconds, and ten a second more (the
 /// figures of linkerd and finagle).
@@ -59,7 +61,7 @@ impl Budget {
     /// The counter of one more worker.
     pub(in crate::client) fn join(&self) -> Calls {
         let calls = Calls::default();
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         state.forget_workers();
         state.workers.push(calls.clone());
         calls
@@ -67,7 +69,7 @@ impl Budget {
 
     /// Whether there may be one more attempt; if so, it is paid for.
     pub(super) fn withdraw(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         state.fill();
         let is_granted = state.balance >= 1.0;
         if is_granted {

@@ -3,11 +3,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
+
+use crate::lock::lock;
 
 /// The share of responses that are not late ("The Tail at Scale" has the 95th percentile too).
 const PERCENTILE: usize = 95;
@@ -79,10 +81,6 @@ impl Latencies {
             self.usual.add(&mut batch);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -21,7 +21,7 @@ use super::{
     members::{Candidate, Members},
     state::Event,
 };
-use crate::{client::Failure, metrics::CountedReplica};
+use crate::{client::Failure, lock::lock, metrics::CountedReplica};
 
 /// Calls of a channel that may wait for a replica, in the whole process. A waiting call has
 /// about 4 KiB of memory.
@@ -228,10 +228,7 @@ impl<R: Candidate> Balance<R> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Members<R>> {
-        self.0
-            .members
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.members)
     }
 }
 

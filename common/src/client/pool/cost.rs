@@ -1,11 +1,10 @@
 //! [`Cost`]: how dear one more call on a replica is.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// After this time without another, a response has lost 63 % of its weight. linkerd and finagle
 /// take 10 s; with 1 s a replica that was slow once is tried again within seconds.
@@ -52,7 +51,7 @@ impl Cost {
 
     /// What one more call costs, in seconds, when that many are in flight.
     pub(super) fn of_a_call(&self, in_flight: u64) -> f64 {
-        let mut seen = *self.lock();
+        let mut seen = *lock(&self.0);
         seen.pass_time(|old, kept| old * kept);
         #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         let calls = (in_flight + 1) as f64;
@@ -63,30 +62,26 @@ impl Cost {
     /// A response began after that time.
     pub(super) fn responded(&self, latency: Duration) {
         let seconds = latency.as_secs_f64();
-        let mut seen = self.lock();
+        let mut seen = lock(&self.0);
         seen.pass_time(|old, kept| seconds.max(old * kept + seconds * (1.0 - kept)));
     }
 
     /// A call was given up after that time: the response would have taken longer.
     pub(super) fn took_at_least(&self, time: Duration) {
-        let mut seen = self.lock();
+        let mut seen = lock(&self.0);
         seen.pass_time(|old, kept| time.as_secs_f64().max(old * kept));
     }
 
     /// A call succeeded or failed.
     pub(super) fn ended(&self, is_failure: bool) {
-        let mut seen = self.lock();
+        let mut seen = lock(&self.0);
         let target = f64::from(u8::from(is_failure));
         seen.failures += (target - seen.failures) * FAILURE_WEIGHT;
     }
 
     /// What has failed up to now does not count any more.
     pub(super) fn forgive(&self) {
-        self.lock().failures = 0.0;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).failures = 0.0;
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -27,6 +27,7 @@ use tokio::{
 use tokio_util::io::InspectReader;
 
 use super::signs::{Closed, Counts, Signs};
+use crate::lock::lock;
 
 /// The time limit of opening a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -210,8 +211,4 @@ async fn unanswered_ping(mut pings: PingPong, signs: &Signs) {
             return;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
