@@ -249,19 +249,14 @@ impl Shared {
     /// How long to wait before the attempt after one that failed; `None` where there is none.
     fn pause_before(&self, next: &Next, call: &mut Call<'_>) -> Option<Duration> {
         let status = match next {
-            Next::Resend => {
+            Next::ResendOnce(status) if call.was_refused => status,
+            Next::Resend | Next::ResendOnce(_) => {
+                call.was_refused |= matches!(next, Next::ResendOnce(_));
                 metrics::mine(|mine| mine.resends.add(1));
                 // An attempt that was not made does not count.
                 call.attempts -= 1;
                 return Some(Duration::ZERO);
             }
-            Next::ResendOnce(_) if !call.was_refused => {
-                call.was_refused = true;
-                metrics::mine(|mine| mine.resends.add(1));
-                call.attempts -= 1;
-                return Some(Duration::ZERO);
-            }
-            Next::ResendOnce(status) => status,
             Next::Retry(status) if call.method.declared.is_idempotent => status,
             Next::Retry(_) => return None,
         };

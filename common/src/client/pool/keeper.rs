@@ -77,10 +77,7 @@ pub(in crate::client) async fn keep_io(
     if let Ok(connection) = Connection::with_io(io, authority).await {
         let replica = Arc::new(Replica::unasked(address, connection, picks, &balance));
         balance.connected(address, replica.clone());
-        let tell = |event| {
-            balance.tell(address, event);
-        };
-        replica.ended(tell).await;
+        replica.ended().await;
     }
 }
 
@@ -105,10 +102,7 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
                 let replica = Arc::new(replica);
                 balance.connected(address, replica.clone());
                 report(Ok(()));
-                let tell = |event| {
-                    balance.tell(address, event);
-                };
-                let end = replica.ended(tell).await;
+                let end = replica.ended().await;
                 balance.close(address, &replica);
                 report(Err(Change::Ended(end)));
                 if begin.elapsed() >= SETTLED_AFTER {
@@ -209,7 +203,7 @@ mod tests {
     }
 
     impl Connected for Fake {
-        async fn ended(&self, _: impl Fn(Event) + Send + Sync) -> End {
+        async fn ended(&self) -> End {
             let Some((at, end)) = self.end else {
                 std::future::pending().await
             };

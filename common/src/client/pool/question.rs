@@ -100,7 +100,7 @@ pub(super) async fn ask_while_present(connection: &Connection, tell: impl Fn(Eve
                     return reply;
                 }
                 tell(Event::Responded);
-                watch = Watch::late(connection.counts());
+                watch = Watch::new(connection.counts());
                 questions += 1;
                 next_question = Instant::now() + QUESTION.pause(questions);
             }
@@ -129,30 +129,21 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(counts: Counts) -> Self {
+    /// From now on; a call that waits already is late at the next look.
+    fn new(now: Counts) -> Self {
         Self {
-            last: counts,
-            was_silent: false,
-        }
-    }
-
-    /// The same for a connection on which a call was late already.
-    fn late(counts: Counts) -> Self {
-        Self {
-            last: counts,
-            was_silent: counts.begun > counts.settled,
+            last: now,
+            was_silent: now.begun > now.settled,
         }
     }
 
     fn look(&mut self, now: Counts) -> Seen {
-        let waits = now.begun > now.settled;
         if now.reads != self.last.reads {
-            self.last = now;
-            self.was_silent = waits;
+            *self = Self::new(now);
             return Seen::Responses;
         }
         // A call that was given up, as a hedge had its response before, was silent as well.
-        if !waits && now.begun == self.last.begun {
+        if now.begun == now.settled && now.begun == self.last.begun {
             self.was_silent = false;
             return Seen::Idle;
         }

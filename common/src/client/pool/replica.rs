@@ -48,8 +48,8 @@ pub(super) enum End {
 
 /// A replica that is connected, up to its end.
 pub(super) trait Connected: Candidate {
-    /// Waits for the end. Tells what happens until then.
-    fn ended(&self, tell: impl Fn(Event) + Send + Sync) -> impl Future<Output = End> + Send;
+    /// Waits for the end.
+    fn ended(&self) -> impl Future<Output = End> + Send;
 }
 
 /// A replica that is connected.
@@ -160,7 +160,10 @@ impl Candidate for Replica {
 }
 
 impl Connected for Replica {
-    async fn ended(&self, tell: impl Fn(Event) + Send + Sync) -> End {
+    async fn ended(&self) -> End {
+        let tell = |event| {
+            self.tell(event);
+        };
         select! {
             why = self.connection.closed() => End::Closed(why),
             reply = ask_while_present(&self.connection, tell) => {
