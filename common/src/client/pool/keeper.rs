@@ -54,8 +54,8 @@ pub(super) async fn keep_connected(
         let connection = Connection::open(address, authority.clone()).await?;
         Replica::new(address, connection, picks.clone(), &balance).await
     };
-    let report = |change: Result<(), Change>| {
-        if let Err(Change::Ended(_)) = change {
+    let report = |change| {
+        if let Change::Ended(_) = change {
             ended.send_replace(());
         }
         report(address, change);
@@ -81,8 +81,9 @@ pub(in crate::client) async fn keep_io(
     }
 }
 
-/// What a keeper reports, but for the success of a connection.
+/// What a keeper reports.
 enum Change {
+    Connected,
     Ended(End),
     Unreachable(io::Error),
 }
@@ -92,7 +93,7 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
     address: SocketAddr,
     connect: impl Fn() -> F,
     balance: Balance<R>,
-    report: impl Fn(Result<(), Change>),
+    report: impl Fn(Change),
 ) {
     let mut failures = 0;
     loop {
@@ -101,17 +102,17 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
                 let begin = Instant::now();
                 let replica = Arc::new(replica);
                 balance.connected(address, replica.clone());
-                report(Ok(()));
+                report(Change::Connected);
                 let end = replica.ended().await;
                 balance.close(address, &replica);
-                report(Err(Change::Ended(end)));
+                report(Change::Ended(end));
                 if begin.elapsed() >= SETTLED_AFTER {
                     failures = 0;
                 }
             }
             Err(error) => {
                 if !balance.is_unreachable(address) {
-                    report(Err(Change::Unreachable(error)));
+                    report(Change::Unreachable(error));
                 }
                 balance.tell(address, Event::ConnectFailed);
             }
@@ -128,29 +129,29 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
     }
 }
 
-fn report(address: SocketAddr, change: Result<(), Change>) {
+fn report(address: SocketAddr, change: Change) {
     match change {
-        Ok(()) => info!(
+        Change::Connected => info!(
             action = "replica", status = "up", replica = %address,
             "a replica is up"
         ),
-        Err(Change::Ended(End::Closed(Closed::GoingAway))) => info!(
+        Change::Ended(End::Closed(Closed::GoingAway)) => info!(
             action = "replica", status = "draining", replica = %address,
             "a replica is going away; it gets no new calls"
         ),
-        Err(Change::Ended(End::NotServing)) => info!(
+        Change::Ended(End::NotServing) => info!(
             action = "replica", status = "draining", replica = %address,
             "a replica says that it does not serve; it gets no new calls"
         ),
-        Err(Change::Ended(End::Closed(Closed::Lost))) => warn!(
+        Change::Ended(End::Closed(Closed::Lost)) => warn!(
             action = "replica", status = "down", replica = %address,
             "a replica is lost"
         ),
-        Err(Change::Ended(End::Silent)) => warn!(
+        Change::Ended(End::Silent) => warn!(
             action = "replica", status = "down", replica = %address,
             "a replica is silent; its connection is dropped"
         ),
-        Err(Change::Unreachable(error)) => warn!(
+        Change::Unreachable(error) => warn!(
             action = "replica", status = "down", replica = %address, %error,
             "a replica can't be reached"
         ),
