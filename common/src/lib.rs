@@ -17,6 +17,7 @@
 //! | `protocol` | HTTP or gRPC, read off a request, as both pass the same stack; names of codes |
 //! | `bounded` | work that ends at its deadline: a future, and the body of a response |
 //! | `body` | a body that can be dropped early, which other bodies wrap |
+//! | `methods` | what the descriptors of a service declare about its methods |
 //! | `metrics` | what each worker counts, for `/metrics` |
 //! | `lock` | a mutex whose data a panic leaves valid |
 //! | `limited` | what may be done every now and then: lines that must not become load |
@@ -58,6 +59,7 @@ pub mod healthcheck;
 mod limited;
 mod lock;
 pub mod logging;
+mod methods;
 mod metrics;
 pub mod problem;
 mod protocol;

@@ -65,6 +65,7 @@ pub(crate) struct Counters {
     pub(crate) retries_refused: Counter,
     pub(crate) hedges: Counter,
     pub(crate) resends: Counter,
+    pub(crate) stream_waits: Counter,
     pub(crate) log_bytes: Counter,
     requests: Mutex<Vec<Arc<Requests>>>,
     replicas: Mutex<Vec<(SocketAddr, Arc<Replica>)>>,
@@ -244,6 +245,11 @@ impl Collector for Process {
                 "call_resends",
                 "Attempts after one that was never processed",
                 counter(|one| &one.resends),
+            ),
+            (
+                "call_stream_waits",
+                "Attempts that waited for a stream, as the peer takes no more at once",
+                counter(|one| &one.stream_waits),
             ),
             (
                 "log_written_bytes",

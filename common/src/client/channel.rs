@@ -19,11 +19,13 @@ use tokio::{
 
 use super::{
     Client, Config, Target,
+    config::RequestIdNames,
     layers::{AttemptsService, Budget, Usual},
-    methods::{Method, methods_of},
     pool::{Balance, Names, Share, Waiting, keep, keep_io},
     stack::outbound,
+    wire::Head,
 };
+use crate::methods::{Deadlines, Method, declared_in};
 
 /// A service that this process calls, and what all its workers share: the addresses, what is usual
 /// for each method, the budget of further attempts, the bounds of waiting calls and of connections.
@@ -51,7 +53,8 @@ struct Shared {
     workers: watch::Sender<usize>,
     next_worker: AtomicUsize,
     failfast: Duration,
-    deadline: Duration,
+    deadlines: Deadlines,
+    request_id_names: RequestIdNames,
 }
 
 impl Channel {
@@ -59,17 +62,22 @@ impl Channel {
     ///
     /// `descriptors` is the encoded file descriptor set of the service. A method that it declares
     /// idempotent (`idempotency_level`) is called again when an attempt fails; one that it does
-    /// not have is called once. `deadline` bounds a call that is made outside of any request; one
-    /// that is part of a request has that request's deadline. No call can forget to have one.
+    /// not have is called once. `deadline` bounds each call whose method declares no other one
+    /// (`(mesh.deadline)`, see `common/protos/mesh/options.proto`); one that is part of a request
+    /// has what is left of that request at most. No call can forget to have one.
     ///
     /// # Panics
     ///
-    /// When the descriptors are not an encoded file descriptor set.
+    /// When the descriptors are not an encoded file descriptor set, or declare a deadline that is
+    /// none.
     pub fn new(target: &Target, descriptors: &[u8], config: &Config, deadline: Duration) -> Self {
-        let methods = methods_of(descriptors).expect("the descriptors are a file descriptor set");
+        let methods =
+            declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
+        let deadlines = Deadlines::new(deadline, &methods);
         let methods = methods.into_iter();
         Self(Arc::new(Shared {
-            names: Arc::new(Names::new(target)),
+            deadlines,
+            names: Arc::new(Names::new(target, config.request_id_names)),
             methods: methods
                 .map(|(path, method)| (path, (method, Arc::default())))
                 .collect(),
@@ -78,7 +86,7 @@ impl Channel {
             workers: watch::Sender::new(0),
             next_worker: AtomicUsize::new(0),
             failfast: config.failfast,
-            deadline,
+            request_id_names: config.request_id_names,
         }))
     }
 
@@ -109,7 +117,8 @@ impl Channel {
     #[must_use]
     pub fn with_io(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Client {
         let no_address = SocketAddr::from(([0; 4], 0));
-        self.client(|balance| keep_io(io, no_address, balance))
+        let head = Head::in_memory(self.0.request_id_names);
+        self.client(|balance| keep_io(io, no_address, head, balance))
     }
 
     fn client<F>(&self, task: impl FnOnce(Balance<super::pool::Replica>) -> F) -> Client
@@ -121,14 +130,14 @@ impl Channel {
             budget,
             waiting,
             failfast,
-            deadline,
+            deadlines,
             ..
         } = &*self.0;
         let balance = Balance::new(*failfast, waiting.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(task(balance.clone()));
         let attempts = AttemptsService::new(balance, methods, budget.clone(), tasks);
-        outbound(attempts, *deadline)
+        outbound(attempts, deadlines.clone())
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, server};
-use http::{HeaderMap, HeaderValue, Response};
+use h2::{Reason, RecvStream, server};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::{
     io::duplex,
     task::JoinSet,
@@ -19,7 +19,11 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use super::pool::{Balance, Replica, keep_io};
+use super::{
+    RequestIdNames,
+    pool::{Balance, Replica, keep_io},
+    wire::Head,
+};
 use crate::problem::PUSHBACK;
 
 /// What a replica does with a call.
@@ -29,8 +33,12 @@ pub(super) enum Does {
     Respond(Duration),
     /// Fails at once, and says when to call again.
     Fail(Code, Option<&'static str>),
+    /// Reads its request to the end, and then fails.
+    ReadAndFail(Code),
     /// Refuses it without processing it.
     Refuse,
+    /// Resets it.
+    Reset(Reason),
     /// Refuses it and sends GOAWAY.
     GoAway,
     /// Neither reads nor writes from now on.
@@ -41,12 +49,18 @@ pub(super) enum Does {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     calls: Arc<AtomicUsize>,
+    received: Arc<AtomicUsize>,
     questions: Arc<AtomicUsize>,
 }
 
 impl Seen {
     pub(super) fn calls(&self) -> usize {
         self.calls.load(Relaxed)
+    }
+
+    /// The bytes of the requests that were read.
+    pub(super) fn received(&self) -> usize {
+        self.received.load(Relaxed)
     }
 
     pub(super) fn questions(&self) -> usize {
@@ -64,7 +78,8 @@ pub(super) fn replica(
     let (ours, theirs) = duplex(64 * 1_024);
     let port = u16::try_from(tasks.len()).expect("few");
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    tasks.spawn(keep_io(ours, address, balance.clone()));
+    let head = Head::in_memory(RequestIdNames::Both);
+    tasks.spawn(keep_io(ours, address, head, balance.clone()));
     tokio::spawn(serve(theirs, seen.clone(), script));
     seen
 }
@@ -85,10 +100,10 @@ async fn serve(io: tokio::io::DuplexStream, seen: Seen, script: impl Fn(usize) -
         }
         match script(seen.calls.fetch_add(1, Relaxed)) {
             Does::Respond(after) => {
+                let received = seen.received.clone();
                 responses.spawn(async move {
                     let at = Instant::now() + after;
-                    let mut body = request.into_body();
-                    while body.data().await.is_some() {}
+                    read(request, &received).await;
                     tokio::select! {
                         () = tokio::time::sleep_until(at) => respond(&mut stream),
                         _ = std::future::poll_fn(|cx| stream.poll_reset(cx)) => {}
@@ -96,13 +111,30 @@ async fn serve(io: tokio::io::DuplexStream, seen: Seen, script: impl Fn(usize) -
                 });
             }
             Does::Fail(code, pushback) => fail(&mut stream, code, pushback),
+            Does::ReadAndFail(code) => {
+                let received = seen.received.clone();
+                responses.spawn(async move {
+                    read(request, &received).await;
+                    fail(&mut stream, code, None);
+                });
+            }
             Does::Refuse => stream.send_reset(Reason::REFUSED_STREAM),
+            Does::Reset(reason) => stream.send_reset(reason),
             Does::GoAway => {
                 streams.graceful_shutdown();
                 stream.send_reset(Reason::REFUSED_STREAM);
             }
             Does::Freeze => sleep(Duration::from_hours(1)).await,
         }
+    }
+}
+
+/// Reads a request to its end.
+async fn read(request: Request<RecvStream>, received: &AtomicUsize) {
+    let mut body = request.into_body();
+    while let Some(Ok(data)) = body.data().await {
+        received.fetch_add(data.len(), Relaxed);
+        let _ = body.flow_control().release_capacity(data.len());
     }
 }
 

@@ -11,7 +11,6 @@
 //! | `pool` | the replicas of the service, what is true of each, and the choice among them |
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
 //! | `channel` | [`Channel`]: what the workers of the process share |
-//! | `methods` | what the descriptors declare about each method |
 //! | `request` | what a call sends |
 //! | `failure` | why an attempt has no response |
 //! | `pushback` | when a server wants a call again |
@@ -25,7 +24,6 @@ mod failure;
 #[cfg(test)]
 mod fake;
 mod layers;
-mod methods;
 mod pool;
 mod pushback;
 mod request;
@@ -42,7 +40,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use self::failure::Failure;
 pub use self::{
     channel::Channel,
-    config::Config,
+    config::{Config, RequestIdNames},
     layers::{AttemptsService, DeadlineService, TimingService},
     stack::Client,
     target::{InvalidTarget, Target},

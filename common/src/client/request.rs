@@ -1,12 +1,242 @@
-//! [`RequestBody`]: what a call sends.
+//! [`RequestBody`]: what a call sends, and may have to send again.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+};
 
 use bytes::Bytes;
+use http_body::Body;
+use tonic::Status;
 
-/// What a call sends.
-#[derive(Debug)]
+use crate::lock::lock;
+
+/// How much of a request stream is kept to be sent again, in bytes of memory. With more, no
+/// attempt can follow the one that sends it.
+pub(super) const REPLAY_LIMIT: usize = 64 * 1_024;
+
+/// What a call sends. A clone sends the same.
+#[derive(Debug, Clone)]
 pub(super) enum RequestBody {
-    /// One message, which can be sent again.
+    /// One message.
     Message(Bytes),
-    /// Messages that come one by one, and can be sent once.
-    Stream(tonic::body::Body),
+    /// Messages that come one by one.
+    Stream(Replay),
+}
+
+impl RequestBody {
+    /// Reads a body that is one message.
+    pub(super) async fn message(mut body: tonic::body::Body) -> Result<Self, Status> {
+        let mut message = Bytes::new();
+        // It is the only frame, which is not copied.
+        while let Some(data) = poll_fn(|cx| poll_data(&mut body, cx)).await.transpose()? {
+            message = if message.is_empty() {
+                data
+            } else {
+                [message, data].concat().into()
+            };
+        }
+        Ok(Self::Message(message))
+    }
+
+    /// Whether another attempt could send all of it.
+    pub(super) fn is_whole(&self) -> bool {
+        match self {
+            Self::Message(_) => true,
+            Self::Stream(replay) => lock(&replay.0).is_whole,
+        }
+    }
+
+    /// No further attempt will be made.
+    pub(super) fn commit(&self) {
+        if let Self::Stream(replay) = self {
+            lock(&replay.0).is_whole = false;
+        }
+    }
+}
+
+/// A request stream, and the beginning of it for as long as that can be sent again.
+#[derive(Debug, Clone)]
+pub(super) struct Replay(Arc<Mutex<Source>>);
+
+#[derive(Debug)]
+struct Source {
+    rest: tonic::body::Body,
+    is_over: bool,
+    /// What came out of the stream and is kept.
+    begin: Vec<Bytes>,
+    /// The memory that this takes.
+    size: usize,
+    /// Whether `begin` is all that came.
+    is_whole: bool,
+}
+
+impl Replay {
+    pub(super) fn new(body: tonic::body::Body) -> Self {
+        Self(Arc::new(Mutex::new(Source {
+            rest: body,
+            is_over: false,
+            begin: Vec::new(),
+            size: 0,
+            is_whole: true,
+        })))
+    }
+
+    /// All of the stream, for one attempt. The attempt before must be over.
+    pub(super) fn reader(&self) -> Reader {
+        Reader {
+            source: self.0.clone(),
+            read: 0,
+        }
+    }
+}
+
+/// Reads a request stream: first what was kept of it, then the stream itself.
+#[derive(Debug)]
+pub(super) struct Reader {
+    source: Arc<Mutex<Source>>,
+    /// How many of the kept ones were read.
+    read: usize,
+}
+
+impl Reader {
+    pub(super) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Status>>> {
+        let source = &mut *lock(&self.source);
+        if let Some(data) = source.begin.get(self.read) {
+            self.read += 1;
+            return Poll::Ready(Some(Ok(data.clone())));
+        }
+        if source.is_over {
+            return Poll::Ready(None);
+        }
+        let data = ready!(poll_data(&mut source.rest, cx));
+        match &data {
+            Some(Ok(data)) => {
+                source.keep(data);
+                self.read = source.begin.len();
+            }
+            Some(Err(_)) | None => source.is_over = true,
+        }
+        Poll::Ready(data)
+    }
+}
+
+impl Source {
+    fn keep(&mut self, data: &Bytes) {
+        self.size += data.len() + size_of::<Bytes>();
+        self.is_whole &= self.size <= REPLAY_LIMIT;
+        if self.is_whole {
+            self.begin.push(data.clone());
+        } else {
+            self.begin = Vec::new();
+        }
+    }
+}
+
+fn poll_data(
+    body: &mut tonic::body::Body,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, Status>>> {
+    loop {
+        let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()? else {
+            return Poll::Ready(None);
+        };
+        // A client has no trailers to send.
+        if let Ok(data) = frame.into_data() {
+            return Poll::Ready(Some(Ok(data)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, stream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// A stream of messages of these sizes, each of its number.
+    fn replay(sizes: &'static [usize]) -> RequestBody {
+        let frames = sizes
+            .iter()
+            .zip((0..=u8::MAX).cycle())
+            .map(|(size, number)| {
+                let data = Bytes::from(vec![number; *size]);
+                Ok::<_, Status>(Frame::data(data))
+            });
+        let body = tonic::body::Body::new(StreamBody::new(stream::iter(frames)));
+        RequestBody::Stream(Replay::new(body))
+    }
+
+    /// Reads up to that many messages, and returns the number of each.
+    async fn read(body: &RequestBody, most: usize) -> Vec<u8> {
+        let RequestBody::Stream(replay) = body else {
+            unreachable!()
+        };
+        let mut reader = replay.reader();
+        let messages = stream::poll_fn(move |cx| reader.poll_data(cx));
+        messages
+            .take(most)
+            .map(|data| data.unwrap()[0])
+            .collect()
+            .await
+    }
+
+    #[tokio::test]
+    async fn what_is_small_can_be_read_again_and_then_goes_on() {
+        let body = replay(&[10, 20, 30]);
+        assert_eq!(read(&body, 2).await, [0, 1]);
+        assert!(body.is_whole());
+        assert_eq!(read(&body, 1).await, [0]);
+        assert_eq!(read(&body, 9).await, [0, 1, 2]);
+        assert_eq!(
+            read(&body, 9).await,
+            [0, 1, 2],
+            "it is over, and still whole"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_not_kept() {
+        for sizes in [&[40_000, 40_000, 10], &[10, REPLAY_LIMIT, 10]] {
+            let body = replay(sizes);
+            assert_eq!(read(&body, 3).await, [0, 1, 2]);
+            assert!(!body.is_whole());
+            let RequestBody::Stream(Replay(source)) = &body else {
+                unreachable!()
+            };
+            assert_eq!(lock(source).begin.capacity(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn many_messages_take_their_memory_however_small_they_are() {
+        static SMALL: [usize; 5_000] = [1; 5_000];
+        let body = replay(&SMALL);
+        read(&body, 1_900).await;
+        assert!(body.is_whole());
+        read(&body, 2_100).await;
+        assert!(!body.is_whole());
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_sends_it_again_sends_all_of_it_once_no_other_will_follow() {
+        let body = replay(&[1, 1, 1, 1]);
+        assert_eq!(read(&body, 3).await, [0, 1, 2]);
+        let RequestBody::Stream(replay) = &body else {
+            unreachable!()
+        };
+        let mut reader = replay.reader();
+        let mut next = async || poll_fn(|cx| reader.poll_data(cx)).await.unwrap().unwrap()[0];
+        assert_eq!(next().await, 0);
+        body.commit();
+        assert_eq!([next().await, next().await, next().await], [1, 2, 3]);
+        assert!(!body.is_whole());
+    }
 }

@@ -1,6 +1,7 @@
 //! The outbound stack, all of it, top to bottom.
 
 use super::layers::{AttemptsService, DeadlineService, TimingService};
+use crate::methods::Deadlines;
 
 /// What every outbound call passes:
 ///
@@ -16,7 +17,7 @@ use super::layers::{AttemptsService, DeadlineService, TimingService};
 ///      last, so that the timeout says what is left when the attempt leaves.
 pub type Client = TimingService<DeadlineService<AttemptsService>>;
 
-/// Puts the upper layers on the attempts. `deadline` is that of calls outside of any request.
-pub(super) fn outbound(attempts: AttemptsService, deadline: std::time::Duration) -> Client {
-    TimingService::new(DeadlineService::new(attempts, deadline))
+/// Puts the upper layers on the attempts.
+pub(super) fn outbound(attempts: AttemptsService, deadlines: Deadlines) -> Client {
+    TimingService::new(DeadlineService::new(attempts, deadlines))
 }

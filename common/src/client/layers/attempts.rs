@@ -4,7 +4,8 @@
 //!   before, or the replica says that it did not process the call (gRFC A6: transparent retries).
 //! - What failed through no fault of its own is tried again, on another replica where there is
 //!   one: `UNAVAILABLE`, and `RESOURCE_EXHAUSTED` with a pushback. Only methods that are declared
-//!   idempotent, and only before the first message of a response.
+//!   idempotent, and only before the response has begun. A request stream is sent again only while
+//!   all that was sent of it is small ([`REPLAY_LIMIT`](crate::client::request::REPLAY_LIMIT)).
 //! - A response that is later than usual gets company: a second attempt on another replica, of
 //!   which the first good response wins ("hedging", gRFC A6). Only idempotent unary methods, and
 //!   only where two replicas are up.
@@ -21,10 +22,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::{self, Either};
 use http::{HeaderName, HeaderValue, Request, Response, request};
-use http_body_util::BodyExt;
 use tokio::{
     select,
     task::{JoinSet, yield_now},
@@ -41,11 +40,12 @@ use super::{
 use crate::{
     client::{
         Failure,
-        methods::Method,
         pool::{Backoff, Balance, Replica, ReplicaBody},
         pushback::Pushback,
-        request::RequestBody,
+        request::{Replay, RequestBody},
+        wire::Until,
     },
+    methods::Method,
     metrics,
     protocol::code_name,
 };
@@ -72,6 +72,8 @@ pub struct AttemptsService(Arc<Shared>);
 struct Shared {
     balance: Balance<Replica>,
     methods: HashMap<String, Known>,
+    /// Any other method.
+    undeclared: Known,
     budget: Arc<Budget>,
     calls: Calls,
     /// What keeps the balance in step with the replicas, for as long as calls can be made.
@@ -95,16 +97,16 @@ impl AttemptsService {
         budget: Arc<Budget>,
         tasks: JoinSet<()>,
     ) -> Self {
-        let methods = methods.iter().map(|(path, (declared, usual))| {
-            let known = Known {
-                declared: *declared,
-                latencies: Latencies::new(usual.clone()),
-            };
-            (path.clone(), known)
-        });
+        let known = |declared, usual: &Arc<Usual>| Known {
+            declared,
+            latencies: Latencies::new(usual.clone()),
+        };
+        let methods = methods.iter();
+        let methods = methods.map(|(path, (method, usual))| (path.clone(), known(*method, usual)));
         Self(Arc::new(Shared {
             balance,
             methods: methods.collect(),
+            undeclared: known(Method::default(), &Arc::default()),
             calls: budget.join(),
             budget,
             _tasks: tasks,
@@ -112,11 +114,11 @@ impl AttemptsService {
     }
 }
 
-/// A call whose request is one message.
+/// A call, and what has become of it so far.
 struct Call<'a> {
     method: &'a Known,
     head: request::Parts,
-    message: Bytes,
+    body: RequestBody,
     /// Attempts that were made.
     attempts: u32,
     was_refused: bool,
@@ -127,8 +129,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// The request of the next attempt.
     fn next_request(&mut self) -> Request<RequestBody> {
-        let body = RequestBody::Message(self.message.clone());
-        let mut request = Request::from_parts(self.head.clone(), body);
+        let mut request = Request::from_parts(self.head.clone(), self.body.clone());
         if self.attempts > 0 {
             let before = HeaderValue::from(self.attempts);
             request.headers_mut().insert(PREVIOUS_ATTEMPTS, before);
@@ -136,31 +137,34 @@ impl Call<'_> {
         self.attempts += 1;
         request
     }
+
+    /// Until when an attempt lasts.
+    fn until(&self) -> Until {
+        if self.method.declared.has_one_response {
+            Until::FirstFrame
+        } else {
+            Until::Head
+        }
+    }
 }
 
 impl Shared {
-    /// Makes a call whose request may be a stream, and so can't be sent twice.
-    async fn send_once(&self, request: Request<tonic::body::Body>) -> Outcome {
-        let mut request = request.map(RequestBody::Stream);
-        loop {
-            let replica = self.balance.pick(&[]).await?;
-            match replica.attempt(request).await {
-                Err(Failure::NotSent(unsent)) => request = *unsent,
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Makes a call whose request is one message.
-    async fn send(&self, method: &Known, request: Request<tonic::body::Body>) -> Outcome {
+    async fn send(&self, request: Request<tonic::body::Body>) -> Outcome {
+        let method = self.methods.get(request.uri().path());
+        let method = method.unwrap_or(&self.undeclared);
         let (mut head, body) = request.into_parts();
         head.extensions.clear(); // so that a copy for each attempt is cheap
-        let message = whole(body).await.map_err(Failure::Broken)?;
+        let body = if method.declared.has_one_request {
+            let message = RequestBody::message(body).await;
+            message.map_err(Failure::Request)?
+        } else {
+            RequestBody::Stream(Replay::new(body))
+        };
         self.calls.add();
         let mut call = Call {
             method,
             head,
-            message,
+            body,
             attempts: 0,
             was_refused: false,
             tried: Vec::new(),
@@ -169,6 +173,7 @@ impl Shared {
             let replica = self.balance.pick(&call.tried).await?;
             let outcome = self.attempt(&mut call, &replica).await;
             let Some(next) = next_step(&outcome) else {
+                call.body.commit();
                 return outcome;
             };
             call.tried.push(replica);
@@ -184,12 +189,13 @@ impl Shared {
 
     /// One attempt, with the company of a second where it is late.
     async fn attempt(&self, call: &mut Call<'_>, replica: &Arc<Replica>) -> Outcome {
-        let first = replica.clone().attempt(call.next_request());
+        let first = replica.clone().attempt(call.next_request(), call.until());
         let Known {
             declared,
             latencies,
         } = call.method;
-        let is_hedged = declared.is_idempotent && declared.has_one_response;
+        let is_hedged =
+            declared.is_idempotent && declared.has_one_request && declared.has_one_response;
         if !is_hedged || !self.balance.has_other(replica) {
             return first.await;
         }
@@ -238,7 +244,7 @@ impl Shared {
         metrics::mine(|mine| mine.hedges.add(1));
         call.tried.push(other.clone());
         // Boxed, as it is rare and large.
-        let second = Box::pin(other.attempt(call.next_request()));
+        let second = Box::pin(other.attempt(call.next_request(), call.until()));
         match future::select(first, second).await {
             Either::Left((outcome, second)) if next_step(&outcome).is_some() => second.await,
             Either::Right((outcome, first)) if next_step(&outcome).is_some() => first.await,
@@ -248,6 +254,9 @@ impl Shared {
 
     /// How long to wait before the attempt after one that failed; `None` where there is none.
     fn pause_before(&self, next: &Next, call: &mut Call<'_>) -> Option<Duration> {
+        if !call.body.is_whole() {
+            return None;
+        }
         let status = match next {
             Next::ResendOnce(status) if call.was_refused => status,
             Next::Resend | Next::ResendOnce(_) => {
@@ -314,28 +323,22 @@ fn next_step(outcome: &Outcome) -> Option<Next> {
         Ok(response) => {
             let status = response.body().bare_status(response.headers())?;
             let code = Code::from_bytes(status.get(Status::GRPC_STATUS)?.as_bytes());
-            let may_pass = matches!(code, Code::Unavailable | Code::ResourceExhausted);
-            let status = may_pass.then(|| Status::from_header_map(status));
+            let status = may_pass(code).then(|| Status::from_header_map(status));
             status.flatten().map(Next::Retry)
         }
-        Err(Failure::NotSent(_) | Failure::Unprocessed(_)) => Some(Next::Resend),
+        Err(Failure::Unprocessed(_)) => Some(Next::Resend),
         Err(Failure::Refused(status)) => Some(Next::ResendOnce(status.clone())),
-        Err(Failure::Broken(status)) => Some(Next::Retry(status.clone())),
-        Err(Failure::NoReplica(_)) => None,
+        Err(Failure::Full) => Some(Next::ResendOnce(Failure::Full.into_status())),
+        Err(Failure::Broken(status)) => {
+            may_pass(status.code()).then(|| Next::Retry(status.clone()))
+        }
+        Err(Failure::NoReplica(_) | Failure::Request(_)) => None,
     }
 }
 
-/// All of a body. The message of a call is its only frame, which is not copied.
-async fn whole(mut body: tonic::body::Body) -> Result<Bytes, Status> {
-    let mut whole = Bytes::new();
-    while let Some(frame) = body.frame().await {
-        match frame?.into_data() {
-            Ok(data) if whole.is_empty() => whole = data,
-            Ok(data) => whole = [whole, data].concat().into(),
-            Err(_trailers) => {} // a client has none to send
-        }
-    }
-    Ok(whole)
+/// Whether a call that failed with this code may do well elsewhere or later.
+fn may_pass(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::ResourceExhausted)
 }
 
 impl Service<Request<tonic::body::Body>> for AttemptsService {
@@ -350,10 +353,7 @@ impl Service<Request<tonic::body::Body>> for AttemptsService {
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let this = self.0.clone();
         Box::pin(async move {
-            let outcome = match this.methods.get(request.uri().path()) {
-                Some(method) if method.declared.has_one_request => this.send(method, request).await,
-                _ => this.send_once(request).await,
-            };
+            let outcome = this.send(request).await;
             outcome.map_err(Failure::into_status)
         })
     }
@@ -363,7 +363,11 @@ impl Service<Request<tonic::body::Body>> for AttemptsService {
 mod tests {
     use std::ops::Range;
 
-    use http_body_util::Full;
+    use bytes::Bytes;
+    use futures_util::stream;
+    use h2::Reason;
+    use http_body::Frame;
+    use http_body_util::{BodyExt, Full, StreamBody};
     use tower::ServiceExt;
 
     use super::*;
@@ -378,6 +382,7 @@ mod tests {
 
     const IDEMPOTENT: &str = "/a.Service/Get";
     const ONCE: &str = "/a.Service/Create";
+    const STREAM: &str = "/a.Service/Chat";
 
     /// A client, and replicas with these scripts that are up.
     async fn client<F>(scripts: Vec<F>) -> (AttemptsService, Vec<Seen>)
@@ -395,12 +400,17 @@ mod tests {
             is_idempotent: true,
             has_one_request: true,
             has_one_response: true,
+            deadline: None,
         };
         let once = Method {
             is_idempotent: false,
             ..unary
         };
-        let methods = [(IDEMPOTENT, unary), (ONCE, once)];
+        let stream = Method {
+            is_idempotent: true,
+            ..Method::default()
+        };
+        let methods = [(IDEMPOTENT, unary), (ONCE, once), (STREAM, stream)];
         let methods = methods.map(|(path, method)| (path.to_owned(), (method, Arc::default())));
         let methods = HashMap::from(methods);
         let budget = Arc::new(Budget::new());
@@ -413,8 +423,20 @@ mod tests {
 
     /// Makes a call, and returns its code and how long it took.
     async fn call(client: &AttemptsService, method: &str) -> (Code, Duration) {
+        send(
+            client,
+            method,
+            tonic::body::Body::new(Full::from("message")),
+        )
+        .await
+    }
+
+    async fn send(
+        client: &AttemptsService,
+        method: &str,
+        message: tonic::body::Body,
+    ) -> (Code, Duration) {
         let begin = Instant::now();
-        let message = tonic::body::Body::new(Full::from("message"));
         let request = Request::post(method).body(message).unwrap();
         let code = match client.clone().oneshot(request).await {
             Err(status) => status.code(),
@@ -468,6 +490,71 @@ mod tests {
         assert_eq!(calls(&seen), [3]);
         assert_eq!(call(&client, ONCE).await.0, Code::Unavailable);
         assert_eq!(calls(&seen), [4]);
+    }
+
+    /// A stream of that many messages of 1 KiB.
+    fn messages(count: usize) -> tonic::body::Body {
+        let message = || Ok::<_, Status>(Frame::data(Bytes::from_static(&[0; 1_024])));
+        let messages = stream::iter(std::iter::repeat_with(message).take(count));
+        tonic::body::Body::new(StreamBody::new(messages))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_sent_again_while_all_that_was_sent_of_it_is_small() {
+        let script = |call| match call {
+            0 => Does::ReadAndFail(Code::Unavailable),
+            _ => Does::Respond(FAST),
+        };
+        for (count, code, attempts) in [(3, Code::Ok, 2), (100, Code::Unavailable, 1)] {
+            let (client, seen) = client(vec![script]).await;
+            assert_eq!(send(&client, STREAM, messages(count)).await.0, code);
+            assert_eq!(calls(&seen), [attempts]);
+            assert_eq!(seen[0].received(), attempts * count * 1_024);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_not_declared_is_sent_again_if_it_was_not_processed() {
+        let script = |call| match call {
+            0 => Does::GoAway,
+            _ => Does::Respond(FAST),
+        };
+        let well = |_| Does::Respond(FAST);
+        for _ in 0..10 {
+            let scripts: Vec<Box<dyn Fn(usize) -> Does + Send>> =
+                vec![Box::new(script), Box::new(well)];
+            let (client, _) = client(scripts).await;
+            for _ in 0..3 {
+                let (code, _) = send(&client, "/a.Service/Unknown", messages(1)).await;
+                assert_eq!(code, Code::Ok);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_fails_is_not_sent_and_fails_with_its_own_status() {
+        let (client, seen) = client(vec![|_| Does::Respond(FAST)]).await;
+        for method in [IDEMPOTENT, STREAM, "/a.Service/Unknown"] {
+            let failure = Err::<Frame<Bytes>, _>(Status::out_of_range("too large to encode"));
+            let body = StreamBody::new(stream::iter([failure]));
+            let (code, took) = send(&client, method, tonic::body::Body::new(body)).await;
+            assert_eq!(code, Code::OutOfRange, "{method}");
+            assert_within(0..10, took);
+        }
+        assert_eq!(seen[0].received(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_may_pass_is_tried_again() {
+        for reason in [
+            Reason::CANCEL,
+            Reason::INTERNAL_ERROR,
+            Reason::ENHANCE_YOUR_CALM,
+        ] {
+            let (client, seen) = client(vec![move |_| Does::Reset(reason)]).await;
+            call(&client, IDEMPOTENT).await;
+            assert_eq!(calls(&seen), [1], "{reason}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,6 @@ use std::{
     future::Future,
     pin::Pin,
     task::{self, Poll, ready},
-    time::Duration,
 };
 
 use axum::BoxError;
@@ -19,23 +18,41 @@ use crate::{
     Context, Deadline, RequestId,
     bounded::{Bounded, BoundedBody},
     context,
+    deadline::parse_timeout,
+    methods::Deadlines,
     protocol::Protocol,
 };
 
 /// Makes no call when nothing is left of the deadline, and drops one that outlives it; both are
 /// `DEADLINE_EXCEEDED`.
 ///
-/// A call outside of any request is a request of its own: it gets a fresh id and the default
-/// deadline.
+/// A call has what its method may take, what its caller gives it (`tonic::Request::set_timeout`)
+/// and what is left of its request, whichever is shortest. One outside of any request is a request
+/// of its own, with a fresh id.
 #[derive(Debug, Clone)]
 pub struct DeadlineService<S> {
     inner: S,
-    default: Duration,
+    deadlines: Deadlines,
 }
 
 impl<S> DeadlineService<S> {
-    pub(in crate::client) fn new(inner: S, default: Duration) -> Self {
-        Self { inner, default }
+    pub(in crate::client) fn new(inner: S, deadlines: Deadlines) -> Self {
+        Self { inner, deadlines }
+    }
+
+    /// The context of a call.
+    fn context<B>(&self, request: &Request<B>) -> Context {
+        let longest = self.deadlines.of(request.uri().path());
+        let asked = request.headers().get(Deadline::GRPC_TIMEOUT);
+        let asked = asked.and_then(|timeout| parse_timeout(timeout).ok());
+        let deadline = Deadline::after(asked.map_or(longest, |asked| asked.min(longest)));
+        match context::current() {
+            Some(context) => {
+                let deadline = deadline.min(context.deadline);
+                context.with_deadline(deadline)
+            }
+            None => Context::new(RequestId::fresh(), deadline),
+        }
     }
 }
 
@@ -54,8 +71,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let context = context::current()
-            .unwrap_or_else(|| Context::new(RequestId::fresh(), Deadline::after(self.default)));
+        let context = self.context(&request);
         ResponseFuture {
             call: Bounded::start(context.deadline, || {
                 let call = context.clone().sync_scope(|| self.inner.call(request));
@@ -94,11 +110,12 @@ where
 mod tests {
     use std::{
         convert::Infallible,
-        future::pending,
+        future::{self, pending},
         sync::{
             Arc,
             atomic::{AtomicUsize, Ordering},
         },
+        time::Duration,
     };
 
     use http_body_util::Empty;
@@ -106,31 +123,92 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::client::wire::write_context as write;
+    use crate::{
+        client::{RequestIdNames, wire::write_context as write},
+        methods::{Method, Methods},
+    };
 
     type Answer = Result<Response<Empty<Bytes>>, Status>;
 
     const DEFAULT: Duration = Duration::from_secs(10);
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn context(deadline: Duration) -> Context {
         Context::new("the-request".parse().unwrap(), Deadline::after(deadline))
     }
 
-    /// Calls through the stack with an `inner` in place of the channel.
+    /// Sends a request through the layer with an `inner` in place of the channel.
+    async fn send<S>(inner: S, request: Request<()>) -> Result<(), Code>
+    where
+        S: Service<Request<()>, Response = Response<Empty<Bytes>>, Error = Status>,
+    {
+        let declared = [
+            ("/a.Service/Long", Duration::from_mins(2)),
+            ("/a.Service/Short", SECOND),
+        ];
+        let declared = declared.map(|(path, deadline)| {
+            let method = Method {
+                deadline: Some(deadline),
+                ..Method::default()
+            };
+            (path.to_owned(), method)
+        });
+        let deadlines = Deadlines::new(DEFAULT, &Methods::from(declared));
+        let answer = DeadlineService::new(inner, deadlines)
+            .oneshot(request)
+            .await;
+        answer.map(drop).map_err(|status| status.code())
+    }
+
     async fn call<S>(inner: S) -> Result<(), Code>
     where
         S: Service<Request<()>, Response = Response<Empty<Bytes>>, Error = Status>,
     {
-        let answer = DeadlineService::new(inner, DEFAULT)
-            .oneshot(Request::new(()))
-            .await;
-        answer.map(drop).map_err(|status| status.code())
+        send(inner, Request::new(())).await
+    }
+
+    /// The `grpc-timeout` with which a call of this method leaves.
+    async fn timeout_of(method: &'static str, asked: Option<&'static str>) -> String {
+        let (sent, timeout) = std::sync::mpsc::channel();
+        let inner = service_fn(|mut request: Request<()>| {
+            write(request.headers_mut(), RequestIdNames::Both);
+            let timeout = request.headers()[Deadline::GRPC_TIMEOUT].to_str();
+            sent.send(timeout.unwrap().to_owned()).unwrap();
+            future::ready(Answer::Ok(Response::default()))
+        });
+        let mut request = Request::post(method);
+        if let Some(asked) = asked {
+            request = request.header(Deadline::GRPC_TIMEOUT, asked);
+        }
+        let request = request.body(()).unwrap();
+        assert_eq!(send(inner, request).await, Ok(()));
+        timeout.recv().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_has_the_shortest_of_what_its_method_its_caller_and_its_request_give_it() {
+        const ANY: &str = "/a.Service/Any";
+        const LONG: &str = "/a.Service/Long";
+        const SHORT: &str = "/a.Service/Short";
+        assert_eq!(timeout_of(ANY, None).await, "10000m");
+        assert_eq!(timeout_of(ANY, Some("2S")).await, "2000m");
+        assert_eq!(timeout_of(ANY, Some("1M")).await, "10000m");
+        assert_eq!(timeout_of(LONG, None).await, "120000m");
+        assert_eq!(timeout_of(LONG, Some("1M")).await, "60000m");
+        assert_eq!(timeout_of(SHORT, None).await, "1000m");
+        for (method, left) in [(ANY, "3000m"), (LONG, "3000m"), (SHORT, "1000m")] {
+            let request = context(3 * SECOND).scope(timeout_of(method, None));
+            assert_eq!(request.await, left, "{method}");
+        }
+        // What is part of a stream without a deadline has one all the same.
+        let endless = context(Duration::MAX).scope(timeout_of(ANY, None));
+        assert_eq!(endless.await, "10000m");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_carries_the_id_and_what_is_left_of_the_deadline() {
         let inner = service_fn(async |mut request: Request<()>| -> Answer {
-            write(request.headers_mut());
+            write(request.headers_mut(), RequestIdNames::Both);
             assert_eq!(request.headers()[RequestId::GRPC_METADATA], "the-request");
             assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "2000m");
             Ok(Response::default())
@@ -145,7 +223,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_outside_of_any_request_has_a_fresh_id_and_the_default_deadline() {
         let inner = service_fn(async |mut request: Request<()>| -> Answer {
-            write(request.headers_mut());
+            write(request.headers_mut(), RequestIdNames::Both);
             assert_eq!(request.headers()[RequestId::GRPC_METADATA].len(), 36);
             assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "10000m");
             pending().await

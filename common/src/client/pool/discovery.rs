@@ -20,7 +20,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{balance::Balance, keeper::keep_connected, replica::Replica};
-use crate::client::target::Target;
+use crate::client::{RequestIdNames, target::Target, wire::Head};
 
 /// The shortest pause between two look-ups of a name, however many connections end.
 const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
@@ -51,7 +51,7 @@ pub(in crate::client) struct Names {
 
 #[derive(Debug)]
 struct Name {
-    authority: Authority,
+    head: Head,
     last_look_up: Mutex<Option<LookUp>>,
 }
 
@@ -62,11 +62,14 @@ struct LookUp {
 }
 
 impl Names {
-    pub(in crate::client) fn new(target: &Target) -> Self {
+    pub(in crate::client) fn new(target: &Target, request_id_names: RequestIdNames) -> Self {
         let names = target.authorities().iter().cloned();
         let all: Vec<_> = names
             .map(|authority| Name {
-                authority,
+                head: Head {
+                    authority,
+                    request_id_names,
+                },
                 last_look_up: Mutex::default(),
             })
             .collect();
@@ -80,10 +83,8 @@ impl Names {
     /// Looks a name up, unless a worker has done so within `max_age`. What is known of it is kept
     /// if that fails.
     async fn look_up(&self, index: usize, max_age: Duration) {
-        let Name {
-            authority,
-            last_look_up,
-        } = &self.all[index];
+        let Name { head, last_look_up } = &self.all[index];
+        let authority = &head.authority;
         let mut last = last_look_up.lock().await;
         if last.is_some_and(|last| last.at.elapsed() < max_age) {
             return;
@@ -132,13 +133,12 @@ impl Names {
     }
 
     /// All addresses in the order in which a worker prefers them.
-    fn ring(&self, share: &Share) -> Vec<(SocketAddr, Authority)> {
+    fn ring(&self, share: &Share) -> Vec<(SocketAddr, Head)> {
         let found = self.found.borrow();
         let mut all = BTreeMap::new();
         for (name, addresses) in self.all.iter().zip(&*found) {
             for address in addresses.iter().flatten() {
-                all.entry(*address)
-                    .or_insert_with(|| name.authority.clone());
+                all.entry(*address).or_insert_with(|| name.head.clone());
             }
         }
         let mut ring: Vec<_> = all.into_iter().collect();
@@ -212,11 +212,11 @@ pub(in crate::client) async fn keep(names: Arc<Names>, share: Share, balance: Ba
         let is_unreachable = |address: SocketAddr| balance.is_unreachable(address);
         let wanted = prefix(&ring, share.replicas(), is_unreachable);
         keepers.retain(|address, _| wanted.iter().any(|(wanted, _)| wanted == address));
-        for (address, authority) in wanted {
+        for (address, head) in wanted {
             keepers.entry(*address).or_insert_with(|| {
-                let (authority, balance) = (authority.clone(), balance.clone());
+                let (head, balance) = (head.clone(), balance.clone());
                 let mut keeper = JoinSet::new(); // which ends its task when it is dropped
-                keeper.spawn(keep_connected(*address, authority, balance, ended.clone()));
+                keeper.spawn(keep_connected(*address, head, balance, ended.clone()));
                 keeper
             });
         }
@@ -271,7 +271,7 @@ mod tests {
     /// How many connections 50 replicas get from that many workers of one process.
     fn connections(workers: usize) -> Vec<usize> {
         let target = "service:1".parse().expect("a target");
-        let names = Names::new(&target);
+        let names = Names::new(&target, RequestIdNames::Both);
         let addresses = (0..50).map(address).collect();
         names.found.send_replace(vec![Some(addresses)]);
         let count = watch::Sender::new(0);

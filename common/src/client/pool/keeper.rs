@@ -3,7 +3,6 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::uri::Authority;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
@@ -19,7 +18,7 @@ use super::{
     state::Event,
 };
 use crate::{
-    client::wire::{Closed, Connection},
+    client::wire::{Closed, Connection, Head},
     metrics::CountedReplica,
 };
 
@@ -43,7 +42,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// connection.
 pub(super) async fn keep_connected(
     address: SocketAddr,
-    authority: Authority,
+    head: Head,
     balance: Balance<Replica>,
     ended: watch::Sender<()>,
 ) {
@@ -51,7 +50,7 @@ pub(super) async fn keep_connected(
     let picks = counted.replica.clone();
     let _membership = balance.join(counted);
     let connect = || async {
-        let connection = Connection::open(address, authority.clone()).await?;
+        let connection = Connection::open(address, head.clone()).await?;
         Replica::new(address, connection, picks.clone(), &balance).await
     };
     let report = |change| {
@@ -68,13 +67,13 @@ pub(super) async fn keep_connected(
 pub(in crate::client) async fn keep_io(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     address: SocketAddr,
+    head: Head,
     balance: Balance<Replica>,
 ) {
     let counted = CountedReplica::new(address);
     let picks = counted.replica.clone();
     let _membership = balance.join(counted);
-    let authority = Authority::from_static("in-memory");
-    if let Ok(connection) = Connection::with_io(io, authority).await {
+    if let Ok(connection) = Connection::with_io(io, head).await {
         let replica = Arc::new(Replica::unasked(address, connection, picks, &balance));
         balance.connected(address, replica.clone());
         replica.ended().await;

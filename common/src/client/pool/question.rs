@@ -57,7 +57,9 @@ pub(super) enum Reply {
 /// Asks a replica whether it serves.
 pub(super) async fn ask(connection: &Connection) -> Reply {
     let mut health = HealthClient::new(service_fn(async |request: http::Request<_>| {
-        let response = connection.exchange(request.map(RequestBody::Stream)).await;
+        let (head, body) = request.into_parts();
+        let request = http::Request::from_parts(head, RequestBody::message(body).await?);
+        let response = connection.exchange(request).await;
         response.map_err(Failure::into_status)
     }));
     let context = Context::new(RequestId::fresh(), Deadline::after(DEAD_AFTER));
@@ -160,10 +162,11 @@ mod tests {
     use std::thread;
 
     use h2::server;
-    use http::{Response, uri::Authority};
+    use http::Response;
     use tokio::{net::TcpListener, runtime};
 
     use super::*;
+    use crate::client::{RequestIdNames, wire::Head};
 
     /// Listens on a thread of its own, and responds `UNIMPLEMENTED` to everything.
     fn listen() -> std::net::SocketAddr {
@@ -187,8 +190,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_was_stuck_itself_does_not_take_the_replica_for_dead() {
-        let authority = Authority::from_static("test");
-        let connection = Connection::open(listen(), authority).await.unwrap();
+        let head = Head::in_memory(RequestIdNames::Both);
+        let connection = Connection::open(listen(), head).await.unwrap();
         assert_eq!(ask(&connection).await, Reply::Present);
         for _ in 0..3 {
             let question = ask(&connection);

@@ -30,7 +30,7 @@ use crate::{
         Failure,
         pushback::Pushback,
         request::RequestBody,
-        wire::{Closed, Connection, ResponseBody},
+        wire::{Closed, Connection, ResponseBody, Until},
     },
     metrics,
 };
@@ -104,6 +104,7 @@ impl Replica {
     pub(in crate::client) async fn attempt(
         self: Arc<Self>,
         request: Request<RequestBody>,
+        until: Until,
     ) -> Result<Response<ReplicaBody>, Failure> {
         self.counted.picks.add(1);
         let mut call = Call {
@@ -112,7 +113,7 @@ impl Replica {
             is_timed: false,
             is_judged: false,
         };
-        match call.replica.connection.attempt(request).await {
+        match call.replica.connection.attempt(request, until).await {
             Ok(response) => {
                 match response.body().bare_status(response.headers()) {
                     Some(status) => call.ended(status),
@@ -187,7 +188,7 @@ struct Call {
 }
 
 impl Call {
-    /// The first message of the response is there.
+    /// The response has begun.
     fn responded(&mut self) {
         self.is_timed = true;
         self.replica.cost.responded(self.begin.elapsed());
@@ -227,7 +228,7 @@ impl Call {
     fn failed(&mut self, failure: &Failure) {
         let replica = &self.replica;
         match failure {
-            Failure::NotSent(_) | Failure::Unprocessed(_) => {
+            Failure::Unprocessed(_) => {
                 // At once, or the next attempt would pick it again.
                 if let Some(balance) = replica.balance.upgrade() {
                     balance.close(replica.address, replica);
@@ -236,6 +237,8 @@ impl Call {
             }
             // Its keeper knows of the end of its connection.
             Failure::Broken(_) if replica.connection.is_closed() => self.is_timed = true,
+            // These are not its fault.
+            Failure::Full | Failure::Request(_) => self.is_timed = true,
             Failure::Broken(_) | Failure::Refused(_) | Failure::NoReplica(_) => {
                 replica.failed();
                 self.took_at_least();

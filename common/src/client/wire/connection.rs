@@ -15,7 +15,6 @@ use h2::{
     Ping, PingPong,
     client::{self, SendRequest},
 };
-use http::uri::Authority;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -26,7 +25,10 @@ use tokio::{
 };
 use tokio_util::io::InspectReader;
 
-use super::signs::{Closed, Counts, Signs};
+use super::{
+    head::Head,
+    signs::{Closed, Counts, Signs},
+};
 use crate::lock::lock;
 
 /// The time limit of opening a TCP connection.
@@ -53,10 +55,15 @@ const STREAM_WINDOW: u32 = 256 * 1_024;
 /// their connection. What is buffered is bounded by the windows of the streams.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
+/// Memory for the frames of responses that wait to be read, beside what is in them, in bytes
+/// (RUSTSEC-2026-0258). The smallest messages that fill the window of a stream take 13 MB, so 20
+/// responses that nobody reads at all break no connection, and with it the calls of others.
+const DATA_FRAME_BUDGET: usize = 256 * 1_024 * 1_024;
+
 /// An open connection to a replica. It closes when this is dropped and its calls are over.
 #[derive(Debug)]
 pub(in crate::client) struct Connection {
-    pub(super) authority: Authority,
+    pub(super) head: Head,
     sender: Arc<Mutex<SendRequest<Bytes>>>,
     pub(super) signs: Arc<Signs>,
     driver: AbortHandle,
@@ -64,10 +71,7 @@ pub(in crate::client) struct Connection {
 
 impl Connection {
     /// Opens a connection. Whether anybody listens at its other end is not known then.
-    pub(in crate::client) async fn open(
-        address: SocketAddr,
-        authority: Authority,
-    ) -> io::Result<Self> {
+    pub(in crate::client) async fn open(address: SocketAddr, head: Head) -> io::Result<Self> {
         let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
         let options = SockRef::from(&socket);
@@ -76,13 +80,13 @@ impl Connection {
             .with_time(TCP_KEEPALIVE_IDLE)
             .with_interval(TCP_KEEPALIVE_INTERVAL);
         options.set_tcp_keepalive(&keepalive)?;
-        Self::with_io(socket, authority).await
+        Self::with_io(socket, head).await
     }
 
     /// The same over a connection that is open already.
     pub(in crate::client) async fn with_io(
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        authority: Authority,
+        head: Head,
     ) -> io::Result<Self> {
         let signs = Arc::new(Signs::default());
         let io = {
@@ -93,6 +97,7 @@ impl Connection {
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .data_frame_budget(DATA_FRAME_BUDGET)
             .handshake(io)
             .await
             .map_err(io::Error::other)?;
@@ -113,7 +118,7 @@ impl Connection {
             }
         });
         Ok(Self {
-            authority,
+            head,
             sender,
             signs,
             driver: driver.abort_handle(),
@@ -150,8 +155,12 @@ impl Connection {
 
     /// Whether the peer takes one more stream now; if not, one more call waits for its turn.
     pub(in crate::client) fn has_free_stream(&self) -> bool {
-        let most = lock(&self.sender).current_max_send_streams();
-        usize::try_from(self.in_flight()).is_ok_and(|in_flight| in_flight < most)
+        usize::try_from(self.in_flight()).is_ok_and(|in_flight| in_flight < self.max_streams())
+    }
+
+    /// How many streams the peer takes at once.
+    pub(super) fn max_streams(&self) -> usize {
+        lock(&self.sender).current_max_send_streams()
     }
 
     pub(super) fn sender(&self) -> SendRequest<Bytes> {

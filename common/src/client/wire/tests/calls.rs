@@ -1,0 +1,327 @@
+//! Calls whose request is one message.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::client::wire::{Closed, attempt::MAX_WAITING};
+
+#[tokio::test]
+async fn an_attempt_is_in_flight_until_its_response_is_dropped() {
+    let connection = connection(async |mut streams| {
+        respond(next(&mut streams).await);
+        drive(streams).await;
+    })
+    .await;
+    let response = connection
+        .attempt(request(), Until::FirstFrame)
+        .await
+        .unwrap();
+    assert_eq!(connection.in_flight(), 1);
+    let counts = connection.counts();
+    assert_eq!((counts.begun, counts.settled), (1, 1));
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers().unwrap()[Status::GRPC_STATUS], "0");
+    assert_eq!(body.to_bytes(), "data");
+    assert_eq!(connection.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn after_goaway_no_call_leaves_and_those_in_flight_run_to_their_end() {
+    let connection = connection(async |mut streams| {
+        let first = next(&mut streams).await;
+        streams.graceful_shutdown();
+        let wait = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            respond(first);
+            pending::<()>().await;
+        };
+        tokio::select! { () = drive(streams) => {}, () = wait => {} }
+    })
+    .await;
+    let connection = Arc::new(connection);
+    let first = tokio::spawn({
+        let connection = connection.clone();
+        async move { connection.attempt(request(), Until::FirstFrame).await }
+    });
+    let closed = timeout(PATIENCE, connection.closed()).await;
+    assert_eq!(closed, Ok(Closed::GoingAway));
+    assert!(!first.is_finished());
+    let second = connection
+        .attempt(request(), Until::FirstFrame)
+        .await
+        .unwrap_err();
+    assert!(matches!(second, Failure::Unprocessed(_)), "{second:?}");
+    let first = first.await.unwrap().unwrap();
+    assert_eq!(
+        first.into_body().collect().await.unwrap().to_bytes(),
+        "data"
+    );
+}
+
+/// Reads frames up to one of this type (RFC 9113, 6).
+async fn read_up_to(io: &mut tokio::io::DuplexStream, kind: u8) {
+    loop {
+        let mut head = [0; 9];
+        io.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        io.read_exact(&mut payload).await.unwrap();
+        if head[3] == kind {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_above_the_last_stream_of_goaway_was_not_processed() {
+    const HEADERS: u8 = 1;
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // Its last stream is 0, and it is no error.
+    const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let (ours, mut theirs) = duplex(64 * 1_024);
+    tokio::spawn(async move {
+        theirs.write_all(&SETTINGS).await.unwrap();
+        theirs.read_exact(&mut [0; 24]).await.unwrap();
+        read_up_to(&mut theirs, HEADERS).await;
+        theirs.write_all(&GOAWAY).await.unwrap();
+        pending::<()>().await;
+    });
+    let head = Head::in_memory(RequestIdNames::Both);
+    let connection = Connection::with_io(ours, head).await.unwrap();
+    let failure = connection
+        .attempt(request(), Until::FirstFrame)
+        .await
+        .unwrap_err();
+    assert!(matches!(failure, Failure::Unprocessed(_)), "{failure:?}");
+    assert_eq!(failure.into_status().code(), Code::Unavailable);
+    assert_eq!(connection.closed().await, Closed::GoingAway);
+}
+
+#[tokio::test]
+async fn what_a_reset_says_is_after_grpcs_table() {
+    const TABLE: [(Reason, Code); 12] = [
+        (Reason::NO_ERROR, Code::Internal),
+        (Reason::PROTOCOL_ERROR, Code::Internal),
+        (Reason::INTERNAL_ERROR, Code::Internal),
+        (Reason::FLOW_CONTROL_ERROR, Code::Internal),
+        (Reason::SETTINGS_TIMEOUT, Code::Internal),
+        (Reason::FRAME_SIZE_ERROR, Code::Internal),
+        (Reason::REFUSED_STREAM, Code::Unavailable),
+        (Reason::CANCEL, Code::Cancelled),
+        (Reason::COMPRESSION_ERROR, Code::Internal),
+        (Reason::CONNECT_ERROR, Code::Internal),
+        (Reason::ENHANCE_YOUR_CALM, Code::ResourceExhausted),
+        (Reason::INADEQUATE_SECURITY, Code::PermissionDenied),
+    ];
+    let connection = connection(async |mut streams| {
+        for (reason, _) in TABLE {
+            next(&mut streams).await.1.send_reset(reason);
+        }
+        drive(streams).await;
+    })
+    .await;
+    for (reason, code) in TABLE {
+        let failure = connection.attempt(request(), Until::FirstFrame).await;
+        let failure = failure.unwrap_err();
+        let is_unprocessed = matches!(failure, Failure::Refused(_));
+        assert_eq!(is_unprocessed, reason == Reason::REFUSED_STREAM, "{reason}");
+        assert_eq!(failure.into_status().code(), code, "{reason}");
+    }
+    assert!(!connection.is_closed());
+}
+
+#[tokio::test]
+async fn a_call_that_goaway_leaves_open_may_have_been_processed_when_the_connection_ends() {
+    for reason in [Reason::NO_ERROR, Reason::ENHANCE_YOUR_CALM] {
+        let connection = connection(async move |mut streams| {
+            let _stream = next(&mut streams).await;
+            if reason == Reason::NO_ERROR {
+                streams.graceful_shutdown();
+            } else {
+                streams.abrupt_shutdown(reason);
+            }
+            let _ = timeout(Duration::from_millis(50), drive(streams)).await;
+        })
+        .await;
+        let failure = connection.attempt(request(), Until::FirstFrame).await;
+        let failure = failure.unwrap_err();
+        assert!(
+            matches!(failure, Failure::Broken(_)),
+            "{reason}: {failure:?}"
+        );
+        assert_eq!(failure.into_status().code(), Code::Unavailable);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_fails_its_calls_and_is_lost() {
+    let connection = connection(async |mut streams| {
+        let _stream = next(&mut streams).await;
+    })
+    .await;
+    let failure = connection
+        .attempt(request(), Until::FirstFrame)
+        .await
+        .unwrap_err();
+    assert!(matches!(failure, Failure::Broken(_)), "{failure:?}");
+    assert!(connection.is_closed());
+    assert_eq!(connection.closed().await, Closed::Lost);
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_given_up_is_reset() {
+    let (reset, was_reset) = tokio::sync::oneshot::channel();
+    let connection = connection(async |mut streams| {
+        let (_request, mut response) = next(&mut streams).await;
+        let reason = std::future::poll_fn(|cx| response.poll_reset(cx));
+        tokio::select! {
+            reason = reason => drop(reset.send(reason.unwrap())),
+            () = drive(streams) => {}
+        }
+    })
+    .await;
+    let attempt = timeout(
+        Duration::from_millis(50),
+        connection.attempt(request(), Until::FirstFrame),
+    );
+    assert!(attempt.await.is_err());
+    assert_eq!(was_reset.await.unwrap(), Reason::CANCEL);
+    let counts = connection.counts();
+    assert_eq!((counts.begun, counts.settled), (1, 1));
+    assert_eq!(connection.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_can_t_be_sent_is_the_callers_fault() {
+    let connection = connection(drive).await;
+    let mut request = request();
+    let forbidden = HeaderValue::from_static("close");
+    request.headers_mut().insert("connection", forbidden);
+    let failure = connection.attempt(request, Until::FirstFrame).await;
+    let failure = failure.unwrap_err();
+    assert!(matches!(failure, Failure::Request(_)), "{failure:?}");
+    assert_eq!(failure.into_status().code(), Code::Internal);
+}
+
+#[tokio::test]
+async fn calls_wait_for_a_stream_up_to_a_bound() {
+    let (ours, theirs) = duplex(64 * 1_024);
+    tokio::spawn(async move {
+        let mut one = server::Builder::new();
+        let streams = one.max_concurrent_streams(1).handshake(theirs).await;
+        let mut streams: Streams = streams.unwrap();
+        let mut held = Vec::new();
+        while let Some(Ok(stream)) = streams.accept().await {
+            held.push(stream);
+        }
+    });
+    let head = Head::in_memory(RequestIdNames::Both);
+    let connection = Arc::new(Connection::with_io(ours, head).await.unwrap());
+    // The settings of the other end come with its first bytes.
+    let begin = || {
+        let connection = connection.clone();
+        tokio::spawn(async move { connection.attempt(request(), Until::Head).await })
+    };
+    let first = begin();
+    while connection.max_streams() > 1 {
+        tokio::task::yield_now().await;
+    }
+    let waiting: Vec<_> = (0..MAX_WAITING).map(|_| begin()).collect();
+    let too_many = timeout(PATIENCE, begin()).await.expect("at once");
+    let too_many = too_many.unwrap().unwrap_err();
+    assert!(matches!(too_many, Failure::Full), "{too_many:?}");
+    assert_eq!(too_many.into_status().code(), Code::Unavailable);
+    for call in waiting.iter().chain([&first]) {
+        assert!(!call.is_finished());
+        call.abort();
+    }
+}
+
+#[tokio::test]
+async fn small_frames_that_nobody_reads_break_no_connection() {
+    let connection = connection(async |mut streams| {
+        let (_, mut response) = next(&mut streams).await;
+        let mut unread = response.send_response(Response::new(()), false).unwrap();
+        for _ in 0..20_000 {
+            // An empty message of gRPC.
+            unread
+                .send_data(Bytes::from_static(&[0; 5]), false)
+                .unwrap();
+        }
+        loop {
+            respond(next(&mut streams).await);
+        }
+    })
+    .await;
+    let unread = connection.attempt(request(), Until::Head).await.unwrap();
+    for _ in 0..100 {
+        let other = connection.attempt(request(), Until::FirstFrame).await;
+        let other = other.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(other.to_bytes(), "data");
+    }
+    let mut unread = unread.into_body();
+    for _ in 0..20_000 {
+        let frame = unread.frame().await.unwrap().unwrap();
+        assert_eq!(frame.data_ref().unwrap().len(), 5);
+    }
+}
+
+#[tokio::test]
+async fn responses_that_nobody_reads_do_not_stop_the_others() {
+    let connection = connection(async |mut streams| {
+        let mut unread = Vec::new();
+        for _ in 0..100 {
+            let (_, mut response) = next(&mut streams).await;
+            let mut body = response.send_response(Response::new(()), false).unwrap();
+            // More than the window of a stream.
+            body.send_data(Bytes::from(vec![0; 1_024 * 1_024]), false)
+                .unwrap();
+            unread.push(body);
+        }
+        respond(next(&mut streams).await);
+        drive(streams).await;
+    })
+    .await;
+    let mut unread = Vec::new();
+    for _ in 0..100 {
+        unread.push(
+            connection
+                .attempt(request(), Until::FirstFrame)
+                .await
+                .unwrap(),
+        );
+    }
+    let response = timeout(PATIENCE, connection.attempt(request(), Until::FirstFrame)).await;
+    assert!(response.expect("in time").is_ok());
+}
+
+#[tokio::test]
+async fn a_connection_closes_when_it_is_dropped_and_its_calls_are_over() {
+    let ends = Arc::new(AtomicUsize::new(0));
+    let connection = connection({
+        let ends = ends.clone();
+        async move |mut streams| {
+            let stream = next(&mut streams).await;
+            respond(stream);
+            drive(streams).await;
+            ends.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+    .await;
+    let response = connection
+        .attempt(request(), Until::FirstFrame)
+        .await
+        .unwrap();
+    drop(connection);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(ends.load(Ordering::Relaxed), 0, "a response is unread");
+    response.into_body().collect().await.unwrap();
+    let end = async {
+        while ends.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, end).await.expect("it is closed");
+}

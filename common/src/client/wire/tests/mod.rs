@@ -1,0 +1,60 @@
+//! One connection and its calls, over a duplex, against a peer of `h2`.
+
+mod calls;
+mod streams;
+
+use std::{
+    future::{Future, pending},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, server};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use tokio::{io::duplex, time::timeout};
+use tonic::{Code, Status};
+
+use super::{Connection, Head, Until};
+use crate::client::{RequestIdNames, failure::Failure, request::RequestBody};
+
+type Streams = server::Connection<tokio::io::DuplexStream, Bytes>;
+type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection whose other end does what `serve` says.
+async fn connection<F>(serve: impl FnOnce(Streams) -> F + Send + 'static) -> Connection
+where
+    F: Future<Output = ()> + Send,
+{
+    let (ours, theirs) = duplex(64 * 1_024);
+    tokio::spawn(async move {
+        serve(server::handshake(theirs).await.expect("it speaks HTTP/2")).await;
+    });
+    Connection::with_io(ours, Head::in_memory(RequestIdNames::Both))
+        .await
+        .unwrap()
+}
+
+fn request() -> Request<RequestBody> {
+    let message = RequestBody::Message(Bytes::from_static(b"message"));
+    Request::post("/a.Service/Method").body(message).unwrap()
+}
+
+async fn next(streams: &mut Streams) -> Stream {
+    streams.accept().await.expect("a call").expect("a stream")
+}
+
+/// Responds with a head, one frame of data and the status OK.
+fn respond(mut stream: Stream) {
+    let mut body = stream.1.send_response(Response::new(()), false).unwrap();
+    body.send_data(Bytes::from_static(b"data"), false).unwrap();
+    let status = HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from(0))]);
+    body.send_trailers(status).unwrap();
+}
+
+async fn drive(mut streams: Streams) {
+    while let Some(Ok(_)) = streams.accept().await {}
+}
