@@ -156,7 +156,7 @@ class AsClient(unittest.TestCase):
                 process_name(ProcessNameRequest(name="x" * 1025), metadata=[("request_id", "refused")])
             self.assertEqual(refusal.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
             self.assertIn("1024 bytes", refusal.exception.details())
-            self.assertEqual(dict(refusal.exception.initial_metadata())["request_id"], "refused")
+            self.assertEqual(dict(refusal.exception.trailing_metadata())["request_id"], "refused")
 
             with self.assertRaises(grpc.RpcError) as unknown:
                 channel.unary_unary("/app.grpc.Service1/Nope")(b"")

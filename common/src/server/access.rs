@@ -221,6 +221,19 @@ impl AccessLine {
     }
 }
 
+/// Whether a failure with this code is that of the service and not of its caller.
+fn is_ours(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
 impl Drop for AccessLine {
     fn drop(&mut self) {
         let path = self.path.as_ref().map_or("*", PathAndQuery::as_str);
@@ -270,12 +283,13 @@ impl Drop for AccessLine {
                 )
             };
         }
+        let stopped = self.end == End::Dropped && worker::is_stopping();
         match grpc_code {
             Some(Code::Ok) => write_at!(debug),
             _ if self.quiet => write_at!(debug),
-            Some(_) => write_at!(warn),
-            None if self.end == End::Cut => write_at!(warn),
-            None => write_at!(info),
+            _ if self.end == End::Cut => write_at!(warn),
+            Some(code) if stopped || is_ours(code) => write_at!(warn),
+            _ => write_at!(info),
         }
     }
 }

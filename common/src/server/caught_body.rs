@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Code;
 
+use super::message_limit;
 use crate::{body::DroppableBody, protocol::Protocol};
 
 /// The handler panicked in the middle of its answer.
@@ -54,7 +55,9 @@ where
         let mut this = self.project();
         let body = this.body.as_mut();
         if let Ok(poll) = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) {
-            return poll.map(|frame| frame.map(|frame| frame.map_err(Into::into)));
+            return poll.map(|frame| {
+                frame.map(|frame| frame.map(message_limit::corrected).map_err(Into::into))
+            });
         }
         // The panic hook has logged it, with the location.
         this.body.drop_body();

@@ -21,9 +21,18 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// connection can't fill the limit of requests in flight.
 const MAX_CONCURRENT_STREAMS: u32 = 512;
 
-/// The head of a request over HTTP/2, in bytes, as nginx and most others have it; a longer one
-/// is answered with 431.
-const MAX_HEADER_LIST_SIZE: u32 = 16 * 1_024;
+/// The head of a request that is read over HTTP/2, in bytes. One over
+/// [`HEAD_LIMIT`](super::head_limit::HEAD_LIMIT) is refused by the stack; one over this is answered
+/// with 431 by hyper, without an id or a line.
+const MAX_HEADER_LIST_SIZE: u32 = 64 * 1_024;
+
+/// Bytes that a request may send before its handler reads them.
+const STREAM_WINDOW: u32 = 64 * 1_024;
+
+/// Room for all streams of a connection: requests that no handler reads must not stop the others.
+/// Half of it is the memory for small frames that wait to be read (RUSTSEC-2026-0258), which h2
+/// derives from it, as hyper has no setting.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_CONCURRENT_STREAMS;
 
 /// Streams that a client opened and reset before they were served; more is an attack
 /// (CVE-2023-44487, "rapid reset"). A peer whose calls all reach their deadline at once is none,
@@ -75,6 +84,8 @@ pub(super) fn builder(deadline: Duration) -> auto::Builder<Streams> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST_SIZE)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_pending_accept_reset_streams(MAX_PENDING_ACCEPT_RESET_STREAMS)
         .max_local_error_reset_streams(MAX_LOCAL_ERROR_RESET_STREAMS)
         .max_send_buf_size(MAX_SEND_BUFFER)

@@ -85,6 +85,13 @@ where
                     "the request's id is not usable; it has this fresh one instead"
                 );
             }
+            if protocol == Protocol::Grpc && has_two_ids(request.headers()) {
+                warn!(
+                    action = "request_id",
+                    status = "ambiguous",
+                    "the request has another id in x-request-id; it goes by its request_id"
+                );
+            }
             if let Err(reason) = timeout {
                 warn!(
                     action = "grpc_timeout",
@@ -119,6 +126,13 @@ fn request_id_of(
         (Some(_), Some(_)) => Err(InvalidRequestId::Repeated),
         (None, _) => Ok(None),
     }
+}
+
+/// Whether a call has different ids under the two names of gRPC.
+fn has_two_ids(headers: &HeaderMap) -> bool {
+    let id = headers.get(RequestId::GRPC_METADATA);
+    let other = headers.get(RequestId::HTTP_HEADER);
+    id.zip(other).is_some_and(|(id, other)| id != other)
 }
 
 /// The time that the client of a request leaves for it, if it says so.
@@ -227,6 +241,15 @@ mod tests {
         assert_eq!(id(Protocol::Http, &both), Ok(Some("http".into())));
         assert_eq!(id(Protocol::Grpc, &both[..1]), Ok(Some("http".into())));
         assert_eq!(id(Protocol::Http, &both[1..]), Ok(None));
+    }
+
+    #[test]
+    fn ids_that_differ_are_noticed() {
+        let both = [("x-request-id", "one"), ("request_id", "two")];
+        assert!(has_two_ids(&headers(&both)));
+        assert!(!has_two_ids(&headers(&both[..1])));
+        let same = [("x-request-id", "one"), ("request_id", "one")];
+        assert!(!has_two_ids(&headers(&same)));
     }
 
     #[test]

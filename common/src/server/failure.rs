@@ -2,8 +2,7 @@
 
 use std::{
     any::Any,
-    convert::Infallible,
-    future::{self, Future},
+    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -14,18 +13,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, stream};
+use futures_util::FutureExt;
 use http::{
     Request, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
-use http_body::Frame;
-use http_body_util::{BodyExt, Either, StreamBody};
-use tonic::Status;
+use http_body_util::{BodyExt, Either};
 use tower::{Layer, Service};
 use tracing::error;
 
-use super::{BODY_LIMIT, access::Quiet, caught_body::CaughtBody, shed::Overloaded};
+use super::{
+    BODY_LIMIT, access::Quiet, caught_body::CaughtBody, head_limit::HeadTooLarge, message_limit,
+    shed::Overloaded,
+};
 use crate::{Problem, context, deadline::DeadlineExceeded, protocol::Protocol};
 
 /// The longest text of a failure that is passed on as `detail`, in bytes.
@@ -43,6 +43,12 @@ fn problem_of(error: &BoxError) -> Problem {
     }
     if error.is::<Overloaded>() {
         return Problem::overloaded();
+    }
+    if let Some(error) = error.downcast_ref::<HeadTooLarge>() {
+        return Problem::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            error.to_string(),
+        );
     }
     error!(action = "request", status = "failure", %error, "a layer failed");
     Problem::internal()
@@ -115,18 +121,20 @@ where
                 is_quiet = overloaded.is_some_and(|overloaded| !overloaded.is_told);
                 problem_of(&error).into_response()
             }
-            Ok(response) => match verdict(&response, *this.protocol) {
+            Ok(mut response) => match verdict(&response, *this.protocol) {
                 Verdict::Fine => {
+                    message_limit::correct(response.headers_mut());
                     let caught = |body| Either::Left(CaughtBody::new(body, *this.protocol));
                     return Poll::Ready(Ok(response.map(caught)));
                 }
                 Verdict::Problem(problem) => problem.into_response(),
                 Verdict::Bare => with_problem(response),
-                Verdict::GrpcStatus => with_initial_metadata(response.map(drop)),
             },
         };
+        // A status is one block of headers ("trailers-only"): a client retries no call whose
+        // response has headers of its own (gRFC A6).
         let mut failure = match (this.protocol, failure.extensions().get::<Problem>()) {
-            (Protocol::Grpc, Some(problem)) => with_initial_metadata(problem.to_grpc().into_http()),
+            (Protocol::Grpc, Some(problem)) => problem.to_grpc().into_http(),
             _ => failure,
         };
         if is_quiet {
@@ -144,8 +152,6 @@ enum Verdict {
     Problem(Problem),
     /// It is a failure without a document, so it gets one.
     Bare,
-    /// It is a gRPC status and nothing else.
-    GrpcStatus,
 }
 
 fn verdict<R>(response: &http::Response<R>, protocol: Protocol) -> Verdict {
@@ -155,9 +161,6 @@ fn verdict<R>(response: &http::Response<R>, protocol: Protocol) -> Verdict {
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "This port speaks gRPC; call it with a gRPC client.",
         ));
-    }
-    if response.headers().contains_key(Status::GRPC_STATUS) {
-        return Verdict::GrpcStatus;
     }
     if !status.is_client_error() && !status.is_server_error() {
         return Verdict::Fine;
@@ -188,21 +191,6 @@ where
     parts.headers.extend(problem.headers);
     parts.extensions.extend(problem.extensions);
     Response::from_parts(parts, document)
-}
-
-/// tonic sends a status without a message as one block of headers ("trailers-only"), which
-/// clients take for trailing metadata. Sent in two blocks, the id is in the initial metadata of
-/// a failure too.
-fn with_initial_metadata(response: http::Response<()>) -> Response {
-    let (mut parts, ()) = response.into_parts();
-    let mut trailers = std::mem::take(&mut parts.headers);
-    if let Some(media_type) = trailers.remove(CONTENT_TYPE) {
-        parts.headers.insert(CONTENT_TYPE, media_type);
-    }
-    let body = stream::once(future::ready(Ok::<_, Infallible>(Frame::trailers(
-        trailers,
-    ))));
-    Response::from_parts(parts, Body::new(StreamBody::new(body)))
 }
 
 /// Whether an error response has no document of its own: axum's and tower-http's have a plain

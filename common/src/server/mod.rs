@@ -22,11 +22,14 @@ mod context;
 mod deadline;
 mod failure;
 mod grpc;
+mod head_limit;
 mod health;
 mod linger;
+mod message_limit;
 pub(crate) mod probe;
 mod query;
 mod readiness;
+mod reset;
 mod route;
 mod run;
 mod shed;
@@ -134,14 +137,16 @@ where
         .layer(FailureLayer)
         //    ... and panics as failures; one request fails, the worker lives.
         .layer(CatchPanicLayer::custom(failure::panicked))
-        // 5. The limit of requests in flight: it answers at once, and so stands above all that
-        //    waits.
+        // 5. The limits of a head and of the requests in flight: they answer at once, and so stand
+        //    above all that waits.
+        .filter(head_limit::check)
         .layer(shed)
         // 6. The deadline, enforced: below what turns it into an answer, above all that waits.
         .layer(DeadlineLayer)
         // 7. The body limit: next to those who read the body. What they leave of it is read
         //    above the limit, or an early answer may not reach the client.
         .layer(LingerLayer)
+        .map_request(reset::made_visible)
         .layer(RequestBodyLimitLayer::new(BODY_LIMIT))
         // 8. The handlers.
         .service(router)

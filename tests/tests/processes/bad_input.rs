@@ -86,7 +86,7 @@ fn a_name_over_the_limit_is_refused_on_all_faces_with_the_limit() {
     );
     let access = service1.access_line("too-long");
     assert_eq!(access.text("grpc_code"), "INVALID_ARGUMENT");
-    assert_eq!(access.number("level"), Some(40.0));
+    assert_eq!(access.number("level"), Some(30.0));
     // Far over the limit, and still an answer of ours.
     for length in [10_000, 60_000] {
         let path = format!("/api/v1/say-hello?name={}", "a".repeat(length));
@@ -272,4 +272,16 @@ fn what_is_no_http_at_all_does_no_harm() {
     }
     let answer = grpc::request(service2.http(), Method::GET, "/healthz", &[], Vec::new());
     assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn headers_over_the_limit_are_refused_as_their_client_understands_it() {
+    let service1 = Process::start("service1", &[]);
+    let large = vec![b'a'; 17_000];
+    let headers: [(&str, &[u8]); 2] = [("request_id", b"too-large"), ("x-large", &large)];
+    let answer = grpc::process_name(service1.grpc(), "test", &headers);
+    assert_eq!((answer.code(), answer.id()), (8, "too-large"));
+    assert!(answer.trailers.is_empty(), "one block of headers");
+    let access = service1.access_line("too-large");
+    assert_eq!(access.text("grpc_code"), "RESOURCE_EXHAUSTED");
 }

@@ -70,7 +70,7 @@ fn what_is_more_than_the_limit_is_refused_at_once_and_told_once() {
 
     let answer = grpc::process_name(fixture.grpc(), "test", &[("request_id", b"refused")]);
     assert_eq!((answer.code(), answer.id()), (8, "refused"));
-    assert_eq!(answer.trailers["grpc-retry-pushback-ms"], "1000");
+    assert_eq!(answer.headers["grpc-retry-pushback-ms"], "1000");
     assert!(
         fixture.log_of("refused").is_empty(),
         "one line a second is enough"
