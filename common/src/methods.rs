@@ -137,6 +137,11 @@ impl Deadlines {
         let declared = self.declared.iter().find(|(method, _)| method == path);
         declared.map_or(self.default, |(_, deadline)| *deadline)
     }
+
+    /// Whether calls of the method with this path may take longer than others.
+    pub(crate) fn is_long_lived(&self, path: &str) -> bool {
+        self.of(path) > self.default
+    }
 }
 
 /// As much of google/protobuf/descriptor.proto as is read here.
@@ -246,6 +251,8 @@ mod tests {
         assert_eq!(deadlines.of("/a.S/Watch"), Duration::MAX);
         assert_eq!(deadlines.of("/a.S/Long"), Duration::from_mins(2));
         assert_eq!(deadlines.of("/not.Declared/Method"), DEFAULT);
+        assert!(deadlines.is_long_lived("/a.S/Watch") && deadlines.is_long_lived("/a.S/Long"));
+        assert!(!deadlines.is_long_lived("/a.S/Unary"));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! One connection: HTTP/1.1 or HTTP/2, whichever the client speaks, within limits.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
-use hyper::rt::Executor;
+use http::Request;
+use hyper::{body::Incoming, rt::Executor};
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 
-use crate::{Deadline, bounded::Bounded};
+use crate::{Deadline, bounded::Bounded, methods::Deadlines};
 
 /// How long a client may take for the head of a request, and, over HTTP/1.1, how long a
 /// connection may idle between two.
@@ -50,31 +51,63 @@ const STALLED_STREAM_GRACE: Duration = Duration::from_millis(500);
 /// Bytes that a stream may have waiting for a slow reader.
 const MAX_SEND_BUFFER: usize = 64 * 1_024;
 
-/// Runs the streams of HTTP/2 connections, none of them for longer than a request may take and
+thread_local! {
+    /// How long the stream may take whose request was given to the stack last.
+    static LONGEST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// The inbound stack as hyper calls it. Nothing in it is ever not ready: what must wait, waits in
+/// its future. So it is not asked, which saves a future around all others.
+#[derive(Clone)]
+pub(super) struct Stack<S> {
+    service: S,
+    deadlines: Deadlines,
+}
+
+impl<S> Stack<S> {
+    pub(super) fn new(service: S, deadlines: Deadlines) -> Self {
+        Self { service, deadlines }
+    }
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for Stack<S>
+where
+    S: tower::Service<Request<Incoming>> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> S::Future {
+        LONGEST.set(self.deadlines.of(request.uri().path()));
+        self.service.clone().call(request)
+    }
+}
+
+/// Runs the streams of HTTP/2 connections, none of them for longer than its request may take and
 /// a little more.
 ///
 /// The deadline layer ends those that wait for their handler. One whose client makes no room
 /// for more of the answer waits in hyper, which does not poll the body then.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Streams {
-    longest: Duration,
-}
+pub(super) struct Streams;
 
 impl<F> Executor<F> for Streams
 where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, stream: F) {
+        // hyper gives a request to the stack, and then, before any other, its stream to this.
+        let longest = LONGEST.get().saturating_add(STALLED_STREAM_GRACE);
         // Boxed: tokio moves a task about before and after it runs.
         let stream = || Box::pin(stream);
-        tokio::spawn(Bounded::start(Deadline::after(self.longest), stream));
+        tokio::spawn(Bounded::start(Deadline::after(longest), stream));
     }
 }
 
-/// What every connection is served with; `deadline` is the longest that a request may take.
-pub(super) fn builder(deadline: Duration) -> auto::Builder<Streams> {
-    let longest = deadline.saturating_add(STALLED_STREAM_GRACE);
-    let mut builder = auto::Builder::new(Streams { longest });
+/// What every connection is served with.
+pub(super) fn builder() -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams);
     builder
         .http1()
         .timer(TokioTimer::new())

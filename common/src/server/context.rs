@@ -17,6 +17,7 @@ use crate::{
     Context, Deadline, RequestId,
     body::DroppableBody,
     deadline::{InvalidTimeout, parse_timeout},
+    methods::Deadlines,
     protocol::Protocol,
     request_id::InvalidRequestId,
     timings::Timings,
@@ -27,7 +28,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct ContextLayer {
     /// The longest that a request may take.
-    pub(super) deadline: Duration,
+    pub(super) deadlines: Deadlines,
 }
 
 impl<S> Layer<S> for ContextLayer {
@@ -36,7 +37,7 @@ impl<S> Layer<S> for ContextLayer {
     fn layer(&self, inner: S) -> Self::Service {
         ContextService {
             inner,
-            deadline: self.deadline,
+            deadlines: self.deadlines.clone(),
         }
     }
 }
@@ -44,7 +45,7 @@ impl<S> Layer<S> for ContextLayer {
 #[derive(Debug, Clone)]
 pub(super) struct ContextService<S> {
     inner: S,
-    deadline: Duration,
+    deadlines: Deadlines,
 }
 
 impl<S, B, R> Service<Request<B>> for ContextService<S>
@@ -63,14 +64,15 @@ where
         let protocol = Protocol::of(request.headers());
         let request_id = request_id_of(request.headers(), protocol);
         let timeout = timeout_of(request.headers());
+        let longest = self.deadlines.of(request.uri().path());
         let context = Context {
             request_id: match &request_id {
                 Ok(Some(id)) => id.clone(),
                 Ok(None) | Err(_) => RequestId::fresh(),
             },
             deadline: Deadline::after(match timeout {
-                Ok(Some(timeout)) => timeout.min(self.deadline),
-                Ok(None) | Err(_) => self.deadline,
+                Ok(Some(timeout)) => timeout.min(longest),
+                Ok(None) | Err(_) => longest,
             }),
             protocol,
             // For `Server-Timing`, which gRPC does not have.

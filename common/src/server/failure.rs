@@ -23,8 +23,8 @@ use tower::{Layer, Service};
 use tracing::error;
 
 use super::{
-    BODY_LIMIT, access::Quiet, caught_body::CaughtBody, head_limit::HeadTooLarge, message_limit,
-    shed::Overloaded,
+    BODY_LIMIT, access::Quiet, caught_body::CaughtBody, head_limit::HeadTooLarge,
+    long_lived::Draining, message_limit, shed::Overloaded,
 };
 use crate::{Problem, context, deadline::DeadlineExceeded, protocol::Protocol};
 
@@ -43,6 +43,12 @@ fn problem_of(error: &BoxError) -> Problem {
     }
     if error.is::<Overloaded>() {
         return Problem::overloaded();
+    }
+    if error.is::<Draining>() {
+        return Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The service is about to stop; call again to reach another.",
+        );
     }
     if let Some(error) = error.downcast_ref::<HeadTooLarge>() {
         return Problem::new(

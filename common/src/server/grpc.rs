@@ -10,6 +10,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
 use super::{Worker, readiness::State};
+use crate::methods::declared_in;
 
 /// The gRPC services of one port; `grpc.health.v1` and reflection (v1 and v1alpha) come along.
 ///
@@ -54,9 +55,13 @@ impl Grpc {
     ///
     /// # Panics
     ///
-    /// When the descriptors are not an encoded file descriptor set.
+    /// When the descriptors are not an encoded file descriptor set, or declare a deadline that is
+    /// none; the message says which.
     pub fn into_router(self, worker: &Worker) -> Router {
         const VALID: &str = "the build script of the protocol crate wrote the descriptors";
+        let methods = declared_in(self.descriptors)
+            .unwrap_or_else(|error| panic!("the descriptors of {:?}: {error}", self.names));
+        worker.declare(methods);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(self.descriptors)

@@ -20,11 +20,13 @@ mod caught_body;
 mod connection;
 mod context;
 mod deadline;
+mod face;
 mod failure;
 mod grpc;
 mod head_limit;
 mod health;
 mod linger;
+mod long_lived;
 mod message_limit;
 pub(crate) mod probe;
 mod query;
@@ -51,8 +53,9 @@ use tower::{Service, ServiceBuilder};
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 
 use self::{
-    access::AccessLayer, context::ContextLayer, deadline::DeadlineLayer, failure::FailureLayer,
-    linger::LingerLayer, shed::ShedLayer, timing::TimingLayer,
+    access::AccessLayer, context::ContextLayer, deadline::DeadlineLayer, face::Face,
+    failure::FailureLayer, linger::LingerLayer, long_lived::LongLived, shed::ShedLayer,
+    timing::TimingLayer,
 };
 pub use self::{
     grpc::Grpc,
@@ -101,16 +104,18 @@ pub fn stack<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
+    let face = Face::http(router, deadline);
     let peer = (Ipv4Addr::LOCALHOST, 0).into();
-    inbound(router, peer, deadline, ShedLayer::new(usize::MAX))
+    let long_lived = LongLived::new(usize::MAX, Duration::ZERO);
+    inbound(face, peer, ShedLayer::new(usize::MAX), long_lived)
 }
 
 /// The inbound stack, for the requests of one connection.
 fn inbound<B>(
-    router: Router,
+    face: Face,
     peer: SocketAddr,
-    deadline: Duration,
     shed: ShedLayer,
+    long_lived: LongLived,
 ) -> impl Service<
     Request<B>,
     Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
@@ -125,7 +130,9 @@ where
     ServiceBuilder::new()
         // 1. Id and deadline: first, so that all below, and each of its log lines, has them,
         //    and last on the way out, so that no answer leaves without its id.
-        .layer(ContextLayer { deadline })
+        .layer(ContextLayer {
+            deadlines: face.deadlines.clone(),
+        })
         // 2. Where the time went: above what makes answers, so that failures say it, too.
         .layer(TimingLayer)
         // 3. The access line: above what makes answers of failures, to see the status that the
@@ -137,17 +144,18 @@ where
         .layer(FailureLayer)
         //    ... and panics as failures; one request fails, the worker lives.
         .layer(CatchPanicLayer::custom(failure::panicked))
-        // 5. The limits of a head and of the requests in flight: they answer at once, and so stand
-        //    above all that waits.
+        // 5. The limits of a head, of the requests in flight, and of those among them that live
+        //    long: they answer at once, and so stand above all that waits.
         .filter(head_limit::check)
         .layer(shed)
+        .layer(long_lived.layer(face.deadlines))
         // 6. The deadline, enforced: below what turns it into an answer, above all that waits.
         .layer(DeadlineLayer)
         // 7. The body limit: next to those who read the body. What they leave of it is read
         //    above the limit, or an early answer may not reach the client.
         .layer(LingerLayer)
         .map_request(reset::made_visible)
-        .layer(RequestBodyLimitLayer::new(BODY_LIMIT))
+        .layer(RequestBodyLimitLayer::new(face.body_limit))
         // 8. The handlers.
-        .service(router)
+        .service(face.router)
 }

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use super::{
     accept::{HandOut, accept},
+    face::Face,
     health,
     readiness::Readiness,
     route::RouteLayer,
@@ -174,7 +175,11 @@ where
         let inboxes = (0..config.workers.get())
             .map(|number| {
                 let faces = faces.clone();
-                let build = move |worker: &Worker| complete(faces(worker), listeners, worker);
+                let deadline = config.deadline;
+                let build = move |worker: Worker| {
+                    let routers = faces(&worker);
+                    complete(routers, listeners, worker, deadline)
+                };
                 spawn_worker(number, settings.clone(), build, ended.clone())
             })
             .collect::<io::Result<Vec<_>>>()?;
@@ -206,19 +211,25 @@ where
     })
 }
 
-/// What the routers of all services have.
+/// The faces that these routers are, with what those of all services have.
 fn complete<const N: usize>(
     routers: [Router; N],
     listeners: [Listener; N],
-    worker: &Worker,
-) -> [Router; N] {
+    worker: Worker,
+    deadline: Duration,
+) -> [Face; N] {
+    let readiness = worker.readiness().clone();
+    let methods = worker.into_methods();
     let mut protocols = listeners.iter().map(|listener| listener.protocol);
     routers.map(|router| match protocols.next() {
-        Some(Protocol::Http) => router
-            .merge(health::routes(worker.readiness().clone()))
-            .route_layer(RouteLayer)
-            .with_state(()),
-        _ => router,
+        Some(Protocol::Grpc) => Face::grpc(router, deadline, &methods),
+        Some(Protocol::Http) | None => {
+            let router = router
+                .merge(health::routes(readiness.clone()))
+                .route_layer(RouteLayer)
+                .with_state(());
+            Face::http(router, deadline)
+        }
     })
 }
 
@@ -226,7 +237,7 @@ fn complete<const N: usize>(
 fn spawn_worker<const N: usize>(
     number: usize,
     settings: Settings,
-    build: impl FnOnce(&Worker) -> [Router; N] + Send + 'static,
+    build: impl FnOnce(Worker) -> [Face; N] + Send + 'static,
     ended: UnboundedSender<()>,
 ) -> io::Result<UnboundedSender<Accepted>> {
     let (inbox, accepted) = mpsc::unbounded_channel();

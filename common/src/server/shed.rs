@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How often refusals are told: once in that time by each worker, however many they are.
-const TELL_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Refuses requests beyond the limit of a worker. A request is in flight until the last of its
 /// answer has left.

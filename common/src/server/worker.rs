@@ -1,7 +1,7 @@
 //! One worker: a thread with a runtime, routers, channels and a log buffer of its own.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::Future,
     io,
     net::{SocketAddr, TcpStream},
@@ -9,9 +9,6 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
-use http::Request;
-use hyper::body::Incoming;
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use tokio::{
     runtime,
@@ -21,18 +18,22 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    connection::{self, HEADER_READ_TIMEOUT},
+    connection::{self, HEADER_READ_TIMEOUT, Stack},
+    face::Face,
     inbound,
+    long_lived::LongLived,
     readiness::Readiness,
     shed::ShedLayer,
     socket::Socket,
 };
-use crate::{logging, metrics};
+use crate::{logging, methods::Methods, metrics};
 
 /// A worker, as those see it who build its routers.
 #[derive(Debug)]
 pub struct Worker {
     readiness: Readiness,
+    /// What its gRPC services declare.
+    methods: RefCell<Methods>,
 }
 
 impl Worker {
@@ -50,6 +51,14 @@ impl Worker {
 
     pub(super) fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    pub(super) fn declare(&self, methods: Methods) {
+        self.methods.borrow_mut().extend(methods);
+    }
+
+    pub(super) fn into_methods(self) -> Methods {
+        self.methods.into_inner()
     }
 }
 
@@ -76,24 +85,6 @@ pub(super) struct Settings {
     pub(super) readiness: Readiness,
 }
 
-/// The inbound stack as hyper calls it. Nothing in it is ever not ready: what must wait, waits in
-/// its future. So it is not asked, which saves a future around all others.
-#[derive(Clone)]
-struct Stack<S>(S);
-
-impl<S> hyper::service::Service<Request<Incoming>> for Stack<S>
-where
-    S: tower::Service<Request<Incoming>> + Clone,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.0.clone().call(request)
-    }
-}
-
 thread_local! {
     static STOPPING: Cell<bool> = const { Cell::new(false) };
 }
@@ -107,7 +98,7 @@ pub(super) fn is_stopping() -> bool {
 /// flight finish within the drain timeout, and drops the rest.
 pub(super) fn run<const N: usize>(
     settings: &Settings,
-    build: impl FnOnce(&Worker) -> [Router; N],
+    build: impl FnOnce(Worker) -> [Face; N],
     accepted: UnboundedReceiver<Accepted>,
 ) -> io::Result<()> {
     logging::buffer_this_thread();
@@ -118,10 +109,11 @@ pub(super) fn run<const N: usize>(
     runtime.block_on(async {
         let worker = Worker {
             readiness: settings.readiness.clone(),
+            methods: RefCell::default(),
         };
-        let routers = build(&worker);
+        let faces = build(worker);
         settings.readiness.fulfil();
-        serve(settings, routers, accepted).await;
+        serve(settings, faces, accepted).await;
     });
     STOPPING.set(true);
     // A look-up of a name may still run on a thread of its own; nobody waits for it.
@@ -132,12 +124,13 @@ pub(super) fn run<const N: usize>(
 
 async fn serve<const N: usize>(
     settings: &Settings,
-    routers: [Router; N],
+    faces: [Face; N],
     mut accepted: UnboundedReceiver<Accepted>,
 ) {
-    let builder = connection::builder(settings.deadline);
+    let builder = connection::builder();
     let graceful = GracefulShutdown::new();
     let shed = ShedLayer::new(settings.max_in_flight);
+    let long_lived = LongLived::new(settings.max_in_flight, settings.drain_timeout);
     let counters = metrics::of_this_thread();
     while let Some(Accepted {
         stream,
@@ -154,15 +147,12 @@ async fn serve<const N: usize>(
                 continue;
             }
         };
-        let service = inbound(
-            routers[listener].clone(),
-            peer,
-            settings.deadline,
-            shed.clone(),
-        );
+        let face = faces[listener].clone();
+        let deadlines = face.deadlines.clone();
+        let service = inbound(face, peer, shed.clone(), long_lived.clone());
         let connection = builder.serve_connection(
             TokioIo::new(Socket::new(stream, HEADER_READ_TIMEOUT, settings.deadline)),
-            Stack(service),
+            Stack::new(service, deadlines),
         );
         let connection = graceful.watch(connection.into_owned());
         counters.connections.fetch_add(1, Ordering::Relaxed);
@@ -175,6 +165,7 @@ async fn serve<const N: usize>(
             counters.connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
+    long_lived.drain();
     let left = graceful.count();
     if timeout(settings.drain_timeout, graceful.shutdown())
         .await
