@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Code;
 
-use super::message_limit;
+use super::tonic_status;
 use crate::{body::DroppableBody, protocol::Protocol};
 
 /// The handler panicked in the middle of its answer.
@@ -56,7 +56,7 @@ where
         let body = this.body.as_mut();
         if let Ok(poll) = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) {
             return poll.map(|frame| {
-                frame.map(|frame| frame.map(message_limit::corrected).map_err(Into::into))
+                frame.map(|frame| frame.map(tonic_status::corrected).map_err(Into::into))
             });
         }
         // The panic hook has logged it, with the location.

@@ -24,7 +24,7 @@ use tracing::error;
 
 use super::{
     BODY_LIMIT, access::Quiet, caught_body::CaughtBody, head_limit::HeadTooLarge,
-    long_lived::Draining, message_limit, shed::Overloaded,
+    long_lived::Draining, shed::Overloaded, tonic_status,
 };
 use crate::{Problem, context, deadline::DeadlineExceeded, protocol::Protocol};
 
@@ -129,7 +129,7 @@ where
             }
             Ok(mut response) => match verdict(&response, *this.protocol) {
                 Verdict::Fine => {
-                    message_limit::correct(response.headers_mut());
+                    tonic_status::correct(response.headers_mut());
                     let caught = |body| Either::Left(CaughtBody::new(body, *this.protocol));
                     return Poll::Ready(Ok(response.map(caught)));
                 }

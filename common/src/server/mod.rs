@@ -27,7 +27,6 @@ mod head_limit;
 mod health;
 mod linger;
 mod long_lived;
-mod message_limit;
 pub(crate) mod probe;
 mod query;
 mod readiness;
@@ -38,6 +37,7 @@ mod shed;
 mod signals;
 mod socket;
 mod timing;
+mod tonic_status;
 mod worker;
 
 use std::{

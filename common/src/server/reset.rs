@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, combinators::MapErr};
 /// What a handler sees of a request that its client broke off.
 #[derive(Debug, thiserror::Error)]
 #[error("the client broke off the request")]
-struct BrokenOff;
+pub(super) struct BrokenOff;
 
 /// A request whose body, where its stream is reset, ends with an error that is not read as its
 /// proper end.
