@@ -2,15 +2,11 @@
 service2: grpcio (the C core) and grpclib (pure Python, over the HTTP/2 of `h2`)."""
 
 import asyncio
-import collections
 import contextlib
 import json
-import os
-import subprocess
 import threading
 import time
 import unittest
-import urllib.request
 from concurrent import futures
 
 import api_pb2_grpc
@@ -22,89 +18,16 @@ import grpclib.server
 from api_pb2 import ApiRequest, Hello, HelloRequest, Item, Items
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from service import PATIENCE, Service
 from service1_pb2 import ProcessNameRequest, ProcessNameResponse
 
 METHOD = "/app.grpc.Service1/ProcessName"
 STREAM = "/api.Api/getStream"
-PATIENCE = 20  # seconds; far more than anything needs
 
 # Seconds. The C core ends the connection of a client that pings more often than gRFC A8 allows:
 # with a ping every 10 s, an idle one after 40 s, and one with a call on it after 50 s.
 IDLE = 120
 QUIET = 100
-
-
-class Service:
-    """A service of the pair as a real process on free ports."""
-
-    def __init__(self, program, **variables):
-        environment = {"HOST": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0", "WORKERS": "2", **variables}
-        self.process = subprocess.Popen(
-            [f"target/debug/{program}"], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        self.lines = []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            self.lines.append(json.loads(line))
-
-    def line(self, **fields):
-        """Waits for the first line with these fields."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            for line in list(self.lines):
-                if fields.items() <= line.items():
-                    return line
-            time.sleep(0.01)
-        raise AssertionError(f"no line with {fields} in {self.lines}")
-
-    def address(self, protocol):
-        return self.line(action="listen", protocol=protocol)["address"]
-
-    def get(self, path):
-        with urllib.request.urlopen(f"http://{self.address('http')}{path}", timeout=PATIENCE) as answer:
-            return answer.read().decode()
-
-    def wait_until_ready(self):
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self.get("/readyz")
-            except urllib.error.HTTPError:
-                assert time.monotonic() < end, "it does not become ready"
-                time.sleep(0.01)
-
-    def lost_replicas(self):
-        return [line for line in self.lines if line.get("action") == "replica" and line["status"] == "down"]
-
-    def say_hello(self, name, request_id, timeout=PATIENCE):
-        request = urllib.request.Request(
-            f"http://{self.address('http')}/api/v1/say-hello?name={name}",
-            headers={"X-Request-ID": request_id},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return answer.status, json.load(answer), answer.headers["x-request-id"]
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)["detail"], error.headers["x-request-id"]
-
-    def failures(self, rate, seconds):
-        """Sends that many say-hello requests a second, 20 at a time at most. Counts those that
-        fail, by status and detail."""
-        begin = time.monotonic()
-        answers = []
-        with futures.ThreadPoolExecutor(20) as clients:
-            for number in range(rate * seconds):
-                time.sleep(max(0, begin + number / rate - time.monotonic()))
-                answers.append(clients.submit(self.say_hello, "test", f"load-{number}"))
-        answers = [answer.result() for answer in answers]
-        return collections.Counter((status, detail) for status, detail, _ in answers if status != 200)
-
-    def stop(self):
-        self.process.terminate()
-        assert self.process.wait(PATIENCE) == 0
-        self.process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -421,8 +344,3 @@ class OfFewWords(unittest.TestCase):
 
 
 setUpModule = OfFewWords.begin
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    unittest.main(verbosity=2)

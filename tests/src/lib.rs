@@ -1,6 +1,7 @@
 //! What the tests of the pair stand on: [`Process`], a real service whose lines are read as
 //! they come, [`http`] and [`grpc`], clients that send just what they are told to, and
-//! [`browser`], a real one; [`load`] is many clients at once.
+//! [`browser`], a real one; [`load`] is many clients at once. [`testing`] is gRPC's own service and its
+//! cases.
 
 pub mod browser;
 mod fakes;
@@ -9,6 +10,7 @@ pub mod http;
 pub mod load;
 mod process;
 mod record;
+pub mod testing;
 
 pub use fakes::Fake;
 pub use process::{Ended, Process, raise_file_limit, wait_for};

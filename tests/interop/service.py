@@ -1,0 +1,84 @@
+"""A service of ours as a real process, whose log is read as it comes."""
+
+import collections
+import json
+import subprocess
+import threading
+import time
+import urllib.request
+from concurrent import futures
+
+PATIENCE = 20  # seconds; far more than anything needs
+
+
+class Service:
+    """A service of the pair as a real process on free ports."""
+
+    def __init__(self, program, **variables):
+        environment = {"HOST": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0", "WORKERS": "2", **variables}
+        self.process = subprocess.Popen(
+            [f"target/debug/{program}"], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        self.lines = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+
+    def line(self, **fields):
+        """Waits for the first line with these fields."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for line in list(self.lines):
+                if fields.items() <= line.items():
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line with {fields} in {self.lines}")
+
+    def address(self, protocol):
+        return self.line(action="listen", protocol=protocol)["address"]
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{self.address('http')}{path}", timeout=PATIENCE) as answer:
+            return answer.read().decode()
+
+    def wait_until_ready(self):
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.get("/readyz")
+            except urllib.error.HTTPError:
+                assert time.monotonic() < end, "it does not become ready"
+                time.sleep(0.01)
+
+    def lost_replicas(self):
+        return [line for line in self.lines if line.get("action") == "replica" and line["status"] == "down"]
+
+    def say_hello(self, name, request_id, timeout=PATIENCE):
+        request = urllib.request.Request(
+            f"http://{self.address('http')}/api/v1/say-hello?name={name}",
+            headers={"X-Request-ID": request_id},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return answer.status, json.load(answer), answer.headers["x-request-id"]
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)["detail"], error.headers["x-request-id"]
+
+    def failures(self, rate, seconds):
+        """Sends that many say-hello requests a second, 20 at a time at most. Counts those that
+        fail, by status and detail."""
+        begin = time.monotonic()
+        answers = []
+        with futures.ThreadPoolExecutor(20) as clients:
+            for number in range(rate * seconds):
+                time.sleep(max(0, begin + number / rate - time.monotonic()))
+                answers.append(clients.submit(self.say_hello, "test", f"load-{number}"))
+        answers = [answer.result() for answer in answers]
+        return collections.Counter((status, detail) for status, detail, _ in answers if status != 200)
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(PATIENCE) == 0
+        self.process.stdout.close()

@@ -1,0 +1,35 @@
+//! The services of gRPC's interoperability tests, and ours, served as any service is.
+
+use axum::{Router, middleware};
+use clap::Parser;
+use common::server::{self, Grpc, Listener};
+use tests::testing::{
+    proto::FILE_DESCRIPTOR_SET,
+    service::{echo, services},
+};
+
+#[derive(Parser)]
+struct Config {
+    #[command(flatten)]
+    common: common::Config,
+    #[arg(long, env, default_value_t = 0)]
+    port: u16,
+    #[arg(long, env, default_value_t = 0)]
+    grpc_port: u16,
+}
+
+fn main() -> std::process::ExitCode {
+    let config: Config = common::config::parse();
+    let listeners = [
+        Listener::http(config.port),
+        Listener::grpc(config.grpc_port),
+    ];
+    server::run("test_service", &config.common, listeners, |worker| {
+        let (test_service, calls) = services();
+        let grpc = Grpc::new(FILE_DESCRIPTOR_SET)
+            .add_service(test_service)
+            .add_service(calls)
+            .into_router(worker);
+        [Router::new(), grpc.layer(middleware::from_fn(echo))]
+    })
+}
