@@ -58,16 +58,9 @@ const BUILT_IN_STREAMS: [&str; 3] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// What is declared in an encoded file descriptor set, and of the services that every server has.
+/// What is declared in an encoded file descriptor set.
 pub(crate) fn declared_in(descriptors: &[u8]) -> Result<Methods, InvalidDescriptors> {
-    let built_in = BUILT_IN_STREAMS.map(|path| {
-        let stream = Method {
-            deadline: Some(Duration::MAX),
-            ..Method::default()
-        };
-        (path.to_owned(), stream)
-    });
-    let mut methods = Methods::from(built_in);
+    let mut methods = Methods::new();
     for file in &descriptor::FileSet::decode(descriptors)?.file {
         for service in &file.service {
             for method in &service.method {
@@ -76,7 +69,7 @@ pub(crate) fn declared_in(descriptors: &[u8]) -> Result<Methods, InvalidDescript
                     package => format!("/{package}.{}/{}", service.name, method.name),
                 };
                 let declared = declared_of(method, &path)?;
-                methods.entry(path).or_insert(declared);
+                methods.insert(path, declared);
             }
         }
     }
@@ -114,27 +107,46 @@ fn parse_deadline(text: &str) -> Result<Duration, String> {
 }
 
 /// How long a call of each method may take: what it declares, or else the default.
+///
+/// It is cloned for each request, which costs nothing where no method declares one.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadlines {
     default: Duration,
+    streams: &'static [&'static str],
     /// Few methods declare one, so they are compared one by one.
-    declared: Arc<[(String, Duration)]>,
+    declared: Option<Arc<[(String, Duration)]>>,
 }
 
 impl Deadlines {
+    /// For what is not gRPC and declares nothing.
+    pub(crate) fn all(default: Duration) -> Self {
+        Self {
+            default,
+            streams: &[],
+            declared: None,
+        }
+    }
+
+    /// For these methods, and those that every server has.
     pub(crate) fn new(default: Duration, methods: &Methods) -> Self {
         let declared = methods
             .iter()
             .filter_map(|(path, method)| Some((path.clone(), method.deadline?)));
+        let declared: Vec<_> = declared.collect();
         Self {
             default,
-            declared: declared.collect(),
+            streams: &BUILT_IN_STREAMS,
+            declared: (!declared.is_empty()).then(|| declared.into()),
         }
     }
 
     /// How long a call of the method with this path may take.
     pub(crate) fn of(&self, path: &str) -> Duration {
-        let declared = self.declared.iter().find(|(method, _)| method == path);
+        if self.streams.contains(&path) {
+            return Duration::MAX;
+        }
+        let mut declared = self.declared.iter().flat_map(|declared| &**declared);
+        let declared = declared.find(|(method, _)| method == path);
         declared.map_or(self.default, |(_, deadline)| *deadline)
     }
 

@@ -17,8 +17,7 @@ pub(super) fn string(bytes: &mut Vec<u8>, text: &str) {
 
 /// Appends what goes between the quotes of a string.
 pub(super) fn escaped(bytes: &mut Vec<u8>, text: &str) {
-    let is_plain = |byte| byte >= b' ' && byte != b'"' && byte != b'\\';
-    if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
+    if is_plain(text.as_bytes()) {
         bytes.extend_from_slice(text.as_bytes());
         return;
     }
@@ -26,6 +25,28 @@ pub(super) fn escaped(bytes: &mut Vec<u8>, text: &str) {
     value(bytes, text);
     bytes.remove(opening_quote);
     bytes.pop();
+}
+
+/// Whether there is nothing to escape: no quote, no backslash, no control character.
+fn is_plain(text: &[u8]) -> bool {
+    let is_plain_byte = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
+    let Some(last) = text.last_chunk() else {
+        return text.iter().all(is_plain_byte);
+    };
+    let (words, _) = text.as_chunks();
+    words.iter().chain([last]).all(|word| is_plain_word(*word))
+}
+
+/// The same for eight bytes at once, which takes half the instructions: a byte is 0 after
+/// `^ character` where it was that character, and a borrow marks the bytes that are too small.
+fn is_plain_word(word: [u8; 8]) -> bool {
+    const fn all(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    let word = u64::from_ne_bytes(word);
+    let below = |word: u64, limit: u8| word.wrapping_sub(all(limit)) & !word & all(0x80);
+    let found = below(word, b' ') | below(word ^ all(b'"'), 1) | below(word ^ all(b'\\'), 1);
+    found == 0
 }
 
 /// Appends a string that is made while it is written.

@@ -3,11 +3,12 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{self, Poll, ready},
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::futures::TaskLocalFuture;
 use tower::{Layer, Service};
@@ -19,7 +20,7 @@ use crate::{
     deadline::{InvalidTimeout, parse_timeout},
     methods::Deadlines,
     protocol::Protocol,
-    request_id::InvalidRequestId,
+    request_id::{Indexing, InvalidRequestId},
     timings::Timings,
 };
 
@@ -28,7 +29,18 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct ContextLayer {
     /// The longest that a request may take.
-    pub(super) deadlines: Deadlines,
+    deadlines: Deadlines,
+    indexing: Arc<Indexing>,
+}
+
+impl ContextLayer {
+    /// For the requests of one connection.
+    pub(super) fn new(deadlines: Deadlines) -> Self {
+        Self {
+            deadlines,
+            indexing: Arc::default(),
+        }
+    }
 }
 
 impl<S> Layer<S> for ContextLayer {
@@ -37,7 +49,7 @@ impl<S> Layer<S> for ContextLayer {
     fn layer(&self, inner: S) -> Self::Service {
         ContextService {
             inner,
-            deadlines: self.deadlines.clone(),
+            layer: self.clone(),
         }
     }
 }
@@ -45,7 +57,7 @@ impl<S> Layer<S> for ContextLayer {
 #[derive(Debug, Clone)]
 pub(super) struct ContextService<S> {
     inner: S,
-    deadlines: Deadlines,
+    layer: ContextLayer,
 }
 
 impl<S, B, R> Service<Request<B>> for ContextService<S>
@@ -62,9 +74,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let protocol = Protocol::of(request.headers());
-        let request_id = request_id_of(request.headers(), protocol);
+        let (request_id, is_ambiguous) = request_id_of(request.headers(), protocol);
         let timeout = timeout_of(request.headers());
-        let longest = self.deadlines.of(request.uri().path());
+        let longest = self.layer.deadlines.of(request.uri().path());
         let context = Context {
             request_id: match &request_id {
                 Ok(Some(id)) => id.clone(),
@@ -78,6 +90,7 @@ where
             // For `Server-Timing`, which gRPC does not have.
             timings: (protocol == Protocol::Http).then(Timings::start),
         };
+        let id_header = self.layer.indexing.header_value(&context.request_id);
         let future = context.clone().sync_scope(|| {
             if let Err(reason) = request_id {
                 warn!(
@@ -87,7 +100,7 @@ where
                     "the request's id is not usable; it has this fresh one instead"
                 );
             }
-            if protocol == Protocol::Grpc && has_two_ids(request.headers()) {
+            if is_ambiguous {
                 warn!(
                     action = "request_id",
                     status = "ambiguous",
@@ -106,35 +119,36 @@ where
         });
         ResponseFuture {
             inner: context.scope(future),
+            id_header: Some(id_header),
         }
     }
 }
 
-/// The id that a request brings along, if it does.
+/// The id that a request brings along, if it does, and whether there is another beside it.
 fn request_id_of(
     headers: &HeaderMap,
     protocol: Protocol,
-) -> Result<Option<RequestId>, InvalidRequestId> {
-    let name = match protocol {
-        Protocol::Grpc if headers.contains_key(RequestId::GRPC_METADATA) => {
-            RequestId::GRPC_METADATA
+) -> (Result<Option<RequestId>, InvalidRequestId>, bool) {
+    if protocol == Protocol::Grpc {
+        let own = id_under(RequestId::GRPC_METADATA, headers);
+        // Proxies drop names with an underscore.
+        if let Ok(Some(_)) | Err(_) = own {
+            let other = headers.get(RequestId::HTTP_HEADER);
+            let differs = |id: &RequestId| other.is_some_and(|other| other != id.as_str());
+            let is_ambiguous = matches!(&own, Ok(Some(id)) if differs(id));
+            return (own, is_ambiguous);
         }
-        // Also for gRPC: proxies drop names with an underscore.
-        _ => RequestId::HTTP_HEADER,
-    };
+    }
+    (id_under(RequestId::HTTP_HEADER, headers), false)
+}
+
+fn id_under(name: HeaderName, headers: &HeaderMap) -> Result<Option<RequestId>, InvalidRequestId> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => RequestId::try_from(value).map(Some),
         (Some(_), Some(_)) => Err(InvalidRequestId::Repeated),
         (None, _) => Ok(None),
     }
-}
-
-/// Whether a call has different ids under the two names of gRPC.
-fn has_two_ids(headers: &HeaderMap) -> bool {
-    let id = headers.get(RequestId::GRPC_METADATA);
-    let other = headers.get(RequestId::HTTP_HEADER);
-    id.zip(other).is_some_and(|(id, other)| id != other)
 }
 
 /// The time that the client of a request leaves for it, if it says so.
@@ -150,6 +164,7 @@ pin_project_lite::pin_project! {
     pub(super) struct ResponseFuture<F> {
         #[pin]
         inner: TaskLocalFuture<Context, F>,
+        id_header: Option<HeaderValue>,
     }
 }
 
@@ -168,7 +183,7 @@ where
             .expect("only taken here, at the end");
         response.headers_mut().insert(
             context.protocol.request_id_header(),
-            context.request_id.header_value(),
+            this.id_header.take().expect("only taken here, too"),
         );
         Poll::Ready(Ok(response.map(|body| ContextBody {
             body: DroppableBody::new(body),
@@ -233,7 +248,8 @@ mod tests {
         protocol: Protocol,
         pairs: &[(&'static str, &'static str)],
     ) -> Result<Option<String>, InvalidRequestId> {
-        request_id_of(&headers(pairs), protocol).map(|id| id.map(|id| id.to_string()))
+        let (id, _) = request_id_of(&headers(pairs), protocol);
+        id.map(|id| id.map(|id| id.to_string()))
     }
 
     #[test]
@@ -248,10 +264,11 @@ mod tests {
     #[test]
     fn ids_that_differ_are_noticed() {
         let both = [("x-request-id", "one"), ("request_id", "two")];
-        assert!(has_two_ids(&headers(&both)));
-        assert!(!has_two_ids(&headers(&both[..1])));
+        let is_ambiguous = |pairs| request_id_of(&headers(pairs), Protocol::Grpc).1;
+        assert!(is_ambiguous(&both));
+        assert!(!is_ambiguous(&both[..1]));
         let same = [("x-request-id", "one"), ("request_id", "one")];
-        assert!(!has_two_ids(&headers(&same)));
+        assert!(!is_ambiguous(&same));
     }
 
     #[test]

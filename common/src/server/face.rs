@@ -21,7 +21,7 @@ impl Face {
     pub(super) fn http(router: Router, deadline: Duration) -> Self {
         Self {
             router,
-            deadlines: Deadlines::new(deadline, &Methods::new()),
+            deadlines: Deadlines::all(deadline),
             body_limit: BODY_LIMIT,
         }
     }

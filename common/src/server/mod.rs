@@ -11,8 +11,8 @@
 //! - **the inbound stack**: the function `inbound` in this file, top to bottom, a layer a line.
 //! - the router of the service: an [`axum::Router`], for gRPC one made by [`Grpc`].
 //!
-//! What is answered below the stack, by hyper itself (a request line that is none, heads over
-//! the limits), has neither id nor line: there is no request yet.
+//! What is answered below the stack, by hyper itself (a request line that is none, heads of over
+//! 64 KiB), has neither id nor line: there is no request yet.
 
 mod accept;
 mod access;
@@ -54,8 +54,7 @@ use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 
 use self::{
     access::AccessLayer, context::ContextLayer, deadline::DeadlineLayer, face::Face,
-    failure::FailureLayer, linger::LingerLayer, long_lived::LongLived, shed::ShedLayer,
-    timing::TimingLayer,
+    failure::FailureLayer, linger::LingerLayer, shed::Capacity, timing::TimingLayer,
 };
 pub use self::{
     grpc::Grpc,
@@ -106,16 +105,14 @@ where
 {
     let face = Face::http(router, deadline);
     let peer = (Ipv4Addr::LOCALHOST, 0).into();
-    let long_lived = LongLived::new(usize::MAX, Duration::ZERO);
-    inbound(face, peer, ShedLayer::new(usize::MAX), long_lived)
+    inbound(face, peer, Capacity::new(usize::MAX, Duration::ZERO))
 }
 
 /// The inbound stack, for the requests of one connection.
 fn inbound<B>(
     face: Face,
     peer: SocketAddr,
-    shed: ShedLayer,
-    long_lived: LongLived,
+    capacity: Capacity,
 ) -> impl Service<
     Request<B>,
     Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
@@ -130,9 +127,7 @@ where
     ServiceBuilder::new()
         // 1. Id and deadline: first, so that all below, and each of its log lines, has them,
         //    and last on the way out, so that no answer leaves without its id.
-        .layer(ContextLayer {
-            deadlines: face.deadlines.clone(),
-        })
+        .layer(ContextLayer::new(face.deadlines.clone()))
         // 2. Where the time went: above what makes answers, so that failures say it, too.
         .layer(TimingLayer)
         // 3. The access line: above what makes answers of failures, to see the status that the
@@ -146,9 +141,7 @@ where
         .layer(CatchPanicLayer::custom(failure::panicked))
         // 5. The limits of a head, of the requests in flight, and of those among them that live
         //    long: they answer at once, and so stand above all that waits.
-        .filter(head_limit::check)
-        .layer(shed)
-        .layer(long_lived.layer(face.deadlines))
+        .layer(capacity.layer(face.deadlines))
         // 6. The deadline, enforced: below what turns it into an answer, above all that waits.
         .layer(DeadlineLayer)
         // 7. The body limit: next to those who read the body. What they leave of it is read

@@ -21,9 +21,8 @@ use super::{
     connection::{self, HEADER_READ_TIMEOUT, Stack},
     face::Face,
     inbound,
-    long_lived::LongLived,
     readiness::Readiness,
-    shed::ShedLayer,
+    shed::Capacity,
     socket::Socket,
 };
 use crate::{logging, methods::Methods, metrics};
@@ -129,8 +128,7 @@ async fn serve<const N: usize>(
 ) {
     let builder = connection::builder();
     let graceful = GracefulShutdown::new();
-    let shed = ShedLayer::new(settings.max_in_flight);
-    let long_lived = LongLived::new(settings.max_in_flight, settings.drain_timeout);
+    let capacity = Capacity::new(settings.max_in_flight, settings.drain_timeout);
     let counters = metrics::of_this_thread();
     while let Some(Accepted {
         stream,
@@ -149,7 +147,7 @@ async fn serve<const N: usize>(
         };
         let face = faces[listener].clone();
         let deadlines = face.deadlines.clone();
-        let service = inbound(face, peer, shed.clone(), long_lived.clone());
+        let service = inbound(face, peer, capacity.clone());
         let connection = builder.serve_connection(
             TokioIo::new(Socket::new(stream, HEADER_READ_TIMEOUT, settings.deadline)),
             Stack::new(service, deadlines),
@@ -165,7 +163,7 @@ async fn serve<const N: usize>(
             counters.connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
-    long_lived.drain();
+    capacity.drain();
     let left = graceful.count();
     if timeout(settings.drain_timeout, graceful.shutdown())
         .await

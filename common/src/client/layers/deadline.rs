@@ -124,8 +124,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::{RequestIdNames, wire::write_context as write},
+        client::{RequestIdNames, wire::write_context},
         methods::{Method, Methods},
+        request_id::Indexing,
     };
 
     type Answer = Result<Response<Empty<Bytes>>, Status>;
@@ -135,6 +136,10 @@ mod tests {
 
     fn context(deadline: Duration) -> Context {
         Context::new("the-request".parse().unwrap(), Deadline::after(deadline))
+    }
+
+    fn write(headers: &mut http::HeaderMap) {
+        write_context(headers, RequestIdNames::Both, &Indexing::default());
     }
 
     /// Sends a request through the layer with an `inner` in place of the channel.
@@ -171,7 +176,7 @@ mod tests {
     async fn timeout_of(method: &'static str, asked: Option<&'static str>) -> String {
         let (sent, timeout) = std::sync::mpsc::channel();
         let inner = service_fn(|mut request: Request<()>| {
-            write(request.headers_mut(), RequestIdNames::Both);
+            write(request.headers_mut());
             let timeout = request.headers()[Deadline::GRPC_TIMEOUT].to_str();
             sent.send(timeout.unwrap().to_owned()).unwrap();
             future::ready(Answer::Ok(Response::default()))
@@ -208,7 +213,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_carries_the_id_and_what_is_left_of_the_deadline() {
         let inner = service_fn(async |mut request: Request<()>| -> Answer {
-            write(request.headers_mut(), RequestIdNames::Both);
+            write(request.headers_mut());
             assert_eq!(request.headers()[RequestId::GRPC_METADATA], "the-request");
             assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "2000m");
             Ok(Response::default())
@@ -223,7 +228,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_outside_of_any_request_has_a_fresh_id_and_the_default_deadline() {
         let inner = service_fn(async |mut request: Request<()>| -> Answer {
-            write(request.headers_mut(), RequestIdNames::Both);
+            write(request.headers_mut());
             assert_eq!(request.headers()[RequestId::GRPC_METADATA].len(), 36);
             assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "10000m");
             pending().await

@@ -29,7 +29,7 @@ use super::{
     head::Head,
     signs::{Closed, Counts, Signs},
 };
-use crate::lock::lock;
+use crate::{lock::lock, request_id::Indexing};
 
 /// The time limit of opening a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,6 +64,7 @@ const DATA_FRAME_BUDGET: usize = 256 * 1_024 * 1_024;
 #[derive(Debug)]
 pub(in crate::client) struct Connection {
     pub(super) head: Head,
+    pub(super) indexing: Indexing,
     sender: Arc<Mutex<SendRequest<Bytes>>>,
     pub(super) signs: Arc<Signs>,
     driver: AbortHandle,
@@ -119,6 +120,7 @@ impl Connection {
         });
         Ok(Self {
             head,
+            indexing: Indexing::default(),
             sender,
             signs,
             driver: driver.abort_handle(),
