@@ -10,7 +10,7 @@ use std::{
 use axum::BoxError;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Code;
 
 use crate::{Deadline, body::DroppableBody, deadline::DeadlineExceeded, protocol::Protocol};
@@ -27,11 +27,20 @@ pin_project_lite::pin_project! {
 }
 
 impl<F: Future> Bounded<F> {
-    /// Starts the work, unless nothing is left of the deadline: work that never waits would be
-    /// done all the same.
-    pub(crate) fn start(deadline: Deadline, work: impl FnOnce() -> F) -> Self {
+    /// Goes on with work that has begun.
+    pub(crate) fn begun(deadline: Deadline, work: F) -> Self {
         Self {
-            future: deadline.remaining().map(|_| work()),
+            future: Some(work),
+            deadline,
+            timer: None,
+        }
+    }
+
+    /// Starts the work, unless nothing is left of the deadline `now`: work that never waits would
+    /// be done all the same.
+    pub(crate) fn start(now: Instant, deadline: Deadline, work: impl FnOnce() -> F) -> Self {
+        Self {
+            future: (now < deadline.instant()).then(work),
             deadline,
             timer: None,
         }
@@ -151,7 +160,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_that_is_done_in_time_is_let_through() {
         let work = async { "done" };
-        assert_eq!(Bounded::start(soon(), || work).await, Ok("done"));
+        assert_eq!(
+            Bounded::start(Instant::now(), soon(), || work).await,
+            Ok("done")
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -165,7 +177,7 @@ mod tests {
                 drop(held);
             }
         };
-        let mut bounded = std::pin::pin!(Bounded::start(deadline, || work));
+        let mut bounded = std::pin::pin!(Bounded::start(Instant::now(), deadline, || work));
         assert_eq!(bounded.as_mut().await, Err(DeadlineExceeded));
         assert_eq!(deadline.remaining(), None);
         assert_eq!(
@@ -180,7 +192,10 @@ mod tests {
         let deadline = soon();
         tokio::time::advance(Duration::from_secs(1)).await;
         let work = || -> future::Ready<()> { panic!("begun") };
-        assert_eq!(Bounded::start(deadline, work).await, Err(DeadlineExceeded));
+        assert_eq!(
+            Bounded::start(Instant::now(), deadline, work).await,
+            Err(DeadlineExceeded)
+        );
     }
 
     /// The data of a body up to its end, and how that was.

@@ -6,7 +6,10 @@
 
 use std::future::Future;
 
-use tokio::task::{JoinHandle, futures::TaskLocalFuture};
+use tokio::{
+    task::{JoinHandle, futures::TaskLocalFuture},
+    time::Instant,
+};
 
 use crate::{
     Deadline, RequestId,
@@ -21,6 +24,8 @@ pub struct Context {
     pub request_id: RequestId,
     /// When the request must be over.
     pub deadline: Deadline,
+    /// When it came.
+    pub(crate) arrived: Instant,
     /// How its answer must be written.
     pub(crate) protocol: Protocol,
     /// Where its calls are timed, if they are.
@@ -37,6 +42,7 @@ impl Context {
         Self {
             request_id,
             deadline,
+            arrived: Instant::now(),
             protocol: Protocol::Http,
             timings: None,
         }
@@ -67,6 +73,11 @@ pub fn current() -> Option<Context> {
 /// The deadline of the request in hand, or `None` outside of any request.
 pub fn deadline() -> Option<Deadline> {
     CURRENT.try_with(|context| context.deadline).ok()
+}
+
+/// When the request in hand came, or `None` outside of any request.
+pub(crate) fn arrived() -> Option<Instant> {
+    CURRENT.try_with(|context| context.arrived).ok()
 }
 
 /// What the client of the request in hand speaks, or `None` outside of any request.

@@ -19,7 +19,12 @@ impl Deadline {
 
     /// The deadline that is `timeout` away; one of more than a year is a year away.
     pub fn after(timeout: Duration) -> Self {
-        Self(Instant::now() + timeout.min(LONGEST))
+        Self::after_from(Instant::now(), timeout)
+    }
+
+    /// The same for a time that began then.
+    pub(crate) fn after_from(begin: Instant, timeout: Duration) -> Self {
+        Self(begin + timeout.min(LONGEST))
     }
 
     /// The instant itself, for timers.

@@ -47,9 +47,10 @@ struct Request {
 }
 
 impl Timings {
-    pub(crate) fn start() -> Self {
+    /// Those of a request that came then.
+    pub(crate) fn since(started: Instant) -> Self {
         Self(Arc::new(Request {
-            started: Instant::now(),
+            started,
             route: OnceLock::new(),
             calls: Mutex::default(),
         }))
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn each_call_and_the_whole_are_in_the_header() {
-        let timings = Timings::start();
+        let timings = Timings::since(Instant::now());
         let uri = |path: &str| path.parse::<Uri>().unwrap();
         drop(timings.begin(&uri("http://service1/api.Api/getAll")));
         let running = timings.begin(&uri("/api.Api/getStream"));

@@ -5,12 +5,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Buf;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{debug, info, warn};
@@ -72,7 +73,7 @@ where
             path: request.uri().path_and_query().cloned(),
             version: request.version(),
             protocol: context::protocol().expect("the context layer stands above this one"),
-            started: Instant::now(),
+            started: context::arrived().expect("the context layer stands above this one"),
             status: CLIENT_CLOSED_REQUEST,
             grpc_code: None,
             size: 0,

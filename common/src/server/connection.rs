@@ -100,8 +100,8 @@ where
         // hyper gives a request to the stack, and then, before any other, its stream to this.
         let longest = LONGEST.get().saturating_add(STALLED_STREAM_GRACE);
         // Boxed: tokio moves a task about before and after it runs.
-        let stream = || Box::pin(stream);
-        tokio::spawn(Bounded::start(Deadline::after(longest), stream));
+        let stream = Box::pin(stream);
+        tokio::spawn(Bounded::begun(Deadline::after(longest), stream));
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use tokio::task::futures::TaskLocalFuture;
+use tokio::{task::futures::TaskLocalFuture, time::Instant};
 use tower::{Layer, Service};
 use tracing::warn;
 
@@ -77,18 +77,23 @@ where
         let (request_id, is_ambiguous) = request_id_of(request.headers(), protocol);
         let timeout = timeout_of(request.headers());
         let longest = self.layer.deadlines.of(request.uri().path());
+        let arrived = Instant::now(); // once for all that asks for it
         let context = Context {
             request_id: match &request_id {
                 Ok(Some(id)) => id.clone(),
                 Ok(None) | Err(_) => RequestId::fresh(),
             },
-            deadline: Deadline::after(match timeout {
-                Ok(Some(timeout)) => timeout.min(longest),
-                Ok(None) | Err(_) => longest,
-            }),
+            deadline: Deadline::after_from(
+                arrived,
+                match timeout {
+                    Ok(Some(timeout)) => timeout.min(longest),
+                    Ok(None) | Err(_) => longest,
+                },
+            ),
+            arrived,
             protocol,
             // For `Server-Timing`, which gRPC does not have.
-            timings: (protocol == Protocol::Http).then(Timings::start),
+            timings: (protocol == Protocol::Http).then(|| Timings::since(arrived.into_std())),
         };
         let id_header = self.layer.indexing.header_value(&context.request_id);
         let future = context.clone().sync_scope(|| {

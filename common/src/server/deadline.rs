@@ -50,10 +50,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let deadline = context::deadline().expect("the context layer stands above this one");
+        const ABOVE: &str = "the context layer stands above this one";
+        let arrived = context::arrived().expect(ABOVE);
+        let deadline = context::deadline().expect(ABOVE);
         ResponseFuture {
-            protocol: context::protocol().expect("the context layer stands above this one"),
-            inner: Bounded::start(deadline, || self.inner.call(request)),
+            protocol: context::protocol().expect(ABOVE),
+            inner: Bounded::start(arrived, deadline, || self.inner.call(request)),
         }
     }
 }

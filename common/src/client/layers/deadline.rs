@@ -10,7 +10,7 @@ use axum::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::task::futures::TaskLocalFuture;
+use tokio::{task::futures::TaskLocalFuture, time::Instant};
 use tonic::Status;
 use tower::Service;
 
@@ -40,12 +40,12 @@ impl<S> DeadlineService<S> {
         Self { inner, deadlines }
     }
 
-    /// The context of a call.
-    fn context<B>(&self, request: &Request<B>) -> Context {
+    /// The context of a call that is made now.
+    fn context<B>(&self, request: &Request<B>, now: Instant) -> Context {
         let longest = self.deadlines.of(request.uri().path());
         let asked = request.headers().get(Deadline::GRPC_TIMEOUT);
         let asked = asked.and_then(|timeout| parse_timeout(timeout).ok());
-        let deadline = Deadline::after(asked.map_or(longest, |asked| asked.min(longest)));
+        let deadline = Deadline::after_from(now, asked.map_or(longest, |asked| asked.min(longest)));
         match context::current() {
             Some(context) => {
                 let deadline = deadline.min(context.deadline);
@@ -71,9 +71,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let context = self.context(&request);
+        let now = Instant::now();
+        let context = self.context(&request, now);
         ResponseFuture {
-            call: Bounded::start(context.deadline, || {
+            call: Bounded::start(now, context.deadline, || {
                 let call = context.clone().sync_scope(|| self.inner.call(request));
                 context.scope(call)
             }),

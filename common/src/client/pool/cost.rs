@@ -52,24 +52,26 @@ impl Cost {
     /// What one more call costs, in seconds, when that many are in flight.
     pub(super) fn of_a_call(&self, in_flight: u64) -> f64 {
         let mut seen = *lock(&self.0);
-        seen.pass_time(|old, kept| old * kept);
+        seen.pass_time(Instant::now(), |old, kept| old * kept);
         #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         let calls = (in_flight + 1) as f64;
         let penalty = seen.failures * FAILURE_PENALTY.as_secs_f64();
         (FLOOR.as_secs_f64() + seen.latency + penalty) * calls
     }
 
-    /// A response began after that time.
-    pub(super) fn responded(&self, latency: Duration) {
-        let seconds = latency.as_secs_f64();
-        let mut seen = lock(&self.0);
-        seen.pass_time(|old, kept| seconds.max(old * kept + seconds * (1.0 - kept)));
+    /// The response to a call that was made then has begun.
+    pub(super) fn responded(&self, call: Instant) {
+        let now = Instant::now();
+        let latency = (now - call).as_secs_f64();
+        let latency = |old: f64, kept: f64| latency.max(old * kept + latency * (1.0 - kept));
+        lock(&self.0).pass_time(now, latency);
     }
 
-    /// A call was given up after that time: the response would have taken longer.
-    pub(super) fn took_at_least(&self, time: Duration) {
-        let mut seen = lock(&self.0);
-        seen.pass_time(|old, kept| time.as_secs_f64().max(old * kept));
+    /// A call that was made then is given up: the response would have taken longer.
+    pub(super) fn took_at_least(&self, call: Instant) {
+        let now = Instant::now();
+        let latency = (now - call).as_secs_f64();
+        lock(&self.0).pass_time(now, |old, kept| latency.max(old * kept));
     }
 
     /// A call succeeded or failed.
@@ -88,8 +90,7 @@ impl Cost {
 impl Seen {
     /// Forgets with the time that has passed. `latency` makes the new latency of the old one and
     /// the share of it that is kept.
-    fn pass_time(&mut self, latency: impl FnOnce(f64, f64) -> f64) {
-        let now = Instant::now();
+    fn pass_time(&mut self, now: Instant, latency: impl FnOnce(f64, f64) -> f64) {
         let age = now - self.at;
         self.latency = latency(self.latency, weight(age, DECAY));
         if self.failures > 0.0 {
@@ -115,7 +116,7 @@ mod tests {
 
     fn after(latency: Duration) -> Cost {
         let cost = Cost::new();
-        cost.responded(latency);
+        cost.responded(Instant::now() - latency);
         cost
     }
 
@@ -129,13 +130,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_response_counts_at_once_and_is_forgotten_slowly() {
         let cost = after(FAST);
-        cost.responded(SLOW);
+        cost.responded(Instant::now() - SLOW);
         assert!(cost.of_a_call(0) >= 0.1);
-        cost.responded(FAST);
+        cost.responded(Instant::now() - FAST);
         assert!(cost.of_a_call(0) >= 0.099, "one fast response is no proof");
         for _ in 0..100 {
             advance(Duration::from_millis(100)).await;
-            cost.responded(FAST);
+            cost.responded(Instant::now() - FAST);
         }
         assert!(cost.of_a_call(0) < 0.004);
     }
@@ -143,9 +144,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_was_given_up_counts_with_the_time_that_it_took() {
         let cost = after(FAST);
-        cost.took_at_least(SLOW);
+        cost.took_at_least(Instant::now() - SLOW);
         assert!(cost.of_a_call(0) >= 0.1);
-        cost.took_at_least(FAST);
+        cost.took_at_least(Instant::now() - FAST);
         assert!(cost.of_a_call(0) >= 0.1, "it is no fast response");
     }
 

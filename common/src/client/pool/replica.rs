@@ -191,7 +191,7 @@ impl Call {
     /// The response has begun.
     fn responded(&mut self) {
         self.is_timed = true;
-        self.replica.cost.responded(self.begin.elapsed());
+        self.replica.cost.responded(self.begin);
     }
 
     /// The response has come to its end, with this status.
@@ -249,7 +249,7 @@ impl Call {
     fn took_at_least(&mut self) {
         if !self.is_timed {
             self.is_timed = true;
-            self.replica.cost.took_at_least(self.begin.elapsed());
+            self.replica.cost.took_at_least(self.begin);
         }
     }
 }

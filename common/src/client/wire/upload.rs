@@ -14,6 +14,7 @@ use tokio::{
     select,
     sync::oneshot,
     task::{AbortHandle, coop::consume_budget},
+    time::Instant,
 };
 use tonic::Status;
 
@@ -85,9 +86,11 @@ impl Drop for Upload {
 /// Ends `sending` at the deadline of the call, if it is part of any.
 async fn bounded(sending: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
     match context::deadline() {
-        Some(deadline) => Bounded::start(deadline, || sending).await.unwrap_or_else(
-            |exceeded: DeadlineExceeded| Err(Status::deadline_exceeded(exceeded.to_string())),
-        ),
+        Some(deadline) => Bounded::start(Instant::now(), deadline, || sending)
+            .await
+            .unwrap_or_else(|exceeded: DeadlineExceeded| {
+                Err(Status::deadline_exceeded(exceeded.to_string()))
+            }),
         None => sending.await,
     }
 }
