@@ -332,7 +332,7 @@ class LongLived(unittest.TestCase):
                 with self.assertRaises(grpc.RpcError) as end:
                     next(stream)
                 self.assertEqual(end.exception.code(), grpc.StatusCode.UNAVAILABLE)
-        service.stop()
+        service.wait_until_ended()
 
 
 class TestService(test_pb2_grpc.TestServiceServicer):

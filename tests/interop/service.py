@@ -80,5 +80,8 @@ class Service:
 
     def stop(self):
         self.process.terminate()
+        self.wait_until_ended()
+
+    def wait_until_ended(self):
         assert self.process.wait(PATIENCE) == 0
         self.process.stdout.close()
