@@ -1,9 +1,6 @@
 //! [`RequestId`]: the one value that ties together the log lines of one request.
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicU16, Ordering::Relaxed},
-};
+use std::fmt;
 
 use http::{HeaderName, HeaderValue};
 use uuid::Uuid;
@@ -44,7 +41,9 @@ impl RequestId {
     }
 
     fn from_valid(mut value: HeaderValue) -> Self {
-        value.set_sensitive(true); // see `Indexing`
+        // An id never comes again: kept out of HTTP/2's header tables, it does not push out
+        // what does.
+        value.set_sensitive(true);
         Self(value)
     }
 
@@ -58,26 +57,6 @@ impl RequestId {
     /// The id as it stands in a header or in metadata.
     pub fn header_value(&self) -> HeaderValue {
         self.0.clone()
-    }
-}
-
-/// How the ids of one connection are written for HTTP/2's header tables.
-///
-/// An id never comes again, so it has no place in a table, where it would push out what does. But
-/// then its name is spelled out with each as well. So one in 65,536, and the first, goes into the
-/// table after all: the others refer to its name there. With both names on a call that is a
-/// twentieth of the instructions of the client, and as much of the server.
-#[derive(Debug, Default)]
-pub(crate) struct Indexing(AtomicU16);
-
-impl Indexing {
-    /// The id as it stands in the next head of the connection.
-    pub(crate) fn header_value(&self, id: &RequestId) -> HeaderValue {
-        let count = self.0.load(Relaxed);
-        self.0.store(count.wrapping_add(1), Relaxed);
-        let mut value = id.header_value();
-        value.set_sensitive(count != 0);
-        value
     }
 }
 
@@ -170,16 +149,6 @@ mod tests {
         assert_eq!(refusal("two words"), InvalidRequestId::Characters);
         assert_eq!(refusal("línea"), InvalidRequestId::Characters);
         assert_eq!(refusal("a\nb"), InvalidRequestId::Characters);
-    }
-
-    #[test]
-    fn one_id_in_many_goes_into_the_table_for_its_name() {
-        let (indexing, id) = (Indexing::default(), RequestId::fresh());
-        let is_indexed: Vec<_> = (0..=u32::from(u16::MAX) + 1)
-            .map(|_| !indexing.header_value(&id).is_sensitive())
-            .collect();
-        assert!(is_indexed[0] && is_indexed[65_536]);
-        assert!(!is_indexed[1..65_536].contains(&true));
     }
 
     #[test]

@@ -3,12 +3,11 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{self, Poll, ready},
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::{task::futures::TaskLocalFuture, time::Instant};
 use tower::{Layer, Service};
@@ -20,7 +19,7 @@ use crate::{
     deadline::{InvalidTimeout, parse_timeout},
     methods::Deadlines,
     protocol::Protocol,
-    request_id::{Indexing, InvalidRequestId},
+    request_id::InvalidRequestId,
     timings::Timings,
 };
 
@@ -29,18 +28,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct ContextLayer {
     /// The longest that a request may take.
-    deadlines: Deadlines,
-    indexing: Arc<Indexing>,
-}
-
-impl ContextLayer {
-    /// For the requests of one connection.
-    pub(super) fn new(deadlines: Deadlines) -> Self {
-        Self {
-            deadlines,
-            indexing: Arc::default(),
-        }
-    }
+    pub(super) deadlines: Deadlines,
 }
 
 impl<S> Layer<S> for ContextLayer {
@@ -49,7 +37,7 @@ impl<S> Layer<S> for ContextLayer {
     fn layer(&self, inner: S) -> Self::Service {
         ContextService {
             inner,
-            layer: self.clone(),
+            deadlines: self.deadlines.clone(),
         }
     }
 }
@@ -57,7 +45,7 @@ impl<S> Layer<S> for ContextLayer {
 #[derive(Debug, Clone)]
 pub(super) struct ContextService<S> {
     inner: S,
-    layer: ContextLayer,
+    deadlines: Deadlines,
 }
 
 impl<S, B, R> Service<Request<B>> for ContextService<S>
@@ -76,7 +64,7 @@ where
         let protocol = Protocol::of(request.headers());
         let (request_id, is_ambiguous) = request_id_of(request.headers(), protocol);
         let timeout = timeout_of(request.headers());
-        let longest = self.layer.deadlines.of(request.uri().path());
+        let longest = self.deadlines.of(request.uri().path());
         let arrived = Instant::now(); // once for all that asks for it
         let context = Context {
             request_id: match &request_id {
@@ -95,7 +83,6 @@ where
             // For `Server-Timing`, which gRPC does not have.
             timings: (protocol == Protocol::Http).then(|| Timings::since(arrived.into_std())),
         };
-        let id_header = self.layer.indexing.header_value(&context.request_id);
         let future = context.clone().sync_scope(|| {
             if let Err(reason) = request_id {
                 warn!(
@@ -124,7 +111,6 @@ where
         });
         ResponseFuture {
             inner: context.scope(future),
-            id_header: Some(id_header),
         }
     }
 }
@@ -169,7 +155,6 @@ pin_project_lite::pin_project! {
     pub(super) struct ResponseFuture<F> {
         #[pin]
         inner: TaskLocalFuture<Context, F>,
-        id_header: Option<HeaderValue>,
     }
 }
 
@@ -188,7 +173,7 @@ where
             .expect("only taken here, at the end");
         response.headers_mut().insert(
             context.protocol.request_id_header(),
-            this.id_header.take().expect("only taken here, too"),
+            context.request_id.header_value(),
         );
         Poll::Ready(Ok(response.map(|body| ContextBody {
             body: DroppableBody::new(body),

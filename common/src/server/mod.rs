@@ -127,7 +127,9 @@ where
     ServiceBuilder::new()
         // 1. Id and deadline: first, so that all below, and each of its log lines, has them,
         //    and last on the way out, so that no answer leaves without its id.
-        .layer(ContextLayer::new(face.deadlines.clone()))
+        .layer(ContextLayer {
+            deadlines: face.deadlines.clone(),
+        })
         // 2. Where the time went: above what makes answers, so that failures say it, too.
         .layer(TimingLayer)
         // 3. The access line: above what makes answers of failures, to see the status that the

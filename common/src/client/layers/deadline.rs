@@ -127,7 +127,6 @@ mod tests {
     use crate::{
         client::{RequestIdNames, wire::write_context},
         methods::{Method, Methods},
-        request_id::Indexing,
     };
 
     type Answer = Result<Response<Empty<Bytes>>, Status>;
@@ -140,7 +139,7 @@ mod tests {
     }
 
     fn write(headers: &mut http::HeaderMap) {
-        write_context(headers, RequestIdNames::Both, &Indexing::default());
+        write_context(headers, RequestIdNames::Both);
     }
 
     /// Sends a request through the layer with an `inner` in place of the channel.

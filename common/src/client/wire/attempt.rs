@@ -65,7 +65,7 @@ impl Connection {
             let status = Status::unavailable("the connection was closed before the call");
             return Err(Failure::Unprocessed(status));
         }
-        self.head.complete(&mut request, &self.indexing);
+        self.head.complete(&mut request);
         let (head, body) = request.into_parts();
         let (response, mut stream) = sender
             .send_request(Request::from_parts(head, ()), false)

@@ -29,7 +29,7 @@ use super::{
     head::Head,
     signs::{Closed, Counts, Signs},
 };
-use crate::{lock::lock, request_id::Indexing};
+use crate::lock::lock;
 
 /// The time limit of opening a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,7 +64,6 @@ const DATA_FRAME_BUDGET: usize = 256 * 1_024 * 1_024;
 #[derive(Debug)]
 pub(in crate::client) struct Connection {
     pub(super) head: Head,
-    pub(super) indexing: Indexing,
     sender: Arc<Mutex<SendRequest<Bytes>>>,
     pub(super) signs: Arc<Signs>,
     driver: AbortHandle,
@@ -120,7 +119,6 @@ impl Connection {
         });
         Ok(Self {
             head,
-            indexing: Indexing::default(),
             sender,
             signs,
             driver: driver.abort_handle(),

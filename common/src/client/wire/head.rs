@@ -8,7 +8,6 @@ use http::{
 
 use crate::{
     Deadline, RequestId, client::config::RequestIdNames, context, deadline::format_timeout,
-    request_id::Indexing,
 };
 
 /// What calls from here call themselves, unless their callers say something else.
@@ -31,24 +30,20 @@ impl Head {
     }
 
     /// Completes the head of an attempt that leaves now.
-    pub(super) fn complete<B>(&self, request: &mut Request<B>, indexing: &Indexing) {
+    pub(super) fn complete<B>(&self, request: &mut Request<B>) {
         let uri = request.uri_mut();
         *uri = with_authority(uri, &self.authority);
         let headers = request.headers_mut();
-        write_context(headers, self.request_id_names, indexing);
+        write_context(headers, self.request_id_names);
         headers.entry(USER_AGENT).or_insert(MESH);
     }
 }
 
 /// Writes the request's [`Context`](crate::Context): its id, and `grpc-timeout`, which is what is
 /// left of the deadline now.
-pub(in crate::client) fn write_context(
-    headers: &mut HeaderMap,
-    names: RequestIdNames,
-    indexing: &Indexing,
-) {
+pub(in crate::client) fn write_context(headers: &mut HeaderMap, names: RequestIdNames) {
     if let Some(context) = context::current() {
-        let id = indexing.header_value(&context.request_id);
+        let id = context.request_id.header_value();
         if names == RequestIdNames::Both {
             headers.insert(RequestId::GRPC_METADATA, id.clone());
         } else {
@@ -85,7 +80,7 @@ mod tests {
         let mut request = request.uri("/a.Service/Method").body(()).unwrap();
         let deadline = Deadline::after(Duration::from_secs(10));
         let context = Context::new("the-request".parse().unwrap(), deadline);
-        context.sync_scope(|| head.complete(&mut request, &Indexing::default()));
+        context.sync_scope(|| head.complete(&mut request));
         assert_eq!(request.uri(), "http://service1:50051/a.Service/Method");
         std::mem::take(request.headers_mut())
     }
