@@ -39,7 +39,8 @@ down: ## Stop the containers and remove them
 logs: ## Follow the logs of the containers
 	docker compose logs --follow
 
-trace: export ID := $(ID)
+# What ID is, is the caller's: as it is written, never expanded.
+trace: override export ID := $(value ID)
 trace: ## Show the lines of one request from both services in order of time: make trace ID=…
 	@scripts/trace "$$ID"
 

@@ -33,3 +33,17 @@ fn the_readme_shows_the_third_service_as_it_is() {
         "copy tests/examples/service3.rs into the README"
     );
 }
+
+#[test]
+fn the_id_of_make_trace_is_never_run() {
+    let made = std::env::temp_dir().join(format!("made-by-an-id-{}", std::process::id()));
+    let id = format!("$(shell touch {})`touch {0}`", made.display());
+    let trace = std::process::Command::new("make")
+        .args(["--silent", "trace", &format!("ID={id}")])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .expect("make is there");
+    assert!(!made.exists());
+    let said = String::from_utf8_lossy(&trace.stderr);
+    assert!(said.contains(&id), "{said}");
+}
