@@ -182,6 +182,14 @@ impl From<Status> for Problem {
         let status = http_status(grpc.code());
         match grpc.code() {
             Code::DeadlineExceeded => Self::deadline_exceeded(),
+            // With a pushback it is the service that has too much to do, and not the client that
+            // asked for too much.
+            Code::ResourceExhausted if grpc.metadata().contains_key(PUSHBACK) => Self {
+                detail: "A service that this one needs has more to do than it can carry; \
+                         try again in a while."
+                    .into(),
+                ..Self::overloaded()
+            },
             Code::Unavailable => Self::new(
                 status,
                 "A service that this one needs can't be reached; try again.",
@@ -275,6 +283,14 @@ mod tests {
             assert_eq!(problem.detail.contains("secret"), http < 500, "{code:?}");
             assert_eq!(problem.retry_after.is_some(), http == 503, "{code:?}");
         }
+    }
+
+    #[test]
+    fn an_overloaded_service_is_no_fault_of_the_client() {
+        let problem = Problem::from(Problem::overloaded().to_grpc());
+        assert_eq!(problem.status, 503);
+        assert_eq!(problem.retry_after, Some(RETRY_AFTER_OVERLOADED));
+        assert_eq!(problem.to_grpc().code(), Code::ResourceExhausted);
     }
 
     #[tokio::test]
