@@ -16,6 +16,8 @@ use http::uri::{Authority, Scheme, Uri};
 /// assert!("https://service1:50051".parse::<Target>().is_err());
 /// assert!("service1".parse::<Target>().is_err());
 /// assert!("service1:50051,".parse::<Target>().is_err());
+/// assert!("service1:0".parse::<Target>().is_err());
+/// assert!("user:password@service1:50051".parse::<Target>().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target(Vec<Authority>);
@@ -50,9 +52,33 @@ fn authority(address: &str) -> Option<Authority> {
         format!("http://{address}")
     };
     let uri: Uri = url.parse().ok()?;
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse() != Ok(0_u16);
     let is_whole = uri.scheme() == Some(&Scheme::HTTP)
+        && !url.contains(['@', '#'])
         && uri.host().is_some_and(|host| !host.is_empty())
-        && uri.port_u16().is_some()
+        && uri.port().is_some_and(|port| is_port(port.as_str()))
         && uri.path_and_query().is_none_or(|path| path == "/");
     is_whole.then(|| uri.into_parts().authority)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_host_and_port_is_refused() {
+        for text in [
+            "x:0",
+            "x:+1",
+            "x:",
+            "x:65536",
+            "u:p@x:1",
+            "http://x:1#f",
+            "http://x:1/a",
+            ":1",
+        ] {
+            assert_eq!(text.parse::<Target>(), Err(InvalidTarget), "{text}");
+        }
+    }
 }
