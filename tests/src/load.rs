@@ -39,6 +39,8 @@ pub struct Plan {
     pub interval: Duration,
     /// The name to say hello to; `None` for another with each request.
     pub name: Option<&'static str>,
+    /// Whether a connection is kept for the next request.
+    pub is_kept: bool,
 }
 
 /// Load that runs.
@@ -122,7 +124,7 @@ async fn connection(
                 None => connect(address).await?,
             };
             say_hello(&mut open, &name, &id).await?;
-            if open.ready().await.is_ok() {
+            if plan.is_kept && open.ready().await.is_ok() {
                 sender = Some(open);
             }
             Ok(())

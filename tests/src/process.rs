@@ -107,16 +107,7 @@ impl Process {
     }
 
     fn spawn_command(mut command: Command, variables: &[(&str, &str)]) -> Self {
-        let mut child = command
-            .env_clear()
-            .envs([
-                ("HOST", "127.0.0.1"),
-                ("PORT", "0"),
-                ("GRPC_PORT", "0"),
-                ("WORKERS", "2"),
-            ])
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
+        let mut child = set_up(&mut command, variables)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -333,6 +324,26 @@ pub fn raise_file_limit() {
         maximum: limit.maximum,
     };
     setrlimit(Resource::Nofile, raised).expect("it is not beyond the maximum");
+}
+
+/// A program that is to listen on free ports, for a test that has its own way with its stdout.
+pub fn command(program: &str, variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(path_of(program));
+    set_up(&mut command, variables);
+    command
+}
+
+fn set_up<'a>(command: &'a mut Command, variables: &[(&str, &str)]) -> &'a mut Command {
+    command
+        .env_clear()
+        .envs([
+            ("HOST", "127.0.0.1"),
+            ("PORT", "0"),
+            ("GRPC_PORT", "0"),
+            ("WORKERS", "2"),
+        ])
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
 }
 
 /// Where a program of this workspace is, built as it stands now.

@@ -110,6 +110,7 @@ fn scale_up_and_down() {
         connections: 100,
         interval: Duration::from_millis(100),
         name: None,
+        is_kept: true,
     };
     let load = Load::start(port(8081), plan);
     sleep(Duration::from_secs(1));

@@ -1,6 +1,5 @@
 //! [`Fake`]: a server that stands in for a replica where the fault is in its HTTP/2.
 
-mod frame;
 mod going_away;
 mod ping_counter;
 

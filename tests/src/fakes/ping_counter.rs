@@ -16,8 +16,9 @@ use tokio::{
     time::sleep,
 };
 
-use super::frame::{
-    ACK, CONNECTION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, SETTINGS, frame,
+use crate::frame::{
+    ACK, CONNECTION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE,
+    SETTINGS, frame,
 };
 
 /// A PING that comes sooner after the one before is a strike, and so many strikes are borne: the
@@ -27,8 +28,6 @@ const MAX_PING_STRIKES: u32 = 2;
 
 /// How long the response for a quiet name takes.
 const QUIET: Duration = Duration::from_secs(100);
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The question of `grpc.health.v1` for the whole server: an empty message. It is told by that, as
 /// the path is compressed.

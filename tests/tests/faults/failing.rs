@@ -34,6 +34,7 @@ fn unavailable_always() -> String {
         connections: 100,
         interval: Duration::from_millis(40),
         name: Some("code 14"),
+        is_kept: true,
     };
     let calls = || {
         let route = "/app.grpc.Service1/ProcessName";

@@ -31,6 +31,7 @@ fn three_times_the_load() -> String {
             connections,
             interval,
             name: Some("work"),
+            is_kept: true,
         };
         let load = Load::start(service2.http(), plan);
         sleep(Duration::from_secs(6));
@@ -76,6 +77,7 @@ fn three_times_the_calls() -> String {
         connections: 5 * 3 * 480,
         interval: 5 * SECOND,
         name: None,
+        is_kept: true,
     };
     let load = Load::start(service2.http(), plan);
     sleep(5 * SECOND);

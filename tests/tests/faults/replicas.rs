@@ -284,8 +284,8 @@ fn all_are_gone_for_a_while() -> String {
     sleep(SECOND);
     let calm = Instant::now();
     sleep(SECOND / 10); // for those in flight
-    let gone = Instant::now();
     drop(replicas); // kill -9
+    let gone = Instant::now();
     sleep(30 * SECOND);
     let back = Instant::now();
     let _replicas = ports.map(backend);

@@ -1,0 +1,100 @@
+//! Frames of HTTP/2 as they are on the wire (RFC 9113, section 4.1), for peers that no library
+//! would be.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// The type of DATA.
+pub const DATA: u8 = 0;
+/// The type of HEADERS.
+pub const HEADERS: u8 = 1;
+/// The type of SETTINGS.
+pub const SETTINGS: u8 = 4;
+/// The type of PING.
+pub const PING: u8 = 6;
+/// The type of GOAWAY.
+pub const GOAWAY: u8 = 7;
+
+/// The flag of SETTINGS and PING that acknowledge one.
+pub const ACK: u8 = 1;
+/// The flag of the last frame of a stream.
+pub const END_STREAM: u8 = 1;
+/// The flag of HEADERS that no CONTINUATION follows.
+pub const END_HEADERS: u8 = 4;
+
+/// The stream of the frames that concern the connection.
+pub const CONNECTION: [u8; 4] = [0; 4];
+
+/// What a client sends before any frame.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const HEAD: usize = 9;
+
+/// A frame.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its type.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// The stream that it belongs to.
+    pub stream: [u8; 4],
+    /// What comes after its head.
+    pub payload: Bytes,
+}
+
+impl Frame {
+    /// Takes the first frame, if all of it is there.
+    pub fn take(received: &mut BytesMut) -> Option<Self> {
+        let [a, b, c, kind, flags, stream @ ..] = *received.first_chunk::<HEAD>()?;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        if received.len() < HEAD + length {
+            return None;
+        }
+        received.advance(HEAD);
+        Some(Self {
+            kind,
+            flags,
+            stream,
+            payload: received.split_to(length).freeze(),
+        })
+    }
+}
+
+/// The bytes of a frame.
+///
+/// # Panics
+///
+/// When the payload is longer than a length of three bytes can say.
+pub fn frame(kind: u8, flags: u8, stream: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("it is short");
+    let [0, a, b, c] = length.to_be_bytes() else {
+        panic!("{length} bytes are too long for a frame");
+    };
+    let mut frame = vec![a, b, c, kind, flags];
+    frame.extend(stream);
+    frame.extend(payload);
+    frame
+}
+
+/// The preface of a client with empty SETTINGS.
+pub fn hello() -> Vec<u8> {
+    [PREFACE, &frame(SETTINGS, 0, CONNECTION, b"")].concat()
+}
+
+/// The HEADERS of a request: GET to its end, or POST with a body to come. `number` counts the
+/// requests of a client from 0.
+///
+/// # Panics
+///
+/// When the path is longer than 126 bytes, or there are too many requests.
+pub fn request(number: u32, is_get: bool, path: &str) -> Vec<u8> {
+    let method = if is_get { 0x82 } else { 0x83 };
+    let length = u8::try_from(path.len()).ok().filter(|length| *length < 127);
+    let length = length.expect("the path is short");
+    // RFC 7541: indexed fields, and two literals without indexing under an indexed name.
+    let mut block = vec![method, 0x86, 0x01, 1, b'a', 0x04, length];
+    block.extend(path.bytes());
+    let flags = END_HEADERS | if is_get { END_STREAM } else { 0 };
+    let stream = number * 2 + 1;
+    frame(HEADERS, flags, stream.to_be_bytes(), &block)
+}
