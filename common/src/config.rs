@@ -10,8 +10,13 @@ use clap::{
 };
 use tracing_subscriber::filter::Targets;
 
+use crate::logging;
+
 /// The exit code for a bad flag or variable.
 const EXIT_BAD_CONFIGURATION: i32 = 2;
+
+/// The longest that a setting may last: an instant that is so far away can still be reckoned with.
+const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 /// What every service can be told.
 #[derive(Args, Debug, Clone)]
@@ -29,31 +34,34 @@ pub struct Config {
     /// How many requests may be in flight; more are refused at once. A request more waits for
     /// about as long as these take together on the workers: set it to the rate that the service
     /// can carry, times the latency that is bearable
-    #[arg(long, env, default_value = "2048")]
+    #[arg(long, env, default_value = "2048", value_parser = at_most::<1_000_000>)]
     pub max_in_flight: NonZeroUsize,
 
     /// How many connections may be open; more wait until one is closed
-    #[arg(long, env, default_value = "20000")]
+    #[arg(long, env, default_value = "20000", value_parser = at_most::<1_000_000>)]
     pub max_connections: NonZeroUsize,
 
     /// How long to go on accepting after SIGTERM or SIGINT, not ready any more, so that load
     /// balancers that poll see it
-    #[arg(long, env, default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "0s", value_parser = duration)]
     pub drain_delay: Duration,
 
     /// How long requests in flight may go on after SIGTERM or SIGINT
-    #[arg(long, env, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
 
     /// The number of worker threads [default: the cores that the process may use]
-    #[arg(long, env, default_value_t = cores(), hide_default_value = true)]
+    #[arg(long, env, default_value_t = cores(), hide_default_value = true, value_parser = at_most::<1_024>)]
     pub workers: NonZeroUsize,
 
-    /// Which events are logged: a level, or target=level pairs with commas between them
+    /// Which events are logged: a level, and target=level pairs, with commas between them.
+    /// Dependencies (h2, hyper, …) log errors, unless a pair names them [default: info]
     #[arg(
         long = "log",
         env = "RUST_LOG",
-        default_value = "info",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = logging::parse_filter,
         value_name = "FILTER"
     )]
     pub log: Targets,
@@ -71,12 +79,27 @@ fn cores() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
+/// Reads a number from 1 to `MAX`.
+fn at_most<const MAX: usize>(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse::<NonZeroUsize>().ok();
+    number
+        .filter(|number| number.get() <= MAX)
+        .ok_or_else(|| format!("it must be a number from 1 to {MAX}"))
+}
+
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be more than nothing".into()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
+    match duration(text)? {
+        Duration::ZERO => Err("it must be more than nothing".into()),
+        duration => Ok(duration),
     }
+}
+
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let is_bounded = duration <= MAX_DURATION;
+    is_bounded
+        .then_some(duration)
+        .ok_or_else(|| "it must be at most 365days".into())
 }
 
 /// Reads the configuration from the command line and the environment. Where it is wrong, says
@@ -145,6 +168,11 @@ mod tests {
         for arguments in [
             ["--deadline", "0s"],
             ["--workers", "0"],
+            ["--workers", "5000"],
+            ["--max-connections", "2305843009213693952"],
+            ["--max-in-flight", "1000001"],
+            ["--drain-timeout", "366days"],
+            ["--log", "infoo"],
             ["--host", "localhost"],
             ["--log", "info,x=loud"],
         ] {

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::config;
+
 /// How a client calls. Put it next to [`common::Config`](crate::Config): `#[command(flatten)]`.
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct Config {
     /// How long a call waits for a replica while none can be reached
-    #[arg(long, env, default_value = "3s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "3s", value_parser = config::duration)]
     pub failfast: Duration,
 
     /// Under which names calls carry their request id

@@ -20,6 +20,7 @@
 //! `v`) are dropped, so do not use them, nor `request_id`.
 
 mod buffer;
+mod filter;
 mod json;
 mod record;
 mod time;
@@ -35,8 +36,11 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-pub use self::buffer::BUFFER_LIMIT;
 pub(crate) use self::buffer::{buffer_this_thread, flush};
+pub use self::{
+    buffer::BUFFER_LIMIT,
+    filter::{InvalidFilter, parse_filter},
+};
 use self::{buffer::Writer, record::Format};
 
 /// Sends all events that pass `filter` to stdout under the name of `service`, and panics too.
