@@ -22,7 +22,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::lock::lock;
+use crate::{lock::lock, logging::stdout};
 
 /// The upper bounds of the latency buckets, in seconds: by steps of about 2.2 from what a
 /// neighbour takes to the default deadline.
@@ -66,7 +66,6 @@ pub(crate) struct Counters {
     pub(crate) hedges: Counter,
     pub(crate) resends: Counter,
     pub(crate) stream_waits: Counter,
-    pub(crate) log_bytes: Counter,
     requests: Mutex<Vec<Arc<Requests>>>,
     replicas: Mutex<Vec<(SocketAddr, Arc<Replica>)>>,
 }
@@ -254,7 +253,12 @@ impl Collector for Process {
             (
                 "log_written_bytes",
                 "Bytes of log lines written",
-                counter(|one| &one.log_bytes),
+                stdout::written_bytes(),
+            ),
+            (
+                "log_lost_bytes",
+                "Bytes of log lines that stdout did not take",
+                stdout::lost_bytes(),
             ),
         ] {
             encoder

@@ -7,8 +7,8 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::json;
-use crate::{context, metrics};
+use super::{json, stdout};
+use crate::context;
 
 /// How many bytes of records a worker gathers at the most before it writes them, busy or not.
 pub const BUFFER_LIMIT: usize = 32 * 1024;
@@ -30,7 +30,7 @@ pub(crate) fn flush() {
         if let Some(records) = buffer
             && !records.is_empty()
         {
-            write_out(records);
+            stdout::write(records);
             records.clear();
         }
     });
@@ -72,7 +72,7 @@ impl Drop for Lines {
     fn drop(&mut self) {
         self.bytes.truncate(self.whole);
         if self.bytes.len() >= self.limit {
-            write_out(&self.bytes);
+            stdout::write(&self.bytes);
             self.bytes.clear();
         }
         if self.limit > 0 {
@@ -82,18 +82,10 @@ impl Drop for Lines {
 }
 
 /// Ends a record, with the current request id as its last field.
-fn append_id_and_end(lines: &mut Vec<u8>) {
+pub(super) fn append_id_and_end(lines: &mut Vec<u8>) {
     lines.extend_from_slice(br#","request_id":""#);
     context::with_request_id(|id| json::escaped(lines, id));
     lines.extend_from_slice(b"\"}\n");
-}
-
-/// Writes whole records. The lock of stdout keeps those of two threads apart, for one write to
-/// a full pipe may take several turns.
-fn write_out(records: &[u8]) {
-    // Where stdout is gone there is nobody left to tell; the service goes on.
-    let _ = io::stdout().lock().write_all(records);
-    metrics::mine(|mine| mine.log_bytes.add(records.len() as u64));
 }
 
 /// Where the formatter puts its records: it makes one call of `write` with each.
@@ -110,7 +102,9 @@ impl<'a> MakeWriter<'a> for Writer {
 impl Write for Writer {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let open = record.strip_suffix(b"}\n").unwrap_or(record);
-        write(|lines| lines.extend_from_slice(open));
+        // Outside of strings a record is ASCII, so it can be escaped as a whole.
+        let open = json::with_escapes(&String::from_utf8_lossy(open)).into_owned();
+        write(|lines| lines.extend_from_slice(open.as_bytes()));
         Ok(record.len())
     }
 

@@ -4,7 +4,10 @@
 //! escape. Hardly any text in a record has, and to copy such text as a whole, keys above all,
 //! takes a third of the instructions (what it saves: bench/README.md).
 
-use std::fmt::{self, Write};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+};
 
 use serde::Serialize;
 
@@ -21,15 +24,42 @@ pub(super) fn escaped(bytes: &mut Vec<u8>, text: &str) {
         bytes.extend_from_slice(text.as_bytes());
         return;
     }
-    let opening_quote = bytes.len();
-    value(bytes, text);
-    bytes.remove(opening_quote);
-    bytes.pop();
+    let json = serde_json::to_string(text).expect("a string always becomes JSON");
+    let escaped = with_escapes(&json[1..json.len() - 1]).into_owned();
+    bytes.extend_from_slice(escaped.as_bytes());
 }
 
-/// Whether there is nothing to escape: no quote, no backslash, no control character.
+/// JSON with `\u…` for what a terminal or a viewer acts on instead of showing it, and JSON allows.
+pub(super) fn with_escapes(json: &str) -> Cow<'_, str> {
+    if !json.contains(is_acted_on) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 32);
+    for character in json.chars() {
+        if is_acted_on(character) {
+            // All of them are in the first plane.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Control characters (DEL and C1), ends of lines, marks of direction and what has no width.
+fn is_acted_on(character: char) -> bool {
+    matches!(character,
+        '\u{7F}'..='\u{9F}'
+        | '\u{061C}'
+        | '\u{200B}'..='\u{200F}'
+        | '\u{2028}'..='\u{202E}'
+        | '\u{2060}'..='\u{206F}'
+        | '\u{FEFF}')
+}
+
+/// Whether there is nothing to escape: ASCII without a quote, a backslash or a control character.
 fn is_plain(text: &[u8]) -> bool {
-    let is_plain_byte = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
+    let is_plain_byte = |byte: &u8| matches!(byte, b' '..=b'~') && !b"\"\\".contains(byte);
     let Some(last) = text.last_chunk() else {
         return text.iter().all(is_plain_byte);
     };
@@ -45,7 +75,9 @@ fn is_plain_word(word: [u8; 8]) -> bool {
     }
     let word = u64::from_ne_bytes(word);
     let below = |word: u64, limit: u8| word.wrapping_sub(all(limit)) & !word & all(0x80);
+    let above = (word | word.wrapping_add(all(1))) & all(0x80); // DEL, and what is not ASCII
     let found = below(word, b' ') | below(word ^ all(b'"'), 1) | below(word ^ all(b'\\'), 1);
+    let found = found | above;
     found == 0
 }
 
@@ -77,18 +109,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_are_those_of_serde_json() {
+    fn strings_are_those_of_serde_json_but_for_what_is_acted_on() {
         let (before, after) = ("straße", "a text of some length");
-        for character in (0..256).filter_map(char::from_u32) {
+        let others = [
+            '\u{061C}', '\u{2028}', '\u{202E}', '\u{2066}', '\u{FEFF}', '…', '😀',
+        ];
+        for character in (0..256).filter_map(char::from_u32).chain(others) {
             for length in 0..=before.chars().count() {
                 let before: String = before.chars().take(length).collect();
                 let text = format!("{before}{character}{after}");
                 let (mut ours, mut made) = (Vec::new(), Vec::new());
                 string(&mut ours, &text);
                 super::text(&mut made, format_args!("{before}{character}{after}"));
-                let theirs = serde_json::to_vec(&text).unwrap();
-                assert_eq!(ours, theirs);
-                assert_eq!(made, theirs);
+                let theirs = serde_json::to_string(&text).unwrap();
+                let shown = ours.iter().filter(|byte| **byte == 0x7F);
+                assert_eq!(shown.count(), 0, "{character:?}");
+                assert_eq!(ours, made);
+                let escape = format!("\\u{:04x}", u32::from(character));
+                let read = String::from_utf8(ours).unwrap();
+                let read = if is_acted_on(character) {
+                    read.replace(&escape, &character.to_string())
+                } else {
+                    read
+                };
+                assert_eq!(read, theirs);
             }
         }
     }

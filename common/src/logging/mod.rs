@@ -14,7 +14,8 @@
 //! - **Each worker has a buffer of its own**, written out when the worker runs out of work, at
 //!   [`BUFFER_LIMIT`], at the end and on panic. So no line waits while nothing happens, and no
 //!   line costs a system call of its own under load. Other threads write at once. A reader of
-//!   stdout that can't keep up holds the workers up: lines are never dropped.
+//!   stdout that can't keep up holds nobody up: what it does not take within a second is dropped,
+//!   counted and told (`stdout`).
 //!
 //! Field names that bunyan has for itself (`name`, `msg`, `level`, `time`, `pid`, `hostname`,
 //! `v`) are dropped, so do not use them, nor `request_id`.
@@ -23,6 +24,7 @@ mod buffer;
 mod filter;
 mod json;
 mod record;
+pub(crate) mod stdout;
 mod time;
 
 use std::panic::{self, PanicHookInfo};

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
-    process::{self, ExitCode},
+    process::ExitCode,
     sync::Arc,
     thread,
     time::Duration,
@@ -30,7 +30,7 @@ use super::{
     health,
     readiness::Readiness,
     route::RouteLayer,
-    signals::Signals,
+    signals,
     worker::{self, Accepted, Settings, Worker},
 };
 use crate::{Config, logging, protocol::Protocol};
@@ -110,7 +110,7 @@ enum StartError {
     Worker,
 }
 
-/// Runs a service until SIGTERM or SIGINT, then drains it.
+/// Runs a service until SIGTERM, SIGINT or SIGHUP, then drains it.
 ///
 /// Each worker calls `faces` once for its routers, one for each of the `listeners` and in their
 /// order. It may open channels and spawn tasks there: a runtime is running.
@@ -125,7 +125,9 @@ pub fn run<const N: usize>(
 ) -> ExitCode {
     logging::init(service, config.log.clone());
     raise_file_limit();
-    match start_and_drain(config, listeners, &Arc::new(faces)) {
+    let ended = start_and_drain(config, listeners, &Arc::new(faces));
+    logging::stdout::finish();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{service}: {error}");
@@ -159,7 +161,7 @@ where
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut signals = Signals::new()?;
+        let mut signal = signals::watch()?;
         let mut sockets = Vec::with_capacity(N);
         for listener in listeners {
             sockets.push(listener.bind(config.host)?);
@@ -194,20 +196,15 @@ where
         drop(inboxes);
 
         tokio::select! {
-            () = signals.next() => {}
+            _ = &mut signal => {}
             _ = workers.recv() => return Err(StartError::Worker),
         }
         info!(action = "drain", status = "success", "draining");
         settings.readiness.drain();
-        tokio::select! {
-            () = sleep(config.drain_delay) => {}
-            () = signals.next() => process::exit(signals.exit_code()),
-        }
+        sleep(config.drain_delay).await;
         drop(accepting);
-        tokio::select! {
-            () = all_ended(&mut workers, config) => Ok(()),
-            () = signals.next() => process::exit(signals.exit_code()),
-        }
+        all_ended(&mut workers, config).await;
+        Ok(())
     })
 }
 

@@ -1,35 +1,42 @@
-//! SIGTERM and SIGINT: the first asks for a drain, a second for the end.
+//! SIGTERM, SIGINT and SIGHUP: the first asks for a drain, a second for the end.
+//!
+//! A thread of its own waits for them, which does nothing else and writes no log: whatever the
+//! others wait for, a second signal ends the process.
 
-use std::{future, io};
+use std::{io, process, thread};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
-/// SIGTERM and SIGINT.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    last: SignalKind,
-}
-
-impl Signals {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            last: SignalKind::terminate(),
-        })
-    }
-
-    pub(super) async fn next(&mut self) {
-        self.last = tokio::select! {
-            Some(()) = self.terminate.recv() => SignalKind::terminate(),
-            Some(()) = self.interrupt.recv() => SignalKind::interrupt(),
-            else => future::pending().await,
-        };
-    }
-
-    /// What a shell reports for a process that the last signal ended.
-    pub(super) fn exit_code(&self) -> i32 {
-        128 + self.last.as_raw_value()
-    }
+/// Waits for signals from now on. The result is there at the first of them; the second ends the
+/// process with what a shell reports for it.
+pub(super) fn watch() -> io::Result<oneshot::Receiver<()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let guard = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    drop(guard);
+    let mut next = async move || {
+        tokio::select! {
+            Some(()) = terminate.recv() => SignalKind::terminate(),
+            Some(()) = interrupt.recv() => SignalKind::interrupt(),
+            Some(()) = hangup.recv() => SignalKind::hangup(),
+        }
+    };
+    let (first, drain) = oneshot::channel();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                next().await;
+                let _ = first.send(());
+                let second = next().await;
+                process::exit(128 + second.as_raw_value())
+            })
+        })?;
+    Ok(drain)
 }

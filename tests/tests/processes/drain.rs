@@ -20,7 +20,7 @@ fn started(fixture: &Process) -> usize {
 
 #[test]
 fn requests_in_flight_are_finished() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "HUP"] {
         let fixture = Process::start("fixture", &[]);
         let address = fixture.http();
         let in_flight: Vec<_> = (0..20)

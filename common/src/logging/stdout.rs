@@ -1,0 +1,277 @@
+//! Stdout, as a writer that never waits for its reader.
+//!
+//! A record is written at once where stdout takes it, as it does nearly always. What it does not
+//! take waits in memory, and a thread, started when it is first needed, writes it. What waits for
+//! longer than [`PATIENCE`], or is more than [`WAITING_LIMIT`], is dropped, counted, and told in a
+//! record once stdout takes records again: a request must not wait for whoever reads the log.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal},
+    os::fd::OwnedFd,
+    sync::{
+        Condvar, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FileType, Mode, OFlags, fstat, open},
+    io::Errno,
+    net::{SendFlags, send},
+};
+use tracing::warn;
+
+use crate::lock::lock;
+
+/// How long records wait for stdout, at the least, before they are dropped.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a reader may pause before records are left to the thread: readers do, as long as they
+/// wait for a core, and to wait with them costs less than to change threads.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How many bytes of records may wait, in the whole process.
+const WAITING_LIMIT: usize = 4 * 1_024 * 1_024;
+
+/// A pipe that is ready takes that much without waiting (POSIX: `PIPE_BUF`).
+const PIPE_BUF: usize = 4_096;
+
+static STDOUT: Mutex<Stdout> = Mutex::new(Stdout {
+    waiting: VecDeque::new(),
+    waiting_bytes: 0,
+    is_in_line: false,
+    line_is_lost: false,
+    untold: 0,
+    has_thread: false,
+});
+
+/// Nothing waits any more.
+static WRITTEN_OUT: Condvar = Condvar::new();
+
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of records that stdout took.
+pub(crate) fn written_bytes() -> u64 {
+    WRITTEN.load(Relaxed)
+}
+
+/// Bytes of records that were dropped.
+pub(crate) fn lost_bytes() -> u64 {
+    LOST.load(Relaxed)
+}
+
+struct Stdout {
+    /// Records that stdout has not taken yet, and since when.
+    waiting: VecDeque<(Instant, Bytes)>,
+    waiting_bytes: usize,
+    /// What stdout took last is a part of a line.
+    is_in_line: bool,
+    /// The rest of that line is lost, so the next begins a new one.
+    line_is_lost: bool,
+    /// Bytes that were lost, of which no record has told yet.
+    untold: u64,
+    /// The thread is there, and writes what waits.
+    has_thread: bool,
+}
+
+/// Writes whole records.
+pub(super) fn write(records: &[u8]) {
+    let mut stdout = lock(&STDOUT);
+    let mut taken = 0;
+    if stdout.waiting.is_empty() {
+        taken = stdout.write_now(records);
+        let end = Instant::now() + PAUSE;
+        while taken < records.len() && is_writable(end.saturating_duration_since(Instant::now())) {
+            match stdout.write_now(&records[taken..]) {
+                0 => break,
+                more => taken += more,
+            }
+        }
+    }
+    if taken < records.len() {
+        stdout.let_wait(&records[taken..]);
+    }
+    if !stdout.has_thread && (stdout.untold > 0 || !stdout.waiting.is_empty()) {
+        let thread = thread::Builder::new().name("log-writer".to_owned());
+        stdout.has_thread = thread.spawn(write_what_waits).is_ok();
+    }
+}
+
+/// Gives records that wait their time, before the process ends.
+pub(crate) fn finish() {
+    let stdout = lock(&STDOUT);
+    let is_waiting = |stdout: &mut Stdout| !stdout.waiting.is_empty();
+    let waited = WRITTEN_OUT.wait_timeout_while(stdout, PATIENCE, is_waiting);
+    drop(waited.unwrap_or_else(PoisonError::into_inner));
+}
+
+impl Stdout {
+    /// Writes as much as stdout takes at once, and returns how much is done with. What it refuses
+    /// for good is lost.
+    fn write_now(&mut self, records: &[u8]) -> usize {
+        if self.line_is_lost {
+            match write_some(b"\n") {
+                Ok(0) => return 0,
+                Ok(_) => (self.is_in_line, self.line_is_lost) = (false, false),
+                Err(_) => return self.lose_next(records.len()),
+            }
+        }
+        let mut taken = 0;
+        while let Some(last) = records.len().checked_sub(1)
+            && taken <= last
+        {
+            match write_some(&records[taken..]) {
+                Ok(0) => break,
+                Ok(more) => {
+                    taken += more;
+                    WRITTEN.fetch_add(more as u64, Relaxed);
+                    self.is_in_line = records[taken - 1] != b'\n';
+                }
+                Err(_) => return taken + self.lose_next(records.len() - taken),
+            }
+        }
+        taken
+    }
+
+    /// Drops that many bytes that come next.
+    fn lose_next(&mut self, bytes: usize) -> usize {
+        self.line_is_lost = self.is_in_line;
+        self.count_lost(bytes);
+        bytes
+    }
+
+    fn count_lost(&mut self, bytes: usize) {
+        LOST.fetch_add(bytes as u64, Relaxed);
+        self.untold += bytes as u64;
+    }
+
+    fn let_wait(&mut self, records: &[u8]) {
+        // One that nothing waits before may be the rest of a line.
+        if self.waiting_bytes + records.len() > WAITING_LIMIT && !self.waiting.is_empty() {
+            self.count_lost(records.len());
+            return;
+        }
+        self.waiting_bytes += records.len();
+        let records = Bytes::copy_from_slice(records);
+        self.waiting.push_back((Instant::now(), records));
+    }
+
+    /// Writes as much of what waits as stdout takes at once, and drops what waits for too long.
+    fn write_waiting(&mut self) {
+        while let Some((since, mut rest)) = self.waiting.pop_front() {
+            self.waiting_bytes -= rest.len();
+            let taken = self.write_now(&rest);
+            rest.advance(taken);
+            if since.elapsed() > PATIENCE {
+                // A line that stdout has a part of still comes to its end.
+                let line = rest.iter().position(|byte| *byte == b'\n');
+                let kept = line.filter(|_| self.is_in_line).map_or(0, |end| end + 1);
+                self.count_lost(rest.len() - kept);
+                rest.truncate(kept);
+            }
+            if !rest.is_empty() {
+                self.waiting_bytes += rest.len();
+                self.waiting.push_front((since, rest));
+                return;
+            }
+        }
+        WRITTEN_OUT.notify_all();
+    }
+}
+
+/// The thread: it is there until all that waits is written or lost, and the loss is told.
+fn write_what_waits() {
+    loop {
+        wait_until_writable();
+        let mut stdout = lock(&STDOUT);
+        stdout.write_waiting();
+        if !stdout.waiting.is_empty() {
+            continue;
+        }
+        let untold = std::mem::take(&mut stdout.untold);
+        if untold == 0 {
+            stdout.has_thread = false;
+            return;
+        }
+        drop(stdout);
+        warn!(
+            action = "log",
+            status = "lost",
+            lost_bytes = untold,
+            "stdout took no more records for a while; these are lost"
+        );
+        let mut stdout = lock(&STDOUT);
+        if stdout.untold > 0 {
+            // It is as it was, so the record is among them.
+            stdout.untold += untold;
+            drop(stdout);
+            thread::sleep(PATIENCE);
+        }
+    }
+}
+
+/// Stdout, by how it is written to without waiting.
+enum Sink {
+    /// A pipe or a terminal, opened again: whether a write waits is said for an open file, and
+    /// others have the one that we were given.
+    Nonblocking(OwnedFd),
+    /// One that can't be opened again, as it is somebody else's. It takes [`PIPE_BUF`] when it is
+    /// ready.
+    Blocking,
+    Socket,
+    /// A file takes what it is given.
+    File,
+}
+
+fn sink() -> &'static Sink {
+    static SINK: OnceLock<Sink> = OnceLock::new();
+    SINK.get_or_init(|| {
+        let stdout = io::stdout();
+        let kind = fstat(&stdout).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        match kind {
+            Ok(FileType::Socket) => Sink::Socket,
+            Ok(kind) if kind == FileType::Fifo || stdout.is_terminal() => {
+                let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let again = open("/proc/self/fd/1", flags, Mode::empty());
+                again.map_or(Sink::Blocking, Sink::Nonblocking)
+            }
+            _ => Sink::File,
+        }
+    })
+}
+
+/// Writes a part of this, or nothing where it would have to wait.
+fn write_some(bytes: &[u8]) -> Result<usize, Errno> {
+    let stdout = io::stdout();
+    let written = match sink() {
+        Sink::Nonblocking(stdout) => rustix::io::write(stdout, bytes),
+        Sink::Socket => send(&stdout, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+        Sink::File => rustix::io::write(&stdout, bytes),
+        Sink::Blocking if !is_writable(Duration::ZERO) => Ok(0),
+        Sink::Blocking => rustix::io::write(&stdout, &bytes[..bytes.len().min(PIPE_BUF)]),
+    };
+    match written {
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        written => written,
+    }
+}
+
+fn wait_until_writable() {
+    if !matches!(sink(), Sink::File) {
+        is_writable(PATIENCE);
+    }
+}
+
+/// Whether stdout takes something, or fails, within that time.
+fn is_writable(within: Duration) -> bool {
+    let stdout = io::stdout();
+    let mut stdout = [PollFd::new(&stdout, PollFlags::OUT)];
+    let within = Timespec::try_from(within).expect("a second is short");
+    poll(&mut stdout, Some(&within)).is_ok_and(|ready| ready > 0)
+}

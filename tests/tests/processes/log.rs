@@ -1,0 +1,149 @@
+//! The log when nobody reads it, or when it can't be written: requests do not notice.
+
+use std::{
+    fs::OpenOptions,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpListener},
+    process::{Child, ChildStdout, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tests::{Record, command, http, wait_for};
+
+/// A service whose log is read up to where it listens, and no further.
+struct Unread {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl Unread {
+    fn start() -> Self {
+        let mut child = command("fixture", &[("DEADLINE", "3s")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut stdout = BufReader::with_capacity(1, child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("the log is UTF-8");
+        let address = Record::read(&line).text("address").parse();
+        Self {
+            child,
+            stdout,
+            address: address.expect("it listens"),
+        }
+    }
+
+    /// Has the service log more than its pipe takes.
+    fn fill(&self) {
+        let path = format!("/nope?{}", "x".repeat(8_000));
+        for _ in 0..60 {
+            assert_eq!(http::get(self.address, &path).status, 404);
+        }
+    }
+
+    fn signal(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("it runs"), Signal::TERM).expect("it is ours");
+    }
+
+    fn ends_with(mut self) -> Option<i32> {
+        let status = wait_for("its end", || self.child.try_wait().expect("it is ours"));
+        status.code()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn requests_and_signals_do_not_wait_for_the_reader_of_the_log() {
+    let service = Unread::start();
+    service.fill();
+    assert_eq!(http::get(service.address, "/healthz").status, 200);
+    service.signal();
+    assert_eq!(service.ends_with(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let service = Unread::start();
+    service.fill();
+    let _in_flight = http::send(service.address, b"GET /block HTTP/1.1\r\nhost: a\r\n\r\n");
+    service.signal();
+    // It has stopped to accept, so the first signal is taken.
+    wait_for("the drain", || {
+        std::net::TcpStream::connect(service.address)
+            .is_err()
+            .then_some(())
+    });
+    service.signal();
+    assert_eq!(service.ends_with(), Some(128 + 15));
+}
+
+#[test]
+fn what_is_lost_is_counted_and_told_once_the_log_is_read_again() {
+    let mut service = Unread::start();
+    service.fill();
+    wait_for("lines to be lost", || {
+        http::get(service.address, &format!("/nope?{}", "x".repeat(8_000)));
+        let metrics = http::get(service.address, "/metrics");
+        let lost = metrics
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix("log_lost_bytes_total "));
+        (lost.expect("it is counted") != "0").then_some(())
+    });
+    let mut line = String::new();
+    let told = loop {
+        line.clear();
+        service
+            .stdout
+            .read_line(&mut line)
+            .expect("the log is UTF-8");
+        let record = Record::read(&line); // each line is whole
+        if record.text("action") == "log" {
+            break record;
+        }
+    };
+    assert_eq!(told.text("status"), "lost");
+    assert!(told.number("lost_bytes").is_some_and(|bytes| bytes > 0.0));
+}
+
+#[test]
+fn lines_that_can_not_be_written_are_counted_as_lost() {
+    let port = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = port.local_addr().expect("it is bound");
+    drop(port);
+    let full = OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("Linux has it");
+    let mut child = command("service1", &[("PORT", &address.port().to_string())])
+        .stdout(full)
+        .spawn()
+        .expect("the program starts");
+    wait_for("it to listen", || {
+        std::net::TcpStream::connect(address).ok()
+    });
+    let metrics = http::get(address, "/metrics");
+    let value = |name: &str| {
+        let value = metrics
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix(name));
+        value
+            .expect("it is counted")
+            .trim()
+            .parse::<u64>()
+            .expect("a number")
+    };
+    assert_eq!(value("log_written_bytes_total "), 0);
+    assert!(value("log_lost_bytes_total ") > 0);
+    let _ = child.kill();
+    let _ = child.wait();
+}
