@@ -20,7 +20,7 @@
 //! | `methods` | what the descriptors of a service declare about its methods |
 //! | `metrics` | what each worker counts, for `/metrics` |
 //! | `lock` | a mutex whose data a panic leaves valid |
-//! | `limited` | what may be done every now and then: lines that must not become load |
+//! | `limited` | a rate limit, for log lines that could flood |
 //! | [`server`] | **the inbound stack**, and the threads, connections and drain below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
 //! | [`healthcheck`] | the subcommand that asks a service whether it is ready |

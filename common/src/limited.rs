@@ -1,39 +1,53 @@
-//! [`Limited`]: something that may be done every now and then, for lines that must not become
-//! load.
+//! [`Limited`]: a rate limit, for log lines that could flood.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
-/// Is due once in an interval, for whoever asks first.
+use crate::lock::lock;
+
+/// Allows a number of lines in each second, and counts the others.
 #[derive(Debug)]
 pub(crate) struct Limited {
-    interval: Duration,
-    begin: Instant,
-    /// In nanoseconds from `begin`.
-    next: AtomicU64,
+    per_second: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    second: Instant,
+    told: u32,
+    untold: u64,
 }
 
 impl Limited {
-    pub(crate) fn to_once_in(interval: Duration) -> Self {
+    pub(crate) fn per_second(per_second: u32) -> Self {
         Self {
-            interval,
-            begin: Instant::now(),
-            next: AtomicU64::new(0),
+            per_second,
+            state: Mutex::new(State {
+                second: Instant::now(),
+                told: 0,
+                untold: 0,
+            }),
         }
     }
 
-    pub(crate) fn is_due(&self) -> bool {
-        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let now = nanos(self.begin.elapsed());
-        let next = self.next.load(Ordering::Relaxed);
-        let after = now.saturating_add(nanos(self.interval));
-        now >= next
-            && self
-                .next
-                .compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+    /// Whether a line may be written now: if so, how many were not since the last that was.
+    pub(crate) fn tell(&self) -> Option<u64> {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        if now.duration_since(state.second) >= Duration::from_secs(1) {
+            state.second = now;
+            state.told = 0;
+        }
+        if state.told < self.per_second {
+            state.told += 1;
+            Some(std::mem::take(&mut state.untold))
+        } else {
+            state.untold += 1;
+            None
+        }
     }
 }
 
@@ -42,11 +56,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_due_once_in_its_interval() {
-        let hourly = Limited::to_once_in(Duration::from_hours(1));
-        assert!(hourly.is_due());
-        assert!(!hourly.is_due());
-        let always = Limited::to_once_in(Duration::ZERO);
-        assert!(always.is_due() && always.is_due());
+    fn it_allows_so_many_lines_a_second_and_counts_the_others() {
+        let limited = Limited::per_second(2);
+        let in_an_hour = Instant::now() + Duration::from_hours(1);
+        lock(&limited.state).second = in_an_hour; // the second lasts
+        assert_eq!([limited.tell(), limited.tell()], [Some(0), Some(0)]);
+        assert_eq!([limited.tell(), limited.tell()], [None, None]);
+        let past = Instant::now().checked_sub(Duration::from_secs(1));
+        lock(&limited.state).second = past.expect("the machine runs for longer");
+        assert_eq!([limited.tell(), limited.tell()], [Some(2), Some(0)]);
     }
 }

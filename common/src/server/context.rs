@@ -17,6 +17,7 @@ use crate::{
     Context, Deadline, RequestId,
     body::DroppableBody,
     deadline::{InvalidTimeout, parse_timeout},
+    limited::Limited,
     methods::Deadlines,
     protocol::Protocol,
     request_id::InvalidRequestId,
@@ -83,35 +84,60 @@ where
             // For `Server-Timing`, which gRPC does not have.
             timings: (protocol == Protocol::Http).then(|| Timings::since(arrived.into_std())),
         };
+        let is_odd = request_id.is_err() || is_ambiguous || timeout.is_err();
+        let untold = is_odd.then(|| WARNINGS.with(Limited::tell)).flatten();
         let future = context.clone().sync_scope(|| {
-            if let Err(reason) = request_id {
-                warn!(
-                    action = "request_id",
-                    status = "replaced",
-                    %reason,
-                    "the request's id is not usable; it has this fresh one instead"
-                );
-            }
-            if is_ambiguous {
-                warn!(
-                    action = "request_id",
-                    status = "ambiguous",
-                    "the request has another id in x-request-id; it goes by its request_id"
-                );
-            }
-            if let Err(reason) = timeout {
-                warn!(
-                    action = "grpc_timeout",
-                    status = "ignored",
-                    %reason,
-                    "the request's grpc-timeout is not usable"
-                );
+            if let Some(untold) = untold {
+                warn_of(request_id.err(), is_ambiguous, timeout.err(), untold);
             }
             self.inner.call(request)
         });
         ResponseFuture {
             inner: context.scope(future),
         }
+    }
+}
+
+/// Warnings that a worker writes in a second of what its clients send, at the most.
+const MAX_WARNINGS: u32 = 10;
+
+thread_local! {
+    static WARNINGS: Limited = Limited::per_second(MAX_WARNINGS);
+}
+
+/// Warns of what is wrong with a request's headers; `untold` requests before it had the same, and
+/// no warning.
+fn warn_of(
+    request_id: Option<InvalidRequestId>,
+    is_ambiguous: bool,
+    timeout: Option<InvalidTimeout>,
+    untold: u64,
+) {
+    if let Some(reason) = request_id {
+        warn!(
+            action = "request_id",
+            status = "replaced",
+            %reason,
+            untold,
+            "the request's id is not usable; it has this fresh one instead"
+        );
+    }
+    if is_ambiguous {
+        warn!(
+            action = "request_id",
+            status = "ambiguous",
+            untold,
+            "the request has another id in x-request-id; it goes by its request_id"
+        );
+    }
+    if let Some(reason) = timeout {
+        warn!(
+            action = "grpc_timeout",
+            status = "ignored",
+            %reason,
+            untold,
+            "the request's grpc-timeout is not usable"
+        );
     }
 }
 

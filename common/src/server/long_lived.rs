@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::shed::{Overloaded, TELL_INTERVAL};
+use super::shed::Overloaded;
 use crate::limited::Limited;
 
 /// The part of the requests in flight that may be long-lived; the others are for those that end.
@@ -43,7 +43,7 @@ impl LongLived {
         Self {
             places: Arc::new(Semaphore::new(limit)),
             limit,
-            telling: Arc::new(Limited::to_once_in(TELL_INTERVAL)),
+            telling: Arc::new(Limited::per_second(1)),
             draining: CancellationToken::new(),
             grace: GRACE.min(drain_timeout / 2),
         }
@@ -57,7 +57,7 @@ impl LongLived {
     /// One more, where there is a place for it.
     pub(super) fn begin(&self) -> Result<Call, Overloaded> {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let is_told = self.telling.is_due();
+            let is_told = self.telling.tell().is_some();
             if is_told {
                 warn!(
                     action = "long_lived",

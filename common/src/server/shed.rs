@@ -31,9 +31,6 @@ use crate::{
     protocol::Protocol,
 };
 
-/// How often refusals are told: once in that time by each worker, however many they are.
-pub(super) const TELL_INTERVAL: Duration = Duration::from_secs(1);
-
 /// What a worker can carry.
 #[derive(Debug, Clone)]
 pub(super) struct Capacity(Arc<Worker>);
@@ -52,7 +49,7 @@ impl Capacity {
         Self(Arc::new(Worker {
             limit: i64::try_from(max_in_flight).unwrap_or(i64::MAX),
             counters: metrics::of_this_thread(),
-            telling: Limited::to_once_in(TELL_INTERVAL),
+            telling: Limited::per_second(1),
             long_lived: LongLived::new(max_in_flight, drain_timeout),
         }))
     }
@@ -131,7 +128,7 @@ impl ShedLayer {
             return Ok(in_flight);
         }
         let refused = worker.counters.shed.add(1);
-        let is_told = worker.telling.is_due();
+        let is_told = worker.telling.tell().is_some();
         if is_told {
             warn!(
                 action = "shed",
