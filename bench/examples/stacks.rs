@@ -15,7 +15,10 @@ use common::{
     client::{self, Channel},
     server,
 };
-use http::{Request, Response, header::CONTENT_TYPE};
+use http::{
+    Request, Response, Version,
+    header::{CONTENT_TYPE, HOST},
+};
 use http_body_util::BodyExt;
 use protos::app::grpc::{ProcessNameRequest, service1_client::Service1Client};
 use tokio::io::{self, AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -45,7 +48,11 @@ async fn main() {
 /// An id and a deadline are made, the answer gets its headers, and there is an access line.
 async fn inbound_http(requests: usize) {
     let router = Router::new().route("/", get(|| async { "Hello!" }));
-    let request = || Request::get("/").body(Body::empty());
+    let request = || {
+        Request::get("/")
+            .header(HOST, "localhost")
+            .body(Body::empty())
+    };
     ask(requests, server::stack(router, DEADLINE), request).await;
 }
 
@@ -55,6 +62,7 @@ async fn inbound_grpc(requests: usize) {
     let router = Router::new().route("/", post(answer));
     let request = || {
         Request::post("/")
+            .version(Version::HTTP_2)
             .header(CONTENT_TYPE, "application/grpc")
             .header(
                 RequestId::GRPC_METADATA,
@@ -63,7 +71,7 @@ async fn inbound_grpc(requests: usize) {
             .header(Deadline::GRPC_TIMEOUT, "9999m")
             .body(Body::empty())
     };
-    ask(requests, server::stack(router, DEADLINE), request).await;
+    ask(requests, server::grpc_stack(router, DEADLINE), request).await;
 }
 
 /// Asks up to the last of each answer.

@@ -37,16 +37,25 @@ pub struct Config {
     #[arg(long, env, default_value = "2048", value_parser = at_most::<1_000_000>)]
     pub max_in_flight: NonZeroUsize,
 
-    /// How many connections may be open; more wait until one is closed
+    /// How many connections may be open; for one more, the one that is idle for longest is closed
     #[arg(long, env, default_value = "20000", value_parser = at_most::<1_000_000>)]
     pub max_connections: NonZeroUsize,
 
-    /// How long to go on accepting after SIGTERM or SIGINT, not ready any more, so that load
-    /// balancers that poll see it
+    /// How long a connection may be open without a request; proxies in front keep theirs for less
+    #[arg(long, env, default_value = "75s", value_parser = positive_duration)]
+    pub idle_timeout: Duration,
+
+    /// How long a connection may last at all, so that clients spread over new replicas; its
+    /// requests go on to their end [default: for ever]
+    #[arg(long, env, value_parser = positive_duration)]
+    pub max_connection_age: Option<Duration>,
+
+    /// How long to go on accepting after SIGTERM, SIGINT or SIGHUP, not ready any more, so that
+    /// load balancers that poll see it
     #[arg(long, env, default_value = "0s", value_parser = duration)]
     pub drain_delay: Duration,
 
-    /// How long requests in flight may go on after SIGTERM or SIGINT
+    /// How long requests in flight may go on after that
     #[arg(long, env, default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
 
@@ -171,6 +180,8 @@ mod tests {
             ["--workers", "5000"],
             ["--max-connections", "2305843009213693952"],
             ["--max-in-flight", "1000001"],
+            ["--idle-timeout", "0s"],
+            ["--idle-timeout", "500000000000years"],
             ["--drain-timeout", "366days"],
             ["--log", "infoo"],
             ["--host", "localhost"],

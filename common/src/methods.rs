@@ -15,7 +15,7 @@
 //! A build script writes the descriptors with protox's `encode_file_descriptor_set`, which keeps
 //! options that are extensions; prost's own types drop them.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
 use prost::Message;
 
@@ -106,15 +106,23 @@ fn parse_deadline(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How long a call of each method may take: what it declares, or else the default.
+/// The methods of a service, looked up by the path of a request; and how long a call of each may
+/// take: what it declares, or else the default.
 ///
-/// It is cloned for each request, which costs nothing where no method declares one.
+/// It is cloned for each request, which costs nothing where there are no methods.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadlines {
     default: Duration,
-    streams: &'static [&'static str],
-    /// Few methods declare one, so they are compared one by one.
-    declared: Option<Arc<[(String, Duration)]>>,
+    /// In the order of [`by_length`].
+    methods: Option<Arc<[Known]>>,
+}
+
+/// A method and its path.
+type Known = (Box<str>, Method);
+
+/// An order in which hardly any comparison has to look into the text.
+fn by_length(one: &str, other: &str) -> Ordering {
+    one.len().cmp(&other.len()).then_with(|| one.cmp(other))
 }
 
 impl Deadlines {
@@ -122,32 +130,39 @@ impl Deadlines {
     pub(crate) fn all(default: Duration) -> Self {
         Self {
             default,
-            streams: &[],
-            declared: None,
+            methods: None,
         }
     }
 
-    /// For these methods, and those that every server has.
+    /// For these methods, and the streams that every server has.
     pub(crate) fn new(default: Duration, methods: &Methods) -> Self {
-        let declared = methods
-            .iter()
-            .filter_map(|(path, method)| Some((path.clone(), method.deadline?)));
-        let declared: Vec<_> = declared.collect();
+        let mut methods = methods.clone();
+        for path in BUILT_IN_STREAMS {
+            methods.entry(path.to_owned()).or_default().deadline = Some(Duration::MAX);
+        }
+        let mut methods: Vec<_> = methods
+            .into_iter()
+            .map(|(path, method)| (path.into_boxed_str(), method))
+            .collect();
+        methods.sort_unstable_by(|(one, _), (other, _)| by_length(one, other));
         Self {
             default,
-            streams: &BUILT_IN_STREAMS,
-            declared: (!declared.is_empty()).then(|| declared.into()),
+            methods: Some(methods.into()),
         }
+    }
+
+    /// The method with this path, and the path as the descriptors have it.
+    pub(crate) fn find(&self, path: &str) -> Option<(&str, &Method)> {
+        let methods = self.methods.as_ref()?;
+        let index = methods.binary_search_by(|(known, _)| by_length(known, path));
+        let (path, method) = &methods[index.ok()?];
+        Some((path, method))
     }
 
     /// How long a call of the method with this path may take.
     pub(crate) fn of(&self, path: &str) -> Duration {
-        if self.streams.contains(&path) {
-            return Duration::MAX;
-        }
-        let mut declared = self.declared.iter().flat_map(|declared| &**declared);
-        let declared = declared.find(|(method, _)| method == path);
-        declared.map_or(self.default, |(_, deadline)| *deadline)
+        let declared = self.find(path).and_then(|(_, method)| method.deadline);
+        declared.unwrap_or(self.default)
     }
 
     /// Whether calls of the method with this path may take longer than others.

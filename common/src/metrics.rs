@@ -33,21 +33,20 @@ const BUCKETS: [f64; 14] = [
 /// The route of requests that no route is for.
 pub(crate) const OTHER: &str = "other";
 
-/// How many pairs of route and status a thread tells apart. A gRPC route is the path that its
-/// client sent, so more of them are made up, and are counted as [`OTHER`].
-const MAX_REQUESTS: usize = 256;
-
 /// The media type of [`text`].
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A number that goes up.
+/// A number that goes up. One thread adds to it, so adding needs no atomic read-modify-write; any
+/// thread may read it.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     /// Returns the sum.
     pub(crate) fn add(&self, more: u64) -> u64 {
-        self.0.fetch_add(more, Ordering::Relaxed) + more
+        let sum = self.get().wrapping_add(more);
+        self.0.store(sum, Ordering::Relaxed);
+        sum
     }
 
     fn get(&self) -> u64 {
@@ -60,7 +59,10 @@ impl Counter {
 pub(crate) struct Counters {
     pub(crate) in_flight: AtomicI64,
     pub(crate) shed: Counter,
+    pub(crate) gave_way: Counter,
     pub(crate) connections: AtomicI64,
+    pub(crate) connections_at_limit: Counter,
+    pub(crate) floods: Counter,
     pub(crate) retries: Counter,
     pub(crate) retries_refused: Counter,
     pub(crate) hedges: Counter,
@@ -101,17 +103,12 @@ struct Requests {
     micros: Counter,
 }
 
-/// A request is over. `status` is the number of HTTP or the name of a gRPC code.
+/// A request is over. `route` is one of the program's own, and never what a client made up;
+/// `status` is the number of HTTP or the name of a gRPC code.
 pub(crate) fn count_request(route: &str, status: &str, took: Duration) {
     MY_REQUESTS.with_borrow_mut(|all| {
-        let find = |route: &str| {
-            let is_it = |one: &Arc<Requests>| one.status == status && one.route == route;
-            all.iter().position(is_it)
-        };
-        let is_full = all.len() >= MAX_REQUESTS;
-        let known = find(route).or_else(|| is_full.then(|| find(OTHER)).flatten());
-        let route = if is_full { OTHER } else { route };
-        let known = known.unwrap_or_else(|| {
+        let is_it = |one: &Arc<Requests>| one.status == status && one.route == route;
+        let known = all.iter().position(is_it).unwrap_or_else(|| {
             let requests = Arc::new(Requests {
                 route: route.to_owned(),
                 status: status.to_owned(),
@@ -224,6 +221,21 @@ impl Collector for Process {
                 "requests_shed",
                 "Requests refused for there were too many in flight",
                 counter(|one| &one.shed),
+            ),
+            (
+                "requests_gave_way",
+                "Requests ended for others, at the limit of those in flight",
+                counter(|one| &one.gave_way),
+            ),
+            (
+                "connections_at_limit",
+                "Connections for which another was closed or that had to wait, at their limit",
+                counter(|one| &one.connections_at_limit),
+            ),
+            (
+                "connections_flooding",
+                "Connections closed for more control frames than their requests explain",
+                counter(|one| &one.floods),
             ),
             (
                 "call_retries",
@@ -370,19 +382,5 @@ mod tests {
         drop(one);
         assert!(has("replicas{replica=\"192.0.2.1:1\",state=\"up\"} 1"));
         assert!(has("replica_picks_total{replica=\"192.0.2.1:1\"} 2"));
-    }
-
-    #[test]
-    fn routes_that_are_made_up_do_not_fill_the_memory() {
-        for number in 0..10 * MAX_REQUESTS {
-            count_request(&format!("/made/{number}"), "OK", Duration::ZERO);
-        }
-        let counted = of_this_thread();
-        let requests = lock(&counted.requests);
-        assert_eq!(requests.len(), MAX_REQUESTS + 1);
-        let other = requests.last().expect("there are some");
-        assert_eq!(other.route, OTHER);
-        let count = u64::try_from(9 * MAX_REQUESTS).expect("small");
-        assert_eq!(other.buckets[0].get(), count);
     }
 }

@@ -1,9 +1,9 @@
-//! Which of the two protocols a request speaks, as the same stack serves both; and the names of
-//! gRPC's codes.
+//! Which of the two protocols a port and a request speak, as the same stack serves both; and the
+//! names of gRPC's codes.
 
 use axum::BoxError;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::CONTENT_TYPE};
 use http_body::Frame;
 use tonic::{Code, Status};
 
@@ -19,16 +19,14 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// Reads it off the headers of a request or of a response.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let subtype = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-        // Not application/grpc-web, which is another protocol.
-        match subtype {
-            Some([] | [b'+' | b';', ..]) => Self::Grpc,
-            _ => Self::Http,
-        }
+    /// What the client of a request speaks that came to a port for `port`. HTTP clients are told
+    /// on a gRPC port that they are wrong there; on one for HTTP, nothing is gRPC.
+    pub(crate) fn of<B>(request: &Request<B>, port: Self) -> Self {
+        let media_type = request.headers().get(CONTENT_TYPE);
+        let is_call = port == Self::Grpc
+            && request.method() == Method::POST
+            && media_type.is_some_and(|media_type| is_grpc(media_type.as_bytes()));
+        if is_call { Self::Grpc } else { Self::Http }
     }
 
     /// The header that carries the request id in this protocol.
@@ -57,6 +55,14 @@ impl Protocol {
             }
         }
     }
+}
+
+/// Whether a media type is that of gRPC with protobuf: `application/grpc`, which means it, or
+/// `application/grpc+proto`, with parameters or without. `application/grpc-web` is another protocol.
+fn is_grpc(media_type: &[u8]) -> bool {
+    let subtype = media_type.strip_prefix(b"application/grpc");
+    let parameters = subtype.map(|rest| rest.strip_prefix(b"+proto").unwrap_or(rest));
+    matches!(parameters, Some([] | [b';' | b' ', ..]))
 }
 
 /// The name of a gRPC code, as other implementations write it too.

@@ -3,14 +3,14 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::SockRef;
-use tokio::{
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc::UnboundedSender},
-    time::sleep,
-};
+use tokio::{net::TcpListener, sync::mpsc::UnboundedSender, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::worker::Accepted;
+use super::{
+    connections::{Connection, Connections},
+    worker::Accepted,
+};
 
 /// How long to wait after a connection could not be accepted, most likely for want of file
 /// descriptors, before the next try.
@@ -20,21 +20,25 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 /// each slow reader of a long stream would have that much written for it, and never read it.
 const MAX_UNSENT: u32 = 128 * 1_024;
 
-/// Takes connections from one listener for as long as it lives and there are `places` for them.
+/// Takes connections from one listener until the service drains, and then those that are there.
 pub(super) async fn accept(
     listener: usize,
     socket: TcpListener,
-    places: Arc<Semaphore>,
+    connections: Arc<Connections>,
     mut hand_out: HandOut,
+    draining: CancellationToken,
 ) {
-    while let Ok(place) = places.clone().acquire_owned().await {
-        let accepted = socket.accept().await.and_then(|(stream, peer)| {
-            stream.set_nodelay(true)?;
-            SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT)?;
-            Ok((stream.into_std()?, peer))
-        });
-        match accepted {
-            Ok((stream, peer)) => hand_out.give(stream, peer, listener, place),
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = draining.cancelled() => break,
+        };
+        let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
+        match accepted.and_then(|(stream, peer)| prepared(stream, peer)) {
+            Ok((stream, peer)) => {
+                let connection = connections.admit(peer.ip()).await;
+                hand_out.give(stream, listener, connection);
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 warn!(action = "accept", status = "failure", %error, "can't accept a connection");
@@ -42,6 +46,26 @@ pub(super) async fn accept(
             }
         }
     }
+    // The system resets those that nobody takes, with the requests that are in them.
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    while let Ok((stream, peer)) = socket.accept() {
+        let nonblocking = stream.set_nonblocking(true).map(|()| (stream, peer));
+        if let Ok((stream, peer)) = nonblocking.and_then(|(stream, peer)| prepared(stream, peer)) {
+            let connection = connections.admit(peer.ip()).await;
+            hand_out.give(stream, listener, connection);
+        }
+    }
+}
+
+fn prepared(
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT)?;
+    Ok((stream, peer))
 }
 
 /// Whether the fault is the peer's, and the next connection may be fine.
@@ -74,13 +98,7 @@ impl HandOut {
         }
     }
 
-    fn give(
-        &mut self,
-        stream: std::net::TcpStream,
-        peer: SocketAddr,
-        listener: usize,
-        place: OwnedSemaphorePermit,
-    ) {
+    fn give(&mut self, stream: std::net::TcpStream, listener: usize, connection: Connection) {
         let count = self.workers.len();
         let in_turns = (0..count).map(|offset| (self.next + offset) % count);
         let Some(worker) =
@@ -93,16 +111,16 @@ impl HandOut {
         // A worker whose inbox is closed has ended, and the process is about to.
         let _ = inbox.send(Accepted {
             stream,
-            peer,
             listener,
             open: open.clone(),
-            place,
+            connection,
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::sync::mpsc::{self, UnboundedReceiver};
 
     use super::*;
@@ -114,10 +132,9 @@ mod tests {
     ) -> (usize, Accepted) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let peer = stream.peer_addr().unwrap();
-        let places = Arc::new(Semaphore::new(1));
-        let place = places.try_acquire_owned().unwrap();
-        hand_out.give(stream, peer, 0, place);
+        let address = stream.peer_addr().unwrap().ip();
+        let connection = Arc::new(Connections::new(1)).admit(address).now_or_never();
+        hand_out.give(stream, 0, connection.unwrap());
         let mut received = inboxes
             .iter_mut()
             .map(UnboundedReceiver::try_recv)

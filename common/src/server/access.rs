@@ -16,9 +16,11 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{debug, info, warn};
 
-use super::worker;
+use super::{drive, worker};
 use crate::{
-    context, metrics,
+    context,
+    methods::Deadlines,
+    metrics,
     problem::CLIENT_CLOSED_REQUEST,
     protocol::{Protocol, code_name},
     timings::Timings,
@@ -32,8 +34,16 @@ pub(super) struct Quiet;
 /// Writes the access line of each request on a connection.
 #[derive(Debug, Clone)]
 pub(super) struct AccessLayer {
-    /// The address of the peer, as text: it is the same for all lines of a connection.
-    pub(super) remote_address: Arc<str>,
+    pub(super) connection: Arc<Connection>,
+}
+
+/// What is the same for all requests of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// The address of the peer, as text.
+    pub(super) remote_address: String,
+    /// The methods that requests are counted by.
+    pub(super) methods: Deadlines,
 }
 
 impl<S> Layer<S> for AccessLayer {
@@ -42,7 +52,7 @@ impl<S> Layer<S> for AccessLayer {
     fn layer(&self, inner: S) -> Self::Service {
         AccessService {
             inner,
-            remote_address: self.remote_address.clone(),
+            connection: self.connection.clone(),
         }
     }
 }
@@ -50,7 +60,7 @@ impl<S> Layer<S> for AccessLayer {
 #[derive(Debug, Clone)]
 pub(super) struct AccessService<S> {
     inner: S,
-    remote_address: Arc<str>,
+    connection: Arc<Connection>,
 }
 
 impl<S, B, R> Service<Request<B>> for AccessService<S>
@@ -68,7 +78,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let line = AccessLine {
-            remote_address: self.remote_address.clone(),
+            connection: self.connection.clone(),
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             version: request.version(),
@@ -170,7 +180,7 @@ impl<B: Body> Body for AccessBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.error.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -191,14 +201,15 @@ enum End {
 
 /// Seconds to the microsecond: more digits would be noise.
 fn seconds(elapsed: Duration) -> f64 {
-    f64::from(u32::try_from(elapsed.as_micros()).unwrap_or(u32::MAX)) / 1e6
+    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(micros).as_secs_f64()
 }
 
 /// What is known of a request; it becomes the line when it is dropped, with the response future
 /// or with the body.
 #[derive(Debug)]
 struct AccessLine {
-    remote_address: Arc<str>,
+    connection: Arc<Connection>,
     method: Method,
     path: Option<PathAndQuery>,
     version: Version,
@@ -245,6 +256,10 @@ impl Drop for AccessLine {
                 StatusCode::SERVICE_UNAVAILABLE.as_u16(),
                 Some("the service stopped before the answer was over"),
             ),
+            End::Dropped if drive::is_giving_way() => (
+                StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+                Some("the client took nothing, and others needed the place"),
+            ),
             End::Dropped => (CLIENT_CLOSED_REQUEST, Some("the client went away")),
         };
         let grpc_code = match (self.protocol, self.end) {
@@ -254,10 +269,10 @@ impl Drop for AccessLine {
         };
         let took = self.started.elapsed();
         if let Some(code) = grpc_code {
-            // Whoever makes up a method must not make up a route.
-            let is_known = code != Code::Unimplemented;
-            let path = self.path.as_ref().filter(|_| is_known);
-            let route = path.map_or(metrics::OTHER, PathAndQuery::path);
+            // As the descriptors have it: whoever makes up a method must not make up a route.
+            let path = self.path.as_ref().map_or("", PathAndQuery::path);
+            let known = self.connection.methods.find(path);
+            let route = known.map_or(metrics::OTHER, |(path, _)| path);
             metrics::count_request(route, code_name(code), took);
         } else {
             let timings = context::timings();
@@ -272,7 +287,7 @@ impl Drop for AccessLine {
         macro_rules! write_at {
             ($level:ident) => {
                 $level!(
-                    remote_address = &*self.remote_address,
+                    remote_address = self.connection.remote_address,
                     first_request_line =
                         %format_args!("{} {path} {:?}", self.method, self.version),
                     response_status,

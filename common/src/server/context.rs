@@ -28,6 +28,8 @@ use crate::{
 /// response too, and puts the id on the response.
 #[derive(Debug, Clone)]
 pub(super) struct ContextLayer {
+    /// What is spoken on the port.
+    pub(super) port: Protocol,
     /// The longest that a request may take.
     pub(super) deadlines: Deadlines,
 }
@@ -38,7 +40,7 @@ impl<S> Layer<S> for ContextLayer {
     fn layer(&self, inner: S) -> Self::Service {
         ContextService {
             inner,
-            deadlines: self.deadlines.clone(),
+            layer: self.clone(),
         }
     }
 }
@@ -46,7 +48,7 @@ impl<S> Layer<S> for ContextLayer {
 #[derive(Debug, Clone)]
 pub(super) struct ContextService<S> {
     inner: S,
-    deadlines: Deadlines,
+    layer: ContextLayer,
 }
 
 impl<S, B, R> Service<Request<B>> for ContextService<S>
@@ -62,10 +64,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let protocol = Protocol::of(request.headers());
+        let protocol = Protocol::of(&request, self.layer.port);
         let (request_id, is_ambiguous) = request_id_of(request.headers(), protocol);
-        let timeout = timeout_of(request.headers());
-        let longest = self.deadlines.of(request.uri().path());
+        let timeout = timeout_of(request.headers(), protocol);
+        let longest = self.layer.deadlines.of(request.uri().path());
         let arrived = Instant::now(); // once for all that asks for it
         let context = Context {
             request_id: match &request_id {
@@ -168,12 +170,11 @@ fn id_under(name: HeaderName, headers: &HeaderMap) -> Result<Option<RequestId>, 
     }
 }
 
-/// The time that the client of a request leaves for it, if it says so.
-fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, InvalidTimeout> {
-    headers
-        .get(Deadline::GRPC_TIMEOUT)
-        .map(parse_timeout)
-        .transpose()
+/// The time that the client of a gRPC call leaves for it, if it says so.
+fn timeout_of(headers: &HeaderMap, protocol: Protocol) -> Result<Option<Duration>, InvalidTimeout> {
+    let timeout = headers.get(Deadline::GRPC_TIMEOUT);
+    let timeout = timeout.filter(|_| protocol == Protocol::Grpc);
+    timeout.map(parse_timeout).transpose()
 }
 
 pin_project_lite::pin_project! {

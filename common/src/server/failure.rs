@@ -23,8 +23,8 @@ use tower::{Layer, Service};
 use tracing::error;
 
 use super::{
-    BODY_LIMIT, access::Quiet, caught_body::CaughtBody, head_limit::HeadTooLarge,
-    long_lived::Draining, shed::Overloaded, tonic_status,
+    access::Quiet, caught_body::CaughtBody, head::Refusal, long_lived::Draining, shed::Overloaded,
+    tonic_status,
 };
 use crate::{Problem, context, deadline::DeadlineExceeded, protocol::Protocol};
 
@@ -50,12 +50,6 @@ fn problem_of(error: &BoxError) -> Problem {
             "The service is about to stop; call again to reach another.",
         );
     }
-    if let Some(error) = error.downcast_ref::<HeadTooLarge>() {
-        return Problem::new(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            error.to_string(),
-        );
-    }
     error!(action = "request", status = "failure", %error, "a layer failed");
     Problem::internal()
 }
@@ -63,19 +57,26 @@ fn problem_of(error: &BoxError) -> Problem {
 /// Turns errors and bare error responses into problems, and problems into gRPC statuses where
 /// the client speaks gRPC.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FailureLayer;
+pub(super) struct FailureLayer {
+    /// The limit that a body is over which is too long, in bytes.
+    pub(super) body_limit: usize,
+}
 
 impl<S> Layer<S> for FailureLayer {
     type Service = FailureService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        FailureService { inner }
+        FailureService {
+            inner,
+            body_limit: self.body_limit,
+        }
     }
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct FailureService<S> {
     inner: S,
+    body_limit: usize,
 }
 
 impl<S, B, R> Service<Request<B>> for FailureService<S>
@@ -95,6 +96,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         ResponseFuture {
             protocol: context::protocol().expect("the context layer stands above this one"),
+            body_limit: self.body_limit,
             inner: self.inner.call(request),
         }
     }
@@ -106,6 +108,7 @@ pin_project_lite::pin_project! {
         #[pin]
         inner: F,
         protocol: Protocol,
+        body_limit: usize,
     }
 }
 
@@ -125,7 +128,10 @@ where
                 let error = error.into();
                 let overloaded = error.downcast_ref::<Overloaded>();
                 is_quiet = overloaded.is_some_and(|overloaded| !overloaded.is_told);
-                problem_of(&error).into_response()
+                match error.downcast_ref::<Refusal>() {
+                    Some(refusal) => refusal.clone().into_response(),
+                    None => problem_of(&error).into_response(),
+                }
             }
             Ok(mut response) => match verdict(&response, *this.protocol) {
                 Verdict::Fine => {
@@ -134,7 +140,7 @@ where
                     return Poll::Ready(Ok(response.map(caught)));
                 }
                 Verdict::Problem(problem) => problem.into_response(),
-                Verdict::Bare => with_problem(response),
+                Verdict::Bare => with_problem(response, *this.body_limit),
             },
         };
         // A status is one block of headers ("trailers-only"): a client retries no call whose
@@ -162,12 +168,6 @@ enum Verdict {
 
 fn verdict<R>(response: &http::Response<R>, protocol: Protocol) -> Verdict {
     let status = response.status();
-    if protocol == Protocol::Http && Protocol::of(response.headers()) == Protocol::Grpc {
-        return Verdict::Problem(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "This port speaks gRPC; call it with a gRPC client.",
-        ));
-    }
     if !status.is_client_error() && !status.is_server_error() {
         return Verdict::Fine;
     }
@@ -179,7 +179,7 @@ fn verdict<R>(response: &http::Response<R>, protocol: Protocol) -> Verdict {
 }
 
 /// The same failure with a problem as its document; what else was said, such as `Allow`, stays.
-fn with_problem<R>(response: http::Response<R>) -> Response
+fn with_problem<R>(response: http::Response<R>, body_limit: usize) -> Response
 where
     R: http_body::Body<Data = Bytes> + Unpin,
 {
@@ -187,7 +187,7 @@ where
     let problem = match text_of(body) {
         _ if parts.status == StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             parts.status,
-            format!("The body is longer than the limit of {BODY_LIMIT} bytes; send less."),
+            format!("The body is longer than the limit of {body_limit} bytes; send less."),
         ),
         Some(text) if parts.status.is_client_error() => Problem::new(parts.status, text),
         _ => Problem::of_status(parts.status),

@@ -62,6 +62,13 @@ impl Grpc {
         let methods = declared_in(self.descriptors)
             .unwrap_or_else(|error| panic!("the descriptors of {:?}: {error}", self.names));
         worker.declare(methods);
+        for built_in in [
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
+            worker.declare(declared_in(built_in).expect("tonic wrote them"));
+        }
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(self.descriptors)

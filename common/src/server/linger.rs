@@ -1,12 +1,14 @@
-//! Layer 7: an answer that comes before all of the request is read must not be lost.
+//! Above all that may answer early: an answer that comes before the request is read to its end must
+//! not be lost.
 //!
-//! Over HTTP/1 a server that answers early (a body over the limit, a path that is not there) and
-//! closes makes the kernel reset the connection, for there is input that nobody read; and a
-//! client that is still sending may lose the answer to that. So the rest is read and thrown
-//! away, within bounds. HTTP/2 has a frame for it, and needs no help.
+//! Over HTTP/1 a server that answers early (more requests than there may be, a body over the limit,
+//! a path that is not there) and closes makes the kernel reset the connection, for there is input
+//! that nobody read; and a client that is still sending may lose the answer to that. So the rest
+//! is read and thrown away, within bounds. HTTP/2 has a frame for it, and needs no help.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,30 +19,36 @@ use http_body_util::BodyExt;
 use tokio::{runtime::Handle, time::timeout};
 use tower::{Layer, Service};
 
-use super::BODY_LIMIT;
+use super::connections::Open;
 use crate::body::DroppableBody;
 
 /// How long the rest of a request is read (nginx: `lingering_timeout`).
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much of it is read, in bytes: enough for a body that is too long by mistake.
-const LINGER_LIMIT: usize = 4 * BODY_LIMIT;
+const LINGER_LIMIT: usize = 16 * 1_024 * 1_024;
 
 /// Reads the rest of each HTTP/1 request that was answered early.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LingerLayer;
+#[derive(Debug, Clone)]
+pub(super) struct LingerLayer {
+    pub(super) open: Arc<Open>,
+}
 
 impl<S> Layer<S> for LingerLayer {
     type Service = LingerService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LingerService { inner }
+        LingerService {
+            inner,
+            open: self.open.clone(),
+        }
     }
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct LingerService<S> {
     inner: S,
+    open: Arc<Open>,
 }
 
 impl<S, B> Service<Request<B>> for LingerService<S>
@@ -58,10 +66,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let lingers = request.version() < Version::HTTP_2;
+        let has_rest = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
+        let lingers_on = has_rest.then(|| self.open.clone());
+        if let Some(open) = &lingers_on {
+            open.note_body_begins();
+        }
         let body = |body| LingerBody {
             body: DroppableBody::new(body),
-            lingers,
+            lingers_on,
         };
         self.inner.call(request.map(body))
     }
@@ -75,7 +87,7 @@ where
     B::Data: Send,
 {
     body: DroppableBody<B>,
-    lingers: bool,
+    lingers_on: Option<Arc<Open>>,
 }
 
 impl<B> Body for LingerBody<B>
@@ -108,12 +120,17 @@ where
     B::Data: Send,
 {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take()
-            && self.lingers
-            && !body.is_end_stream()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(timeout(LINGER_TIMEOUT, read_on(body)));
+        let Some((open, body)) = self.lingers_on.take().zip(self.body.take()) else {
+            return;
+        };
+        match Handle::try_current() {
+            Ok(runtime) if !body.is_end_stream() => {
+                runtime.spawn(async move {
+                    let _ = timeout(LINGER_TIMEOUT, read_on(body)).await;
+                    open.note_body_ends();
+                });
+            }
+            _ => open.note_body_ends(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::Router;
@@ -15,19 +15,20 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime,
-    sync::{
-        Semaphore,
-        mpsc::{self, UnboundedReceiver, UnboundedSender},
-    },
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
     accept::{HandOut, accept},
-    face::Face,
+    connections::{Close, Connections},
+    drive::Lifetime,
+    face::{BODY_LIMIT, Face},
     health,
+    places::Places,
     readiness::Readiness,
     route::RouteLayer,
     signals,
@@ -39,6 +40,9 @@ use crate::{Config, logging, protocol::Protocol};
 /// stuck in code that never yields.
 const STUCK_WORKER: Duration = Duration::from_secs(1);
 
+/// How long connections that wait to be accepted may take for it when the service drains.
+const LAST_ACCEPTED: Duration = Duration::from_millis(100);
+
 /// Connections that may wait to be accepted; the system may have a lower limit (`somaxconn`). With
 /// tokio's own 128, a burst of them overflows while the accepting thread waits for a core, and the
 /// rest waits a second for its next SYN.
@@ -49,6 +53,7 @@ const BACKLOG: u32 = 4_096;
 pub struct Listener {
     protocol: Protocol,
     port: u16,
+    body_limit: usize,
 }
 
 impl Listener {
@@ -57,6 +62,7 @@ impl Listener {
         Self {
             protocol: Protocol::Http,
             port,
+            body_limit: BODY_LIMIT,
         }
     }
 
@@ -65,6 +71,18 @@ impl Listener {
         Self {
             protocol: Protocol::Grpc,
             port,
+            body_limit: BODY_LIMIT,
+        }
+    }
+
+    /// How long the body of a request may be, or each message where gRPC is spoken, in bytes;
+    /// [`BODY_LIMIT`] if it is not said. tonic has a limit of its own for messages over 4 MiB
+    /// (`max_decoding_message_size`).
+    #[must_use]
+    pub fn body_limit(self, bytes: usize) -> Self {
+        Self {
+            body_limit: bytes,
+            ..self
         }
     }
 
@@ -104,6 +122,10 @@ enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error(
+        "cannot start: the clock of this machine is before 1970, and each response has a date; set it"
+    )]
+    Clock,
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
     #[error("a worker ended before it was told to")]
@@ -157,6 +179,9 @@ fn start_and_drain<const N: usize, F>(
 where
     F: Fn(&Worker) -> [Router; N] + Send + Sync + 'static,
 {
+    if SystemTime::now() < SystemTime::UNIX_EPOCH {
+        return Err(StartError::Clock);
+    }
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -167,10 +192,16 @@ where
             sockets.push(listener.bind(config.host)?);
         }
 
+        let connections = Arc::new(Connections::new(config.max_connections.get()));
         let settings = Settings {
+            workers: config.workers.get(),
             deadline: config.deadline,
             drain_timeout: config.drain_timeout,
-            max_in_flight: config.max_in_flight.get().div_ceil(config.workers.get()),
+            lifetime: Lifetime {
+                idle_timeout: config.idle_timeout,
+                max_age: config.max_connection_age,
+            },
+            places: Arc::new(Places::new(config.max_in_flight.get(), connections.clone())),
             readiness: Readiness::new(config.workers.get()),
         };
         let (ended, mut workers) = mpsc::unbounded_channel();
@@ -186,12 +217,18 @@ where
             })
             .collect::<io::Result<Vec<_>>>()?;
 
-        // Accepting ends when this is dropped; with it the inboxes of the workers close.
+        // When accepting ends, the inboxes of the workers close.
         let mut accepting = JoinSet::new();
-        let places = Arc::new(Semaphore::new(config.max_connections.get()));
+        let draining = CancellationToken::new();
         for (index, socket) in sockets.into_iter().enumerate() {
             let hand_out = HandOut::new(inboxes.clone());
-            accepting.spawn(accept(index, socket, places.clone(), hand_out));
+            accepting.spawn(accept(
+                index,
+                socket,
+                connections.clone(),
+                hand_out,
+                draining.clone(),
+            ));
         }
         drop(inboxes);
 
@@ -202,7 +239,10 @@ where
         info!(action = "drain", status = "success", "draining");
         settings.readiness.drain();
         sleep(config.drain_delay).await;
-        drop(accepting);
+        draining.cancel();
+        // At their limit, connections that wait to be accepted are not waited for.
+        let _ = timeout(LAST_ACCEPTED, accepting.join_all()).await;
+        connections.for_each(|open| open.close(Close::Drain));
         all_ended(&mut workers, config).await;
         Ok(())
     })
@@ -217,16 +257,20 @@ fn complete<const N: usize>(
 ) -> [Face; N] {
     let readiness = worker.readiness().clone();
     let methods = worker.into_methods();
-    let mut protocols = listeners.iter().map(|listener| listener.protocol);
-    routers.map(|router| match protocols.next() {
-        Some(Protocol::Grpc) => Face::grpc(router, deadline, &methods),
-        Some(Protocol::Http) | None => {
-            let router = router
-                .merge(health::routes(readiness.clone()))
-                .route_layer(RouteLayer)
-                .with_state(());
-            Face::http(router, deadline)
-        }
+    let mut listeners = listeners.into_iter();
+    routers.map(|router| {
+        let listener = listeners.next().expect("there is one for each router");
+        let face = match listener.protocol {
+            Protocol::Grpc => Face::grpc(router, deadline, &methods),
+            Protocol::Http => {
+                let router = router
+                    .merge(health::routes(readiness.clone()))
+                    .route_layer(RouteLayer)
+                    .with_state(());
+                Face::http(router, deadline)
+            }
+        };
+        face.with_body_limit(listener.body_limit)
     })
 }
 

@@ -11,16 +11,18 @@ use std::{
 
 use axum::BoxError;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Code;
 use tower::{Layer, Service};
 use tracing::warn;
 
 use super::{
-    head_limit,
+    connections::Open,
+    head,
     long_lived::{self, Draining, LongLived},
-    probe::is_probe,
+    places::{InFlight, Kind, NoPlace, Share},
+    probe,
 };
 use crate::{
     body::DroppableBody,
@@ -31,27 +33,32 @@ use crate::{
     protocol::Protocol,
 };
 
-/// What a worker can carry.
+/// What a worker and its process can carry.
 #[derive(Debug, Clone)]
 pub(super) struct Capacity(Arc<Worker>);
 
 #[derive(Debug)]
 struct Worker {
-    limit: i64,
+    share: Arc<Share>,
     counters: Arc<Counters>,
     telling: Limited,
     long_lived: LongLived,
 }
 
 impl Capacity {
-    /// For a worker that may have this many requests in flight, and drains for that long.
-    pub(super) fn new(max_in_flight: usize, drain_timeout: Duration) -> Self {
+    /// For a worker that has this share of the places, and drains for that long.
+    pub(super) fn new(share: Share, drain_timeout: Duration) -> Self {
         Self(Arc::new(Worker {
-            limit: i64::try_from(max_in_flight).unwrap_or(i64::MAX),
+            share: Arc::new(share),
             counters: metrics::of_this_thread(),
             telling: Limited::per_second(1),
-            long_lived: LongLived::new(max_in_flight, drain_timeout),
+            long_lived: LongLived::new(drain_timeout),
         }))
+    }
+
+    /// The requests that the process may have in flight.
+    pub(super) fn max_in_flight(&self) -> usize {
+        self.0.share.max_in_flight()
     }
 
     /// Ends the long-lived calls, soon.
@@ -59,10 +66,16 @@ impl Capacity {
         self.0.long_lived.drain();
     }
 
-    /// The layer for methods with these deadlines.
-    pub(super) fn layer(self, deadlines: Deadlines) -> ShedLayer {
+    pub(super) fn share(&self) -> Arc<Share> {
+        self.0.share.clone()
+    }
+
+    /// The layer for a connection of such a port, whose methods have these deadlines.
+    pub(super) fn layer(self, open: Arc<Open>, port: Protocol, deadlines: Deadlines) -> ShedLayer {
         ShedLayer {
             capacity: self,
+            open,
+            port,
             deadlines,
         }
     }
@@ -76,69 +89,86 @@ pub(super) struct Overloaded {
     pub(super) is_told: bool,
 }
 
-/// A request in flight.
-struct InFlight {
+/// A request in flight on a worker.
+struct Served {
+    in_flight: InFlight,
     worker: Arc<Worker>,
     long_lived: Option<long_lived::Call>,
 }
 
-impl InFlight {
-    fn begin(worker: &Arc<Worker>) -> (Self, i64) {
-        let others = worker.counters.in_flight.fetch_add(1, Ordering::Relaxed);
-        let in_flight = Self {
-            worker: worker.clone(),
-            long_lived: None,
-        };
-        (in_flight, others)
-    }
+/// Why a request has to end before its deadline.
+enum MustEnd {
+    /// It gives way to another.
+    GivesWay,
+    /// The service drains.
+    Draining,
+}
 
-    /// Whether it has to end before its deadline.
-    fn has_to_end(&mut self, cx: &mut Context<'_>) -> bool {
+impl Served {
+    fn must_end(&mut self, cx: &mut Context<'_>) -> Option<MustEnd> {
+        // What carries the request is woken for it.
+        if self.in_flight.request.gives_way() {
+            return Some(MustEnd::GivesWay);
+        }
         let end = self.long_lived.as_mut().map(|call| call.poll_end(cx));
         end.is_some_and(|end| end.is_ready())
+            .then_some(MustEnd::Draining)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for Served {
     fn drop(&mut self) {
         let in_flight = &self.worker.counters.in_flight;
         in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Refuses requests beyond the limit of their headers or the capacity of a worker. A request is in flight until the last of its
-/// answer has left.
+/// Refuses requests whose heads are not as they must be, or for which there is no place, and ends
+/// those that give way. A request is in flight until the last of its answer has left.
 #[derive(Debug, Clone)]
 pub(super) struct ShedLayer {
     capacity: Capacity,
+    open: Arc<Open>,
+    port: Protocol,
     deadlines: Deadlines,
 }
 
 impl ShedLayer {
-    fn admit<B>(&self, request: &Request<B>) -> Result<InFlight, BoxError> {
-        head_limit::check(request.headers())?;
+    fn admit<B>(&self, request: &Request<B>) -> Result<Served, BoxError> {
+        head::check(request, self.port)?;
         let path = request.uri().path();
         let worker = &self.capacity.0;
-        let (mut in_flight, others) = InFlight::begin(worker);
-        // Whoever asks how the service is must get an answer now above all.
-        if others < worker.limit || is_probe(path) {
-            if self.deadlines.is_long_lived(path) {
-                in_flight.long_lived = Some(worker.long_lived.begin()?);
-            }
-            return Ok(in_flight);
-        }
+        let is_long_lived = self.deadlines.is_long_lived(path);
+        let kind = if is_long_lived {
+            Kind::LongLived
+        } else {
+            probe::kind_of(path)
+        };
+        let in_flight = worker.share.take(&self.open, kind);
+        let in_flight = in_flight.map_err(|NoPlace { limit }| self.refuse(kind, limit))?;
+        worker.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        Ok(Served {
+            in_flight,
+            worker: worker.clone(),
+            long_lived: is_long_lived.then(|| worker.long_lived.begin()),
+        })
+    }
+
+    fn refuse(&self, kind: Kind, limit: usize) -> Overloaded {
+        let worker = &self.capacity.0;
         let refused = worker.counters.shed.add(1);
         let is_told = worker.telling.tell().is_some();
         if is_told {
             warn!(
                 action = "shed",
                 status = "failure",
-                limit = worker.limit,
+                limit,
+                requests = kind.name(),
                 refused,
-                "more requests in flight than this worker may have; they are refused"
+                "more requests in flight than there may be; they are refused"
             );
         }
-        Err(Overloaded { is_told }.into())
+        Overloaded { is_told }
     }
 }
 
@@ -163,6 +193,7 @@ impl<S, B, R> Service<Request<B>> for ShedService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
+    R: Body,
 {
     type Response = Response<ShedBody<R>>;
     type Error = BoxError;
@@ -174,9 +205,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.layer.admit(&request) {
-            Ok(in_flight) => ResponseFuture::Admitted {
+            Ok(served) => ResponseFuture::Admitted {
+                is_http2: request.version() == Version::HTTP_2,
                 inner: self.inner.call(request),
-                in_flight: Some(in_flight),
+                served: Some(served),
             },
             Err(error) => ResponseFuture::Refused { error: Some(error) },
         }
@@ -190,7 +222,8 @@ pin_project_lite::pin_project! {
         Admitted {
             #[pin]
             inner: F,
-            in_flight: Option<InFlight>,
+            served: Option<Served>,
+            is_http2: bool,
         },
         Refused {
             error: Option<BoxError>,
@@ -198,45 +231,60 @@ pin_project_lite::pin_project! {
     }
 }
 
+const NOT_DONE: &str = "not polled after it is done";
+
 impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<BoxError>,
+    R: Body,
 {
     type Output = Result<Response<ShedBody<R>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            Projection::Admitted { inner, in_flight } => {
-                if has_to_end(in_flight, cx) {
-                    return Poll::Ready(Err(Draining.into()));
+            Projection::Admitted {
+                inner,
+                served,
+                is_http2,
+            } => {
+                match served.as_mut().expect(NOT_DONE).must_end(cx) {
+                    None => {}
+                    Some(MustEnd::GivesWay) => {
+                        return Poll::Ready(Err(Overloaded { is_told: false }.into()));
+                    }
+                    Some(MustEnd::Draining) => return Poll::Ready(Err(Draining.into())),
                 }
                 let response = ready!(inner.poll(cx)).map_err(Into::into)?;
-                let in_flight = in_flight.take();
+                let served = served.take().expect(NOT_DONE);
+                served.in_flight.request.note_offered();
                 Poll::Ready(Ok(response.map(|body| ShedBody {
+                    ends_alone: *is_http2 && !body.is_end_stream(),
                     body: DroppableBody::new(body),
-                    in_flight,
+                    served: Some(served),
+                    rest: Bytes::new(),
                 })))
             }
-            Projection::Refused { error } => {
-                let error = error.take().expect("not polled after it is done");
-                Poll::Ready(Err(error))
-            }
+            Projection::Refused { error } => Poll::Ready(Err(error.take().expect(NOT_DONE))),
         }
     }
 }
 
-fn has_to_end(in_flight: &mut Option<InFlight>, cx: &mut Context<'_>) -> bool {
-    let in_flight = in_flight.as_mut();
-    in_flight.is_some_and(|in_flight| in_flight.has_to_end(cx))
-}
+/// How much of a body is given away at once, in bytes. The server buffers what it is given, so a
+/// longer frame would be held for a slow reader beyond all limits.
+const MAX_FRAME: usize = 64 * 1_024;
 
 pin_project_lite::pin_project! {
-    /// A body whose request is in flight as long as it is there.
+    /// A body whose request is in flight as long as it is there, which is until its client has
+    /// taken nearly all of it.
     pub(super) struct ShedBody<B> {
         #[pin]
         body: DroppableBody<B>,
-        in_flight: Option<InFlight>,
+        served: Option<Served>,
+        // What is left of a frame.
+        rest: Bytes,
+        // Its end is said by itself, which HTTP/2 asks for once the client has taken all else.
+        ends_alone: bool,
     }
 }
 
@@ -252,37 +300,80 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.project();
-        if has_to_end(this.in_flight, cx) {
-            *this.in_flight = None;
+        let mut this = self.project();
+        let must_end = this.served.as_mut().and_then(|served| served.must_end(cx));
+        if let Some(why) = must_end {
+            *this.served = None;
+            *this.rest = Bytes::new();
             this.body.drop_body();
             let protocol = context::protocol().unwrap_or(Protocol::Http);
-            return Poll::Ready(Some(protocol.break_off(Code::Unavailable, Draining)));
+            return Poll::Ready(Some(match why {
+                MustEnd::GivesWay => {
+                    let overloaded = Overloaded { is_told: false };
+                    protocol.break_off(Code::ResourceExhausted, overloaded)
+                }
+                MustEnd::Draining => protocol.break_off(Code::Unavailable, Draining),
+            }));
         }
-        let frame = ready!(this.body.poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        if !this.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(next_of(this.rest)))));
+        }
+        let frame = this.body.as_mut().poll_frame(cx);
+        if let Some(served) = this.served {
+            match frame {
+                Poll::Ready(_) => served.in_flight.request.note_offered(),
+                Poll::Pending => served.in_flight.request.note_waited_for(),
+            }
+        }
+        let Some(frame) = ready!(frame).transpose().map_err(Into::into)? else {
+            *this.ends_alone = false;
+            return Poll::Ready(None);
+        };
+        let frame = frame.map_data(|data| {
+            *this.rest = data;
+            next_of(this.rest)
+        });
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !self.ends_alone && self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.rest.len() as u64;
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
+}
+
+/// Takes as much as is given away at once.
+fn next_of(rest: &mut Bytes) -> Bytes {
+    rest.split_to(rest.len().min(MAX_FRAME))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use std::{convert::Infallible, net::Ipv4Addr};
 
-    use futures_util::stream;
-    use http_body_util::{BodyExt, StreamBody};
+    use futures_util::{FutureExt, stream};
+    use http_body_util::{BodyExt, Full, StreamBody};
     use tokio::time::{Instant, timeout};
     use tonic::Status;
     use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 
-    use super::*;
+    use super::{
+        super::{
+            connections::{Connection, Connections},
+            places::Places,
+        },
+        *,
+    };
     use crate::{
         Context as RequestContext, Deadline, RequestId,
         methods::{Method, Methods},
@@ -292,10 +383,22 @@ mod tests {
 
     type Silence = StreamBody<stream::Pending<Result<Frame<Bytes>, Infallible>>>;
 
+    /// As many requests as this may be in flight.
+    fn capacity(max_in_flight: usize) -> (Capacity, Arc<Connections>) {
+        let connections = Arc::new(Connections::new(16));
+        let places = Arc::new(Places::new(max_in_flight, connections.clone()));
+        (Capacity::new(Share::new(places, 1), PATIENCE), connections)
+    }
+
+    async fn connect(connections: &Arc<Connections>) -> Connection {
+        connections.admit(Ipv4Addr::LOCALHOST.into()).await
+    }
+
     /// A service whose bodies never end. `/Watch` is long-lived; `/Wait` is, too, and has no
     /// response.
     fn service(
         capacity: &Capacity,
+        connection: &Connection,
     ) -> BoxCloneSyncService<Request<()>, Response<ShedBody<Silence>>, BoxError> {
         let long = Method {
             deadline: Some(Duration::MAX),
@@ -310,58 +413,151 @@ mod tests {
             let silence = StreamBody::new(stream::pending());
             Ok::<_, Infallible>(Response::new(silence))
         });
-        let layer = capacity.clone().layer(deadlines);
+        let open = connection.open.clone();
+        let layer = capacity.clone().layer(open, Protocol::Http, deadlines);
         BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service(service))
     }
 
-    async fn ask(capacity: &Capacity, path: &str) -> Result<Response<ShedBody<Silence>>, BoxError> {
-        let request = Request::get(path).body(()).unwrap();
-        service(capacity).oneshot(request).await
+    async fn ask(
+        capacity: &Capacity,
+        connection: &Connection,
+        path: &str,
+    ) -> Result<Response<ShedBody<Silence>>, BoxError> {
+        let request = Request::get(path).version(Version::HTTP_2);
+        let request = request.body(()).unwrap();
+        service(capacity, connection).oneshot(request).await
     }
 
     /// Whether a refusal is told.
-    async fn told(capacity: &Capacity, path: &str) -> bool {
-        let error = ask(capacity, path).await.map(drop).unwrap_err();
+    async fn told(capacity: &Capacity, connection: &Connection, path: &str) -> bool {
+        let error = ask(capacity, connection, path).await.map(drop).unwrap_err();
         error.downcast::<Overloaded>().unwrap().is_told
+    }
+
+    /// Whether a response is still served: its client waits, and nothing ends it.
+    fn is_served(response: &mut Response<ShedBody<Silence>>) -> bool {
+        response.body_mut().frame().now_or_never().is_none()
     }
 
     #[tokio::test]
     async fn beyond_the_limit_requests_are_refused_and_one_of_them_is_told() {
-        let capacity = Capacity::new(2, Duration::ZERO);
-        let in_flight = [ask(&capacity, "/").await, ask(&capacity, "/").await];
-        assert!(told(&capacity, "/").await);
-        assert!(!told(&capacity, "/").await);
-        assert!(
-            ask(&capacity, "/readyz").await.is_ok(),
-            "a probe is answered all the same"
-        );
+        let (capacity, connections) = capacity(2);
+        let peer = connect(&connections).await;
+        let in_flight = [
+            ask(&capacity, &peer, "/").await,
+            ask(&capacity, &peer, "/").await,
+        ];
+        assert!(told(&capacity, &peer, "/").await);
+        assert!(!told(&capacity, &peer, "/").await);
+        let probe = ask(&capacity, &peer, "/readyz").await;
+        assert!(probe.is_ok(), "a probe is answered all the same");
         drop(in_flight);
-        assert!(ask(&capacity, "/").await.is_ok());
+        assert!(ask(&capacity, &peer, "/").await.is_ok());
     }
 
     #[tokio::test]
     async fn a_part_of_them_may_be_long_lived_and_the_rest_is_for_others() {
-        let capacity = Capacity::new(8, Duration::ZERO);
+        let (capacity, connections) = capacity(8);
+        let peer = connect(&connections).await;
         let long_lived = [
-            ask(&capacity, "/Watch").await,
-            ask(&capacity, "/Watch").await,
+            ask(&capacity, &peer, "/Watch").await,
+            ask(&capacity, &peer, "/Watch").await,
         ];
-        assert!(told(&capacity, "/Watch").await);
-        assert!(!told(&capacity, "/Watch").await);
-        assert!(ask(&capacity, "/").await.is_ok());
+        assert!(told(&capacity, &peer, "/Watch").await);
+        assert!(!told(&capacity, &peer, "/Watch").await);
+        assert!(ask(&capacity, &peer, "/").await.is_ok());
         drop(long_lived);
-        assert!(ask(&capacity, "/Watch").await.is_ok());
+        assert!(ask(&capacity, &peer, "/Watch").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_holds_the_most_gives_way_to_who_holds_little() {
+        let (capacity, connections) = capacity(4);
+        let [greedy, modest] = [connect(&connections).await, connect(&connections).await];
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(ask(&capacity, &greedy, "/").await.unwrap());
+        }
+        assert!(
+            held.iter_mut().all(is_served),
+            "one alone may have them all"
+        );
+        let mut first = ask(&capacity, &modest, "/").await.unwrap();
+        assert_eq!(
+            held.iter_mut()
+                .filter_map(|one| is_served(one).then_some(()))
+                .count(),
+            3
+        );
+        // Now 3 of 4: one more would be about as many.
+        assert!(ask(&capacity, &modest, "/").await.is_err());
+        assert!(is_served(&mut first));
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_gives_way_first() {
+        let (capacity, connections) = capacity(3);
+        let mut held = Vec::new();
+        let mut peers = Vec::new();
+        for _ in 0..3 {
+            let peer = connect(&connections).await;
+            held.push(ask(&capacity, &peer, "/").await.unwrap());
+            peers.push(peer);
+        }
+        // Two of them wait for us; the third has not looked at its response.
+        assert!(is_served(&mut held[0]) && is_served(&mut held[1]));
+        let newcomer = connect(&connections).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let early = ask(&capacity, &newcomer, "/").await;
+        assert!(early.is_err(), "it may still take it");
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        assert!(ask(&capacity, &newcomer, "/").await.is_ok());
+        let served = held.iter_mut().map(is_served).collect::<Vec<_>>();
+        assert_eq!(served, [true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_in_flight_until_its_client_has_taken_all_of_a_long_body() {
+        const LENGTH: usize = 2 * MAX_FRAME + 1;
+        let (capacity, connections) = capacity(1);
+        let peer = connect(&connections).await;
+        for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
+            let open = peer.open.clone();
+            let deadlines = Deadlines::all(PATIENCE);
+            let layer = capacity.clone().layer(open, Protocol::Http, deadlines);
+            let service = service_fn(async |_: Request<()>| {
+                let body = Full::new(Bytes::from(vec![0; LENGTH]));
+                Ok::<_, Infallible>(Response::new(body))
+            });
+            let service = ServiceBuilder::new().layer(layer).service(service);
+            let request = Request::get("/").version(version).header("host", "a");
+            let response = service.oneshot(request.body(()).unwrap()).await.unwrap();
+            let mut body = response.into_body();
+            for (frame, left) in [(MAX_FRAME, MAX_FRAME + 1), (MAX_FRAME, 1), (1, 0)] {
+                assert!(!body.is_end_stream());
+                let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+                let hint = body.size_hint().exact();
+                assert_eq!((data.len(), hint), (frame, Some(left as u64)));
+            }
+            assert_eq!(body.is_end_stream(), !ends_alone);
+            assert_eq!(peer.open.in_flight(), 1);
+            assert!(body.frame().await.is_none());
+            assert!(body.is_end_stream());
+            drop(body);
+            assert_eq!(peer.open.in_flight(), 0);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_long_lived_end_soon_after_the_drain_began() {
-        let capacity = Capacity::new(8, PATIENCE);
+        let (capacity, connections) = capacity(8);
+        let peer = connect(&connections).await;
         let begin = Instant::now();
-        let other = ask(&capacity, "/").await.unwrap();
-        let watch = ask(&capacity, "/Watch").await.unwrap();
+        let other = ask(&capacity, &peer, "/").await.unwrap();
+        let watch = ask(&capacity, &peer, "/Watch").await.unwrap();
         let waiting = {
             let capacity = capacity.clone();
-            tokio::spawn(async move { ask(&capacity, "/Wait").await.map(drop) })
+            tokio::spawn(async move { ask(&capacity, &peer, "/Wait").await.map(drop) })
         };
         tokio::task::yield_now().await;
         capacity.drain();

@@ -10,6 +10,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,6 +19,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
+
+use super::{
+    connections::Open,
+    control_frames::{ControlFrames, GOAWAY_CALM},
+};
+use crate::metrics;
 
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -30,7 +37,12 @@ pin_project_lite::pin_project! {
     pub(super) struct Socket<S> {
         #[pin]
         inner: S,
+        open: Arc<Open>,
         undecided: Option<Undecided>,
+        // Where HTTP/2 is spoken.
+        frames: Option<ControlFrames>,
+        // The last write was taken as a whole, and so ended with a frame.
+        is_between_frames: bool,
         write_timeout: Duration,
         stalled: Option<Pin<Box<Sleep>>>,
     }
@@ -44,9 +56,17 @@ struct Undecided {
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(inner: S, first_bytes_timeout: Duration, write_timeout: Duration) -> Self {
+    pub(super) fn new(
+        inner: S,
+        open: Arc<Open>,
+        first_bytes_timeout: Duration,
+        write_timeout: Duration,
+    ) -> Self {
         Self {
             inner,
+            open,
+            frames: None,
+            is_between_frames: true,
             undecided: Some(Undecided {
                 matched: 0,
                 timeout: Box::pin(sleep(first_bytes_timeout)),
@@ -74,16 +94,35 @@ fn timed_out(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
-impl<S: AsyncRead> AsyncRead for Socket<S> {
+impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.project();
+        let mut this = self.project();
         let before = buffer.filled().len();
-        let poll = this.inner.poll_read(cx, buffer);
+        let poll = this.inner.as_mut().poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            this.open.note_bytes();
+        } else if matches!(poll, Poll::Ready(Ok(()))) && this.frames.is_none() {
+            this.open.note_end();
+            if this.open.is_half_closed() {
+                // hyper would drop the request, whose client may wait for its response.
+                return Poll::Pending;
+            }
+        }
         let Some(undecided) = this.undecided else {
+            if let Some(frames) = this.frames
+                && frames.are_too_many(&buffer.filled()[before..])
+            {
+                metrics::mine(|mine| mine.floods.add(1));
+                if *this.is_between_frames {
+                    // What does not fit at once is for nobody.
+                    let _ = this.inner.poll_write(cx, &GOAWAY_CALM);
+                }
+                return Poll::Ready(Err(io::Error::other("too many control frames")));
+            }
             return poll;
         };
         if poll.is_pending() {
@@ -93,10 +132,12 @@ impl<S: AsyncRead> AsyncRead for Socket<S> {
         let read = &buffer.filled()[before..];
         undecided.matched += read.len();
         let so_far = undecided.matched - read.len();
-        if read.is_empty()
-            || !PREFACE[so_far..].starts_with(read)
-            || undecided.matched == PREFACE.len()
-        {
+        let is_preface = PREFACE[so_far..].starts_with(read);
+        if is_preface && undecided.matched == PREFACE.len() {
+            *this.frames = Some(ControlFrames::new());
+            this.open.note_http2();
+        }
+        if read.is_empty() || !is_preface || undecided.matched == PREFACE.len() {
             *this.undecided = None;
         }
         poll
@@ -108,12 +149,18 @@ impl<S: AsyncWrite> Socket<S> {
     fn poll_in_time(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
+        length: usize,
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         let poll = write(this.inner, cx);
-        if poll.is_ready() {
+        this.open.note_writing(poll.is_pending());
+        if let Poll::Ready(written) = &poll {
             *this.stalled = None;
+            if let (Some(frames), Ok(written)) = (this.frames, written) {
+                frames.note_written(*written);
+                *this.is_between_frames = *written == length;
+            }
             return poll;
         }
         let timeout = *this.write_timeout;
@@ -131,7 +178,7 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_in_time(cx, |socket, cx| socket.poll_write(cx, bytes))
+        self.poll_in_time(cx, bytes.len(), |socket, cx| socket.poll_write(cx, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -151,7 +198,10 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
         if let Some(bytes) = gather(slices, &mut copy) {
             return self.poll_write(cx, bytes);
         }
-        self.poll_in_time(cx, |socket, cx| socket.poll_write_vectored(cx, slices))
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.poll_in_time(cx, length, |socket, cx| {
+            socket.poll_write_vectored(cx, slices)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -167,10 +217,15 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(5);
 
+    fn socket<S>(inner: S) -> Socket<S> {
+        let open = Open::new(std::net::Ipv4Addr::LOCALHOST.into());
+        Socket::new(inner, Arc::new(open), TIMEOUT, TIMEOUT)
+    }
+
     /// Sends `bytes`, then nothing more; whether the read after them times out.
     async fn times_out_after(bytes: &[u8]) -> bool {
         let (mut client, server) = duplex(64);
-        let mut server = Socket::new(server, TIMEOUT, TIMEOUT);
+        let mut server = socket(server);
         client.write_all(bytes).await.unwrap();
         let mut read = vec![0; bytes.len()];
         server.read_exact(&mut read).await.unwrap();
@@ -188,7 +243,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_cut_off_and_one_that_takes_a_little_is_not() {
         let (mut client, server) = duplex(64);
-        let mut server = Socket::new(server, TIMEOUT, TIMEOUT);
+        let mut server = socket(server);
         let begin = tokio::time::Instant::now();
         let write = tokio::spawn(async move { server.write_all(&[0; 64 * 4]).await });
         for _ in 0..2 {

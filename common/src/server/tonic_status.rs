@@ -48,19 +48,25 @@ pub(super) fn corrected(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use axum::body::Body;
     use http::{Request, Response};
     use tonic::service::Routes;
     use tower::ServiceExt;
 
     use super::*;
-    use crate::server;
+    use crate::{
+        methods::Methods,
+        server::{self, Face},
+    };
 
     /// The response to a message that says it has this length, and has not.
     async fn response(length: u32) -> Response<()> {
         let (_, health) = tonic_health::server::health_reporter();
         let router = Routes::new(health).prepare().into_axum_router();
-        let stack = server::stack(router, std::time::Duration::from_secs(10));
+        let face = Face::grpc(router, Duration::from_secs(10), &Methods::new());
+        let stack = server::alone(face.with_body_limit(usize::MAX));
         let message = [&[0][..], &length.to_be_bytes()].concat();
         let request = Request::post("/grpc.health.v1.Health/Check")
             .header("content-type", "application/grpc")

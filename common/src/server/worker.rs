@@ -4,26 +4,32 @@ use std::{
     cell::{Cell, RefCell},
     future::Future,
     io,
-    net::{SocketAddr, TcpStream},
+    net::TcpStream,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     runtime,
-    sync::{OwnedSemaphorePermit, mpsc::UnboundedReceiver},
+    sync::mpsc::UnboundedReceiver,
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
-    connection::{self, HEADER_READ_TIMEOUT, Stack},
+    connection,
+    connections::{Connection, Open},
+    drive::{Drive, HEADER_TIMEOUT, Lifetime},
     face::Face,
     inbound,
+    places::{Places, Share},
     readiness::Readiness,
     shed::Capacity,
     socket::Socket,
+    streams::Stack,
 };
 use crate::{logging, methods::Methods, metrics};
 
@@ -65,22 +71,23 @@ impl Worker {
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
-    pub(super) peer: SocketAddr,
     /// Which of the listeners took it, and so which of the routers serves it.
     pub(super) listener: usize,
     /// Counts the open connections of this worker and listener.
     pub(super) open: Arc<()>,
-    /// Its place among the connections that the process may have.
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) connection: Connection,
 }
 
 /// What a worker is told.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
+    /// How many workers there are.
+    pub(super) workers: usize,
     pub(super) deadline: Duration,
     pub(super) drain_timeout: Duration,
-    /// The requests that a worker may have in flight.
-    pub(super) max_in_flight: usize,
+    pub(super) lifetime: Lifetime,
+    /// The places of the process for requests in flight.
+    pub(super) places: Arc<Places>,
     pub(super) readiness: Readiness,
 }
 
@@ -126,54 +133,91 @@ async fn serve<const N: usize>(
     faces: [Face; N],
     mut accepted: UnboundedReceiver<Accepted>,
 ) {
-    let builder = connection::builder();
-    let graceful = GracefulShutdown::new();
-    let capacity = Capacity::new(settings.max_in_flight, settings.drain_timeout);
+    let connections = TaskTracker::new();
+    let share = Share::new(settings.places.clone(), settings.workers);
+    let capacity = Capacity::new(share, settings.drain_timeout);
     let counters = metrics::of_this_thread();
-    while let Some(Accepted {
-        stream,
-        peer,
-        listener,
-        open,
-        place,
-    }) = accepted.recv().await
-    {
-        let stream = match tokio::net::TcpStream::from_std(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                warn!(action = "accept", status = "failure", %error, "a connection is lost");
-                continue;
-            }
-        };
-        let face = faces[listener].clone();
-        let deadlines = face.deadlines.clone();
-        let service = inbound(face, peer, capacity.clone());
-        let connection = builder.serve_connection(
-            TokioIo::new(Socket::new(stream, HEADER_READ_TIMEOUT, settings.deadline)),
-            Stack::new(service, deadlines),
-        );
-        let connection = graceful.watch(connection.into_owned());
+    while let Some(accepted) = accepted.recv().await {
+        let face = faces[accepted.listener].clone();
         counters.connections.fetch_add(1, Ordering::Relaxed);
+        let connection = serve_connection(settings.clone(), face, capacity.clone(), accepted);
         let counters = counters.clone();
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(action = "connection", status = "failure", %peer, %error, "a connection broke");
-            }
-            drop((open, place));
+        connections.spawn(async move {
+            connection.await;
             counters.connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
     capacity.drain();
-    let left = graceful.count();
-    if timeout(settings.drain_timeout, graceful.shutdown())
+    connections.close();
+    if timeout(settings.drain_timeout, connections.wait())
         .await
         .is_err()
     {
         warn!(
             action = "drain",
             status = "failure",
-            connections = left,
+            connections = connections.len(),
+            requests = counters.in_flight.load(Ordering::Relaxed),
             "requests are still in flight after the drain timeout; they are dropped"
+        );
+    }
+}
+
+async fn serve_connection(settings: Settings, face: Face, capacity: Capacity, accepted: Accepted) {
+    let Accepted {
+        stream,
+        connection,
+        listener: _,
+        open: _open,
+    } = accepted;
+    let open = connection.open.clone();
+    let stream = match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            warn!(action = "accept", status = "failure", %error, "a connection is lost");
+            return;
+        }
+    };
+    serve_socket(
+        face,
+        capacity,
+        open,
+        stream,
+        settings.deadline,
+        settings.lifetime,
+    )
+    .await;
+}
+
+/// Serves what comes over a socket, whose peer may take nothing for as long as the deadline.
+pub(super) async fn serve_socket<S>(
+    face: Face,
+    capacity: Capacity,
+    open: Arc<Open>,
+    socket: S,
+    deadline: Duration,
+    lifetime: Lifetime,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let builder = connection::builder(face.protocol, capacity.max_in_flight());
+    let deadlines = face.deadlines.clone();
+    let share = capacity.share();
+    let service = inbound(face, open.clone(), capacity);
+    let socket = Socket::new(socket, open.clone(), HEADER_TIMEOUT, deadline);
+    let served = builder
+        .serve_connection(
+            TokioIo::new(socket),
+            Stack::new(service, deadlines, open.clone()),
+        )
+        .into_owned();
+    if let Err(error) = Drive::new(served, open.clone(), share, lifetime).await {
+        debug!(
+            action = "connection",
+            status = "failure",
+            peer = %open.address,
+            %error,
+            "a connection broke"
         );
     }
 }

@@ -22,7 +22,8 @@ fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
     let listeners = [
         Listener::http(config.port),
-        Listener::grpc(config.grpc_port),
+        // The interoperability tests send messages of 271,828 bytes, and ours of 1 MiB.
+        Listener::grpc(config.grpc_port).body_limit(4 * 1_024 * 1_024),
     ];
     server::run("test_service", &config.common, listeners, |worker| {
         let (test_service, calls) = services();

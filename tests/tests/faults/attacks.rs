@@ -3,17 +3,21 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    thread::sleep,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use h2::{Reason, client};
 use http::Request;
-use tests::{Process, load::Load, wait_for};
+use tests::{Process, frame, load::Load, wait_for};
 use tokio::{runtime, time::timeout};
 
-use crate::{LOAD, Row, assert_none_failed, backend, edge};
+use crate::{LOAD, PROBES, Row, SECOND, assert_none_failed, backend, edge, millis};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -25,6 +29,11 @@ pub(crate) const ROWS: &[Row] = &[
         "HTTP/2: reset flood, 16 KB+ of headers, 10,000 streams",
         "refused; 0 failed beside them",
         http2,
+    ),
+    (
+        "4 connections with 500 open streams that send SETTINGS as fast as they can",
+        "each is closed, again and again; 0 of the newcomers fail",
+        settings,
     ),
 ];
 
@@ -109,6 +118,63 @@ async fn connect(
 fn request(address: SocketAddr) -> Request<()> {
     let uri = format!("http://{address}/api/v1/say-hello?name=x");
     Request::get(uri).body(()).expect("a request")
+}
+
+fn settings() -> String {
+    let (_service1, service2) = pair();
+    let address = service2.http();
+    let stop = Arc::new(AtomicBool::new(false));
+    let attackers: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            thread::spawn(move || {
+                let mut closed = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    send_settings_until_closed(address);
+                    closed += 1;
+                }
+                closed
+            })
+        })
+        .collect();
+    let probes = Load::start(address, PROBES);
+    sleep(5 * SECOND);
+    let samples = probes.stop();
+    stop.store(true, Ordering::Relaxed);
+    let closed = attackers.into_iter().map(thread::JoinHandle::join);
+    let closed: u32 = closed.map(|closed| closed.expect("it is closed")).sum();
+    assert!(
+        closed > 4,
+        "they are closed for their frames, not at their deadline"
+    );
+    format!(
+        "closed {closed} times; {}, p99 {}",
+        assert_none_failed(&samples),
+        millis(samples.percentile(0.99))
+    )
+}
+
+/// Opens 500 streams that wait for their body, and sends SETTINGS at 1.5 MB/s.
+fn send_settings_until_closed(address: SocketAddr) {
+    let mut connection = TcpStream::connect(address).expect("it listens");
+    let mut open = frame::hello();
+    for number in 0..500 {
+        open.extend(frame::request(number, false, "/api/v1/say-hello"));
+    }
+    // Another window for all streams has the server look at each of them.
+    let window = |size: u8| {
+        let initial_window_size = [0, 4, 0, 0, 0xFF, size];
+        frame::frame(frame::SETTINGS, 0, frame::CONNECTION, &initial_window_size)
+    };
+    let settings = [window(0xFE), window(0xFF)].concat();
+    let settings = settings.repeat(1_500_000 / 100 / settings.len());
+    let begin = Instant::now();
+    let mut sent = connection.write_all(&open);
+    while sent.is_ok() {
+        assert!(begin.elapsed() < 20 * SECOND, "it takes any number of them");
+        sleep(SECOND / 100);
+        sent = connection.write_all(&settings);
+    }
 }
 
 /// Opens streams and resets each at once, until the server has had enough.

@@ -8,6 +8,7 @@ mod attacks;
 mod clients;
 mod connections;
 mod failing;
+mod hoarders;
 mod lateness;
 mod overload;
 mod replicas;
@@ -46,6 +47,14 @@ const FEW: Plan = Plan {
     is_kept: true,
 };
 
+/// Newcomers: 20 connections a second, with one request each.
+const PROBES: Plan = Plan {
+    connections: 20,
+    interval: SECOND,
+    name: None,
+    is_kept: false,
+};
+
 /// For a process that would log each of many failures.
 const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::run=info");
 
@@ -53,7 +62,7 @@ const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::run=info");
 type Row = (&'static str, &'static str, fn() -> String);
 
 /// The rows by subject, which run one after the other.
-const ROWS: [&[Row]; 7] = [
+const ROWS: [&[Row]; 8] = [
     replicas::ROWS,
     lateness::ROWS,
     failing::ROWS,
@@ -61,6 +70,7 @@ const ROWS: [&[Row]; 7] = [
     clients::ROWS,
     overload::ROWS,
     attacks::ROWS,
+    hoarders::ROWS,
 ];
 
 /// Rows that take minutes but no CPU. They run beside the others.

@@ -7,6 +7,7 @@ mod context;
 mod drain;
 mod failures;
 mod items;
+mod limits;
 mod log;
 mod overload;
 mod page;

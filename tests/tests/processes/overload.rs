@@ -1,5 +1,7 @@
 //! Retries, load shedding, and what can be seen of both.
 
+use std::{io::Read, net::Shutdown};
+
 use tests::{Process, grpc, http, wait_for};
 
 #[test]
@@ -76,12 +78,24 @@ fn what_is_more_than_the_limit_is_refused_at_once_and_told_once() {
         "one line a second is enough"
     );
 
+    // A body that comes along is read, or the connection is reset, and the answer may be lost.
+    let body = "a".repeat(12 * 1_024 * 1_024);
+    let post = format!(
+        "POST /echo HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut connection = http::send(fixture.http(), post.as_bytes());
+    connection.shutdown(Shutdown::Write).expect("it is open");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("no reset");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+
     // Whoever asks how it is gets an answer.
     assert_eq!(http::get(fixture.http(), "/readyz").status, 200);
     let metrics = http::get(fixture.http(), "/metrics");
     assert_eq!(metrics.status, 200);
     assert!(
-        metrics.text().contains("\nrequests_shed_total 2\n"),
+        metrics.text().contains("\nrequests_shed_total 3\n"),
         "{}",
         metrics.text()
     );

@@ -1,6 +1,6 @@
 //! Starting: configuration, ports, health.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, process::Command};
 
 use tests::{Ended, Process, grpc, http, wait_for};
 
@@ -60,6 +60,23 @@ fn a_taken_port_is_one_line_that_names_it_and_exit_code_1() {
         assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
         assert!(ended.stderr.contains(&port), "{}", ended.stderr);
     }
+}
+
+#[test]
+fn a_clock_before_1970_is_one_line_and_exit_code_1() {
+    let service = tests::command("service1", &[]);
+    let started = Command::new("faketime")
+        .arg("1965-01-01 00:00:00")
+        .arg(service.get_program())
+        .output();
+    let Ok(ended) = started else {
+        println!("skipped: faketime is not installed");
+        return;
+    };
+    assert_eq!(ended.status.code(), Some(1));
+    let stderr = String::from_utf8(ended.stderr).expect("UTF-8");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("before 1970"), "{stderr}");
 }
 
 #[test]

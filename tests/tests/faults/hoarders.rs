@@ -1,0 +1,277 @@
+//! Clients that take all that a service has, and let newcomers have nothing.
+
+use std::{
+    future::{Future, pending, poll_fn},
+    net::SocketAddr,
+    thread::{self, sleep},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use h2::client::{self, SendRequest};
+use http::Request;
+use tests::{Process, http as plain, load::Load};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream},
+    runtime,
+    sync::oneshot,
+    time,
+};
+
+use crate::{PROBES, QUIET, Row, SECOND, assert_none_failed, backend, edge, millis};
+
+pub(crate) const ROWS: &[Row] = &[
+    (
+        "4 connections with 512 streams each that take nothing",
+        "0 of the newcomers fail",
+        streams_take_nothing,
+    ),
+    (
+        "10,000 streams of /metrics that take nothing",
+        "0 of the newcomers fail; the metrics can be read",
+        scrapes_take_nothing,
+    ),
+    (
+        "2,500 half heads of 400 KB, 2,048 readers of a long stream that read nothing",
+        "0 of the newcomers fail; memory below 768 MB",
+        memory_of_the_edge,
+    ),
+    (
+        "1,200 readers of a list of 400 KB that read nothing, 600 over HTTP/2 that read a byte; 256 in flight",
+        "0 of the newcomers fail; memory below 256 MB",
+        memory_of_lists,
+    ),
+    (
+        "300 messages of 4 MB that never end, on one gRPC connection",
+        "memory grows by less than 64 MB",
+        memory_of_the_backend,
+    ),
+];
+
+fn pair() -> (Process, Process) {
+    let service1 = backend(0);
+    let service2 = edge(&[&service1], &[QUIET]);
+    (service1, service2)
+}
+
+/// Lets newcomers ask for five seconds, in the middle of what `attack` does.
+fn probe_beside<F>(address: SocketAddr, attack: impl FnOnce() -> F + Send + 'static) -> String
+where
+    F: Future<Output = ()>,
+{
+    let (stop, stopped) = oneshot::channel::<()>();
+    let attackers = thread::spawn(move || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            tokio::select! {
+                () = attack() => {}
+                _ = stopped => {}
+            }
+        });
+    });
+    sleep(SECOND);
+    let probes = Load::start(address, PROBES);
+    sleep(5 * SECOND);
+    let samples = probes.stop();
+    drop(stop);
+    attackers.join().expect("it does not panic");
+    format!(
+        "{}, p99 {}",
+        assert_none_failed(&samples),
+        millis(samples.percentile(0.99))
+    )
+}
+
+/// Keeps that many streams of a path open on each of some connections, and takes nothing.
+async fn take_nothing(address: SocketAddr, connections: usize, streams: u32, path: &'static str) {
+    take(0, address, connections, streams, path).await;
+}
+
+/// The same, but takes a byte.
+async fn take_little(address: SocketAddr, connections: usize, streams: u32, path: &'static str) {
+    take(1, address, connections, streams, path).await;
+}
+
+async fn take(
+    window: u32,
+    address: SocketAddr,
+    connections: usize,
+    streams: u32,
+    path: &'static str,
+) {
+    let connections = (0..connections).map(|_| async move {
+        loop {
+            // A connection that is closed is opened again.
+            let Ok(socket) = TcpStream::connect(address).await else {
+                return;
+            };
+            let mut builder = client::Builder::new();
+            let Ok((sender, connection)) =
+                builder.initial_window_size(window).handshake(socket).await
+            else {
+                continue;
+            };
+            let held = (0..streams).map(|number| hold(number, sender.clone(), address, path));
+            let held = join_all(held);
+            tokio::select! {
+                _ = connection => {}
+                _ = held => {}
+            }
+        }
+    });
+    join_all(connections).await;
+}
+
+/// Keeps a stream open, and another when it ends.
+async fn hold(
+    number: u32,
+    sender: SendRequest<Bytes>,
+    address: SocketAddr,
+    path: &str,
+) -> Option<()> {
+    time::sleep(Duration::from_millis(1) * number).await;
+    loop {
+        let mut sender = sender.clone().ready().await.ok()?;
+        let uri = format!("http://{address}{path}");
+        let request = Request::get(uri).body(()).expect("a request");
+        let (response, _) = sender.send_request(request, true).ok()?;
+        if let Ok(response) = response.await {
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = body.data().await {}
+        }
+        time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn streams_take_nothing() -> String {
+    let (_service1, service2) = pair();
+    let address = service2.http();
+    let shown = probe_beside(address, move || {
+        take_nothing(address, 4, 512, "/api/v1/say-hello?name=x")
+    });
+    let gave_way = service2.metric("requests_gave_way_total");
+    assert!(gave_way > 0.0, "the places are all taken");
+    shown
+}
+
+fn scrapes_take_nothing() -> String {
+    let (_service1, service2) = pair();
+    let address = service2.http();
+    let shown = probe_beside(address, move || take_nothing(address, 20, 500, "/metrics"));
+    let scrape = plain::get(address, "/metrics");
+    assert_eq!(scrape.status, 200);
+    assert!(scrape.body.len() < 256 * 1_024);
+    shown
+}
+
+/// service2 in front of a service1 that has room for all, so that service2 has to choose.
+fn pair_with_room(variables: &[(&str, &str)]) -> (Process, Process) {
+    let service1 = Process::start("service1", &[("MAX_IN_FLIGHT", "10000"), QUIET]);
+    let service2 = edge(&[&service1], &[variables, &[QUIET]].concat());
+    tests::raise_file_limit();
+    (service1, service2)
+}
+
+/// That many clients send something and read nothing. They come from another address than the
+/// newcomers, one every two milliseconds.
+async fn read_nothing(address: SocketAddr, clients: u32, bytes: &str) {
+    let clients = (0..clients).map(|number| async move {
+        time::sleep(Duration::from_millis(2) * number).await;
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4_096).expect("an open socket");
+        let own = SocketAddr::from(([127, 0, 0, 2], 0));
+        socket.bind(own).expect("all of 127.0.0.0/8 is ours");
+        let mut socket = socket.connect(address).await.expect("it listens");
+        // It may be closed before it has all.
+        let _ = socket.write_all(bytes.as_bytes()).await;
+        socket
+    });
+    let _held = join_all(clients).await;
+    pending::<()>().await;
+}
+
+fn memory_of_the_edge() -> String {
+    let (_service1, service2) = pair_with_room(&[]);
+    let address = service2.http();
+    let shown = probe_beside(address, move || async move {
+        let half_head = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(400 * 1_024));
+        let stream = "GET /api/v1/items/stream?length=2147483647 HTTP/1.1\r\nhost: a\r\n\r\n";
+        tokio::join!(
+            read_nothing(address, 2_500, &half_head),
+            read_nothing(address, 2_048, stream)
+        );
+    });
+    let most = service2.memory("VmHWM") / 1_024;
+    assert!(most < 768, "{most} MB");
+    format!("{shown}; at most {most} MB")
+}
+
+fn memory_of_lists() -> String {
+    const LIST: &str = "/api/v1/items?length=10000";
+    let (_service1, service2) = pair_with_room(&[("MAX_IN_FLIGHT", "256")]);
+    let address = service2.http();
+    let shown = probe_beside(address, move || async move {
+        let list = format!("GET {LIST} HTTP/1.1\r\nhost: a\r\n\r\n");
+        tokio::join!(
+            read_nothing(address, 1_200, &list),
+            take_little(address, 2, 300, LIST)
+        );
+    });
+    let most = service2.memory("VmHWM") / 1_024;
+    assert!(most < 256, "{most} MB");
+    format!("{shown}; at most {most} MB")
+}
+
+fn memory_of_the_backend() -> String {
+    let service1 = backend(0);
+    let before = service1.memory("VmHWM");
+    let address = service1.grpc();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let refused = runtime.expect("a runtime").block_on(async {
+        let socket = TcpStream::connect(address).await;
+        let (sender, connection) = client::handshake(socket.expect("it listens"))
+            .await
+            .expect("it speaks HTTP/2");
+        tokio::spawn(connection);
+        let calls = (0..300).map(|_| send_half_a_message(sender.clone(), address));
+        let ends = time::timeout(5 * SECOND, join_all(calls)).await;
+        ends.map_or(0, |ends| ends.into_iter().flatten().count())
+    });
+    let grown = (service1.memory("VmHWM") - before) / 1_024;
+    assert!(grown < 64, "{grown} MB");
+    format!("{grown} MB; {refused} of 300 refused")
+}
+
+/// Sends all but the last byte of a message of 4 MB, and keeps the stream open. The gRPC status, if
+/// there is one before that.
+async fn send_half_a_message(sender: SendRequest<Bytes>, address: SocketAddr) -> Option<String> {
+    const LENGTH: u32 = 4 * 1_024 * 1_024;
+    let mut sender = sender.ready().await.ok()?;
+    let request = Request::post(format!("http://{address}/app.grpc.Service1/ProcessName"))
+        .header("content-type", "application/grpc")
+        .body(())
+        .expect("a request");
+    let (response, mut upload) = sender.send_request(request, false).ok()?;
+    let prefix = [&[0][..], &LENGTH.to_be_bytes()].concat();
+    upload.send_data(prefix.into(), false).ok()?;
+    let send = async {
+        let mut left = LENGTH as usize - 1;
+        while left > 0 {
+            upload.reserve_capacity(left.min(16 * 1_024));
+            let Some(Ok(room)) = poll_fn(|cx| upload.poll_capacity(cx)).await else {
+                return;
+            };
+            let room = room.min(left);
+            if upload.send_data(vec![b'a'; room].into(), false).is_err() {
+                return;
+            }
+            left -= room;
+        }
+        pending::<()>().await;
+    };
+    let ((), response) = tokio::join!(send, response);
+    let status = response.ok()?.headers().get("grpc-status")?.clone();
+    Some(status.to_str().ok()?.to_owned())
+}

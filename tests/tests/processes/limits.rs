@@ -1,0 +1,297 @@
+//! What clients can't do: fill the metrics or the log, take all places, hold connections for ever.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use http::Request;
+use tests::{Process, frame, grpc, http as plain, wait_for};
+use tokio::{runtime::Runtime, task::JoinSet};
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// Opens an HTTP/2 connection.
+async fn connect(address: SocketAddr) -> SendRequest<Bytes> {
+    let socket = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("it listens");
+    let (sender, connection) = client::handshake(socket).await.expect("it speaks HTTP/2");
+    tokio::spawn(connection);
+    sender
+}
+
+/// Sends that many requests at once; the statuses of their responses.
+async fn ask(sender: &SendRequest<Bytes>, path: String, count: usize) -> Vec<u16> {
+    let mut answers = JoinSet::new();
+    for _ in 0..count {
+        let mut sender = sender.clone().ready().await.expect("it is open");
+        let request = Request::get(&path).body(()).expect("a request");
+        let (answer, _) = sender.send_request(request, true).expect("it is sent");
+        answers.spawn(async { answer.await.map_or(0, |answer| answer.status().as_u16()) });
+    }
+    answers.join_all().await
+}
+
+/// Waits for the other side to close, with nothing sent before.
+fn closed_after(mut connection: &TcpStream) -> Duration {
+    let begin = Instant::now();
+    connection
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a timeout");
+    match connection.read(&mut [0; 1]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("it is not closed: {other:?}"),
+    }
+    begin.elapsed()
+}
+
+#[test]
+fn made_up_routes_do_not_fill_the_metrics() {
+    let (service1, service2) = Process::pair(&[("RUST_LOG", "error,common::server::run=info")]);
+    let call: [(&str, &[u8]); 2] = [
+        ("content-type", b"application/grpc"),
+        ("grpc-timeout", b"1n"),
+    ];
+    for number in 0..600 {
+        let path = format!("/made.Up/{number}{}", "A".repeat(8_000));
+        assert_eq!(
+            plain::request(service2.http(), "POST", &path, &call, b"").status,
+            404
+        );
+        if number % 10 == 0 {
+            assert_eq!(grpc::call(service1.grpc(), &path, &[], b"").code(), 12);
+        }
+    }
+    assert_eq!(
+        plain::get(service2.http(), "/api/v1/say-hello?name=x").status,
+        200
+    );
+    for (service, line) in [
+        (
+            &service2,
+            "{route=\"/api/v1/say-hello\",status=\"200\"} 1\n",
+        ),
+        (&service2, "{route=\"other\",status=\"404\"} 600\n"),
+        (
+            &service1,
+            "{route=\"/app.grpc.Service1/ProcessName\",status=\"OK\"} 1\n",
+        ),
+        (&service1, "{route=\"other\",status=\"UNIMPLEMENTED\"} 60\n"),
+    ] {
+        let metrics = plain::get(service.http(), "/metrics");
+        assert!(
+            metrics.text().contains(line),
+            "{line} in {}",
+            metrics.text()
+        );
+        assert!(metrics.body.len() < 256 * 1_024);
+    }
+}
+
+#[test]
+fn a_flood_of_control_frames_ends_its_connection_and_leaves_no_lines() {
+    let service1 = Process::start("service1", &[]);
+    let before = service1.log().len();
+    let mut connection = TcpStream::connect(service1.grpc()).expect("it listens");
+    connection.write_all(&frame::hello()).expect("it is open");
+    let ack = frame::frame(frame::PING, frame::ACK, frame::CONNECTION, b"abcdefgh");
+    let acks = ack.repeat(1_000);
+    let mut sent = 0;
+    while connection.write_all(&acks).is_ok() {
+        sent += acks.len();
+        assert!(sent < 100_000_000, "it takes any number of them");
+    }
+    wait_for("it to be counted", || {
+        (service1.metric("connections_flooding_total") > 0.0).then_some(())
+    });
+    assert_eq!(service1.log().len(), before);
+}
+
+#[test]
+fn who_has_little_gets_in_where_another_has_all() {
+    let fixture = Process::start("fixture", &[("MAX_IN_FLIGHT", "16"), ("DEADLINE", "5s")]);
+    let address = fixture.http();
+    let greedy = thread::spawn(move || {
+        runtime().block_on(async {
+            let sender = connect(address).await;
+            ask(&sender, format!("http://{address}/hang"), 16).await
+        })
+    });
+    wait_for("all places to be taken", || {
+        (fixture.metric("requests_in_flight") >= 17.0).then_some(())
+    });
+    for _ in 0..4 {
+        assert_eq!(plain::get(address, "/bare/200").status, 200);
+    }
+    let mut statuses = greedy.join().expect("no panic");
+    statuses.sort_unstable();
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 503).count(),
+        1,
+        "{statuses:?}"
+    );
+    assert!(fixture.metric("requests_gave_way_total") >= 1.0);
+}
+
+#[test]
+fn the_limit_is_that_of_the_process_whatever_its_workers() {
+    let limits = [("MAX_IN_FLIGHT", "128"), ("WORKERS", "16")];
+    let fixture = Process::start("fixture", &limits);
+    let address = fixture.http();
+    let slow = format!("http://{address}/slow");
+    let statuses = runtime().block_on(async {
+        let sender = connect(address).await;
+        ask(&sender, slow, 100).await
+    });
+    assert_eq!(statuses, [200; 100]);
+}
+
+#[test]
+fn idle_connections_last_for_their_timeout_and_no_longer() {
+    let service1 = Process::start("service1", &[("IDLE_TIMEOUT", "7s")]);
+    let mut idle = TcpStream::connect(service1.http()).expect("it listens");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        .expect("it is open");
+    let mut answer = [0; 1_024];
+    assert!(idle.read(&mut answer).expect("an answer") > 0);
+    let mut http2 = TcpStream::connect(service1.grpc()).expect("it listens");
+    http2.write_all(&frame::hello()).expect("it is open");
+    let http2 = thread::spawn(move || {
+        let mut said = Vec::new();
+        http2
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a timeout");
+        let _ = http2.read_to_end(&mut said);
+        said
+    });
+    // Longer than the head of a request may take.
+    assert!(closed_after(&idle) > Duration::from_secs(6));
+    let goaway = b"\0\0\x08\x07\0";
+    let said = http2.join().expect("it is closed");
+    assert!(
+        said.windows(goaway.len()).any(|frame| frame == goaway),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_connection_that_idles_takes_the_next_request_whatever_the_last_was() {
+    let fixture = Process::start("fixture", &[]);
+    let post = |path: &str| format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n");
+    let get = || "GET /bare/200 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned();
+    // The body comes after the head, and where there is no such path, after the answer.
+    let requests = [
+        (get(), ""),
+        (post("/echo"), "hello"),
+        (post("/nope"), "hello"),
+    ];
+    let connections = requests.map(|(head, body)| {
+        let mut connection = plain::send(fixture.http(), head.as_bytes());
+        thread::sleep(Duration::from_millis(100));
+        connection.write_all(body.as_bytes()).expect("it is open");
+        assert!(connection.read(&mut [0; 4_096]).expect("an answer") > 0);
+        connection
+    });
+    // Longer than the head of a request may take.
+    thread::sleep(Duration::from_secs(6));
+    for mut connection in connections {
+        connection.write_all(get().as_bytes()).expect("it is open");
+        connection.shutdown(Shutdown::Write).expect("it is open");
+        assert_eq!(plain::read(connection).expect("an answer").status, 200);
+    }
+}
+
+#[test]
+fn at_the_limit_the_longest_idle_connection_makes_room() {
+    let service1 = Process::start("service1", &[("MAX_CONNECTIONS", "4")]);
+    let idle: Vec<_> = (0..4)
+        .map(|_| {
+            let connection = plain::send(service1.http(), b"G");
+            thread::sleep(Duration::from_millis(5)); // which of them is the longest idle
+            connection
+        })
+        .collect();
+    assert_eq!(plain::get(service1.http(), "/healthz").status, 200);
+    closed_after(&idle[0]);
+    let told = service1.line(&[("action", "accept"), ("status", "failure")]);
+    assert_eq!(told.number("limit"), Some(4.0));
+    assert!(service1.metric("connections_at_limit_total") >= 1.0);
+    // The other port is not starved.
+    assert_eq!(grpc::process_name(service1.grpc(), "a", &[]).code(), 0);
+}
+
+#[test]
+fn a_burst_of_connections_waits_to_be_accepted() {
+    const BURST: usize = 2_000;
+    let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux has it");
+    if limit.trim().parse::<usize>().expect("a number") < BURST {
+        println!("skipped: the system lets no more than {limit} connections wait");
+        return;
+    }
+    tests::raise_file_limit();
+    let service1 = Process::start("service1", &[]);
+    service1.signal("STOP");
+    // Nobody accepts them; one beyond the backlog would wait for its second SYN, and the next.
+    let burst: Vec<_> = (0..BURST)
+        .map(|_| TcpStream::connect_timeout(&service1.http(), Duration::from_millis(900)))
+        .collect();
+    service1.signal("CONT");
+    let refused = burst.iter().filter(|connection| connection.is_err());
+    assert_eq!(refused.count(), 0);
+    assert_eq!(plain::get(service1.http(), "/healthz").status, 200);
+}
+
+#[test]
+fn a_half_closed_connection_is_answered() {
+    let fixture = Process::start("fixture", &[]);
+    for path in ["/bare/200", "/slow"] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        let connection = plain::send(fixture.http(), request.as_bytes());
+        connection.shutdown(Shutdown::Write).expect("it is open");
+        assert_eq!(
+            plain::read(connection).expect("an answer").status,
+            200,
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn a_silent_client_does_not_hold_the_drain_and_what_was_sent_is_answered() {
+    let service1 = Process::start("service1", &[]);
+    let mut silent = TcpStream::connect(service1.grpc()).expect("it listens");
+    silent.write_all(&frame::hello()).expect("it is open");
+    wait_for("it to be there", || {
+        (service1.metric("connections_open") >= 2.0).then_some(())
+    });
+    service1.signal("STOP");
+    let request = b"GET /api/v1/name?name=a HTTP/1.1\r\nhost: a\r\n\r\n";
+    let sent: Vec<_> = (0..50)
+        .map(|_| plain::send(service1.http(), request))
+        .collect();
+    service1.signal("TERM");
+    let begin = Instant::now();
+    service1.signal("CONT");
+    for connection in sent {
+        assert_eq!(plain::read(connection).expect("an answer").status, 200);
+    }
+    let ended = service1.ended();
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "it waits for the silent one"
+    );
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(!ended.has_line(&[("action", "drain"), ("status", "failure")]));
+}
