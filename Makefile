@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint fmt images up down logs trace e2e faults interop instructions bench
+.PHONY: help run test check lint fmt images up down logs trace e2e faults fuzz interop instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -49,6 +49,10 @@ e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 to 
 
 faults: ## Run the failure suite: the pair under load, and what breaks around it
 	cargo test --release --package tests --features faults --test faults
+
+SECONDS := 60
+fuzz: ## Fuzz what clients send, each target for a minute or for SECONDS=…
+	scripts/fuzz $(SECONDS)
 
 interop: ## Run the tests against other gRPC implementations (needs Python 3)
 	tests/interop/run

@@ -55,6 +55,9 @@ pub mod client;
 pub mod config;
 pub mod context;
 pub mod deadline;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod healthcheck;
 mod limited;
 mod lock;

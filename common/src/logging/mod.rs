@@ -22,6 +22,8 @@
 
 mod buffer;
 mod filter;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod json;
 mod record;
 pub(crate) mod stdout;

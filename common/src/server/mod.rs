@@ -26,6 +26,8 @@ mod deadline;
 mod drive;
 mod face;
 mod failure;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod grpc;
 mod head;
 mod health;

@@ -1,0 +1,32 @@
+//! For the fuzzer: a log line of a text that somebody chose.
+
+use std::sync::{Arc, Mutex};
+
+use tracing::{Event, Subscriber, info};
+use tracing_subscriber::{
+    Layer, Registry,
+    layer::{Context, SubscriberExt},
+};
+
+use super::{buffer, record::Format};
+use crate::lock::lock;
+
+/// A log line with this text as its message and in its fields, as it goes to stdout.
+pub fn log_line(text: &str) -> Vec<u8> {
+    let line = Arc::<Mutex<Vec<u8>>>::default();
+    let subscriber = Registry::default().with(Lines(Format::new(text), line.clone()));
+    tracing::subscriber::with_default(subscriber, || {
+        info!(text, display = %text, debug = ?text, "{text}");
+    });
+    let mut line = lock(&line);
+    buffer::append_id_and_end(&mut line);
+    line.clone()
+}
+
+struct Lines(Format, Arc<Mutex<Vec<u8>>>);
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.0.append(event, &mut lock(&self.1));
+    }
+}

@@ -1,0 +1,15 @@
+//! A request id: 1 to 128 visible ASCII characters, which stay as they are, or an error.
+
+#![no_main]
+
+use common::RequestId;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let is_valid =
+        (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    match text.parse::<RequestId>() {
+        Ok(id) => assert!(is_valid && id.as_str() == text),
+        Err(_) => assert!(!is_valid),
+    }
+});

@@ -1,0 +1,76 @@
+//! Raw bytes as the whole of a connection, HTTP/1.1 or HTTP/2. The first byte says what port it
+//! goes to. No panic, an end in time, and nothing but HTTP comes back.
+
+#![no_main]
+
+use axum::{
+    Router,
+    body::Bytes,
+    routing::{get, post},
+};
+use libfuzzer_sys::fuzz_target;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    runtime::{Builder, Runtime},
+    time::{Duration, timeout},
+};
+
+thread_local! {
+    /// Its time is not that of the clock: when all wait, the next timer fires.
+    static RUNTIME: Runtime = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+}
+
+/// More than the deadline and the idle timeout together.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn router(is_grpc: bool) -> Router {
+    if is_grpc {
+        let (_, health) = tonic_health::server::health_reporter();
+        return tonic::service::Routes::new(health)
+            .prepare()
+            .into_axum_router();
+    }
+    Router::new()
+        .route("/", get(async || "Hello!"))
+        .route("/echo", post(async |body: Bytes| body))
+        .route(
+            "/query",
+            get(async |query: common::server::Query| {
+                query
+                    .get("name")
+                    .map(|name| name.unwrap_or_default().to_owned())
+            }),
+        )
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((port, bytes)) = data.split_first() else {
+        return;
+    };
+    let is_grpc = port % 2 == 1;
+    RUNTIME.with(|runtime| {
+        runtime.block_on(async {
+            let (client, server) = duplex(64 * 1_024);
+            let (mut responses, mut requests) = tokio::io::split(client);
+            let send = async {
+                let _ = requests.write_all(bytes).await;
+                let _ = requests.shutdown().await;
+            };
+            let receive = async {
+                let mut received = Vec::new();
+                let _ = responses.read_to_end(&mut received).await;
+                received
+            };
+            let serve = common::fuzzing::serve(router(is_grpc), is_grpc, server);
+            let all = async { tokio::join!(send, receive, serve).1 };
+            let received = timeout(PATIENCE, all).await.expect("the connection ends");
+            // HTTP/2 begins with SETTINGS, whose type is the fourth byte.
+            let is_http1 = received.starts_with(b"HTTP/1.");
+            assert!(received.is_empty() || is_http1 || received.get(3) == Some(&4));
+        });
+    });
+});

@@ -1,0 +1,13 @@
+//! The addresses of a service: a list of hosts and ports, or an error.
+
+#![no_main]
+
+use common::client::Target;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if text.parse::<Target>().is_ok() {
+        assert!(!text.contains(['@', '#', '?']));
+        assert!(!text.trim().is_empty());
+    }
+});
