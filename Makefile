@@ -54,7 +54,7 @@ SECONDS := 60
 fuzz: ## Fuzz what clients send, each target for a minute or for SECONDS=…
 	scripts/fuzz $(SECONDS)
 
-interop: ## Run the tests against other gRPC implementations (needs Python 3)
+interop: ## Run the tests against programs of others (needs Python 3, nginx, haproxy, slowhttptest)
 	tests/interop/run
 
 bench: ## Compare the pair with its peers and write bench/results (needs wrk; Python 3 for one)

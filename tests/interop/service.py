@@ -14,10 +14,10 @@ PATIENCE = 20  # seconds; far more than anything needs
 class Service:
     """A service of the pair as a real process on free ports."""
 
-    def __init__(self, program, **variables):
+    def __init__(self, program, build="debug", **variables):
         environment = {"HOST": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0", "WORKERS": "2", **variables}
         self.process = subprocess.Popen(
-            [f"target/debug/{program}"], env=environment, stdout=subprocess.PIPE, text=True
+            [f"target/{build}/{program}"], env=environment, stdout=subprocess.PIPE, text=True
         )
         self.lines = []
         threading.Thread(target=self._read, daemon=True).start()
