@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{debug, info, warn};
 
-use super::{drive, worker};
+use super::{evictable, worker};
 use crate::{
     context,
     methods::Deadlines,
@@ -256,7 +256,7 @@ impl Drop for AccessLine {
                 StatusCode::SERVICE_UNAVAILABLE.as_u16(),
                 Some("the service stopped before the answer was over"),
             ),
-            End::Dropped if drive::is_giving_way() => (
+            End::Dropped if evictable::is_giving_way() => (
                 StatusCode::SERVICE_UNAVAILABLE.as_u16(),
                 Some("the client took nothing, and others needed the place"),
             ),

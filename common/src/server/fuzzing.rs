@@ -7,8 +7,8 @@ use tokio::io::DuplexStream;
 
 use super::{
     connections::Connections,
-    drive::Lifetime,
     face::Face,
+    lifetime::Limits,
     places::{Places, Share},
     shed::Capacity,
     worker::serve_socket,
@@ -28,7 +28,7 @@ pub async fn serve(router: Router, is_grpc: bool, socket: DuplexStream) {
     let connection = connections.admit(Ipv4Addr::LOCALHOST.into()).await;
     let places = Arc::new(Places::new(16, connections));
     let share = Share::new(places, 1);
-    let lifetime = Lifetime {
+    let lifetime = Limits {
         idle_timeout: DEADLINE,
         max_age: None,
     };

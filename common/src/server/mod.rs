@@ -8,7 +8,7 @@
 //!   Connections are handed out to them evenly. While a request is served they share its place
 //!   among those in flight, which is a count, and nothing else.
 //! - connection: hyper's HTTP/1.1 and HTTP/2, told apart by the first bytes, within limits;
-//!   `drive` ends it in time.
+//!   `lifetime` says when it ends.
 //! - **the inbound stack**: the function `inbound` in this file, top to bottom, a layer a line.
 //! - the router of the service: an [`axum::Router`], for gRPC one made by [`Grpc`].
 //!
@@ -24,6 +24,7 @@ mod context;
 mod control_frames;
 mod deadline;
 mod drive;
+mod evictable;
 mod face;
 mod failure;
 #[cfg(feature = "fuzzing")]
@@ -31,6 +32,7 @@ pub(crate) mod fuzzing;
 mod grpc;
 mod head;
 mod health;
+mod lifetime;
 mod linger;
 mod long_lived;
 mod messages;

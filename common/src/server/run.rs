@@ -25,9 +25,9 @@ use tracing::{info, warn};
 use super::{
     accept::{HandOut, accept},
     connections::{Close, Connections},
-    drive::Lifetime,
     face::{BODY_LIMIT, Face},
     health,
+    lifetime::Limits,
     places::Places,
     readiness::Readiness,
     route::RouteLayer,
@@ -197,7 +197,7 @@ where
             workers: config.workers.get(),
             deadline: config.deadline,
             drain_timeout: config.drain_timeout,
-            lifetime: Lifetime {
+            lifetime: Limits {
                 idle_timeout: config.idle_timeout,
                 max_age: config.max_connection_age,
             },

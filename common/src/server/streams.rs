@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use http::Request;
 use hyper::{body::Incoming, rt::Executor};
 
-use super::{connections::Open, drive::Evictable, places};
+use super::{connections::Open, evictable::Evictable, places};
 use crate::{Deadline, bounded::Bounded, methods::Deadlines};
 
 /// How much later than the deadline a stream ends whose client makes no room: late enough for

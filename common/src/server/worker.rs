@@ -22,9 +22,10 @@ use tracing::{debug, warn};
 use super::{
     connection,
     connections::{Connection, Open},
-    drive::{Drive, HEADER_TIMEOUT, Lifetime},
+    drive::Drive,
     face::Face,
     inbound,
+    lifetime::{HEADER_TIMEOUT, Limits},
     places::{Places, Share},
     readiness::Readiness,
     shed::Capacity,
@@ -85,7 +86,7 @@ pub(super) struct Settings {
     pub(super) workers: usize,
     pub(super) deadline: Duration,
     pub(super) drain_timeout: Duration,
-    pub(super) lifetime: Lifetime,
+    pub(super) lifetime: Limits,
     /// The places of the process for requests in flight.
     pub(super) places: Arc<Places>,
     pub(super) readiness: Readiness,
@@ -196,7 +197,7 @@ pub(super) async fn serve_socket<S>(
     open: Arc<Open>,
     socket: S,
     deadline: Duration,
-    lifetime: Lifetime,
+    lifetime: Limits,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
