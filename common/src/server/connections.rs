@@ -63,6 +63,8 @@ pub(super) struct Open {
     /// Bytes that come are the body of a request.
     is_in_body: AtomicBool,
     is_http2: AtomicBool,
+    /// It has lasted for as long as it may.
+    is_old: AtomicBool,
     /// The client sends nothing more.
     has_ended: AtomicBool,
     /// Bytes wait for the client to take them.
@@ -83,6 +85,7 @@ impl Open {
             has_unparsed: AtomicBool::new(false),
             is_in_body: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
             is_writing: AtomicBool::new(false),
             close: AtomicU8::new(0),
@@ -166,9 +169,22 @@ impl Open {
         self.is_http2.store(true, Relaxed);
     }
 
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2.load(Relaxed)
+    }
+
+    /// It has lasted for as long as it may: the next response over HTTP/1 is the last.
+    pub(super) fn note_old(&self) {
+        self.is_old.store(true, Relaxed);
+    }
+
+    pub(super) fn is_old(&self) -> bool {
+        self.is_old.load(Relaxed)
+    }
+
     /// Whether a part of the head of an HTTP/1 request is there.
     pub(super) fn has_half_head(&self) -> bool {
-        let is_elsewhere = self.is_http2.load(Relaxed) || self.is_in_body.load(Relaxed);
+        let is_elsewhere = self.is_http2() || self.is_in_body.load(Relaxed);
         self.has_unparsed.load(Relaxed) && !is_elsewhere && self.in_flight() == 0
     }
 

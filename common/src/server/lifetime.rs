@@ -27,7 +27,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub(super) struct Limits {
     /// Without a request.
     pub(super) idle_timeout: Duration,
-    /// At all; its requests go on to their end.
+    /// At all. Its requests go on to their end; over HTTP/1 it takes one more, whose response says
+    /// that it is the last.
     pub(super) max_age: Option<Duration>,
 }
 
@@ -35,7 +36,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Lifetime {
     idle_timeout: Duration,
-    /// When it is too old.
+    /// When it is too old, until that is known.
     old_at: Option<Instant>,
     /// Since when its client has had to go on, or be gone.
     waits_since: Option<Instant>,
@@ -123,6 +124,12 @@ impl Lifetime {
             };
         }
         self.waits_since = None;
+        if self.old_at.take_if(|at| *at <= now).is_some() {
+            if open.is_http2() {
+                return self.end_within(FAREWELL, now);
+            }
+            open.note_old();
+        }
         let idle_until = open.idle_since().map(|since| {
             let idle = Duration::from_millis(clock().saturating_sub(since));
             now + self.idle_timeout.saturating_sub(idle)
@@ -191,8 +198,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_connection_ends_with_its_requests() {
+    async fn an_old_connection_over_http_1_waits_for_the_next_request() {
         let (open, mut lifetime) = (open(), lifetime(Some(AGE)));
+        advance(AGE).await;
+        assert!(matches!(lifetime.verdict(&open), Verdict::Wait(Some(_))));
+        assert!(open.is_old());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_over_http_2_ends_with_its_requests() {
+        let (open, mut lifetime) = (open(), lifetime(Some(AGE)));
+        open.note_http2();
         let key = begin_request(&open);
         let old_at = Instant::now() + AGE;
         assert_eq!(lifetime.verdict(&open), Verdict::Wait(Some(old_at)));

@@ -32,8 +32,8 @@ pub(crate) mod fuzzing;
 mod grpc;
 mod head;
 mod health;
+mod http1;
 mod lifetime;
-mod linger;
 mod long_lived;
 mod messages;
 mod places;
@@ -67,7 +67,7 @@ use self::{
     deadline::DeadlineLayer,
     face::Face,
     failure::FailureLayer,
-    linger::LingerLayer,
+    http1::Http1Layer,
     messages::Rules,
     places::{Places, Share},
     shed::Capacity,
@@ -219,8 +219,9 @@ where
         })
         //    ... and panics as failures; one request fails, the worker lives.
         .layer(CatchPanicLayer::custom(failure::panicked))
-        // 5. What an early answer leaves of a body: above all that may answer early.
-        .layer(LingerLayer { open: open.clone() })
+        // 5. What HTTP/1 needs help with, as what an early answer leaves of a body: above all that
+        //    may answer early.
+        .layer(Http1Layer { open: open.clone() })
         //    What is wrong with a head, and the limits of requests in flight: they answer at once,
         //    and so stand above all that waits.
         .layer(capacity.layer(open, face.protocol, face.deadlines))

@@ -214,6 +214,24 @@ fn a_connection_that_idles_takes_the_next_request_whatever_the_last_was() {
 }
 
 #[test]
+fn an_old_connection_ends_with_a_response_that_says_so() {
+    let service1 = Process::start("service1", &[("MAX_CONNECTION_AGE", "500ms")]);
+    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut connection = TcpStream::connect(service1.http()).expect("it listens");
+    let mut answer = [0; 1_024];
+    let says_so = (0..200).any(|_| {
+        thread::sleep(Duration::from_millis(50));
+        connection.write_all(request).expect("it is open");
+        let read = connection.read(&mut answer).expect("it is answered");
+        let answer = String::from_utf8_lossy(&answer[..read]).to_lowercase();
+        assert!(answer.starts_with("http/1.1 200 "), "{answer}");
+        answer.contains("\r\nconnection: close\r\n")
+    });
+    assert!(says_so, "it lasts for ever");
+    closed_after(&connection);
+}
+
+#[test]
 fn at_the_limit_the_longest_idle_connection_makes_room() {
     let service1 = Process::start("service1", &[("MAX_CONNECTIONS", "4")]);
     let idle: Vec<_> = (0..4)

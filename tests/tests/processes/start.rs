@@ -90,7 +90,12 @@ fn help_explains_every_setting() {
             "PORT",
             "DEADLINE",
             "DRAIN_TIMEOUT",
+            "DRAIN_DELAY",
             "WORKERS",
+            "MAX_IN_FLIGHT",
+            "MAX_CONNECTIONS",
+            "IDLE_TIMEOUT",
+            "MAX_CONNECTION_AGE",
             "RUST_LOG",
         ] {
             assert!(

@@ -1,19 +1,22 @@
-//! Above all that may answer early: an answer that comes before the request is read to its end must
-//! not be lost.
+//! What HTTP/1 needs help with, so that no request and no answer is lost; HTTP/2 has frames for both.
 //!
-//! Over HTTP/1 a server that answers early (more requests than there may be, a body over the limit,
-//! a path that is not there) and closes makes the kernel reset the connection, for there is input
-//! that nobody read; and a client that is still sending may lose the answer to that. So the rest
-//! is read and thrown away, within bounds. HTTP/2 has a frame for it, and needs no help.
+//! An answer that comes before the request is read to its end (more requests than there may be, a
+//! body over the limit, a path that is not there): a server that then closes makes the kernel reset
+//! the connection, for there is input that nobody read; and a client that is still sending may lose
+//! the answer to that. So the rest is read and thrown away, within bounds.
+//!
+//! A connection that is too old: closed between two requests, it may meet the next one, which is
+//! lost. So a response says that it is the last.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Request, Version};
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::{runtime::Handle, time::timeout};
@@ -28,17 +31,17 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of it is read, in bytes: enough for a body that is too long by mistake.
 const LINGER_LIMIT: usize = 16 * 1_024 * 1_024;
 
-/// Reads the rest of each HTTP/1 request that was answered early.
+/// Reads the rest of each HTTP/1 request that was answered early, and ends an old connection.
 #[derive(Debug, Clone)]
-pub(super) struct LingerLayer {
+pub(super) struct Http1Layer {
     pub(super) open: Arc<Open>,
 }
 
-impl<S> Layer<S> for LingerLayer {
-    type Service = LingerService<S>;
+impl<S> Layer<S> for Http1Layer {
+    type Service = Http1Service<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LingerService {
+        Http1Service {
             inner,
             open: self.open.clone(),
         }
@@ -46,42 +49,74 @@ impl<S> Layer<S> for LingerLayer {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct LingerService<S> {
+pub(super) struct Http1Service<S> {
     inner: S,
     open: Arc<Open>,
 }
 
-impl<S, B> Service<Request<B>> for LingerService<S>
+impl<S, B, R> Service<Request<B>> for Http1Service<S>
 where
-    S: Service<Request<LingerBody<B>>>,
+    S: Service<Request<Http1Body<B>>, Response = Response<R>>,
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let has_rest = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
+        let is_http1 = request.version() < Version::HTTP_2;
+        let is_last = is_http1 && self.open.is_old();
+        let has_rest = is_http1 && !request.body().is_end_stream();
         let lingers_on = has_rest.then(|| self.open.clone());
         if let Some(open) = &lingers_on {
             open.note_body_begins();
         }
-        let body = |body| LingerBody {
+        let body = |body| Http1Body {
             body: DroppableBody::new(body),
             lingers_on,
         };
-        self.inner.call(request.map(body))
+        ResponseFuture {
+            inner: self.inner.call(request.map(body)),
+            is_last,
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`Http1Service`].
+    pub(super) struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        // Whether the connection ends after the response.
+        is_last: bool,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx))?;
+        if *this.is_last {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
 /// A request body whose rest is read by a task of its own when it is dropped early.
 #[derive(Debug)]
-pub(super) struct LingerBody<B>
+pub(super) struct Http1Body<B>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -90,7 +125,7 @@ where
     lingers_on: Option<Arc<Open>>,
 }
 
-impl<B> Body for LingerBody<B>
+impl<B> Body for Http1Body<B>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -114,7 +149,7 @@ where
     }
 }
 
-impl<B> Drop for LingerBody<B>
+impl<B> Drop for Http1Body<B>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
