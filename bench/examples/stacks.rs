@@ -13,7 +13,7 @@ use clap::Parser;
 use common::{
     Context, Deadline, RequestId,
     client::{self, Channel},
-    server,
+    server::{self, Listener},
 };
 use http::{
     Request, Response, Version,
@@ -53,7 +53,8 @@ async fn inbound_http(requests: usize) {
             .header(HOST, "localhost")
             .body(Body::empty())
     };
-    ask(requests, server::stack(router, DEADLINE), request).await;
+    let stack = server::stack(Listener::http(8080), router, DEADLINE);
+    ask(requests, stack, request).await;
 }
 
 /// An id and a deadline are taken over; a gRPC call that succeeds has no access line.
@@ -71,7 +72,8 @@ async fn inbound_grpc(requests: usize) {
             .header(Deadline::GRPC_TIMEOUT, "9999m")
             .body(Body::empty())
     };
-    ask(requests, server::grpc_stack(router, DEADLINE), request).await;
+    let stack = server::stack(Listener::grpc(50051), router, DEADLINE);
+    ask(requests, stack, request).await;
 }
 
 /// Asks up to the last of each answer.

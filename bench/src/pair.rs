@@ -217,7 +217,10 @@ impl Pair {
             ];
             if kind == Kind::Rest {
                 // Its access line has no match in the gRPC pair: three lines a request in both.
-                environment.push(("RUST_LOG", "info,common::server::access=warn".to_owned()));
+                environment.push((
+                    "RUST_LOG",
+                    "info,common::server::layers::access=warn".to_owned(),
+                ));
             }
             backends.push(Service::start(
                 &mut kind.command(0),

@@ -1,4 +1,4 @@
-//! [`DroppableBody`]: what the wrappers of bodies in both stacks stand on.
+//! [`DroppableBody`]: the base of the body wrappers in both stacks.
 
 use std::{
     pin::Pin,
@@ -8,8 +8,8 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 
 pin_project_lite::pin_project! {
-    /// A body that can be dropped before what holds it is, and with it the work that makes its
-    /// frames. From then on it is at its end.
+    /// A body that can be dropped before its wrapper is, together with the work that makes its
+    /// frames. A dropped body is at its end.
     #[derive(Debug)]
     pub struct DroppableBody<B> {
         #[pin]

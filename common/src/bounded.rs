@@ -1,8 +1,9 @@
-//! Work that ends at its deadline, for both stacks: a future, [`Bounded`], and the body of the
-//! response that it comes to, [`BoundedBody`].
+//! Work that ends at its deadline, for both stacks: a future, [`Bounded`], and the body of a
+//! response, [`GuardedBody`].
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -16,18 +17,18 @@ use tonic::Code;
 use crate::{Deadline, body::DroppableBody, deadline::DeadlineExceeded, protocol::Protocol};
 
 pin_project_lite::pin_project! {
-    /// A future that is dropped at the deadline, and with it the work that it stands for.
+    /// A future that is dropped at the deadline.
     pub struct Bounded<F> {
         #[pin]
         future: Option<F>,
         deadline: Deadline,
-        // Boxed: most work never waits, or is moved about before it does.
+        // Boxed: most work never waits, or is moved before it does.
         timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl<F: Future> Bounded<F> {
-    /// Goes on with work that has begun.
+    /// For work that has begun.
     pub(crate) fn begun(deadline: Deadline, work: F) -> Self {
         Self {
             future: Some(work),
@@ -36,8 +37,8 @@ impl<F: Future> Bounded<F> {
         }
     }
 
-    /// Starts the work, unless nothing is left of the deadline `now`: work that never waits would
-    /// be done all the same.
+    /// Starts the work, unless the deadline has passed `now`: work that never waits would be done
+    /// all the same.
     pub(crate) fn start(now: Instant, deadline: Deadline, work: impl FnOnce() -> F) -> Self {
         Self {
             future: (now < deadline.instant()).then(work),
@@ -80,10 +81,15 @@ fn poll_timer(
         .poll(cx)
 }
 
+/// The work panicked.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the service failed in the middle of the response")]
+pub(crate) struct Panicked;
+
 pin_project_lite::pin_project! {
-    /// Passes on the frames of a body until the deadline. Then it drops the body, and with it
-    /// the work behind, and breaks off.
-    pub struct BoundedBody<B> {
+    /// Passes on the frames of a body. At the deadline, and after a panic, drops the body and
+    /// breaks off.
+    pub struct GuardedBody<B> {
         #[pin]
         body: DroppableBody<B>,
         deadline: Deadline,
@@ -92,7 +98,7 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<B: Body> BoundedBody<B> {
+impl<B: Body> GuardedBody<B> {
     pub(crate) fn new(body: B, deadline: Deadline, protocol: Protocol) -> Self {
         Self {
             body: DroppableBody::new(body),
@@ -103,7 +109,7 @@ impl<B: Body> BoundedBody<B> {
     }
 }
 
-impl<B> Body for BoundedBody<B>
+impl<B> Body for GuardedBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -116,7 +122,13 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        if let Poll::Ready(frame) = this.body.as_mut().poll_frame(cx) {
+        let body = this.body.as_mut();
+        let Ok(poll) = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) else {
+            // The panic hook has logged it, with the location.
+            this.body.drop_body();
+            return Poll::Ready(Some(this.protocol.break_off(Code::Internal, Panicked)));
+        };
+        if let Poll::Ready(frame) = poll {
             let more_to_come =
                 matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !this.body.is_end_stream();
             // A body that is always ready never comes to wait for the timer.
@@ -203,7 +215,7 @@ mod tests {
     where
         B: Body<Data = Bytes, Error = Infallible>,
     {
-        let mut body = std::pin::pin!(BoundedBody::new(body, soon(), protocol));
+        let mut body = std::pin::pin!(GuardedBody::new(body, soon(), protocol));
         let (mut size, mut trailers) = (0, HeaderMap::new());
         while let Some(frame) = body.frame().await {
             match frame.map(Frame::into_data) {
@@ -252,5 +264,33 @@ mod tests {
         let (size, end) = read(StreamBody::new(frames), Protocol::Http).await;
         assert!(size <= 40, "{size}");
         assert!(end.unwrap_err().is::<DeadlineExceeded>());
+    }
+
+    /// A frame, and then a panic.
+    fn panicking() -> impl Body<Data = Bytes, Error = BoxError> {
+        StreamBody::new(stream::unfold(0, async |sent| {
+            assert_eq!(sent, 0, "the body panics");
+            Some((Ok(Frame::data(Bytes::from_static(b"data"))), 1))
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_panic_breaks_off_the_response_as_its_protocol_has_it() {
+        let mut grpc = std::pin::pin!(GuardedBody::new(panicking(), soon(), Protocol::Grpc));
+        assert!(grpc.frame().await.unwrap().unwrap().is_data());
+        let trailers = grpc
+            .frame()
+            .await
+            .unwrap()
+            .unwrap()
+            .into_trailers()
+            .unwrap();
+        assert_eq!(trailers[Status::GRPC_STATUS], "13");
+        assert!(grpc.frame().await.is_none());
+
+        let mut http = std::pin::pin!(GuardedBody::new(panicking(), soon(), Protocol::Http));
+        assert!(http.frame().await.unwrap().unwrap().is_data());
+        assert!(http.frame().await.unwrap().unwrap_err().is::<Panicked>());
+        assert!(http.frame().await.is_none());
     }
 }

@@ -15,10 +15,10 @@ use crate::logging;
 /// The exit code for a bad flag or variable.
 const EXIT_BAD_CONFIGURATION: i32 = 2;
 
-/// The longest that a setting may last: an instant that is so far away can still be reckoned with.
+/// The longest duration of a setting. A clock can still add it.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
-/// What every service can be told.
+/// The settings of every service.
 #[derive(Args, Debug, Clone)]
 #[group(skip)] // or its name would clash with that of a service's own `Config`
 pub struct Config {
@@ -26,32 +26,32 @@ pub struct Config {
     #[arg(long, env, default_value = "0.0.0.0")]
     pub host: IpAddr,
 
-    /// How long a request may take, from its arrival to the last byte of its answer; a shorter
-    /// grpc-timeout of the client goes before it
+    /// How long a request may take, from its arrival to the last byte of its response; a shorter
+    /// grpc-timeout of the client takes precedence
     #[arg(long, env, default_value = "10s", value_parser = positive_duration)]
     pub deadline: Duration,
 
-    /// How many requests may be in flight; more are refused at once. A request more waits for
-    /// about as long as these take together on the workers: set it to the rate that the service
-    /// can carry, times the latency that is bearable
+    /// How many requests may be in flight; more are refused at once. More requests in flight mean a
+    /// longer queue: set it to the rate that the service can carry, times the latency that is
+    /// bearable
     #[arg(long, env, default_value = "2048", value_parser = at_most::<1_000_000>)]
     pub max_in_flight: NonZeroUsize,
 
-    /// How many connections may be open; for one more, the one that is idle for longest is closed
+    /// How many connections may be open; at the limit, the longest idle one is closed for a new one
     #[arg(long, env, default_value = "20000", value_parser = at_most::<1_000_000>)]
     pub max_connections: NonZeroUsize,
 
-    /// How long a connection may be open without a request; proxies in front keep theirs for less
+    /// How long a connection may be idle; proxies in front must close idle ones sooner
     #[arg(long, env, default_value = "75s", value_parser = positive_duration)]
     pub idle_timeout: Duration,
 
-    /// How long a connection may last at all, so that clients spread over new replicas; its
-    /// requests go on to their end [default: for ever]
+    /// How long a connection may last, so that clients spread over new replicas; its requests go on
+    /// to their end [default: for ever]
     #[arg(long, env, value_parser = positive_duration)]
     pub max_connection_age: Option<Duration>,
 
-    /// How long to go on accepting after SIGTERM, SIGINT or SIGHUP, not ready any more, so that
-    /// load balancers that poll see it
+    /// How long to accept connections after SIGTERM, SIGINT or SIGHUP while /readyz says not ready,
+    /// for load balancers that poll it
     #[arg(long, env, default_value = "0s", value_parser = duration)]
     pub drain_delay: Duration,
 
@@ -76,7 +76,7 @@ pub struct Config {
     pub log: Targets,
 }
 
-/// What a service can do besides serving.
+/// The subcommands of a service.
 #[derive(Subcommand, Debug, Clone, Copy)]
 pub enum Action {
     /// Ask the service that runs on this host with the same settings whether it is ready; exits
@@ -98,7 +98,7 @@ fn at_most<const MAX: usize>(text: &str) -> Result<NonZeroUsize, String> {
 
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("it must be more than nothing".into()),
+        Duration::ZERO => Err("it must be longer than 0s".into()),
         duration => Ok(duration),
     }
 }

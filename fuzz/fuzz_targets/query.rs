@@ -3,7 +3,7 @@
 #![no_main]
 
 use axum::{Router, body::Body, routing::get};
-use common::server::{self, Query};
+use common::server::{self, Listener, Query};
 use http::{Request, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
@@ -27,6 +27,7 @@ fuzz_target!(|query: &str| {
         return;
     };
     let stack = server::stack(
+        Listener::http(8080),
         Router::new().route("/", get(handler)),
         std::time::Duration::from_secs(10),
     );

@@ -131,7 +131,7 @@ class Pair(unittest.TestCase):
             "service2",
             cls.build,
             SERVICE1_CHANNEL=channel,
-            RUST_LOG="error,common::server::run=info",
+            RUST_LOG="error,common::server::process=info",
             **cls.variables,
         )
         cls.service2.wait_until_ready()

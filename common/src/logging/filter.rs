@@ -92,7 +92,7 @@ mod tests {
             ("debug,h2=debug", "h2::codec", Level::DEBUG, true),
             (
                 "error, common::server = info",
-                "common::server::run",
+                "common::server::process",
                 Level::INFO,
                 true,
             ),

@@ -33,7 +33,7 @@ pub(crate) const ROWS: &[Row] = &[
 fn responses_take_seconds() -> String {
     let fixture = Process::start(
         "fixture",
-        &[("RUST_LOG", "warn,fixture=info,common::server::run=info")],
+        &[("RUST_LOG", "warn,fixture=info,common::server::process=info")],
     );
     let service2 = edge(&[&fixture], &[("WORKERS", "1")]);
     let load = Load::start(service2.http(), FEW);

@@ -56,7 +56,7 @@ const PROBES: Plan = Plan {
 };
 
 /// For a process that would log each of many failures.
-const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::run=info");
+const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::process=info");
 
 /// One row: the fault, what must be seen, and the test that returns what was.
 type Row = (&'static str, &'static str, fn() -> String);
@@ -121,7 +121,7 @@ fn edge(backends: &[&Process], variables: &[(&str, &str)]) -> Process {
 fn edge_of(target: &str, variables: &[(&str, &str)]) -> Process {
     let mut all = vec![
         ("SERVICE1_CHANNEL", target),
-        ("RUST_LOG", "warn,common::server::run=info"),
+        ("RUST_LOG", "warn,common::server::process=info"),
     ];
     all.extend(variables);
     let service2 = Process::start("service2", &all);
@@ -132,7 +132,7 @@ fn edge_of(target: &str, variables: &[(&str, &str)]) -> Process {
 /// service1, on a port of its own where it is to come back to it.
 fn backend(port: u16) -> Process {
     let port = port.to_string();
-    let log = ("RUST_LOG", "warn,common::server::run=info");
+    let log = ("RUST_LOG", "warn,common::server::process=info");
     Process::start("service1", &[("GRPC_PORT", &port), log])
 }
 

@@ -205,7 +205,7 @@ fn packets_to_one_of_two_are_dropped() -> String {
         &[
             ("HOST", INSIDE),
             ("GRPC_PORT", "50051"),
-            ("RUST_LOG", "warn,common::server::run=info"),
+            ("RUST_LOG", "warn,common::server::process=info"),
         ],
     );
     let other = backend(0);

@@ -107,7 +107,7 @@ fn the_deadline_ends_a_body_in_the_middle_and_the_client_can_tell() {
         "no last chunk: the answer was cut"
     );
     let access = fixture.access_line("cut");
-    assert_eq!(access.text("reason"), "the answer broke off");
+    assert_eq!(access.text("reason"), "the response broke off");
     let dropped = fixture.line(&[("action", "dropped")]);
     assert_eq!(
         dropped.text("request_id"),

@@ -171,7 +171,7 @@ fn a_panic_in_the_middle_of_an_answer_cuts_it_off_and_nothing_else() {
         "no last chunk"
     );
     let access = fixture.access_line("later");
-    assert_eq!(access.text("reason"), "the answer broke off");
+    assert_eq!(access.text("reason"), "the response broke off");
     let panics = fixture.log_of("later");
     let panics = panics.iter().filter(|line| line.text("action") == "panic");
     assert_eq!(panics.count(), 1);

@@ -225,7 +225,7 @@ fn a_stream_that_breaks_is_no_whole_answer() {
     let service2 = Process::service2(&fixture, &[("DEADLINE", "2s")]);
     let broken = |id: &str| {
         let access = service2.access_line(id);
-        assert_eq!(access.text("reason"), "the answer broke off", "{id}");
+        assert_eq!(access.text("reason"), "the response broke off", "{id}");
         let line = service2.line(&[("action", "get_stream"), ("request_id", id)]);
         assert_eq!(line.text("status"), "failure");
         line
@@ -264,7 +264,7 @@ fn a_stream_whose_service1_is_killed_is_no_whole_answer() {
     read += &rest(answer);
     assert!(!read.ends_with("0\r\n\r\n"), "{read}");
     let access = service2.access_line("killed");
-    assert_eq!(access.text("reason"), "the answer broke off");
+    assert_eq!(access.text("reason"), "the response broke off");
 
     for path in ["/api/v1/items", "/api/v1/items/stream"] {
         let answer = http::get(service2.http(), path);

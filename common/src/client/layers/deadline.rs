@@ -16,7 +16,7 @@ use tower::Service;
 
 use crate::{
     Context, Deadline, RequestId,
-    bounded::{Bounded, BoundedBody},
+    bounded::{Bounded, GuardedBody},
     context,
     deadline::parse_timeout,
     methods::Deadlines,
@@ -62,7 +62,7 @@ where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    type Response = Response<BoundedBody<R>>;
+    type Response = Response<GuardedBody<R>>;
     type Error = Status;
     type Future = ResponseFuture<S::Future>;
 
@@ -95,14 +95,14 @@ where
     F: Future<Output = Result<Response<R>, Status>>,
     R: Body<Data = Bytes>,
 {
-    type Output = Result<Response<BoundedBody<R>>, Status>;
+    type Output = Result<Response<GuardedBody<R>>, Status>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let deadline = this.call.deadline();
         let response = ready!(this.call.poll(cx))
             .map_err(|exceeded| Status::deadline_exceeded(exceeded.to_string()))??;
-        let bounded = |body| BoundedBody::new(body, deadline, Protocol::Grpc);
+        let bounded = |body| GuardedBody::new(body, deadline, Protocol::Grpc);
         Poll::Ready(Ok(response.map(bounded)))
     }
 }

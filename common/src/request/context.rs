@@ -1,0 +1,137 @@
+//! [`Context`]: the request id, the deadline and the timings of the request in hand, task-local.
+//!
+//! The server sets the context while it works on a request. The client and every log line read it.
+//! A spawned task starts without a context, as it may outlive the request; [`spawn`] passes the
+//! context on to a task that is part of the request.
+
+use std::future::Future;
+
+use tokio::{
+    task::{JoinHandle, futures::TaskLocalFuture},
+    time::Instant,
+};
+
+use crate::{
+    Deadline, RequestId,
+    protocol::Protocol,
+    timings::{Call, Timings},
+};
+
+/// What travels with a request through the mesh.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The id that is in every log line, header and call of the request.
+    pub request_id: RequestId,
+    /// When the request must be over.
+    pub deadline: Deadline,
+    /// When the request arrived.
+    pub(crate) arrived: Instant,
+    /// The protocol of the response.
+    pub(crate) protocol: Protocol,
+    /// The timings of its calls, if they are timed.
+    pub(crate) timings: Option<Timings>,
+}
+
+tokio::task_local! {
+    static CURRENT: Context;
+}
+
+impl Context {
+    /// The context of a request whose calls are not timed.
+    pub fn new(request_id: RequestId, deadline: Deadline) -> Self {
+        Self {
+            request_id,
+            deadline,
+            arrived: Instant::now(),
+            protocol: Protocol::Http,
+            timings: None,
+        }
+    }
+
+    /// The same request with another deadline.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Deadline) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Runs `future` in this context.
+    pub fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Context, F> {
+        CURRENT.scope(self, future)
+    }
+
+    /// Runs `work` in this context.
+    pub fn sync_scope<R>(self, work: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self, work)
+    }
+}
+
+/// The context of the request in hand, or `None` outside of any request.
+pub fn current() -> Option<Context> {
+    CURRENT.try_with(Context::clone).ok()
+}
+
+/// The deadline of the request in hand, or `None` outside of any request.
+pub fn deadline() -> Option<Deadline> {
+    CURRENT.try_with(|context| context.deadline).ok()
+}
+
+/// When the request in hand arrived, or `None` outside of any request.
+pub(crate) fn arrived() -> Option<Instant> {
+    CURRENT.try_with(|context| context.arrived).ok()
+}
+
+/// What the client of the request in hand speaks, or `None` outside of any request.
+pub(crate) fn protocol() -> Option<Protocol> {
+    CURRENT.try_with(|context| context.protocol).ok()
+}
+
+/// The timings of the request in hand, if its calls are timed.
+pub(crate) fn timings() -> Option<Timings> {
+    CURRENT
+        .try_with(|context| context.timings.clone())
+        .ok()
+        .flatten()
+}
+
+/// The calls that the request in hand has made so far, in the order of their starts; none outside of
+/// an HTTP request. A call that is still running has its time so far.
+pub fn calls() -> Vec<Call> {
+    timings().map_or_else(Vec::new, |timings| timings.calls())
+}
+
+/// Calls `read` with the current request id, or with `""` outside of any request.
+pub fn with_request_id<R>(read: impl FnOnce(&str) -> R) -> R {
+    let id = CURRENT.try_with(|context| context.request_id.clone());
+    read(id.as_ref().map_or("", RequestId::as_str))
+}
+
+/// Spawns a task that is part of the request in hand, with the same id and deadline.
+///
+/// A plain [`tokio::spawn`] starts without a context, and its log lines say `""`.
+///
+/// ```
+/// use common::{Context, Deadline, context};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let deadline = Deadline::after(Duration::from_secs(10));
+/// let request = Context::new("order-17".parse().unwrap(), deadline);
+/// request
+///     .scope(async {
+///         let id = || context::with_request_id(str::to_owned);
+///         assert_eq!(context::spawn(async move { id() }).await.unwrap(), "order-17");
+///         assert_eq!(tokio::spawn(async move { id() }).await.unwrap(), "");
+///     })
+///     .await;
+/// # }
+/// ```
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    match current() {
+        Some(context) => tokio::spawn(context.scope(future)),
+        None => tokio::spawn(future),
+    }
+}

@@ -1,0 +1,89 @@
+//! [`Protocol`]: which protocol a port and a request speak, as one stack serves both; and the names of
+//! gRPC's codes.
+
+use axum::BoxError;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::CONTENT_TYPE};
+use http_body::Frame;
+use tonic::{Code, Status};
+
+use crate::RequestId;
+
+/// The protocol of a client, which decides how errors and ids are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1 or HTTP/2.
+    Http,
+    /// gRPC, which is HTTP/2 with a content type of its own.
+    Grpc,
+}
+
+impl Protocol {
+    /// The protocol of a request to a port for the protocol `port`. On a gRPC port, an HTTP client
+    /// gets an error that it can read; on an HTTP port, nothing is gRPC.
+    pub(crate) fn of<B>(request: &Request<B>, port: Self) -> Self {
+        let media_type = request.headers().get(CONTENT_TYPE);
+        let is_call = port == Self::Grpc
+            && request.method() == Method::POST
+            && media_type.is_some_and(|media_type| is_grpc(media_type.as_bytes()));
+        if is_call { Self::Grpc } else { Self::Http }
+    }
+
+    /// The header that carries the request id in this protocol.
+    pub(crate) fn request_id_header(self) -> HeaderName {
+        match self {
+            Self::Http => RequestId::HTTP_HEADER,
+            Self::Grpc => RequestId::GRPC_METADATA,
+        }
+    }
+
+    /// The end of a response that breaks off: a status over gRPC, and an error over HTTP. So no
+    /// client takes a part of a response for the whole.
+    pub(crate) fn break_off(
+        self,
+        code: Code,
+        error: impl std::error::Error + Send + Sync + 'static,
+    ) -> Result<Frame<Bytes>, BoxError> {
+        match self {
+            Self::Http => Err(error.into()),
+            Self::Grpc => {
+                let message = HeaderValue::try_from(error.to_string());
+                let mut trailers = HeaderMap::with_capacity(2);
+                trailers.insert(Status::GRPC_STATUS, HeaderValue::from(code as u16));
+                trailers.extend(message.ok().map(|text| (Status::GRPC_MESSAGE, text)));
+                Ok(Frame::trailers(trailers))
+            }
+        }
+    }
+}
+
+/// Whether a media type is that of gRPC with protobuf: `application/grpc` or
+/// `application/grpc+proto`, with parameters or without. `application/grpc-web` is another protocol.
+fn is_grpc(media_type: &[u8]) -> bool {
+    let subtype = media_type.strip_prefix(b"application/grpc");
+    let parameters = subtype.map(|rest| rest.strip_prefix(b"+proto").unwrap_or(rest));
+    matches!(parameters, Some([] | [b';' | b' ', ..]))
+}
+
+/// The name of a gRPC code, as other implementations write it.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

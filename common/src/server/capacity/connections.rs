@@ -1,0 +1,155 @@
+//! The open connections of the process: the limit on them, and which one is closed for another.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
+
+use super::open::{Close, Open};
+use crate::{limited::Limited, limits, lock::lock, metrics};
+
+/// All open connections of the process.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    limit: usize,
+    places: Arc<Semaphore>,
+    all: Mutex<HashMap<u64, Arc<Open>>>,
+    next: AtomicU64,
+    /// The longest idle connections as of the last look, the longest last.
+    picked: Mutex<Vec<(u64, Arc<Open>)>>,
+    telling: Limited,
+}
+
+/// A place for a connection. Dropping it frees the place.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) open: Arc<Open>,
+    connections: Arc<Connections>,
+    number: u64,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        lock(&self.connections.all).remove(&self.number);
+    }
+}
+
+impl Connections {
+    /// For a process that may have `limit` connections.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            places: Arc::new(Semaphore::new(limit)),
+            all: Mutex::default(),
+            next: AtomicU64::new(0),
+            picked: Mutex::default(),
+            telling: Limited::per_second(limits::LIMIT_WARNINGS),
+        }
+    }
+
+    /// Waits for a place for a connection from this address. At the limit, closes the connection
+    /// that has been idle for longest.
+    pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Connection {
+        let place = self.places.clone().try_acquire_owned();
+        let place = if let Ok(place) = place {
+            place
+        } else {
+            self.make_room();
+            let place = self.places.clone().acquire_owned().await;
+            place.expect("it is never closed")
+        };
+        let open = Arc::new(Open::new(address));
+        let number = self.next.fetch_add(1, Relaxed);
+        lock(&self.all).insert(number, open.clone());
+        Connection {
+            open,
+            connections: self.clone(),
+            number,
+            _place: place,
+        }
+    }
+
+    fn make_room(&self) {
+        metrics::mine(|mine| mine.connections_at_limit.add(1));
+        if let Some(untold) = self.telling.tell() {
+            warn!(
+                action = "accept",
+                status = "failure",
+                limit = self.limit,
+                untold,
+                "there are as many connections as there may be; the longest idle makes room"
+            );
+        }
+        let mut picked = lock(&self.picked);
+        let close_one = |picked: &mut Vec<(u64, Arc<Open>)>| {
+            while let Some((since, open)) = picked.pop() {
+                if open.idle_since() == Some(since) {
+                    open.close(Close::MakeRoom);
+                    return true;
+                }
+            }
+            false
+        };
+        if !close_one(&mut picked) {
+            *picked = self.idle_for_longest();
+            close_one(&mut picked);
+        }
+    }
+
+    fn idle_for_longest(&self) -> Vec<(u64, Arc<Open>)> {
+        let all = lock(&self.all);
+        let idle = all.values().filter(|open| open.told_to_close().is_none());
+        let idle = idle.filter_map(|open| Some((open.idle_since()?, open)));
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        let longest = idle.into_iter().take(limits::PICKED_AT_ONCE).rev();
+        longest.map(|(since, open)| (since, open.clone())).collect()
+    }
+
+    /// Calls `look` with each connection.
+    pub(crate) fn for_each(&self, look: impl FnMut(&Arc<Open>)) {
+        lock(&self.all).values().for_each(look);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::server::capacity::{in_flight::Request, kind::Kind};
+
+    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[tokio::test]
+    async fn the_longest_idle_makes_room_and_one_with_a_request_does_not() {
+        let connections = Arc::new(Connections::new(3));
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            open.push(connections.admit(ADDRESS).await);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let request = Arc::new(Request::new(Kind::Ordinary));
+        open[0].open.begin_request(request);
+        let mut newcomer = Box::pin(connections.admit(ADDRESS));
+        assert!(newcomer.as_mut().now_or_never().is_none());
+        let told = |index: usize| open[index].open.told_to_close();
+        assert_eq!(
+            [told(0), told(1), told(2)],
+            [None, Some(Close::MakeRoom), None]
+        );
+        drop(open.remove(1));
+        let newcomer = newcomer.await;
+        assert!(newcomer.open.idle_since().is_some());
+    }
+}

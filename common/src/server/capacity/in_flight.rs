@@ -1,0 +1,157 @@
+//! [`InFlight`]: a request that has its places, and [`Request`], what other threads see of it.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    task::Waker,
+};
+
+use futures_util::task::AtomicWaker;
+
+use super::{kind::Kind, open::Open, share::Share};
+
+/// A part of the response waits for the client, and no look has seen it yet.
+const OFFERED: u64 = u64::MAX;
+
+/// The state of a request in flight.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Active,
+    /// The request has to end: another one has its place.
+    GivesWay,
+    Over,
+}
+
+/// A request in flight, as threads other than its own see it.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(super) kind: Kind,
+    /// When the client stopped taking the response (see [`now`](super::open::now)): [`OFFERED`] until
+    /// the first look, and 0 while the client waits for the service.
+    untaken_since: AtomicU64,
+    /// A [`State`].
+    state: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Request {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            untaken_since: AtomicU64::new(0),
+            state: AtomicU8::new(State::Active as u8),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Whether the request has to end for another.
+    pub(crate) fn gives_way(&self) -> bool {
+        self.state.load(Relaxed) == State::GivesWay as u8
+    }
+
+    /// Calls the waker when the request has to end for another.
+    pub(crate) fn wake_to_give_way(&self, waker: &Waker) {
+        self.waker.register(waker);
+        if self.gives_way() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.load(Relaxed) == State::Over as u8
+    }
+
+    /// Whether the request has to end while its client takes nothing. Its stream or connection must
+    /// be dropped then: hyper does not poll the body.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.gives_way() && self.untaken_since.load(Relaxed) != 0
+    }
+
+    /// Since when the client has taken nothing, as of a look `now`, or `None` if it does.
+    pub(super) fn untaken_since(&self, now: u64) -> Option<u64> {
+        match self.untaken_since.load(Relaxed) {
+            0 => None,
+            // Responses do not read the clock: the time begins with the first look.
+            OFFERED => {
+                let _ = self
+                    .untaken_since
+                    .compare_exchange(OFFERED, now, Relaxed, Relaxed);
+                Some(now)
+            }
+            since => Some(since),
+        }
+    }
+
+    /// Whether the client has taken nothing since that look.
+    pub(super) fn is_untaken_since(&self, since: u64) -> bool {
+        self.untaken_since.load(Relaxed) == since
+    }
+
+    /// Makes an active request end for another; returns false if it is not active.
+    pub(super) fn give_way(&self) -> bool {
+        let (active, gives_way) = (State::Active as u8, State::GivesWay as u8);
+        let ended = self
+            .state
+            .compare_exchange(active, gives_way, Relaxed, Relaxed);
+        if ended.is_ok() {
+            self.waker.wake();
+        }
+        ended.is_ok()
+    }
+
+    /// A part of the response waits for the client.
+    pub(crate) fn note_offered(&self) {
+        self.untaken_since.store(OFFERED, Relaxed);
+    }
+
+    /// The client waits for the service.
+    pub(crate) fn note_waited_for(&self) {
+        self.untaken_since.store(0, Relaxed);
+    }
+}
+
+/// The places of a request in flight. Dropping it frees them.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) request: Arc<Request>,
+    key: usize,
+    open: Arc<Open>,
+    share: Arc<Share>,
+}
+
+impl InFlight {
+    /// Begins a request of this connection, whose places were taken from the share.
+    pub(super) fn begin(kind: Kind, open: &Arc<Open>, share: &Arc<Share>) -> Self {
+        let request = Arc::new(Request::new(kind));
+        BEGUN.set(Some(request.clone()));
+        Self {
+            key: open.begin_request(request.clone()),
+            request,
+            open: open.clone(),
+            share: share.clone(),
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.open.end_request(self.key);
+        let before = self.request.state.swap(State::Over as u8, Relaxed);
+        if before == State::Active as u8 {
+            self.share.release(self.request.kind.limits());
+        }
+    }
+}
+
+thread_local! {
+    /// The last request that began, until its stream or connection takes it.
+    static BEGUN: Cell<Option<Arc<Request>>> = const { Cell::new(None) };
+}
+
+/// The request that began on this thread since the last call.
+pub(crate) fn take_begun() -> Option<Arc<Request>> {
+    BEGUN.take()
+}

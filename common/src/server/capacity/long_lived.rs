@@ -1,0 +1,59 @@
+//! Long-lived calls, of methods that may take longer than `DEADLINE`, end when the service drains.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits;
+
+/// Ends the long-lived calls of a worker.
+#[derive(Debug)]
+pub(crate) struct LongLived {
+    draining: CancellationToken,
+    grace: Duration,
+}
+
+impl LongLived {
+    /// For a worker that drains for `drain_timeout`.
+    pub(crate) fn new(drain_timeout: Duration) -> Self {
+        Self {
+            draining: CancellationToken::new(),
+            grace: limits::LONG_LIVED_GRACE.min(drain_timeout / 2),
+        }
+    }
+
+    /// Ends all of them after the grace.
+    pub(crate) fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Begins a long-lived call.
+    pub(crate) fn begin(&self) -> Call {
+        let (draining, grace) = (self.draining.clone(), self.grace);
+        Call(Box::pin(async move {
+            draining.cancelled().await;
+            sleep(grace).await;
+        }))
+    }
+}
+
+/// When a long-lived call has to end.
+pub(crate) struct Call(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Call {
+    /// Ready once the call has to end.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+/// The service drains, and a call that may last for ever must not hold it.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the service is about to stop; call again to reach another")]
+pub(crate) struct Draining;

@@ -1,0 +1,72 @@
+//! What a process can carry: connections and requests in flight, and which of them end at a limit.
+
+pub(crate) mod cause;
+pub(crate) mod connections;
+pub(crate) mod in_flight;
+pub(crate) mod kind;
+pub(crate) mod long_lived;
+pub(crate) mod open;
+pub(crate) mod places;
+pub(crate) mod share;
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::warn;
+
+use self::{
+    kind::Kind,
+    long_lived::LongLived,
+    places::{NoPlace, Places},
+    share::Share,
+};
+use crate::{
+    limited::Limited,
+    limits,
+    metrics::{self, Counters},
+};
+
+/// What one worker can carry.
+#[derive(Debug)]
+pub(crate) struct Capacity {
+    pub(crate) share: Arc<Share>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) long_lived: LongLived,
+    warnings: Limited,
+}
+
+impl Capacity {
+    /// For one of `workers` workers, whose drain lasts for `drain_timeout`.
+    pub(crate) fn new(places: Arc<Places>, workers: usize, drain_timeout: Duration) -> Self {
+        Self {
+            share: Arc::new(Share::new(places, workers)),
+            counters: metrics::of_this_thread(),
+            long_lived: LongLived::new(drain_timeout),
+            warnings: Limited::per_second(limits::LIMIT_WARNINGS),
+        }
+    }
+
+    /// Counts a request that is refused, and warns of it once a second.
+    pub(crate) fn refuse(&self, kind: Kind, NoPlace { limit }: NoPlace) -> Overloaded {
+        let refused = self.counters.shed.add(1);
+        let is_logged = self.warnings.tell().is_some();
+        if is_logged {
+            warn!(
+                action = "shed",
+                status = "failure",
+                limit,
+                requests = kind.name(),
+                refused,
+                "more requests in flight than there may be; they are refused"
+            );
+        }
+        Overloaded { is_logged }
+    }
+}
+
+/// A request was refused, or ended for another: as many are in flight as there may be.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("there are as many requests in flight as there may be")]
+pub(crate) struct Overloaded {
+    /// Whether the access line is at `info`, as for one refusal a second.
+    pub(crate) is_logged: bool,
+}

@@ -1,0 +1,204 @@
+//! [`Open`]: an open connection, as threads other than its own see it.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::Waker,
+    time::Instant,
+};
+
+use futures_util::task::AtomicWaker;
+use slab::Slab;
+
+use super::in_flight::Request;
+use crate::lock::lock;
+
+/// Milliseconds since the first call, and never 0.
+pub(crate) fn now() -> u64 {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
+}
+
+/// What counts as one peer: an IPv4 address, or an IPv6 network of 64 bits, as providers give a
+/// whole network to each customer.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// Why a connection has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Close {
+    /// The service drains. Requests that were sent by then still get a response.
+    Drain = 1,
+    /// A new connection needs the place.
+    MakeRoom = 2,
+}
+
+/// An open connection, as other threads than its own see it.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) address: IpAddr,
+    /// What counts as one peer at a limit; see [`network_of`].
+    pub(crate) network: IpAddr,
+    /// Its requests in flight.
+    pub(crate) requests: Mutex<Slab<Arc<Request>>>,
+    /// The number of `requests`.
+    in_flight: AtomicUsize,
+    /// When the last request ended, or the connection was opened; see [`now`].
+    idle_since: AtomicU64,
+    /// Bytes have come that belong to no request yet.
+    has_unparsed: AtomicBool,
+    /// The next bytes are the body of a request.
+    is_in_body: AtomicBool,
+    is_http2: AtomicBool,
+    /// The connection has reached its maximum age.
+    is_old: AtomicBool,
+    /// The client sends nothing more.
+    has_ended: AtomicBool,
+    /// Bytes wait for the client to take them.
+    is_writing: AtomicBool,
+    close: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Open {
+    pub(crate) fn new(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self {
+            address,
+            network: network_of(address),
+            requests: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(now()),
+            has_unparsed: AtomicBool::new(false),
+            is_in_body: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            is_writing: AtomicBool::new(false),
+            close: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Its requests in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Returns the key that [`Self::end_request`] takes.
+    pub(crate) fn begin_request(&self, request: Arc<Request>) -> usize {
+        let mut requests = lock(&self.requests);
+        let key = requests.insert(request);
+        self.in_flight.store(requests.len(), Relaxed);
+        key
+    }
+
+    pub(crate) fn end_request(&self, key: usize) {
+        let mut requests = lock(&self.requests);
+        requests.remove(key);
+        self.in_flight.store(requests.len(), Relaxed);
+        if requests.is_empty() {
+            self.idle_since.store(now(), Relaxed);
+        }
+    }
+
+    /// When the connection became idle, or `None` while it has requests.
+    pub(crate) fn idle_since(&self) -> Option<u64> {
+        (self.in_flight() == 0).then(|| self.idle_since.load(Relaxed))
+    }
+
+    /// Bytes have come.
+    pub(crate) fn note_bytes(&self) {
+        self.has_unparsed.store(true, Relaxed);
+    }
+
+    /// The bytes were the head of a request.
+    pub(crate) fn note_request(&self) {
+        self.has_unparsed.store(false, Relaxed);
+    }
+
+    /// The next bytes are the body of a request.
+    pub(crate) fn note_body_begins(&self) {
+        self.is_in_body.store(true, Relaxed);
+    }
+
+    /// The body has come, or is not wanted any more.
+    pub(crate) fn note_body_ends(&self) {
+        self.is_in_body.store(false, Relaxed);
+        self.has_unparsed.store(false, Relaxed);
+    }
+
+    /// The client has closed its side of the connection, or all of it.
+    pub(crate) fn note_end(&self) {
+        self.has_ended.store(true, Relaxed);
+    }
+
+    /// Whether the client has closed its side while a request is in flight.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.has_ended.load(Relaxed) && self.in_flight() > 0
+    }
+
+    /// Whether bytes wait for the client to take them, as of the last write.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.is_writing.load(Relaxed)
+    }
+
+    pub(crate) fn note_writing(&self, is_writing: bool) {
+        self.is_writing.store(is_writing, Relaxed);
+    }
+
+    /// Whether a request is in flight, or the rest of a response is still to be written.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight() > 0 || self.is_writing()
+    }
+
+    pub(crate) fn note_http2(&self) {
+        self.is_http2.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.is_http2.load(Relaxed)
+    }
+
+    /// The connection has reached its maximum age: the next response over HTTP/1 is the last.
+    pub(crate) fn note_old(&self) {
+        self.is_old.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_old(&self) -> bool {
+        self.is_old.load(Relaxed)
+    }
+
+    /// Whether a part of the head of an HTTP/1 request is there.
+    pub(crate) fn has_half_head(&self) -> bool {
+        let is_elsewhere = self.is_http2() || self.is_in_body.load(Relaxed);
+        self.has_unparsed.load(Relaxed) && !is_elsewhere && self.in_flight() == 0
+    }
+
+    /// Tells the connection to end.
+    pub(crate) fn close(&self, why: Close) {
+        self.close.fetch_max(why as u8, Relaxed);
+        self.waker.wake();
+    }
+
+    /// Calls the waker when the connection is told to end.
+    pub(crate) fn wake_to_close(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Why the connection has to end, if it has to.
+    pub(crate) fn told_to_close(&self) -> Option<Close> {
+        match self.close.load(Relaxed) {
+            0 => None,
+            1 => Some(Close::Drain),
+            _ => Some(Close::MakeRoom),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! [`Places`]: the limits on requests in flight, and which request gives way at a limit.
+//!
+//! Below a limit, a request costs one count. At a limit, requests give way to those of peers that
+//! hold few: first a request whose client takes nothing of the response, then a request of the
+//! connection or the network with the most in flight. A single peer may have every place.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::{
+    connections::Connections,
+    in_flight::Request,
+    kind::Limit,
+    open::{Open, now},
+};
+use crate::{limits, lock::lock, metrics};
+
+/// The places of the process for requests in flight.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// In the order of [`Limit`].
+    counts: [Count; 4],
+    connections: Arc<Connections>,
+}
+
+#[derive(Debug)]
+struct Count {
+    limit: usize,
+    /// By all workers.
+    taken: AtomicUsize,
+    held: Mutex<Held>,
+}
+
+/// Who holds the places of a limit, as of the last look.
+#[derive(Debug, Default)]
+struct Held {
+    looked: Option<u64>,
+    /// Requests whose clients take nothing, the longest stalled last.
+    stalled: Vec<(u64, Arc<Request>)>,
+    /// The places that each network and its connections hold.
+    networks: HashMap<IpAddr, Holder>,
+}
+
+#[derive(Debug, Default)]
+struct Holder {
+    count: usize,
+    connections: Vec<(usize, Arc<Open>)>,
+}
+
+/// There is no place for a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoPlace {
+    pub(crate) limit: usize,
+}
+
+impl Places {
+    /// For a process that may have `max_in_flight` requests in flight, over these connections.
+    pub(crate) fn new(max_in_flight: usize, connections: Arc<Connections>) -> Self {
+        let long_lived = max_in_flight.div_ceil(limits::LONG_LIVED_SHARE);
+        let counts = [
+            max_in_flight,
+            long_lived,
+            limits::MAX_PROBES,
+            limits::MAX_SCRAPES,
+        ];
+        let counts = counts.map(|limit| Count {
+            limit,
+            taken: AtomicUsize::new(0),
+            held: Mutex::default(),
+        });
+        Self {
+            counts,
+            connections,
+        }
+    }
+
+    pub(crate) fn max_in_flight(&self) -> usize {
+        self.counts[Limit::InFlight as usize].limit
+    }
+
+    /// Takes a place for a request of this connection, and `in_advance` more while many are free.
+    /// Returns the number taken in advance.
+    pub(super) fn take(
+        &self,
+        open: &Arc<Open>,
+        limit: Limit,
+        in_advance: usize,
+    ) -> Result<usize, NoPlace> {
+        let count = &self.counts[limit as usize];
+        let before = count.taken.fetch_add(1 + in_advance, Relaxed);
+        if before + in_advance < count.limit / 4 * 3 {
+            return Ok(in_advance);
+        }
+        self.release(limit, in_advance);
+        if before < count.limit {
+            self.look_ahead(limit);
+            return Ok(0);
+        }
+        if self.make_room(open, limit) {
+            return Ok(0);
+        }
+        self.release(limit, 1);
+        Err(NoPlace { limit: count.limit })
+    }
+
+    pub(super) fn release(&self, limit: Limit, places: usize) {
+        self.counts[limit as usize].taken.fetch_sub(places, Relaxed);
+    }
+
+    /// Near the limit, looks for stalled clients, so that their times are known at the limit.
+    fn look_ahead(&self, limit: Limit) {
+        if let Ok(mut held) = self.counts[limit as usize].held.try_lock() {
+            let now = now();
+            if held
+                .looked
+                .is_none_or(|looked| now >= looked + millis(limits::STALLED_AFTER))
+            {
+                *held = self.look(limit, now);
+            }
+        }
+    }
+
+    /// Whether another request gives way to one of this connection.
+    fn make_room(&self, newcomer: &Arc<Open>, limit: Limit) -> bool {
+        let mut held = lock(&self.counts[limit as usize].held);
+        if self.end_one(&mut held, newcomer, limit) {
+            return true;
+        }
+        let now = now();
+        if held
+            .looked
+            .is_some_and(|looked| now < looked + millis(limits::LOOK_INTERVAL))
+        {
+            return false;
+        }
+        *held = self.look(limit, now);
+        self.end_one(&mut held, newcomer, limit)
+    }
+
+    /// Looks at all requests that a limit applies to.
+    fn look(&self, limit: Limit, now: u64) -> Held {
+        let mut held = Held {
+            looked: Some(now),
+            ..Held::default()
+        };
+        self.connections.for_each(|open| {
+            if open.in_flight() == 0 {
+                return;
+            }
+            let mut count = 0;
+            for (_, request) in &*lock(&open.requests) {
+                if request.gives_way() || !request.kind.limits().contains(&limit) {
+                    continue;
+                }
+                count += 1;
+                let untaken_since = request.untaken_since(now);
+                let stalled =
+                    untaken_since.filter(|since| since + millis(limits::STALLED_AFTER) <= now);
+                held.stalled
+                    .extend(stalled.map(|since| (since, request.clone())));
+            }
+            if count > 0 {
+                let holder = held.networks.entry(open.network).or_default();
+                holder.count += count;
+                holder.connections.push((count, open.clone()));
+            }
+        });
+        held.stalled
+            .sort_unstable_by_key(|(since, _)| u64::MAX - since);
+        held
+    }
+
+    /// Ends one request, if one has to give way to the newcomer.
+    fn end_one(&self, held: &mut Held, newcomer: &Arc<Open>, limit: Limit) -> bool {
+        self.end_stalled(held) || self.end_one_of_largest_holder(held, newcomer, limit)
+    }
+
+    fn end_stalled(&self, held: &mut Held) -> bool {
+        while let Some((since, request)) = held.stalled.pop() {
+            if request.is_untaken_since(since) && self.end(&request) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn end_one_of_largest_holder(
+        &self,
+        held: &mut Held,
+        newcomer: &Arc<Open>,
+        limit: Limit,
+    ) -> bool {
+        let own = held.networks.get(&newcomer.network);
+        let own = own.map_or(0, |holder| holder.count);
+        let networks = held.networks.iter_mut();
+        let Some((network, holder)) = networks.max_by_key(|(_, holder)| holder.count) else {
+            return false;
+        };
+        let connections = holder.connections.iter_mut();
+        let Some((count, open)) = connections.max_by_key(|(count, _)| *count) else {
+            return false;
+        };
+        let is_much = if *network == newcomer.network {
+            *count >= limits::MUCH_MORE * (newcomer.in_flight() + 1)
+        } else {
+            holder.count >= limits::MUCH_MORE * (own + 1)
+        };
+        if !is_much {
+            return false;
+        }
+        *count -= 1;
+        holder.count -= 1;
+        let requests = lock(&open.requests);
+        let newest_first = requests.iter().map(|(_, request)| request).rev();
+        let mut under_limit = newest_first.filter(|request| request.kind.limits().contains(&limit));
+        under_limit.any(|request| self.end(request))
+    }
+
+    /// Ends a request; its place is the newcomer's.
+    fn end(&self, request: &Request) -> bool {
+        if !request.give_way() {
+            return false;
+        }
+        metrics::mine(|mine| mine.gave_way.add(1));
+        for limit in request.kind.limits() {
+            self.release(*limit, 1);
+        }
+        true
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

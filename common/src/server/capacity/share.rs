@@ -1,0 +1,81 @@
+//! [`Share`]: how a worker takes places for its requests.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use super::{
+    in_flight::InFlight,
+    kind::{Kind, Limit},
+    open::Open,
+    places::{NoPlace, Places},
+};
+use crate::limits;
+
+/// A worker's way to the places of the process.
+///
+/// A share keeps some free places of [`Limit::InFlight`], so that most requests do not touch the
+/// count that all workers share.
+#[derive(Debug)]
+pub(crate) struct Share {
+    places: Arc<Places>,
+    /// Places that the worker has taken in advance. Only its own thread changes the number.
+    spare: AtomicUsize,
+    max_spare: usize,
+}
+
+impl Share {
+    /// The share of one of `workers` workers.
+    pub(crate) fn new(places: Arc<Places>, workers: usize) -> Self {
+        Self {
+            max_spare: limits::MAX_SPARE
+                .min(places.max_in_flight() / limits::SPARE_SHARE / workers),
+            places,
+            spare: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn max_in_flight(&self) -> usize {
+        self.places.max_in_flight()
+    }
+
+    /// Takes a place for a request of this connection.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        open: &Arc<Open>,
+        kind: Kind,
+    ) -> Result<InFlight, NoPlace> {
+        for (index, limit) in kind.limits().iter().enumerate() {
+            if let Err(error) = self.take_one(open, *limit) {
+                self.release(&kind.limits()[..index]);
+                return Err(error);
+            }
+        }
+        Ok(InFlight::begin(kind, open, self))
+    }
+
+    fn take_one(&self, open: &Arc<Open>, limit: Limit) -> Result<(), NoPlace> {
+        if limit != Limit::InFlight {
+            return self.places.take(open, limit, 0).map(|_| ());
+        }
+        let spare = self.spare.load(Relaxed);
+        let left = match spare.checked_sub(1) {
+            Some(left) => left,
+            None => self.places.take(open, limit, self.max_spare / 2)?,
+        };
+        self.spare.store(left, Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn release(&self, limits: &[Limit]) {
+        for limit in limits {
+            let spare = self.spare.load(Relaxed);
+            if *limit == Limit::InFlight && spare < self.max_spare {
+                self.spare.store(spare + 1, Relaxed);
+            } else {
+                self.places.release(*limit, 1);
+            }
+        }
+    }
+}

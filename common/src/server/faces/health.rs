@@ -1,0 +1,54 @@
+//! `/healthz`, `/readyz` and `/metrics`: whether the process is alive, whether it wants traffic, and
+//! its metrics.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{StatusCode, header::CONTENT_TYPE};
+
+use super::readiness::{Readiness, State};
+use crate::{
+    Problem, metrics,
+    server::{
+        capacity::kind::{LIVE_PATH, METRICS_PATH, READY_PATH},
+        layers::access::Quiet,
+    },
+};
+
+/// The routes that every HTTP face has.
+pub(crate) fn routes(readiness: Readiness) -> Router {
+    Router::new()
+        .route(LIVE_PATH, get(|| async { quiet("ok") }))
+        .route(
+            READY_PATH,
+            get(move || async move { quiet(ready(readiness.state())) }),
+        )
+        .route(METRICS_PATH, get(async || quiet(metrics())))
+}
+
+fn ready(state: State) -> Result<&'static str, Problem> {
+    let not_ready = |why| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(Duration::from_secs(1))
+    };
+    match state {
+        State::Ready => Ok("ready"),
+        State::Starting(_) => Err(not_ready(
+            "The service is starting: what it needs has not responded yet.",
+        )),
+        State::Draining => Err(not_ready("The service is draining; ask another replica.")),
+    }
+}
+
+fn metrics() -> impl IntoResponse {
+    ([(CONTENT_TYPE, metrics::MEDIA_TYPE)], metrics::text())
+}
+
+fn quiet(response: impl IntoResponse) -> Response {
+    let mut response = response.into_response();
+    response.extensions_mut().insert(Quiet);
+    response
+}

@@ -1,0 +1,10 @@
+//! What the routers of a service are made of.
+
+pub(crate) mod face;
+pub(crate) mod grpc;
+pub(crate) mod health;
+pub mod healthcheck;
+pub(crate) mod query;
+pub(crate) mod readiness;
+pub(crate) mod route;
+pub(crate) mod worker;

@@ -1,0 +1,239 @@
+//! The access line: what is known of a request, counted and logged when its response has left.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method, Request, StatusCode, Version, uri::PathAndQuery};
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
+
+use crate::{
+    Context,
+    methods::Deadlines,
+    metrics,
+    problem::CLIENT_CLOSED_REQUEST,
+    protocol::{Protocol, code_name},
+    server::capacity::{
+        cause::{self, Cause},
+        open::Open,
+    },
+    timings::Timings,
+};
+
+/// An extension of a response whose access line is at `debug`: a health probe comes every few
+/// seconds, and of the refused requests one line a second is enough.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quiet;
+
+/// What is the same for all requests of a connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The protocol of the port.
+    pub(super) port: Protocol,
+    /// The methods of the port, with their deadlines.
+    pub(super) deadlines: Deadlines,
+    /// The address of the peer, as text.
+    remote_address: String,
+}
+
+impl Connection {
+    /// A connection to a port for this protocol with these methods.
+    pub(crate) fn new(port: Protocol, deadlines: Deadlines, open: &Open) -> Self {
+        Self {
+            port,
+            deadlines,
+            remote_address: open.address.to_string(),
+        }
+    }
+}
+
+/// How a response ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// All of the response went to the connection.
+    Complete,
+    /// The body broke off with an error, and the client knows.
+    Cut,
+    /// The response was dropped.
+    Dropped,
+}
+
+/// What is known of a request.
+#[derive(Debug)]
+pub(super) struct AccessLine {
+    pub(super) context: Context,
+    connection: Arc<Connection>,
+    method: Method,
+    path: Option<PathAndQuery>,
+    version: Version,
+    status: u16,
+    grpc_code: Option<Code>,
+    quiet: bool,
+    /// Bytes of the body that went to the connection.
+    pub(super) size: u64,
+    pub(super) end: End,
+}
+
+/// What the line says of the end of a request.
+struct Outcome {
+    status: u16,
+    grpc_code: Option<Code>,
+    reason: Option<&'static str>,
+    level: Level,
+}
+
+enum Level {
+    Debug,
+    Info,
+    Warn,
+}
+
+impl AccessLine {
+    pub(super) fn new<B>(
+        request: &Request<B>,
+        connection: Arc<Connection>,
+        context: Context,
+    ) -> Self {
+        Self {
+            context,
+            connection,
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            version: request.version(),
+            status: CLIENT_CLOSED_REQUEST,
+            grpc_code: None,
+            quiet: false,
+            size: 0,
+            end: End::Dropped,
+        }
+    }
+
+    /// The head of the response is there.
+    pub(super) fn see_response<B: http_body::Body>(&mut self, response: &http::Response<B>) {
+        self.status = response.status().as_u16();
+        self.quiet = response.extensions().get::<Quiet>().is_some();
+        self.see_grpc_status(response.headers());
+        // The body of a response to HEAD is never sent.
+        if response.body().is_end_stream() || self.method == Method::HEAD {
+            self.end = End::Complete;
+        }
+    }
+
+    /// A gRPC status comes in the trailers, or in the headers of a response without a body.
+    pub(super) fn see_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.context.protocol == Protocol::Grpc
+            && let Some(code) = headers.get(Status::GRPC_STATUS)
+        {
+            self.grpc_code = Some(Code::from_bytes(code.as_bytes()));
+        }
+    }
+
+    /// Counts and logs the request. Call this in its context.
+    pub(super) fn write(&self) {
+        let outcome = self.outcome();
+        let took = self.context.arrived.elapsed();
+        self.count(&outcome, took);
+        self.log(&outcome, took);
+    }
+
+    fn outcome(&self) -> Outcome {
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+        let (status, reason) = match (self.end, cause::current()) {
+            (End::Complete, _) => (self.status, None),
+            (End::Cut, _) => (self.status, Some("the response broke off")),
+            (End::Dropped, Cause::Stop) => (
+                unavailable,
+                Some("the service stopped before the response was over"),
+            ),
+            (End::Dropped, Cause::GivesWay) => (
+                unavailable,
+                Some("the client took nothing, and others needed the place"),
+            ),
+            (End::Dropped, Cause::Client) => (CLIENT_CLOSED_REQUEST, Some("the client went away")),
+        };
+        let grpc_code = match (self.context.protocol, self.end) {
+            (Protocol::Http, _) => None,
+            (Protocol::Grpc, End::Dropped) => Some(Code::Cancelled),
+            (Protocol::Grpc, _) => Some(self.grpc_code.unwrap_or(Code::Unknown)),
+        };
+        let is_stopped = self.end == End::Dropped && cause::current() == Cause::Stop;
+        let level = match grpc_code {
+            Some(Code::Ok) => Level::Debug,
+            _ if self.quiet => Level::Debug,
+            _ if self.end == End::Cut => Level::Warn,
+            Some(code) if is_stopped || is_fault_of_service(code) => Level::Warn,
+            _ => Level::Info,
+        };
+        Outcome {
+            status,
+            grpc_code,
+            reason,
+            level,
+        }
+    }
+
+    /// The route as the router or the descriptors have it, never as the client sent it: clients
+    /// must not choose the labels of the metrics.
+    fn route(&self) -> &str {
+        let route = match self.context.protocol {
+            Protocol::Http => self.context.timings.as_ref().and_then(Timings::route),
+            Protocol::Grpc => {
+                let path = self.path.as_ref().map_or("", PathAndQuery::path);
+                self.connection.deadlines.find(path).map(|(path, _)| path)
+            }
+        };
+        route.unwrap_or(metrics::OTHER)
+    }
+
+    fn count(&self, outcome: &Outcome, took: Duration) {
+        let mut digits = itoa::Buffer::new();
+        let status = match outcome.grpc_code {
+            Some(code) => code_name(code),
+            None => digits.format(outcome.status),
+        };
+        metrics::count_request(self.route(), status, took);
+    }
+
+    fn log(&self, outcome: &Outcome, took: Duration) {
+        let path = self.path.as_ref().map_or("*", PathAndQuery::as_str);
+        // One set of fields; a level is part of an event's static description.
+        macro_rules! log_at {
+            ($level:ident) => {
+                $level!(
+                    remote_address = self.connection.remote_address,
+                    first_request_line =
+                        %format_args!("{} {path} {:?}", self.method, self.version),
+                    response_status = outcome.status,
+                    response_size = self.size,
+                    request_time_frac = seconds(took),
+                    grpc_code = outcome.grpc_code.map(code_name),
+                    reason = outcome.reason,
+                    "request"
+                )
+            };
+        }
+        match outcome.level {
+            Level::Debug => log_at!(debug),
+            Level::Info => log_at!(info),
+            Level::Warn => log_at!(warn),
+        }
+    }
+}
+
+/// Whether the service is at fault for this code, and not its caller.
+fn is_fault_of_service(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// Seconds to the microsecond: more digits would be noise.
+fn seconds(elapsed: Duration) -> f64 {
+    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(micros).as_secs_f64()
+}

@@ -1,0 +1,137 @@
+//! Ends work at its deadline, and turns a panic into an error. One request fails; its worker lives.
+//!
+//! tower-http's catch-panic guards a handler until there is a response. This layer guards the body
+//! as well: a panic while a response is streamed would end all streams of the connection.
+
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::BoxError;
+use http::{Request, Response};
+use http_body::Body;
+use tower::{Layer, Service};
+
+use crate::{
+    bounded::{Bounded, GuardedBody, Panicked},
+    context,
+    protocol::Protocol,
+};
+
+/// Guards each request: it fails with [`DeadlineExceeded`](crate::deadline::DeadlineExceeded) or with
+/// [`Panicked`]. After the head of the response, a [`GuardedBody`] breaks off.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GuardLayer;
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = GuardService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        GuardService { inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct GuardService<S> {
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for GuardService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body,
+{
+    type Response = Response<GuardedBody<R>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        const ABOVE: &str = "the request layer stands above this one";
+        let arrived = context::arrived().expect(ABOVE);
+        let deadline = context::deadline().expect(ABOVE);
+        let work = || Bounded::start(arrived, deadline, || self.inner.call(request));
+        ResponseFuture {
+            protocol: context::protocol().expect(ABOVE),
+            inner: catch_unwind(AssertUnwindSafe(work)).ok(),
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`GuardService`].
+    pub(crate) struct ResponseFuture<F> {
+        // `None` after a panic.
+        #[pin]
+        inner: Option<Bounded<F>>,
+        protocol: Protocol,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<GuardedBody<R>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(mut inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(Err(Panicked.into()));
+        };
+        let deadline = inner.deadline();
+        let poll = catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx)));
+        let Ok(poll) = poll else {
+            this.inner.set(None);
+            return Poll::Ready(Err(Panicked.into()));
+        };
+        let response = ready!(poll)?.map_err(Into::into)?;
+        let guarded = |body| GuardedBody::new(body, deadline, *this.protocol);
+        Poll::Ready(Ok(response.map(guarded)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future, time::Duration};
+
+    use axum::body::Body;
+    use futures_util::future::BoxFuture;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{Context as RequestContext, Deadline, RequestId, deadline::DeadlineExceeded};
+
+    type Handled = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    /// The error of a request to this handler, which has a second.
+    async fn error_of(handler: fn(Request<()>) -> Handled) -> BoxError {
+        let deadline = Deadline::after(Duration::from_secs(1));
+        let service = GuardLayer.layer(service_fn(handler));
+        let response = RequestContext::new(RequestId::fresh(), deadline)
+            .scope(service.oneshot(Request::new(())));
+        response.await.map(drop).expect_err("the handler fails")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_wherever_it_happens() {
+        let at_call = error_of(|_| panic!("at the call")).await;
+        let later = error_of(|_| Box::pin(async { panic!("later") })).await;
+        assert!(at_call.is::<Panicked>() && later.is::<Panicked>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_takes_too_long_is_dropped() {
+        let late = error_of(|_| Box::pin(future::pending())).await;
+        assert!(late.is::<DeadlineExceeded>());
+    }
+}

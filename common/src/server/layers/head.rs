@@ -1,0 +1,231 @@
+//! The rules for the head of a request, checked before any handler sees it.
+//!
+//! hyper reads larger heads and leaves the rules for `Host` and for transfer codings to the server.
+//! So the response that refuses a request has an id, an access line and, over gRPC, a status.
+
+use axum::response::{IntoResponse, Response};
+use http::{
+    HeaderMap, Method, Request, StatusCode, Version,
+    header::{ALLOW, HOST, TRANSFER_ENCODING},
+};
+
+use crate::{Problem, limits, protocol::Protocol};
+
+/// The bytes that a field counts beyond its name and its value (RFC 9113, 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// The response to `OPTIONS *`: the methods that a router may serve.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// Why a request does not reach a handler.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(
+        "The head of the request, its metadata included, has {0} bytes; the limit is {limit}. Send less.",
+        limit = limits::HEAD
+    )]
+    TooLarge(usize),
+    #[error("A request of HTTP/1.1 has one Host header with a host in it; send one.")]
+    Host,
+    #[error(
+        "The only transfer coding that is known here is chunked; send the body without others."
+    )]
+    TransferCoding,
+    #[error("gRPC calls are POST requests; this one is not.")]
+    NotPost,
+    #[error("This port speaks gRPC, in protobuf; call it with a gRPC client.")]
+    NotGrpc,
+    /// `OPTIONS *` asks what the server can do at all (RFC 9110, 9.3.7).
+    #[error("the request is for the server as a whole")]
+    ServerOptions,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::TooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Host => StatusCode::BAD_REQUEST,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotGrpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::ServerOptions => StatusCode::NO_CONTENT,
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::ServerOptions => (self.status(), [(ALLOW, METHODS)]).into_response(),
+            Self::NotPost => {
+                let problem = Problem::new(self.status(), self.to_string());
+                ([(ALLOW, "POST")], problem).into_response()
+            }
+            _ => Problem::new(self.status(), self.to_string()).into_response(),
+        }
+    }
+}
+
+/// Checks the head of a request to a port for this protocol.
+pub(crate) fn check<B>(request: &Request<B>, port: Protocol) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let size = size(request);
+    if size > limits::HEAD {
+        return Err(Refusal::TooLarge(size));
+    }
+    if request.version() <= Version::HTTP_11 {
+        check_http1(request.version(), headers)?;
+    }
+    if port == Protocol::Grpc && Protocol::of(request, port) != Protocol::Grpc {
+        let is_post = request.method() == Method::POST;
+        return Err(if is_post {
+            Refusal::NotGrpc
+        } else {
+            Refusal::NotPost
+        });
+    }
+    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return Err(Refusal::ServerOptions);
+    }
+    Ok(())
+}
+
+fn size<B>(request: &Request<B>) -> usize {
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
+    let target = request.uri().path_and_query();
+    fields.sum::<usize>() + target.map_or(0, |target| target.as_str().len())
+}
+
+/// The rules of RFC 9112 for servers (3.2 and 6.1).
+fn check_http1(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let is_valid = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
+            // The characters of a name, an address and a port (RFC 3986, 3.2.2).
+            let is_host =
+                |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+            host.as_bytes().iter().all(is_host)
+        }
+        (None, _) => version < Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    };
+    if !is_valid {
+        return Err(Refusal::Host);
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        Ok(())
+    } else {
+        Err(Refusal::TransferCoding)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::Body, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::server::{self, Listener};
+
+    const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+
+    fn request(size: usize) -> http::request::Builder {
+        let rest = size - "/".len() - "x-large".len() - FIELD_OVERHEAD;
+        Request::get("/")
+            .version(Version::HTTP_2)
+            .header("x-large", "a".repeat(rest))
+    }
+
+    #[test]
+    fn a_head_within_the_limit_passes() {
+        let check = |size| check(&request(size).body(()).unwrap(), Protocol::Http);
+        assert_eq!(check(limits::HEAD), Ok(()));
+        let error = check(limits::HEAD + 1).unwrap_err().to_string();
+        assert!(
+            error.contains("has 16385 bytes; the limit is 16384"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn http_1_has_one_host_and_one_transfer_coding() {
+        let check = |headers: &[(&str, &str)]| {
+            let request = Request::get("/");
+            let request = headers.iter().fold(request, |request, (name, value)| {
+                request.header(*name, *value)
+            });
+            check(&request.body(()).unwrap(), Protocol::Http)
+        };
+        let host = ("host", "localhost:1");
+        for valid in [&[host][..], &[("host", "")], &[("host", "[::1]:80")]] {
+            assert_eq!(check(valid), Ok(()), "{valid:?}");
+        }
+        for invalid in ["a b", "a/b", "u@h", "a\"b"] {
+            assert_eq!(check(&[("host", invalid)]), Err(Refusal::Host), "{invalid}");
+        }
+        assert_eq!(check(&[]), Err(Refusal::Host));
+        assert_eq!(check(&[host, host]), Err(Refusal::Host));
+        assert_eq!(check(&[host, ("transfer-encoding", "Chunked")]), Ok(()));
+        let refused = check(&[host, ("transfer-encoding", "gzip, chunked")]);
+        assert_eq!(refused, Err(Refusal::TransferCoding));
+    }
+
+    #[test]
+    fn a_grpc_port_takes_calls_and_nothing_else() {
+        let check = |method: &str, media_type: &str| {
+            let request = Request::builder()
+                .method(method)
+                .version(Version::HTTP_2)
+                .header("content-type", media_type);
+            check(&request.body(()).unwrap(), Protocol::Grpc)
+        };
+        for media_type in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;a=b",
+        ] {
+            assert_eq!(check("POST", media_type), Ok(()));
+            assert_eq!(check("GET", media_type), Err(Refusal::NotPost));
+        }
+        for media_type in [
+            "application/grpc+json",
+            "application/grpc-web",
+            "text/plain",
+            "",
+        ] {
+            assert_eq!(
+                check("POST", media_type),
+                Err(Refusal::NotGrpc),
+                "{media_type}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn one_over_the_limit_is_told_as_its_client_understands_it() {
+        let router = Router::new().route("/", get(|| async { "well" }));
+        let http = request(limits::HEAD + 1).body(Body::empty()).unwrap();
+        let http = server::stack(Listener::http(0), router.clone(), DEADLINE)
+            .oneshot(http)
+            .await
+            .unwrap();
+        assert_eq!(http.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        assert!(http.headers().contains_key("x-request-id"));
+        assert_eq!(http.headers()["content-type"], "application/problem+json");
+
+        let grpc = request(limits::HEAD + 1)
+            .method(Method::POST)
+            .header("content-type", "application/grpc")
+            .header("request_id", "the-request");
+        let grpc = grpc.body(Body::empty()).unwrap();
+        let grpc = server::stack(Listener::grpc(0), router, DEADLINE)
+            .oneshot(grpc)
+            .await
+            .unwrap();
+        assert_eq!(grpc.headers()["grpc-status"], "8");
+        assert_eq!(grpc.headers()["request_id"], "the-request");
+        assert!(http_body::Body::is_end_stream(grpc.body()), "trailers-only");
+    }
+}

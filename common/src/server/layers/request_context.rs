@@ -1,0 +1,189 @@
+//! The [`Context`] of a request, from its headers.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, Request};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::{
+    Context, Deadline, RequestId,
+    deadline::{InvalidTimeout, parse_timeout},
+    limited::Limited,
+    limits,
+    methods::Deadlines,
+    protocol::Protocol,
+    request_id::InvalidRequestId,
+    timings::Timings,
+};
+
+/// What is wrong with the headers. The request is served all the same.
+#[derive(Debug)]
+pub(super) struct Faults {
+    request_id: Option<InvalidRequestId>,
+    is_ambiguous: bool,
+    timeout: Option<InvalidTimeout>,
+}
+
+impl Faults {
+    /// Warns of the faults, if there are any. Call this in the context of the request.
+    pub(super) fn warn(&self) {
+        let has_faults = self.request_id.is_some() || self.is_ambiguous || self.timeout.is_some();
+        if has_faults && let Some(untold) = WARNINGS.with(Limited::tell) {
+            warn_of(self, untold);
+        }
+    }
+}
+
+/// The context of a request to a port for this protocol: the id and the deadline of the client, or
+/// a fresh id and the deadline of the method.
+pub(super) fn context_of<B>(
+    request: &Request<B>,
+    port: Protocol,
+    deadlines: &Deadlines,
+) -> (Context, Faults) {
+    let protocol = Protocol::of(request, port);
+    let (request_id, is_ambiguous) = request_id_of(request.headers(), protocol);
+    let (request_id, bad_id) = value_and_fault(request_id);
+    let (timeout, bad_timeout) = value_and_fault(timeout_of(request.headers(), protocol));
+    let longest = deadlines.of(request.uri().path());
+    let arrived = Instant::now(); // the only reading of the clock
+    let timeout = timeout.map_or(longest, |timeout| timeout.min(longest));
+    let context = Context {
+        request_id: request_id.unwrap_or_else(RequestId::fresh),
+        deadline: Deadline::after_from(arrived, timeout),
+        arrived,
+        protocol,
+        // For `Server-Timing`, which gRPC does not have.
+        timings: (protocol == Protocol::Http).then(|| Timings::since(arrived.into_std())),
+    };
+    let faults = Faults {
+        request_id: bad_id,
+        is_ambiguous,
+        timeout: bad_timeout,
+    };
+    (context, faults)
+}
+
+fn value_and_fault<T, E>(result: Result<Option<T>, E>) -> (Option<T>, Option<E>) {
+    match result {
+        Ok(value) => (value, None),
+        Err(fault) => (None, Some(fault)),
+    }
+}
+
+thread_local! {
+    static WARNINGS: Limited = Limited::per_second(limits::HEADER_WARNINGS);
+}
+
+/// Warns of the faults; `untold` requests before this one had some, too, and no warning.
+fn warn_of(faults: &Faults, untold: u64) {
+    if let Some(reason) = faults.request_id {
+        warn!(
+            action = "request_id",
+            status = "replaced",
+            %reason,
+            untold,
+            "the request's id is not usable; it has this fresh one instead"
+        );
+    }
+    if faults.is_ambiguous {
+        warn!(
+            action = "request_id",
+            status = "ambiguous",
+            untold,
+            "the request has another id in x-request-id; it goes by its request_id"
+        );
+    }
+    if let Some(reason) = faults.timeout {
+        warn!(
+            action = "grpc_timeout",
+            status = "ignored",
+            %reason,
+            untold,
+            "the request's grpc-timeout is not usable"
+        );
+    }
+}
+
+/// The id that a request has, if it has one, and whether another one stands beside it.
+fn request_id_of(
+    headers: &HeaderMap,
+    protocol: Protocol,
+) -> (Result<Option<RequestId>, InvalidRequestId>, bool) {
+    if protocol == Protocol::Grpc {
+        let own = id_under(RequestId::GRPC_METADATA, headers);
+        // Proxies drop names with an underscore.
+        if let Ok(Some(_)) | Err(_) = own {
+            let other = headers.get(RequestId::HTTP_HEADER);
+            let differs = |id: &RequestId| other.is_some_and(|other| other != id.as_str());
+            let is_ambiguous = matches!(&own, Ok(Some(id)) if differs(id));
+            return (own, is_ambiguous);
+        }
+    }
+    (id_under(RequestId::HTTP_HEADER, headers), false)
+}
+
+fn id_under(name: HeaderName, headers: &HeaderMap) -> Result<Option<RequestId>, InvalidRequestId> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => RequestId::try_from(value).map(Some),
+        (Some(_), Some(_)) => Err(InvalidRequestId::Repeated),
+        (None, _) => Ok(None),
+    }
+}
+
+/// The time that the client of a gRPC call allows, if it says so.
+fn timeout_of(headers: &HeaderMap, protocol: Protocol) -> Result<Option<Duration>, InvalidTimeout> {
+    let timeout = headers.get(Deadline::GRPC_TIMEOUT);
+    let timeout = timeout.filter(|_| protocol == Protocol::Grpc);
+    timeout.map(parse_timeout).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .fold(HeaderMap::new(), |mut headers, (name, value)| {
+                headers.append::<http::HeaderName>(name, value);
+                headers
+            })
+    }
+
+    fn id(
+        protocol: Protocol,
+        pairs: &[(&'static str, &'static str)],
+    ) -> Result<Option<String>, InvalidRequestId> {
+        let (id, _) = request_id_of(&headers(pairs), protocol);
+        id.map(|id| id.map(|id| id.to_string()))
+    }
+
+    #[test]
+    fn grpc_metadata_wins_over_the_http_header() {
+        let both = [("x-request-id", "http"), ("request_id", "grpc")];
+        assert_eq!(id(Protocol::Grpc, &both), Ok(Some("grpc".into())));
+        assert_eq!(id(Protocol::Http, &both), Ok(Some("http".into())));
+        assert_eq!(id(Protocol::Grpc, &both[..1]), Ok(Some("http".into())));
+        assert_eq!(id(Protocol::Http, &both[1..]), Ok(None));
+    }
+
+    #[test]
+    fn ids_that_differ_are_noticed() {
+        let both = [("x-request-id", "one"), ("request_id", "two")];
+        let is_ambiguous = |pairs| request_id_of(&headers(pairs), Protocol::Grpc).1;
+        assert!(is_ambiguous(&both));
+        assert!(!is_ambiguous(&both[..1]));
+        let same = [("x-request-id", "one"), ("request_id", "one")];
+        assert!(!is_ambiguous(&same));
+    }
+
+    #[test]
+    fn an_id_that_was_sent_twice_is_none() {
+        let twice = [("x-request-id", "one"), ("x-request-id", "one")];
+        assert_eq!(id(Protocol::Http, &twice), Err(InvalidRequestId::Repeated));
+    }
+}

@@ -1,0 +1,518 @@
+//! Refuses what is more than the service can carry, so that the rest is served in time.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use axum::BoxError;
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use tonic::Code;
+use tower::{Layer, Service};
+
+use super::head;
+use crate::{
+    body::DroppableBody,
+    context, limits,
+    methods::Deadlines,
+    protocol::Protocol,
+    server::capacity::{
+        Capacity, Overloaded,
+        in_flight::InFlight,
+        kind::Kind,
+        long_lived::{self, Draining},
+        open::Open,
+    },
+};
+
+/// A request in flight.
+struct Served {
+    in_flight: InFlight,
+    capacity: Arc<Capacity>,
+    long_lived: Option<long_lived::Call>,
+}
+
+/// Why a request has to end before its deadline.
+enum MustEnd {
+    GivesWay,
+    Draining,
+}
+
+impl MustEnd {
+    fn into_error(self) -> BoxError {
+        match self {
+            Self::GivesWay => GIVES_WAY.into(),
+            Self::Draining => Draining.into(),
+        }
+    }
+
+    /// The end of a response that has begun.
+    fn break_off(self) -> Result<Frame<Bytes>, BoxError> {
+        let protocol = context::protocol().unwrap_or(Protocol::Http);
+        match self {
+            Self::GivesWay => protocol.break_off(Code::ResourceExhausted, GIVES_WAY),
+            Self::Draining => protocol.break_off(Code::Unavailable, Draining),
+        }
+    }
+}
+
+const GIVES_WAY: Overloaded = Overloaded { is_logged: false };
+
+impl Served {
+    /// Whether the request has to end. The task of the request is woken when it has to.
+    fn must_end(&mut self, cx: &mut Context<'_>) -> Option<MustEnd> {
+        if self.in_flight.request.gives_way() {
+            return Some(MustEnd::GivesWay);
+        }
+        let end = self.long_lived.as_mut().map(|call| call.poll_end(cx));
+        end.is_some_and(|end| end.is_ready())
+            .then_some(MustEnd::Draining)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let in_flight = &self.capacity.counters.in_flight;
+        in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Refuses requests with a bad head and requests without a place, and ends requests that give way.
+/// A request is in flight until the last of its response has left.
+#[derive(Debug, Clone)]
+pub(crate) struct ShedLayer(Arc<Admission>);
+
+#[derive(Debug)]
+struct Admission {
+    capacity: Arc<Capacity>,
+    open: Arc<Open>,
+    port: Protocol,
+    deadlines: Deadlines,
+}
+
+impl ShedLayer {
+    /// For the requests of a connection to a port for this protocol, whose methods have these
+    /// deadlines.
+    pub(crate) fn new(
+        capacity: Arc<Capacity>,
+        open: Arc<Open>,
+        port: Protocol,
+        deadlines: Deadlines,
+    ) -> Self {
+        Self(Arc::new(Admission {
+            capacity,
+            open,
+            port,
+            deadlines,
+        }))
+    }
+}
+
+impl Admission {
+    fn admit<B>(&self, request: &Request<B>) -> Result<Served, BoxError> {
+        head::check(request, self.port)?;
+        let path = request.uri().path();
+        let is_long_lived = self.deadlines.is_long_lived(path);
+        let kind = Kind::of(path, is_long_lived);
+        let capacity = &self.capacity;
+        let in_flight = capacity.share.take(&self.open, kind);
+        let in_flight = in_flight.map_err(|no_place| capacity.refuse(kind, no_place))?;
+        capacity.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        Ok(Served {
+            in_flight,
+            capacity: capacity.clone(),
+            long_lived: is_long_lived.then(|| capacity.long_lived.begin()),
+        })
+    }
+}
+
+impl<S> Layer<S> for ShedLayer {
+    type Service = ShedService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ShedService {
+            inner,
+            admission: self.0.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ShedService<S> {
+    inner: S,
+    admission: Arc<Admission>,
+}
+
+impl<S, B, R> Service<Request<B>> for ShedService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body,
+{
+    type Response = Response<ShedBody<R>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match self.admission.admit(&request) {
+            Ok(served) => ResponseFuture::Admitted {
+                is_http2: request.version() == Version::HTTP_2,
+                inner: self.inner.call(request),
+                served: Some(served),
+            },
+            Err(error) => ResponseFuture::Refused { error: Some(error) },
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`ShedService`].
+    #[project = Projection]
+    pub(crate) enum ResponseFuture<F> {
+        Admitted {
+            #[pin]
+            inner: F,
+            served: Option<Served>,
+            is_http2: bool,
+        },
+        Refused {
+            error: Option<BoxError>,
+        },
+    }
+}
+
+const NOT_DONE: &str = "not polled after it is done";
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<ShedBody<R>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projection::Admitted {
+                inner,
+                served,
+                is_http2,
+            } => {
+                if let Some(why) = served.as_mut().expect(NOT_DONE).must_end(cx) {
+                    return Poll::Ready(Err(why.into_error()));
+                }
+                let response = ready!(inner.poll(cx)).map_err(Into::into)?;
+                let served = served.take().expect(NOT_DONE);
+                served.in_flight.request.note_offered();
+                Poll::Ready(Ok(response.map(|body| ShedBody {
+                    ends_alone: *is_http2 && !body.is_end_stream(),
+                    body: DroppableBody::new(body),
+                    served: Some(served),
+                    rest: Bytes::new(),
+                })))
+            }
+            Projection::Refused { error } => Poll::Ready(Err(error.take().expect(NOT_DONE))),
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body whose request is in flight until the client has taken nearly all of it.
+    pub(crate) struct ShedBody<B> {
+        #[pin]
+        body: DroppableBody<B>,
+        served: Option<Served>,
+        // The rest of a frame that was too long.
+        rest: Bytes,
+        // Over HTTP/2 the end comes alone: hyper asks for it when the client has taken the rest.
+        ends_alone: bool,
+    }
+}
+
+impl<B> Body for ShedBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let must_end = this.served.as_mut().and_then(|served| served.must_end(cx));
+        if let Some(why) = must_end {
+            *this.served = None;
+            *this.rest = Bytes::new();
+            this.body.drop_body();
+            return Poll::Ready(Some(why.break_off()));
+        }
+        if !this.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(next_of(this.rest)))));
+        }
+        let frame = this.body.as_mut().poll_frame(cx);
+        if let Some(served) = this.served {
+            match frame {
+                Poll::Ready(_) => served.in_flight.request.note_offered(),
+                Poll::Pending => served.in_flight.request.note_waited_for(),
+            }
+        }
+        let Some(frame) = ready!(frame).transpose().map_err(Into::into)? else {
+            *this.ends_alone = false;
+            return Poll::Ready(None);
+        };
+        let frame = frame.map_data(|data| {
+            *this.rest = data;
+            next_of(this.rest)
+        });
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.ends_alone && self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+/// Takes the next frame of what is left.
+fn next_of(rest: &mut Bytes) -> Bytes {
+    rest.split_to(rest.len().min(limits::FRAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
+
+    use futures_util::{FutureExt, stream};
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use tokio::time::{Instant, timeout};
+    use tonic::Status;
+    use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
+
+    use super::*;
+    use crate::server::capacity::{
+        connections::{Connection, Connections},
+        places::Places,
+    };
+    use crate::{
+        Context as RequestContext, Deadline, RequestId,
+        methods::{Method, Methods},
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    type Silence = StreamBody<stream::Pending<Result<Frame<Bytes>, Infallible>>>;
+
+    /// As many requests as this may be in flight.
+    fn capacity(max_in_flight: usize) -> (Arc<Capacity>, Arc<Connections>) {
+        let connections = Arc::new(Connections::new(16));
+        let places = Arc::new(Places::new(max_in_flight, connections.clone()));
+        (Arc::new(Capacity::new(places, 1, PATIENCE)), connections)
+    }
+
+    async fn connect(connections: &Arc<Connections>) -> Connection {
+        connections.admit(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// A service whose bodies never end. `/Watch` is long-lived; `/Wait` is, too, and has no
+    /// response.
+    fn service(
+        capacity: &Arc<Capacity>,
+        connection: &Connection,
+    ) -> BoxCloneSyncService<Request<()>, Response<ShedBody<Silence>>, BoxError> {
+        let long = Method {
+            deadline: Some(Duration::MAX),
+            ..Method::default()
+        };
+        let methods = ["/Watch", "/Wait"].map(|path| (path.to_owned(), long));
+        let deadlines = Deadlines::new(Duration::from_secs(10), &Methods::from(methods));
+        let service = service_fn(async |request: Request<()>| {
+            if request.uri().path() == "/Wait" {
+                std::future::pending::<()>().await;
+            }
+            let silence = StreamBody::new(stream::pending());
+            Ok::<_, Infallible>(Response::new(silence))
+        });
+        let open = connection.open.clone();
+        let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http, deadlines);
+        BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service(service))
+    }
+
+    async fn ask(
+        capacity: &Arc<Capacity>,
+        connection: &Connection,
+        path: &str,
+    ) -> Result<Response<ShedBody<Silence>>, BoxError> {
+        let request = Request::get(path).version(Version::HTTP_2);
+        let request = request.body(()).unwrap();
+        service(capacity, connection).oneshot(request).await
+    }
+
+    /// Whether a refusal is told.
+    async fn told(capacity: &Arc<Capacity>, connection: &Connection, path: &str) -> bool {
+        let error = ask(capacity, connection, path).await.map(drop).unwrap_err();
+        error.downcast::<Overloaded>().unwrap().is_logged
+    }
+
+    /// Whether a response is still served: its client waits, and nothing ends it.
+    fn is_served(response: &mut Response<ShedBody<Silence>>) -> bool {
+        response.body_mut().frame().now_or_never().is_none()
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_requests_are_refused_and_one_of_them_is_logged() {
+        let (capacity, connections) = capacity(2);
+        let peer = connect(&connections).await;
+        let in_flight = [
+            ask(&capacity, &peer, "/").await,
+            ask(&capacity, &peer, "/").await,
+        ];
+        assert!(told(&capacity, &peer, "/").await);
+        assert!(!told(&capacity, &peer, "/").await);
+        let probe = ask(&capacity, &peer, "/readyz").await;
+        assert!(probe.is_ok(), "probes have a limit of their own");
+        drop(in_flight);
+        assert!(ask(&capacity, &peer, "/").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_part_of_them_may_be_long_lived_and_the_rest_is_for_others() {
+        let (capacity, connections) = capacity(8);
+        let peer = connect(&connections).await;
+        let long_lived = [
+            ask(&capacity, &peer, "/Watch").await,
+            ask(&capacity, &peer, "/Watch").await,
+        ];
+        assert!(told(&capacity, &peer, "/Watch").await);
+        assert!(!told(&capacity, &peer, "/Watch").await);
+        assert!(ask(&capacity, &peer, "/").await.is_ok());
+        drop(long_lived);
+        assert!(ask(&capacity, &peer, "/Watch").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_holds_the_most_gives_way_to_who_holds_little() {
+        let (capacity, connections) = capacity(4);
+        let [greedy, modest] = [connect(&connections).await, connect(&connections).await];
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(ask(&capacity, &greedy, "/").await.unwrap());
+        }
+        assert!(
+            held.iter_mut().all(is_served),
+            "one alone may have them all"
+        );
+        let mut first = ask(&capacity, &modest, "/").await.unwrap();
+        assert_eq!(
+            held.iter_mut()
+                .filter_map(|one| is_served(one).then_some(()))
+                .count(),
+            3
+        );
+        // Now 3 of 4: one more would be about as many.
+        assert!(ask(&capacity, &modest, "/").await.is_err());
+        assert!(is_served(&mut first));
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_gives_way_first() {
+        let (capacity, connections) = capacity(3);
+        let mut held = Vec::new();
+        let mut peers = Vec::new();
+        for _ in 0..3 {
+            let peer = connect(&connections).await;
+            held.push(ask(&capacity, &peer, "/").await.unwrap());
+            peers.push(peer);
+        }
+        // Two of them wait for us; the third has not looked at its response.
+        assert!(is_served(&mut held[0]) && is_served(&mut held[1]));
+        let newcomer = connect(&connections).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let early = ask(&capacity, &newcomer, "/").await;
+        assert!(early.is_err(), "it may still take it");
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        assert!(ask(&capacity, &newcomer, "/").await.is_ok());
+        let served = held.iter_mut().map(is_served).collect::<Vec<_>>();
+        assert_eq!(served, [true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_in_flight_until_its_client_has_taken_all_of_a_long_body() {
+        const LENGTH: usize = 2 * limits::FRAME + 1;
+        let (capacity, connections) = capacity(1);
+        let peer = connect(&connections).await;
+        for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
+            let open = peer.open.clone();
+            let deadlines = Deadlines::all(PATIENCE);
+            let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http, deadlines);
+            let service = service_fn(async |_: Request<()>| {
+                let body = Full::new(Bytes::from(vec![0; LENGTH]));
+                Ok::<_, Infallible>(Response::new(body))
+            });
+            let service = ServiceBuilder::new().layer(layer).service(service);
+            let request = Request::get("/").version(version).header("host", "a");
+            let response = service.oneshot(request.body(()).unwrap()).await.unwrap();
+            let mut body = response.into_body();
+            for (frame, left) in [
+                (limits::FRAME, limits::FRAME + 1),
+                (limits::FRAME, 1),
+                (1, 0),
+            ] {
+                assert!(!body.is_end_stream());
+                let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+                let hint = body.size_hint().exact();
+                assert_eq!((data.len(), hint), (frame, Some(left as u64)));
+            }
+            assert_eq!(body.is_end_stream(), !ends_alone);
+            assert_eq!(peer.open.in_flight(), 1);
+            assert!(body.frame().await.is_none());
+            assert!(body.is_end_stream());
+            drop(body);
+            assert_eq!(peer.open.in_flight(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_long_lived_end_soon_after_the_drain_began() {
+        let (capacity, connections) = capacity(8);
+        let peer = connect(&connections).await;
+        let begin = Instant::now();
+        let other = ask(&capacity, &peer, "/").await.unwrap();
+        let watch = ask(&capacity, &peer, "/Watch").await.unwrap();
+        let waiting = {
+            let capacity = capacity.clone();
+            tokio::spawn(async move { ask(&capacity, &peer, "/Wait").await.map(drop) })
+        };
+        tokio::task::yield_now().await;
+        capacity.long_lived.drain();
+
+        let mut context = RequestContext::new(RequestId::fresh(), Deadline::after(PATIENCE));
+        context.protocol = Protocol::Grpc;
+        let end = context.scope(watch.into_body().collect()).await.unwrap();
+        assert_eq!(end.trailers().unwrap()[Status::GRPC_STATUS], "14");
+        assert!(waiting.await.unwrap().unwrap_err().is::<Draining>());
+        assert_eq!(begin.elapsed(), Duration::from_secs(1));
+        let other = timeout(PATIENCE, other.into_body().collect()).await;
+        assert!(other.is_err(), "others go on until their deadline");
+    }
+}

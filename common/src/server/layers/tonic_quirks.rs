@@ -1,0 +1,155 @@
+//! Where tonic differs from other implementations of gRPC.
+//!
+//! - A message over the limit of its service (tonic's 4 MiB, or its `max_decoding_message_size`) is
+//!   `OUT_OF_RANGE`, which means something else. Here it is `RESOURCE_EXHAUSTED`.
+//! - A request that its client resets ends with `CANCELLED`, which tonic takes for the end of the
+//!   request stream: a handler would go on with half a request. Here it ends with an error that a
+//!   handler sees, and the status of the response is `CANCELLED`.
+
+use std::error::Error;
+
+use axum::BoxError;
+use h2::Reason;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::Body;
+use http_body_util::{BodyExt, combinators::MapErr};
+use tonic::{Code, Status};
+
+/// The error of a request body whose client reset the stream.
+#[derive(Debug, thiserror::Error)]
+#[error("the client broke off the request")]
+struct BrokenOff;
+
+/// A request whose body ends with [`BrokenOff`] where the client resets the stream.
+pub(crate) fn with_visible_reset<B>(request: Request<B>) -> Request<Visible<B>>
+where
+    B: Body<Error: Into<BoxError>>,
+{
+    request.map(|body| body.map_err(visible::<B::Error> as fn(B::Error) -> BoxError))
+}
+
+/// The body of a request with a visible reset.
+pub(crate) type Visible<B> = MapErr<B, fn(<B as Body>::Error) -> BoxError>;
+
+fn visible<E: Into<BoxError>>(error: E) -> BoxError {
+    let error = error.into();
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
+    while let Some(error) = cause {
+        let reset = error.downcast_ref::<h2::Error>();
+        if reset.and_then(h2::Error::reason) == Some(Reason::CANCEL) {
+            return BrokenOff.into();
+        }
+        cause = error.source();
+    }
+    error
+}
+
+/// A code, how its message begins, percent-encoded, and the code that it should be.
+const CORRECTIONS: [(&[u8], &[u8], Code); 2] = [
+    (
+        b"11", // OUT_OF_RANGE
+        b"Error,%20decoded%20message%20length%20too%20large",
+        Code::ResourceExhausted,
+    ),
+    (
+        b"2",                                          // UNKNOWN
+        b"the%20client%20broke%20off%20the%20request", // BrokenOff
+        Code::Cancelled,
+    ),
+];
+
+/// Corrects the code in the block of headers that has the status.
+pub(crate) fn correct(status: &mut HeaderMap) {
+    let Some(code) = status.get(Status::GRPC_STATUS) else {
+        return;
+    };
+    let mut corrections = CORRECTIONS.iter().filter(|(wrong, ..)| code == wrong);
+    if let Some((_, text, right)) = corrections.next()
+        && let Some(message) = status.get(Status::GRPC_MESSAGE)
+        && message.as_bytes().starts_with(text)
+    {
+        status.insert(Status::GRPC_STATUS, HeaderValue::from(*right as u16));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::stream;
+    use http::Response;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tonic::service::Routes;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::server::{self, Listener};
+
+    /// How tonic reads the end of a request that ends with this error.
+    async fn code(error: BoxError) -> Code {
+        let frames = stream::iter([Err::<Frame<bytes::Bytes>, _>(error)]);
+        let request = with_visible_reset(Request::new(StreamBody::new(frames)));
+        Status::from_error(request.into_body().collect().await.unwrap_err()).code()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_broken_off_is_not_at_its_end() {
+        let reset = || h2::Error::from(Reason::CANCEL);
+        assert_eq!(Status::from_error(reset().into()).code(), Code::Cancelled);
+        assert_eq!(code(reset().into()).await, Code::Unknown);
+        assert_eq!(code(axum::Error::new(reset()).into()).await, Code::Unknown);
+    }
+
+    #[tokio::test]
+    async fn other_errors_stay_what_they_are() {
+        assert_eq!(
+            code(h2::Error::from(Reason::PROTOCOL_ERROR).into()).await,
+            Code::Internal
+        );
+    }
+
+    /// The response to a message whose prefix says this length, and whose bytes are missing.
+    async fn response(length: u32) -> Response<()> {
+        let (_, health) = tonic_health::server::health_reporter();
+        let router = Routes::new(health).prepare().into_axum_router();
+        let listener = Listener::grpc(0).body_limit(usize::MAX);
+        let stack = server::stack(listener, router, Duration::from_secs(10));
+        let message = [&[0][..], &length.to_be_bytes()].concat();
+        let request = Request::post("/grpc.health.v1.Health/Check")
+            .header("content-type", "application/grpc")
+            .body(axum::body::Body::from(message))
+            .unwrap();
+        let response = stack.oneshot(request).await.unwrap();
+        assert!(response.body().is_end_stream(), "trailers-only");
+        response.map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_message_over_the_limit_is_resource_exhausted() {
+        const LIMIT: u32 = 4 * 1_024 * 1_024;
+        let code = async |length| response(length).await.headers()["grpc-status"].clone();
+        assert_eq!(code(LIMIT + 1).await, "8");
+        assert_eq!(code(LIMIT).await, "13", "it is not all there");
+    }
+
+    /// The code of the status that a handler returns as this.
+    fn corrected_code(status: &Status) -> HeaderValue {
+        let mut headers = HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        correct(&mut headers);
+        headers[Status::GRPC_STATUS].clone()
+    }
+
+    #[test]
+    fn a_request_that_was_broken_off_is_cancelled() {
+        let status = Status::from_error(BrokenOff.into());
+        assert_eq!(corrected_code(&status), "1");
+    }
+
+    #[test]
+    fn what_a_service_itself_says_stays() {
+        assert_eq!(corrected_code(&Status::out_of_range("page 7")), "11");
+        assert_eq!(corrected_code(&Status::unknown("who knows")), "2");
+    }
+}

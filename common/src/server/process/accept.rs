@@ -1,0 +1,152 @@
+//! Accepts connections and hands them out to the workers evenly.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use socket2::SockRef;
+use tokio::{net::TcpListener, sync::mpsc::UnboundedSender, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::worker::Accepted;
+use crate::{
+    limits,
+    server::capacity::connections::{Connection, Connections},
+};
+
+/// Accepts the connections of one listener until the service drains, and then those in the backlog.
+pub(crate) async fn accept(
+    listener: usize,
+    socket: TcpListener,
+    connections: Arc<Connections>,
+    mut hand_out: HandOut,
+    draining: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = draining.cancelled() => break,
+        };
+        let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
+        match accepted.and_then(|(stream, peer)| set_options(stream, peer)) {
+            Ok((stream, peer)) => {
+                let connection = connections.admit(peer.ip()).await;
+                hand_out.give(stream, listener, connection);
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                warn!(action = "accept", status = "failure", %error, "can't accept a connection");
+                sleep(limits::ACCEPT_RETRY).await;
+            }
+        }
+    }
+    // The system resets connections that nobody accepts, with the requests that they carry.
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    while let Ok((stream, peer)) = socket.accept() {
+        let nonblocking = stream.set_nonblocking(true).map(|()| (stream, peer));
+        if let Ok((stream, peer)) = nonblocking.and_then(|(stream, peer)| set_options(stream, peer))
+        {
+            let connection = connections.admit(peer.ip()).await;
+            hand_out.give(stream, listener, connection);
+        }
+    }
+}
+
+fn set_options(
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_notsent_lowat(limits::UNSENT)?;
+    Ok((stream, peer))
+}
+
+/// Whether the fault is that of one connection, and the next one may be fine.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::InvalidInput // the socket is gone before an option could be set
+            | io::ErrorKind::NotConnected
+    )
+}
+
+/// Hands the connections of one listener to the worker that has the fewest of them open, in turns
+/// between equals. (`SO_REUSEPORT` hashes connections: with the few long-lived ones of gRPC, cores
+/// stay idle.)
+pub(crate) struct HandOut {
+    /// The inbox of each worker, and a handle of which each of its open connections has a clone.
+    workers: Vec<(UnboundedSender<Accepted>, Arc<()>)>,
+    next: usize,
+}
+
+impl HandOut {
+    pub(crate) fn new(inboxes: Vec<UnboundedSender<Accepted>>) -> Self {
+        let with_count = |inbox| (inbox, Arc::new(()));
+        Self {
+            workers: inboxes.into_iter().map(with_count).collect(),
+            next: 0,
+        }
+    }
+
+    fn give(&mut self, stream: std::net::TcpStream, listener: usize, connection: Connection) {
+        let count = self.workers.len();
+        let in_turns = (0..count).map(|offset| (self.next + offset) % count);
+        let Some(worker) =
+            in_turns.min_by_key(|worker| Arc::strong_count(&self.workers[*worker].1))
+        else {
+            return;
+        };
+        self.next = worker + 1;
+        let (inbox, open) = &self.workers[worker];
+        // A worker whose inbox is closed has ended, and the process is about to.
+        let _ = inbox.send(Accepted {
+            stream,
+            listener,
+            open: open.clone(),
+            connection,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+    use super::*;
+
+    /// Hands out a connection and tells which worker got it.
+    fn give(
+        hand_out: &mut HandOut,
+        inboxes: &mut [UnboundedReceiver<Accepted>],
+    ) -> (usize, Accepted) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let address = stream.peer_addr().unwrap().ip();
+        let connection = Arc::new(Connections::new(1)).admit(address).now_or_never();
+        hand_out.give(stream, 0, connection.unwrap());
+        let mut received = inboxes
+            .iter_mut()
+            .map(UnboundedReceiver::try_recv)
+            .enumerate();
+        received
+            .find_map(|(worker, accepted)| Some((worker, accepted.ok()?)))
+            .unwrap()
+    }
+
+    #[test]
+    fn connections_go_to_the_worker_with_the_fewest() {
+        let (senders, mut inboxes): (Vec<_>, Vec<_>) =
+            (0..3).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut hand_out = HandOut::new(senders);
+        let mut open: Vec<_> = (0..6).map(|_| give(&mut hand_out, &mut inboxes)).collect();
+        let workers: Vec<_> = open.iter().map(|(worker, _)| *worker).collect();
+        assert_eq!(workers, [0, 1, 2, 0, 1, 2]);
+        open.retain(|(worker, _)| *worker != 1);
+        assert_eq!(give(&mut hand_out, &mut inboxes).0, 1);
+    }
+}

@@ -1,0 +1,168 @@
+//! A count of the HTTP/2 control frames that a client sends.
+//!
+//! A control frame costs a client nine bytes and may cost the server a pass over all streams. h2
+//! limits some kinds and has no hook for the others, so this counts below h2.
+
+use std::time::Instant;
+
+use crate::{limits, server::prefixed::Prefixed};
+
+/// The head of a frame (RFC 9113, 4.1): three bytes of length, the type, flags, the stream.
+const HEAD: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const WINDOW_UPDATE: u8 = 8;
+
+/// The last frame to a client that floods: GOAWAY (type 7) with `ENHANCE_YOUR_CALM` (11). The
+/// stream is the highest there is, as requests in flight may have been processed.
+pub(crate) const GOAWAY_CALM: [u8; 17] = [
+    0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 11,
+];
+
+/// The client has sent too many control frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+/// Counts the frames of one connection.
+#[derive(Debug)]
+pub(crate) struct ControlFrames {
+    frames: Prefixed<HEAD>,
+    budget: Budget,
+}
+
+#[derive(Debug)]
+struct Budget {
+    /// Control frames that may come now. The time since `refilled` adds more.
+    left: u32,
+    refilled: Instant,
+    /// Window updates that the responses explain.
+    updates: u32,
+    /// Resets that the requests explain.
+    resets: u32,
+}
+
+impl ControlFrames {
+    /// For the bytes after the preface.
+    pub(crate) fn new() -> Self {
+        Self {
+            frames: Prefixed::new(),
+            budget: Budget {
+                left: limits::CONTROL_FRAMES_PER_SECOND,
+                refilled: Instant::now(),
+                updates: 0,
+                resets: 0,
+            },
+        }
+    }
+
+    /// Bytes went to the client.
+    pub(crate) fn note_written(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let explained = bytes / limits::BYTES_PER_WINDOW_UPDATE;
+        let updates = self.budget.updates.saturating_add(explained);
+        self.budget.updates = updates.min(limits::MAX_EXPLAINED_FRAMES);
+    }
+
+    /// Counts the frames that begin in these bytes from the client.
+    pub(crate) fn count(&mut self, bytes: &[u8]) -> Result<(), TooMany> {
+        self.frames.read(bytes, |head| {
+            let [a, b, c, kind, ..] = head;
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            self.budget.count(kind, length)?;
+            Ok(length)
+        })
+    }
+}
+
+impl Budget {
+    fn count(&mut self, kind: u8, length: usize) -> Result<(), TooMany> {
+        match kind {
+            HEADERS => {
+                self.left = (self.left + limits::CONTROL_FRAMES_PER_REQUEST)
+                    .min(2 * limits::CONTROL_FRAMES_PER_SECOND);
+                self.resets = (self.resets + 1).min(limits::MAX_EXPLAINED_FRAMES);
+            }
+            DATA if length > 0 => {}
+            RST_STREAM if self.resets > 0 => self.resets -= 1,
+            WINDOW_UPDATE if self.updates > 0 => self.updates -= 1,
+            _ => return self.spend(),
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self) -> Result<(), TooMany> {
+        if self.left == 0 {
+            let millis = self.refilled.elapsed().as_millis();
+            let earned = u32::try_from(millis).unwrap_or(u32::MAX);
+            self.left = earned
+                .saturating_mul(limits::CONTROL_FRAMES_PER_SECOND / 1_000)
+                .min(limits::CONTROL_FRAMES_PER_SECOND);
+            self.refilled = Instant::now();
+        }
+        self.left = self.left.checked_sub(1).ok_or(TooMany)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    const UPDATE: [u8; 13] = [0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 0, 20];
+    const RESET: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+    const REQUEST: [u8; 10] = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x82];
+
+    /// The number of frames of this kind that is too many.
+    fn too_many_at(frame: &[u8], cut: usize) -> Option<usize> {
+        let mut frames = ControlFrames::new();
+        (1..10_000).find(|_| frame.chunks(cut).any(|bytes| frames.count(bytes).is_err()))
+    }
+
+    #[test]
+    fn a_flood_is_told_from_requests_however_it_is_cut() {
+        for cut in [1, 7, 9, 17] {
+            for flood in [&PING[..], &UPDATE, &RESET] {
+                let at = too_many_at(flood, cut).expect("it is a flood");
+                assert!((1_000..1_500).contains(&at), "{at}");
+            }
+            assert_eq!(too_many_at(&REQUEST, cut), None);
+            let busy = [&REQUEST[..], &PING, &PING].concat();
+            assert_eq!(too_many_at(&busy, cut), None);
+        }
+    }
+
+    #[test]
+    fn a_client_may_update_both_windows_for_the_smallest_message_of_a_response() {
+        let mut frames = ControlFrames::new();
+        for _ in 0..10_000 {
+            // DATA with an empty gRPC message and one with a little in it.
+            frames.note_written(HEAD + 5 + 2);
+            assert!(frames.count(&[UPDATE, UPDATE].concat()).is_ok());
+        }
+        for _ in 0..10_000 {
+            frames.note_written(16_384);
+            assert!(frames.count(&UPDATE).is_ok());
+        }
+        assert!(
+            (0..10_000).any(|_| frames.count(&PING).is_err()),
+            "they explain no others"
+        );
+    }
+
+    #[test]
+    fn a_client_may_give_up_all_of_its_requests_at_once() {
+        let mut frames = ControlFrames::new();
+        assert!(frames.count(&REQUEST.repeat(16_384)).is_ok());
+        assert!(frames.count(&RESET.repeat(16_384)).is_ok());
+    }
+
+    #[test]
+    fn a_client_that_was_busy_once_has_no_more_in_hand_than_twice_the_rate() {
+        let mut frames = ControlFrames::new();
+        assert!(frames.count(&REQUEST.repeat(100_000)).is_ok());
+        assert!((0..2_500).any(|_| frames.count(&PING).is_err()));
+    }
+}

@@ -1,0 +1,121 @@
+//! [`Drive`]: polls a connection and ends it as its [`Lifetime`] says.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    evictable::Evictable,
+    lifetime::{Lifetime, Limits, Verdict},
+};
+use crate::server::capacity::{
+    in_flight::{self, InFlight},
+    kind::Kind,
+    open::Open,
+    places::NoPlace,
+    share::Share,
+};
+
+pin_project_lite::pin_project! {
+    /// Serves a connection to its end.
+    pub(crate) struct Drive<C> {
+        #[pin]
+        connection: Evictable<C>,
+        open: Arc<Open>,
+        share: Arc<Share>,
+        lifetime: Lifetime,
+        // The place of a response whose last part is still in a buffer.
+        rest: Option<InFlight>,
+        // Rings when the lifetime has to be looked at next, if that is known.
+        timer: Pin<Box<Sleep>>,
+        is_timer_set: bool,
+        // The waker that is registered with `open`.
+        waker: Option<Waker>,
+    }
+}
+
+impl<C> Drive<C> {
+    /// Serves the connection. A response that its client does not take has a place of this share.
+    pub(crate) fn new(connection: C, open: Arc<Open>, share: Arc<Share>, limits: Limits) -> Self {
+        Self {
+            connection: Evictable::new(connection, None),
+            lifetime: Lifetime::new(limits),
+            rest: None,
+            timer: Box::pin(sleep_until(Instant::now() + limits.idle_timeout)),
+            is_timer_set: false,
+            waker: None,
+            share,
+            open,
+        }
+    }
+
+    /// A response is in flight until all of it has left: the last part may be in hyper's buffer when
+    /// the body is over.
+    fn hold_place_of_rest(self: Pin<&mut Self>, cx: &Context<'_>) -> Result<(), NoPlace> {
+        let this = self.project();
+        if !this.open.is_writing() {
+            *this.rest = None;
+        } else if this.open.in_flight() == 0 {
+            let rest = this.share.take(this.open, Kind::Ordinary)?;
+            rest.request.note_offered();
+            *this.rest = Some(rest);
+            this.connection.carry(in_flight::take_begun(), cx);
+        }
+        Ok(())
+    }
+}
+
+impl<C> Future for Drive<C>
+where
+    C: GracefulConnection,
+{
+    type Output = Result<(), C::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.as_mut().project();
+        let is_known = |waker: &Waker| waker.will_wake(cx.waker());
+        if !this.waker.as_ref().is_some_and(is_known) {
+            this.open.wake_to_close(cx.waker());
+            *this.waker = Some(cx.waker().clone());
+        }
+        loop {
+            if let Poll::Ready(end) = self.as_mut().project().connection.poll(cx) {
+                return Poll::Ready(end.unwrap_or(Ok(())));
+            }
+            if self.as_mut().hold_place_of_rest(cx).is_err() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut this = self.as_mut().project();
+            // The timer is never too late: deadlines only move on.
+            let has_timer = *this.is_timer_set && !this.timer.is_elapsed();
+            if this.lifetime.goes_on(this.open) && has_timer {
+                return Poll::Pending;
+            }
+            match this.lifetime.verdict(this.open) {
+                Verdict::Drop => return Poll::Ready(Ok(())),
+                Verdict::End => {
+                    if let Some(connection) = this.connection.as_mut().inner() {
+                        connection.graceful_shutdown();
+                    }
+                }
+                Verdict::Wait(None) => return Poll::Pending,
+                Verdict::Wait(Some(until)) => {
+                    // The timer may ring too early, and is set again then.
+                    if this.timer.deadline() > until || this.timer.is_elapsed() {
+                        this.timer.as_mut().reset(until);
+                    }
+                    *this.is_timer_set = true;
+                    if this.timer.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}

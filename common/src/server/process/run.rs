@@ -1,0 +1,238 @@
+//! The process, from its start to the end of its drain.
+
+use std::{
+    io,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use axum::{Router, body::Body};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    runtime,
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tower::util::MapRequestLayer;
+use tracing::{info, warn};
+
+use super::{
+    accept::{HandOut, accept},
+    lifetime::Limits,
+    listener::Listener,
+    signals,
+    worker::{self, Accepted, Settings},
+};
+use crate::{
+    Config, limits, logging,
+    protocol::Protocol,
+    server::{
+        capacity::{connections::Connections, open::Close, places::Places},
+        faces::{face::Face, health, readiness::Readiness, route, worker::Worker},
+    },
+};
+
+/// Why a service could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("cannot listen on {address}: {source}; choose another host or port")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error(
+        "cannot start: the clock of this machine is before 1970, and each response has a date; set it"
+    )]
+    Clock,
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    #[error("a worker ended before it was told to")]
+    Worker,
+}
+
+/// Runs a service until SIGTERM, SIGINT or SIGHUP, then drains it.
+///
+/// Each worker calls `faces` once for its routers, one for each of the `listeners` and in their
+/// order. It may open channels and spawn tasks there: a runtime is running.
+///
+/// The exit code is 0 after a drain, and 1, with a line on stderr, where the service can't
+/// start. A second signal ends the process at once.
+pub fn run<const N: usize>(
+    service: &'static str,
+    config: &Config,
+    listeners: [Listener; N],
+    faces: impl Fn(&Worker) -> [Router; N] + Send + Sync + 'static,
+) -> ExitCode {
+    logging::init(service, config.log.clone());
+    raise_file_limit();
+    let ended = start_and_drain(config, listeners, &Arc::new(faces));
+    logging::stdout::finish();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{service}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A connection is an open file. The usual limit of 1,024 is for programs that use `select`; others
+/// may raise it as far as the system allows.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(action = "start", status = "failure", %error, "the limit of open files stays");
+    }
+}
+
+fn start_and_drain<const N: usize, F>(
+    config: &Config,
+    listeners: [Listener; N],
+    faces: &Arc<F>,
+) -> Result<(), StartError>
+where
+    F: Fn(&Worker) -> [Router; N] + Send + Sync + 'static,
+{
+    if SystemTime::now() < SystemTime::UNIX_EPOCH {
+        return Err(StartError::Clock);
+    }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut signal = signals::watch()?;
+        let mut sockets = Vec::with_capacity(N);
+        for listener in listeners {
+            let address = listener.address(config.host);
+            let socket = listener.bind(config.host);
+            sockets.push(socket.map_err(|source| StartError::Listen { address, source })?);
+        }
+
+        let connections = Arc::new(Connections::new(config.max_connections.get()));
+        let settings = Settings {
+            workers: config.workers.get(),
+            deadline: config.deadline,
+            drain_timeout: config.drain_timeout,
+            lifetime: Limits {
+                idle_timeout: config.idle_timeout,
+                max_age: config.max_connection_age,
+            },
+            places: Arc::new(Places::new(config.max_in_flight.get(), connections.clone())),
+            readiness: Readiness::new(config.workers.get()),
+        };
+        let (ended, mut workers) = mpsc::unbounded_channel();
+        let inboxes = (0..config.workers.get())
+            .map(|number| {
+                let faces = faces.clone();
+                let deadline = config.deadline;
+                let build = move |worker: Worker| {
+                    let routers = faces(&worker);
+                    add_health_routes(routers, listeners, worker, deadline)
+                };
+                spawn_worker(number, settings.clone(), build, ended.clone())
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+
+        // When accepting ends, the inboxes of the workers close.
+        let mut accepting = JoinSet::new();
+        let draining = CancellationToken::new();
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let hand_out = HandOut::new(inboxes.clone());
+            accepting.spawn(accept(
+                index,
+                socket,
+                connections.clone(),
+                hand_out,
+                draining.clone(),
+            ));
+        }
+        drop(inboxes);
+
+        tokio::select! {
+            _ = &mut signal => {}
+            _ = workers.recv() => return Err(StartError::Worker),
+        }
+        info!(action = "drain", status = "success", "draining");
+        settings.readiness.drain();
+        sleep(config.drain_delay).await;
+        draining.cancel();
+        // At their limit, connections that wait to be accepted are not waited for.
+        let _ = timeout(limits::LAST_ACCEPTED, accepting.join_all()).await;
+        connections.for_each(|open| open.close(Close::Drain));
+        wait_for_end(&mut workers, config).await;
+        Ok(())
+    })
+}
+
+/// The faces of these routers, with the routes of all services.
+fn add_health_routes<const N: usize>(
+    routers: [Router; N],
+    listeners: [Listener; N],
+    worker: Worker,
+    deadline: Duration,
+) -> [Face; N] {
+    let readiness = worker.readiness().clone();
+    let methods = worker.into_methods();
+    let mut listeners = listeners.into_iter();
+    routers.map(|router| {
+        let listener = listeners.next().expect("there is one for each router");
+        let router = match listener.protocol() {
+            Protocol::Grpc => router,
+            Protocol::Http => router
+                .merge(health::routes(readiness.clone()))
+                .route_layer(MapRequestLayer::new(route::note::<Body>))
+                .with_state(()),
+        };
+        listener.face(router, deadline, &methods)
+    })
+}
+
+/// Starts a worker that serves the connections sent to it.
+fn spawn_worker<const N: usize>(
+    number: usize,
+    settings: Settings,
+    build: impl FnOnce(Worker) -> [Face; N] + Send + 'static,
+    ended: UnboundedSender<()>,
+) -> io::Result<UnboundedSender<Accepted>> {
+    let (inbox, accepted) = mpsc::unbounded_channel();
+    thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            let run = AssertUnwindSafe(|| worker::run(&settings, build, accepted));
+            // The panic hook has logged a panic; an error has no other place to go.
+            if let Ok(Err(error)) = catch_unwind(run) {
+                warn!(action = "worker", status = "failure", %error, "a worker can't run");
+            }
+            let _ = ended.send(());
+        })?;
+    Ok(inbox)
+}
+
+/// Waits for the workers to end, but not for a stuck one.
+async fn wait_for_end(workers: &mut UnboundedReceiver<()>, config: &Config) {
+    let ended = async {
+        for _ in 0..config.workers.get() {
+            workers.recv().await;
+        }
+    };
+    let bound = config.drain_timeout.saturating_add(limits::STUCK_WORKER);
+    if timeout(bound, ended).await.is_ok() {
+        info!(action = "stop", status = "success", "stopped");
+    } else {
+        warn!(
+            action = "stop",
+            status = "failure",
+            "a worker is stuck; it is left behind"
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! A worker: a thread with a runtime, routers, channels and a log buffer of its own.
+
+use std::{
+    io,
+    net::TcpStream,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    runtime,
+    sync::mpsc::UnboundedReceiver,
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::{drive::Drive, http, lifetime::Limits, socket::Socket, streams::Stack};
+use crate::{
+    limits, logging,
+    server::{
+        capacity::{
+            Capacity,
+            cause::{self, Cause},
+            connections::Connection,
+            open::Open,
+            places::Places,
+        },
+        faces::{face::Face, readiness::Readiness, worker::Worker},
+        stack::inbound,
+    },
+};
+
+/// A connection on its way from the accepting thread to a worker.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    /// The index of the listener, and so of the face.
+    pub(crate) listener: usize,
+    /// Counts the open connections of this worker and listener.
+    pub(crate) open: Arc<()>,
+    pub(crate) connection: Connection,
+}
+
+/// The settings of a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The number of workers.
+    pub(crate) workers: usize,
+    pub(crate) deadline: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) lifetime: Limits,
+    /// The places of the process for requests in flight.
+    pub(crate) places: Arc<Places>,
+    pub(crate) readiness: Readiness,
+}
+
+/// Serves the connections that come over `accepted` until that is closed, lets the requests in
+/// flight finish within the drain timeout, and drops the rest.
+pub(crate) fn run<const N: usize>(
+    settings: &Settings,
+    build: impl FnOnce(Worker) -> [Face; N],
+    accepted: UnboundedReceiver<Accepted>,
+) -> io::Result<()> {
+    logging::buffer_this_thread();
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(logging::flush)
+        .build()?;
+    runtime.block_on(async {
+        let faces = build(Worker::new(settings.readiness.clone()));
+        settings.readiness.fulfil();
+        serve(settings, faces, accepted).await;
+    });
+    // A look-up of a name may still run on a thread of its own; nobody waits for it.
+    cause::with_cause(Cause::Stop, || runtime.shutdown_background());
+    logging::flush();
+    Ok(())
+}
+
+async fn serve<const N: usize>(
+    settings: &Settings,
+    faces: [Face; N],
+    mut accepted: UnboundedReceiver<Accepted>,
+) {
+    let connections = TaskTracker::new();
+    let capacity = Capacity::new(
+        settings.places.clone(),
+        settings.workers,
+        settings.drain_timeout,
+    );
+    let capacity = Arc::new(capacity);
+    let counters = capacity.counters.clone();
+    while let Some(accepted) = accepted.recv().await {
+        let face = faces[accepted.listener].clone();
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        let connection = serve_connection(settings.clone(), face, capacity.clone(), accepted);
+        let counters = counters.clone();
+        connections.spawn(async move {
+            connection.await;
+            counters.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+    capacity.long_lived.drain();
+    connections.close();
+    if timeout(settings.drain_timeout, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            action = "drain",
+            status = "failure",
+            connections = connections.len(),
+            requests = counters.in_flight.load(Ordering::Relaxed),
+            "requests are still in flight after the drain timeout; they are dropped"
+        );
+    }
+}
+
+async fn serve_connection(
+    settings: Settings,
+    face: Face,
+    capacity: Arc<Capacity>,
+    accepted: Accepted,
+) {
+    let Accepted {
+        stream,
+        connection,
+        listener: _,
+        open: _open,
+    } = accepted;
+    let open = connection.open.clone();
+    let stream = match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            warn!(action = "accept", status = "failure", %error, "a connection is lost");
+            return;
+        }
+    };
+    serve_socket(
+        face,
+        capacity,
+        open,
+        stream,
+        settings.deadline,
+        settings.lifetime,
+    )
+    .await;
+}
+
+/// Serves a connection. Its peer may take nothing for as long as the deadline.
+pub(crate) async fn serve_socket<S>(
+    face: Face,
+    capacity: Arc<Capacity>,
+    open: Arc<Open>,
+    socket: S,
+    deadline: Duration,
+    lifetime: Limits,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let builder = http::builder(face.protocol, capacity.share.max_in_flight());
+    let deadlines = face.deadlines.clone();
+    let share = capacity.share.clone();
+    let service = inbound(face, open.clone(), capacity);
+    let socket = Socket::new(socket, open.clone(), limits::HEADER_TIMEOUT, deadline);
+    let served = builder
+        .serve_connection(
+            TokioIo::new(socket),
+            Stack::new(service, deadlines, open.clone()),
+        )
+        .into_owned();
+    if let Err(error) = Drive::new(served, open.clone(), share, lifetime).await {
+        debug!(
+            action = "connection",
+            status = "failure",
+            peer = %open.address,
+            %error,
+            "a connection broke"
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! The inbound stack: every layer that a request passes, top to bottom, HTTP and gRPC alike.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use axum::{BoxError, Router};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Version, header::HOST};
+use http_body::Body;
+use tower::{Service, ServiceBuilder};
+use tower_http::limit::RequestBodyLimitLayer;
+
+use super::{
+    Listener,
+    capacity::{Capacity, connections::Connections, open::Open, places::Places},
+    faces::face::Face,
+    layers::{
+        access::Connection, error_response, guard::GuardLayer, http1, messages::Rules,
+        request::RequestLayer, shed::ShedLayer, tonic_quirks,
+    },
+};
+use crate::{methods::Methods, protocol::Protocol};
+
+/// The inbound stack for the requests of one connection.
+///
+/// The response body has these wrappers, outermost first: the request layer's, the shed layer's
+/// and the guard's.
+pub(super) fn inbound<B>(
+    face: Face,
+    open: Arc<Open>,
+    capacity: Arc<Capacity>,
+) -> impl Service<
+    Request<B>,
+    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
+    Error = BoxError,
+    Future: Send,
+> + Clone
++ Send
++ 'static
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    let Face {
+        router,
+        protocol,
+        deadlines,
+        body_limit,
+    } = face;
+    let messages = Rules {
+        protocol,
+        methods: deadlines.clone(),
+        limit: body_limit,
+    };
+    let router_limit = match protocol {
+        Protocol::Http => body_limit,
+        Protocol::Grpc => usize::MAX, // a stream of messages
+    };
+    let (reading, closing) = (open.clone(), open.clone());
+    ServiceBuilder::new()
+        // Id, deadline, timings, access line. It stands first: all layers below, and their log
+        // lines, have the id, and the line has the status that the client sees.
+        .layer(RequestLayer::new(Connection::new(
+            protocol,
+            deadlines.clone(),
+            &open,
+        )))
+        // Failures become problem+json or a gRPC status: above all that can fail.
+        .map_result(move |result| Ok(error_response::with_problems(result, body_limit)))
+        // HTTP/1: the rest of a request after an early response, and the last response of an old
+        // connection. Above all that may respond early.
+        .map_request(move |request| http1::read_to_end(request, &reading))
+        .map_response(move |response| http1::close_if_old(response, &closing))
+        // The rules for heads and the limits of requests in flight refuse at once: above all that
+        // waits.
+        .layer(ShedLayer::new(capacity, open, protocol, deadlines))
+        // The deadline and panics: below what makes a response of them, above all that waits.
+        .layer(GuardLayer)
+        // The limits of a body and of its messages: next to the readers of the body.
+        .map_request(tonic_quirks::with_visible_reset)
+        .layer(RequestBodyLimitLayer::new(router_limit))
+        .map_request(move |request| messages.apply(request))
+        .service(router)
+}
+
+/// The inbound stack around the router of a listener, without a connection: for tests of a
+/// service's faces.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), axum::BoxError> {
+/// use axum::{Router, body::Body, routing::get};
+/// use common::server::{self, Listener};
+/// use http::Request;
+/// use std::time::Duration;
+/// use tower::ServiceExt;
+///
+/// let router = Router::new().route("/", get(|| async { "Hello!" }));
+/// let stack = server::stack(Listener::http(8080), router, Duration::from_secs(10));
+///
+/// let request = Request::get("/nowhere").body(Body::empty())?;
+/// let response = stack.oneshot(request).await?;
+/// assert_eq!(response.status(), 404);
+/// assert!(response.headers().contains_key("x-request-id"));
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The router of a gRPC listener is that of
+/// [`tonic::service::Routes`](https://docs.rs/tonic/latest/tonic/service/struct.Routes.html).
+pub fn stack<B>(
+    listener: Listener,
+    router: Router,
+    deadline: Duration,
+) -> impl Service<
+    Request<B>,
+    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
+    Error = BoxError,
+    Future: Send,
+> + Clone
++ Send
++ 'static
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    let face = listener.face(router, deadline, &Methods::new());
+    let open = Arc::new(Open::new(Ipv4Addr::LOCALHOST.into()));
+    let places = Places::new(usize::MAX, Arc::new(Connections::new(1)));
+    let capacity = Capacity::new(Arc::new(places), 1, Duration::ZERO);
+    let stack = inbound(face, open, Arc::new(capacity));
+    ServiceBuilder::new().map_request(with_host).service(stack)
+}
+
+/// HTTP/1.1 requires a host; a request without a connection may lack one.
+fn with_host<B>(mut request: Request<B>) -> Request<B> {
+    if request.version() < Version::HTTP_2 && !request.headers().contains_key(HOST) {
+        let host = HeaderValue::from_static("localhost");
+        request.headers_mut().insert(HOST, host);
+    }
+    request
+}
