@@ -1,4 +1,4 @@
-//! [`InFlight`]: a request that has its places, and [`Request`], what other threads see of it.
+//! [`Request`]: a request in flight, as threads other than its own see it.
 
 use std::{
     cell::Cell,
@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::{kind::Kind, open::Open, share::Share};
+use super::kind::Kind;
 
 /// A part of the response waits for the client, and no look has seen it yet.
 const OFFERED: u64 = u64::MAX;
@@ -25,7 +25,7 @@ enum State {
     Over,
 }
 
-/// A request in flight, as threads other than its own see it.
+/// A request in flight.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(super) kind: Kind,
@@ -45,6 +45,18 @@ impl Request {
             state: AtomicU8::new(State::Active as u8),
             waker: AtomicWaker::new(),
         }
+    }
+
+    /// A request that begins on this thread.
+    pub(super) fn begin(kind: Kind) -> Arc<Self> {
+        let request = Arc::new(Self::new(kind));
+        BEGUN.set(Some(request.clone()));
+        request
+    }
+
+    /// Ends the request; returns whether it still had its places.
+    pub(super) fn end(&self) -> bool {
+        self.state.swap(State::Over as u8, Relaxed) == State::Active as u8
     }
 
     /// Whether the request has to end for another.
@@ -110,39 +122,6 @@ impl Request {
     /// The client waits for the service.
     pub(crate) fn note_waited_for(&self) {
         self.untaken_since.store(0, Relaxed);
-    }
-}
-
-/// The places of a request in flight. Dropping it frees them.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    pub(crate) request: Arc<Request>,
-    key: usize,
-    open: Arc<Open>,
-    share: Arc<Share>,
-}
-
-impl InFlight {
-    /// Begins a request of this connection, whose places were taken from the share.
-    pub(super) fn begin(kind: Kind, open: &Arc<Open>, share: &Arc<Share>) -> Self {
-        let request = Arc::new(Request::new(kind));
-        BEGUN.set(Some(request.clone()));
-        Self {
-            key: open.begin_request(request.clone()),
-            request,
-            open: open.clone(),
-            share: share.clone(),
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.open.end_request(self.key);
-        let before = self.request.state.swap(State::Over as u8, Relaxed);
-        if before == State::Active as u8 {
-            self.share.release(self.request.kind.limits());
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`Share`]: how a worker takes places for its requests.
+//! [`Share`]: how a worker takes places for its requests, each of them an [`InFlight`].
 
 use std::sync::{
     Arc,
@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{
-    in_flight::InFlight,
+    in_flight::Request,
     kind::{Kind, Limit},
     open::Open,
     places::{NoPlace, Places},
@@ -52,7 +52,13 @@ impl Share {
                 return Err(error);
             }
         }
-        Ok(InFlight::begin(kind, open, self))
+        let request = Request::begin(kind);
+        Ok(InFlight {
+            key: open.begin_request(request.clone()),
+            request,
+            open: open.clone(),
+            share: self.clone(),
+        })
     }
 
     fn take_one(&self, open: &Arc<Open>, limit: Limit) -> Result<(), NoPlace> {
@@ -68,7 +74,7 @@ impl Share {
         Ok(())
     }
 
-    pub(super) fn release(&self, limits: &[Limit]) {
+    fn release(&self, limits: &[Limit]) {
         for limit in limits {
             let spare = self.spare.load(Relaxed);
             if *limit == Limit::InFlight && spare < self.max_spare {
@@ -76,6 +82,24 @@ impl Share {
             } else {
                 self.places.release(*limit, 1);
             }
+        }
+    }
+}
+
+/// The places of a request. Dropping it frees them.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) request: Arc<Request>,
+    key: usize,
+    open: Arc<Open>,
+    share: Arc<Share>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.open.end_request(self.key);
+        if self.request.end() {
+            self.share.release(self.request.kind.limits());
         }
     }
 }

@@ -22,10 +22,10 @@ use crate::{
     protocol::Protocol,
     server::capacity::{
         Capacity, Overloaded,
-        in_flight::InFlight,
         kind::Kind,
         long_lived::{self, Draining},
         open::Open,
+        share::InFlight,
     },
 };
 

@@ -15,11 +15,11 @@ use super::{
     lifetime::{Lifetime, Limits, Verdict},
 };
 use crate::server::capacity::{
-    in_flight::{self, InFlight},
+    in_flight,
     kind::Kind,
     open::Open,
     places::NoPlace,
-    share::Share,
+    share::{InFlight, Share},
 };
 
 pin_project_lite::pin_project! {
