@@ -1,4 +1,4 @@
-//! What the README shows.
+//! What the README and the docs show.
 
 use tests::{Process, http};
 
@@ -25,12 +25,12 @@ fn the_third_service_works_with_the_pair() {
 }
 
 #[test]
-fn the_readme_shows_the_third_service_as_it_is() {
-    let readme = include_str!("../../../README.md");
+fn the_docs_show_the_third_service_as_it_is() {
+    let page = include_str!("../../../docs/third-service.md");
     let example = include_str!("../../examples/service3.rs");
     assert!(
-        readme.contains(example),
-        "copy tests/examples/service3.rs into the README"
+        page.contains(example),
+        "copy tests/examples/service3.rs into docs/third-service.md"
     );
 }
 
