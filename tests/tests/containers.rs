@@ -1,5 +1,5 @@
-//! The pair in real containers, as `docker compose up` has it. `make e2e` builds the images and
-//! runs this; it wants the ports 8080 to 8089.
+//! The pair in real containers, as `docker compose up` runs it. `make e2e` builds the images and
+//! runs this test; it needs the ports 8080 to 8089.
 
 use std::{
     collections::BTreeMap,
@@ -104,7 +104,17 @@ fn scale(replicas: usize) {
     ]);
 }
 
-/// One replica becomes three and one again, under load.
+/// One replica is killed and comes back.
+fn kill_one_and_start_it() {
+    let replicas = compose(&["ps", "--quiet", "service1"]);
+    let one = replicas.lines().next().expect("there are replicas");
+    run("docker", &["kill", one]);
+    sleep(Duration::from_secs(2));
+    run("docker", &["start", one]);
+    sleep(Duration::from_secs(2));
+}
+
+/// One replica becomes three and one again, under load; meanwhile one is killed.
 fn scale_up_and_down() {
     let plan = Plan {
         connections: 100,
@@ -137,12 +147,13 @@ fn scale_up_and_down() {
             .all(|share| (share - 100.0 / 3.0).abs() <= 10.0),
         "{shares:?}"
     );
+    kill_one_and_start_it();
     scale(1);
     sleep(Duration::from_secs(1));
     let samples = load.stop();
     assert_eq!(samples.failures(), [], "of {}", samples.count());
     println!(
-        "scale from 1 to 3 and back: 0 of {} failed; all served after {:.1} s, shares {shares:.0?} %",
+        "scale from 1 to 3, kill one, and back: 0 of {} failed; all served after {:.1} s, shares {shares:.0?} %",
         samples.count(),
         served.as_secs_f64()
     );

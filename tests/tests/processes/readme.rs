@@ -1,6 +1,511 @@
-//! What the README and the docs show.
+//! The README and the docs: their commands run, and their examples, figures and links are true.
 
-use tests::{Process, http};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::{fs::symlink, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio, id},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Map, Value};
+use tests::{Process, Record, http, wait_for};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Programs whose commands the pages may show.
+const PROGRAMS: [&str; 4] = ["curl", "docker", "make", "cargo"];
+
+/// Commands that other tests run: the command, the file that runs it, and the text that does.
+const RUN_ELSEWHERE: [(&str, &str, &str); 8] = [
+    ("docker compose up", CONTAINERS, r#"compose(&["up", "#),
+    (
+        "docker compose up -d --scale service1=3",
+        CONTAINERS,
+        "scale(3);",
+    ),
+    (
+        "docker kill $(docker compose ps --quiet service1 | head -1)",
+        CONTAINERS,
+        r#"run("docker", &["kill", "#,
+    ),
+    (
+        "docker compose port service1 8080",
+        CONTAINERS,
+        r#"compose(&["port", "service1", "8080"])"#,
+    ),
+    ("make test", CI, "\nstep make test\n"),
+    ("make interop", CI, "\nstep make interop\n"),
+    ("make faults", CI, "\nstep make faults\n"),
+    ("make e2e", CI, "\nstep make e2e\n"),
+];
+const CONTAINERS: &str = "tests/tests/containers.rs";
+const CI: &str = ".ci/run";
+
+/// Commands that functions of this file run.
+const RUN_HERE: [(&str, fn()); 3] = [
+    ("make", make_lists_every_target),
+    ("make run", commands_show_what_they_do),
+    ("make trace ID=…", commands_show_what_they_do),
+];
+
+/// The README and the docs: name and text of each page.
+fn pages() -> Vec<(String, String)> {
+    let docs = fs::read_dir(format!("{ROOT}/docs")).expect("there are docs");
+    let docs = docs.map(|entry| entry.expect("an entry").file_name());
+    let docs = docs.map(|name| format!("docs/{}", name.display()));
+    let pages = std::iter::once("README.md".to_owned()).chain(docs);
+    let pages = pages.filter(|name| Path::new(name).extension().is_some_and(|end| end == "md"));
+    pages.map(|name| (name.clone(), read(&name))).collect()
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// A command in a block of a page, and the output that the page shows; none in a block of `sh`.
+#[derive(Debug)]
+struct Example<'a> {
+    command: &'a str,
+    output: Option<Vec<&'a str>>,
+}
+
+/// The parts of a page between fences, and the languages of those in fences.
+fn parts(page: &str) -> impl Iterator<Item = (Option<&str>, &str)> {
+    page.split("```").enumerate().map(|(index, part)| {
+        if index % 2 == 0 {
+            (None, part)
+        } else {
+            let (language, block) = part.split_once('\n').expect("a block has lines");
+            (Some(language), block)
+        }
+    })
+}
+
+fn examples(page: &str) -> Vec<Example<'_>> {
+    let mut examples = Vec::<Example>::new();
+    for (language, block) in parts(page) {
+        for line in block.lines() {
+            match (language, line.strip_prefix("$ ")) {
+                (Some("sh"), None) => examples.push(Example {
+                    command: line,
+                    output: None,
+                }),
+                (Some("console"), Some(command)) => examples.push(Example {
+                    command,
+                    output: Some(Vec::new()),
+                }),
+                (Some("console"), None) => {
+                    let output = examples.last_mut().and_then(|last| last.output.as_mut());
+                    output.expect("a command comes first").push(line);
+                }
+                _ => {}
+            }
+        }
+    }
+    examples
+}
+
+/// The commands in the sentences of a page, but not the names of programs alone.
+fn mentions(page: &str) -> Vec<String> {
+    let texts = parts(page).filter(|(language, _)| language.is_none());
+    let spans = texts.flat_map(|(_, text)| text.split('`').skip(1).step_by(2));
+    let spans = spans.map(|span| span.split_whitespace().collect::<Vec<_>>());
+    let commands = spans.filter(|words| match words[..] {
+        [program] => program == "make",
+        [program, ..] => PROGRAMS.contains(&program),
+        [] => false,
+    });
+    commands.map(|words| words.join(" ")).collect()
+}
+
+/// The commands of a page that no test runs.
+fn unknown_commands(page: &str) -> Vec<String> {
+    let is_compared =
+        |example: &Example| example.output.is_some() && Kind::of(example.command).is_some();
+    let examples = examples(page).into_iter();
+    let examples = examples.filter(|example| !is_compared(example));
+    let commands = examples.map(|example| example.command.to_owned());
+    let commands = commands.chain(mentions(page));
+    commands.filter(|command| !is_run(command)).collect()
+}
+
+fn is_run(command: &str) -> bool {
+    let is_run_here = RUN_HERE.iter().any(|(known, _)| *known == command);
+    let mut elsewhere = RUN_ELSEWHERE.iter();
+    is_run_here
+        || elsewhere.any(|(known, file, text)| *known == command && read(file).contains(text))
+}
+
+#[test]
+fn a_test_runs_every_command() {
+    for (name, page) in pages() {
+        assert_eq!(unknown_commands(&page), Vec::<String>::new(), "{name}");
+    }
+    let page = "```sh\nmake test\nmake coffee\ncurl a\n```\n`make tea`, `make run`\n";
+    assert_eq!(
+        unknown_commands(page),
+        ["make coffee", "curl a", "make tea"]
+    );
+}
+
+/// The commands whose output is compared with what a page shows.
+enum Kind {
+    Curl,
+    Trace,
+}
+
+impl Kind {
+    fn of(command: &str) -> Option<Self> {
+        if command.starts_with("curl ") {
+            Some(Self::Curl)
+        } else {
+            command.starts_with("make trace ID=").then_some(Self::Trace)
+        }
+    }
+}
+
+#[test]
+fn commands_show_what_they_do() {
+    let mut compared = 0;
+    for (name, page) in pages() {
+        let examples = examples(&page).into_iter();
+        let examples = examples.filter_map(|example| {
+            Some((example.command, Kind::of(example.command)?, example.output?))
+        });
+        let examples: Vec<_> = examples.collect();
+        if examples.is_empty() {
+            continue;
+        }
+        compared += examples.len();
+        let pair = MakeRun::start();
+        for (command, kind, shown) in examples {
+            let seen = format!("{name}: {command}");
+            match kind {
+                Kind::Curl => assert_eq!(shape(&pair.output(command)), shape(&shown), "{seen}"),
+                Kind::Trace => {
+                    let records = wait_for(&seen, || {
+                        let records = records(&pair.output(command));
+                        (records.len() >= shown.len()).then_some(records)
+                    });
+                    assert_shows(&records, &shown, &seen);
+                    if name == "docs/requests.md" {
+                        assert_names_every_field(&page, &records);
+                    }
+                }
+            }
+        }
+        pair.stop();
+    }
+    assert!(compared >= 5, "{compared}");
+}
+
+/// What an output shows in every run. The order of headers may vary.
+fn shape(output: &[impl AsRef<str>]) -> Vec<String> {
+    let mut lines: Vec<_> = output.iter().map(|line| masked(line.as_ref())).collect();
+    if lines[0].starts_with("HTTP/") {
+        let end = lines.iter().position(String::is_empty);
+        lines[1..end.expect("a head ends")].sort();
+    }
+    lines
+}
+
+/// The line without its date, ids and durations.
+fn masked(line: &str) -> String {
+    const ENDS: [char; 5] = ['"', '=', ',', ';', ' '];
+    if line.starts_with("date: ") {
+        return "date: …".into();
+    }
+    let words = line.split_inclusive(ENDS).map(|word| {
+        let text = word.trim_end_matches(ENDS);
+        let is_id = text.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
+        let is_duration = text.contains('.') && text.parse::<f64>().is_ok();
+        if is_id || is_duration {
+            word.replace(text, "…")
+        } else {
+            word.to_owned()
+        }
+    });
+    words.collect()
+}
+
+fn records(lines: &[impl AsRef<str>]) -> Vec<Map<String, Value>> {
+    let lines = lines.iter().map(AsRef::as_ref);
+    lines
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+/// The lines have the fields that are shown; only times differ.
+fn assert_shows(real: &[Map<String, Value>], shown: &[&str], seen: &str) {
+    let shown = records(shown);
+    assert_eq!(real.len(), shown.len(), "{seen}");
+    for (real, shown) in real.iter().zip(shown) {
+        for (key, value) in shown {
+            let real = real.get(&key);
+            if key == "time" || key == "request_time_frac" {
+                let is_alike = real.is_some_and(|real| real.is_string() == value.is_string());
+                assert!(is_alike, "{seen}: {key}");
+            } else {
+                assert_eq!(real, Some(&value), "{seen}: {key}");
+            }
+        }
+    }
+}
+
+fn assert_names_every_field(page: &str, records: &[Map<String, Value>]) {
+    for key in records.iter().flat_map(Map::keys) {
+        let is_named = page.contains(&format!("\"{key}\":")) || page.contains(&format!("`{key}`"));
+        assert!(is_named, "{key}");
+    }
+}
+
+/// A directory with the Makefile and its scripts, apart from the one that a person works in.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("{name}-{}", id()));
+        for directory in ["scripts", "target/release", "bin"] {
+            fs::create_dir_all(path.join(directory)).expect("it can be made");
+        }
+        for file in ["Makefile", "scripts/run", "scripts/trace"] {
+            fs::copy(Path::new(ROOT).join(file), path.join(file)).expect("it can be copied");
+        }
+        Self(path)
+    }
+
+    /// A command in this directory. It finds the programs in `bin` first.
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let path = std::env::var("PATH").expect("there are programs");
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&self.0)
+            .env("PATH", format!("{}:{path}", self.0.join("bin").display()))
+            // `make test` may be above: its make is no concern of the one below.
+            .env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL");
+        command
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The pair, as `make run` runs it.
+struct MakeRun {
+    directory: Directory,
+    make: Child,
+    service1: SocketAddr,
+    service2: SocketAddr,
+}
+
+impl MakeRun {
+    fn start() -> Self {
+        let directory = Directory::new("make-run");
+        let services = ["service1", "service2"];
+        for service in services {
+            let built = tests::command(service, &[]);
+            let release = directory.0.join("target/release").join(service);
+            symlink(built.get_program(), release).expect("a symbolic link");
+        }
+        // The services are built already, in the profile of the tests; `make interop` builds the
+        // release.
+        let cargo = directory.0.join("bin/cargo");
+        let check = "[ \"$*\" = 'build --release --package service1 --package service2' ]\n";
+        fs::write(&cargo, format!("#!/bin/sh\n{check}")).expect("it can be written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&cargo, mode).expect("it is ours");
+
+        // An address of its own, where no other process has the port.
+        let host = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() & 0xFF00_0000 | id());
+        let make = directory
+            .command("make", &["run"])
+            .env("RUST_LOG", "info")
+            .env("HOST", host.to_string())
+            .env("PORT", "0")
+            .env("GRPC_PORT", "20051")
+            .env("SERVICE1_CHANNEL", format!("{host}:20051"))
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("make is there");
+        let unknown = (host, 0).into();
+        let mut pair = Self {
+            directory,
+            make,
+            service1: unknown,
+            service2: unknown,
+        };
+        pair.service1 = pair.listens("service1");
+        pair.service2 = pair.listens("service2");
+        wait_for("readiness", || {
+            (http::get(pair.service2, "/readyz").status == 200).then_some(())
+        });
+        pair
+    }
+
+    /// The HTTP address of a service, from the log that `make run` keeps.
+    fn listens(&self, service: &str) -> SocketAddr {
+        let fields = [
+            ("name", service),
+            ("action", "listen"),
+            ("protocol", "http"),
+        ];
+        wait_for(service, || {
+            let log = fs::read_to_string(self.directory.0.join("target/run.log")).ok()?;
+            let whole = log.rsplit_once('\n')?.0;
+            let mut records = whole.lines().map(Record::read);
+            let line = records.find(|record| record.has(&fields))?;
+            Some(line.text("address").parse().expect("an address"))
+        })
+    }
+
+    /// The lines that a command of a page prints.
+    fn output(&self, command: &str) -> Vec<String> {
+        let command = command
+            .replace("localhost:8080", &self.service1.to_string())
+            .replace("localhost:8081", &self.service2.to_string());
+        let output = self.directory.command("sh", &["-c", &command]).output();
+        let output = output.expect("there is a shell").stdout;
+        let output = String::from_utf8(output).expect("UTF-8");
+        output.lines().map(Into::into).collect()
+    }
+
+    /// Ends it as a terminal does, which signals the whole process group.
+    fn signal(&self) {
+        let group = i32::try_from(self.make.id()).ok().and_then(Pid::from_raw);
+        // There is none where it has ended.
+        let _ = kill_process_group(group.expect("an id"), Signal::TERM);
+    }
+
+    fn stop(self) {
+        let services = [self.service1, self.service2];
+        drop(self);
+        for service in services {
+            assert!(TcpStream::connect(service).is_err(), "it has ended");
+        }
+    }
+}
+
+impl Drop for MakeRun {
+    fn drop(&mut self) {
+        self.signal();
+        let _ = self.make.wait();
+    }
+}
+
+#[test]
+fn make_lists_every_target() {
+    let directory = Directory::new("make-help");
+    let help = directory.command("make", &[]).output();
+    let help = String::from_utf8(help.expect("make is there").stdout).expect("UTF-8");
+    let makefile = read("Makefile");
+    let targets = makefile
+        .lines()
+        .find_map(|line| line.strip_prefix(".PHONY: "));
+    for target in targets.expect("the targets").split_whitespace() {
+        let is_listed = help
+            .lines()
+            .any(|line| line.split(' ').next() == Some(target));
+        assert!(is_listed, "{target}: {help}");
+    }
+}
+
+#[test]
+fn the_id_of_make_trace_is_never_run() {
+    let directory = Directory::new("make-trace");
+    let made = directory.0.join("made-by-an-id");
+    let id = format!("$(shell touch {})`touch {0}`", made.display());
+    let mut trace = directory.command("make", &["--silent", "trace", &format!("ID={id}")]);
+    let trace = trace.output().expect("make is there");
+    assert!(!made.exists());
+    let said = String::from_utf8_lossy(&trace.stderr);
+    assert!(said.contains(&id), "{said}");
+}
+
+#[test]
+fn the_readme_is_short_and_its_figures_are_those_of_their_pages() {
+    let readme = read("README.md");
+    assert!(readme.lines().count() <= 150);
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| **"));
+    let mut figures = 0;
+    for row in rows {
+        let (figure, row) = row.split_once("**").expect("a figure is bold");
+        let (_, page) = row.split_once("](").expect("a figure has a link");
+        let (page, _) = page.split_once(')').expect("a link ends");
+        assert!(read(page).contains(figure), "{figure} is not in {page}");
+        figures += 1;
+    }
+    assert_eq!(figures, 3);
+}
+
+#[test]
+fn links_lead_to_files_and_headings() {
+    let pages = pages().into_iter().map(|(name, _)| name);
+    for name in pages.chain(["bench/README.md".to_owned()]) {
+        let page = read(&name);
+        let directory = Path::new(&name).parent().expect("a directory");
+        let texts = parts(&page).filter(|(language, _)| language.is_none());
+        let links = texts.flat_map(|(_, text)| text.split("](").skip(1));
+        let links = links.map(|link| link.split_once(')').expect("a link ends").0);
+        for link in links.filter(|link| !link.starts_with("https://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let file = match file {
+                "" => name.clone(),
+                file => directory.join(file).display().to_string(),
+            };
+            let is_there = Path::new(ROOT).join(&file).exists();
+            assert!(is_there, "{name}: {link}");
+            let has_heading = || headings(&read(&file)).any(|anchor| anchor == heading);
+            assert!(heading.is_empty() || has_heading(), "{name}: {link}");
+        }
+    }
+}
+
+/// The anchors that GitHub makes of the headings of a page.
+fn headings(page: &str) -> impl Iterator<Item = String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings.map(|heading| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let heading = heading.replace(' ', "-");
+        let is_kept = |letter: &char| letter.is_alphanumeric() || "-_".contains(*letter);
+        heading.chars().filter(is_kept).collect()
+    })
+}
+
+#[test]
+fn the_page_on_configuration_has_every_setting_with_its_default() {
+    let page = read("docs/configuration.md");
+    for (service, settings) in [("service1", 12), ("service2", 14)] {
+        let help = Process::spawn(service, &["--help"], &[]).ended().stdout;
+        let help = help.join("\n");
+        let settings_of_help = help.split(" --").skip(1).filter_map(|setting| {
+            let (flag, rest) = setting.split_once(' ')?;
+            let (_, rest) = rest.split_once("[env: ")?;
+            let (variable, rest) = rest.split_once('=')?;
+            Some((flag, variable, rest))
+        });
+        let mut found = 0;
+        for (flag, variable, rest) in settings_of_help {
+            let begin = format!("| `{variable}` | `--{flag}` |");
+            let row = page.lines().find(|row| row.starts_with(&begin));
+            let row = row.expect(&begin);
+            if let Some((_, default)) = rest.split_once("[default: ") {
+                let (default, _) = default.split_once(']').expect("it ends");
+                assert!(row.contains(&format!("`{default}`")), "{default}: {row}");
+            }
+            found += 1;
+        }
+        assert_eq!(found, settings, "{service}");
+    }
+}
 
 #[test]
 fn the_third_service_works_with_the_pair() {
@@ -26,24 +531,10 @@ fn the_third_service_works_with_the_pair() {
 
 #[test]
 fn the_docs_show_the_third_service_as_it_is() {
-    let page = include_str!("../../../docs/third-service.md");
-    let example = include_str!("../../examples/service3.rs");
+    let page = read("docs/third-service.md");
+    let example = read("tests/examples/service3.rs");
     assert!(
-        page.contains(example),
+        page.contains(&example),
         "copy tests/examples/service3.rs into docs/third-service.md"
     );
-}
-
-#[test]
-fn the_id_of_make_trace_is_never_run() {
-    let made = std::env::temp_dir().join(format!("made-by-an-id-{}", std::process::id()));
-    let id = format!("$(shell touch {})`touch {0}`", made.display());
-    let trace = std::process::Command::new("make")
-        .args(["--silent", "trace", &format!("ID={id}")])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .output()
-        .expect("make is there");
-    assert!(!made.exists());
-    let said = String::from_utf8_lossy(&trace.stderr);
-    assert!(said.contains(&id), "{said}");
 }
