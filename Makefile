@@ -8,10 +8,10 @@ run: ## Run both services on this machine (release build) until Ctrl-C
 	@cargo build --release --package service1 --package service2
 	@scripts/run
 
-test: ## Run all tests that need nothing but Rust
+test: ## Run the tests that need no more than Rust, make and curl
 	cargo test --workspace
 
-check: ## Check what every change must pass: format, clippy, unit and process tests
+check: ## Run the checks for every change: format, clippy, unit and process tests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- --deny warnings
 	cargo test --workspace --lib --bins --test processes
@@ -24,7 +24,7 @@ lint: ## Check formatting, clippy and docs; warnings are errors
 fmt: ## Format the code
 	cargo fmt --all
 
-# `docker compose build` takes BuildKit from the buildx plugin; older engines have it built in.
+# `docker compose build` needs the buildx plugin for BuildKit; older engines have it built in.
 images: ## Build the images of both services
 	@if docker buildx version >/dev/null 2>&1; then docker compose build; else \
 	  for service in service1 service2; do \
@@ -39,26 +39,26 @@ down: ## Stop the containers and remove them
 logs: ## Follow the logs of the containers
 	docker compose logs --follow
 
-# What ID is, is the caller's: as it is written, never expanded.
+# The caller chooses ID: make must not expand it.
 trace: override export ID := $(value ID)
-trace: ## Show the lines of one request from both services in order of time: make trace ID=…
+trace: ## Show the log lines of one request from both services, by time: make trace ID=…
 	@scripts/trace "$$ID"
 
 e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 to 8089)
 	cargo test --package tests --features containers --test containers -- --nocapture
 
-faults: ## Run the failure suite: the pair under load, and what breaks around it
+faults: ## Run the failure suite: faults around the pair under load
 	cargo test --release --package tests --features faults --test faults
 
 SECONDS := 60
-fuzz: ## Fuzz what clients send, each target for a minute or for SECONDS=…
+fuzz: ## Fuzz the input of clients, each target for a minute or for SECONDS=…
 	scripts/fuzz $(SECONDS)
 
-interop: ## Run the tests against programs of others (needs Python 3, nginx, haproxy, slowhttptest)
+interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest)
 	tests/interop/run
 
-bench: ## Compare the pair with its peers and write bench/results (needs wrk; Python 3 for one)
+bench: ## Compare the pair with its peers and write bench/results (needs wrk and Python 3)
 	cargo run --release --package bench
 
-instructions: ## Count the instructions of a request, and fail where they grew (needs valgrind)
+instructions: ## Count the instructions of a request; fail if they grew (needs valgrind)
 	bench/instructions
