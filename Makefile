@@ -2,7 +2,7 @@
 .PHONY: help run test check lint fmt images up down logs trace e2e faults fuzz interop instructions bench
 
 help: ## List the targets
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: ## Run both services on this machine (release build) until Ctrl-C
 	@cargo build --release --package service1 --package service2
