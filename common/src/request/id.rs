@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_of_a_refusal_is_told() {
+    fn an_invalid_id_has_a_reason() {
         let refusal = |text: &str| text.parse::<RequestId>().unwrap_err();
         assert_eq!(refusal(""), InvalidRequestId::Empty);
         assert_eq!(refusal(&"x".repeat(129)), InvalidRequestId::TooLong);

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_is_none_is_told_with_its_method() {
+    fn an_invalid_deadline_is_reported_with_its_method() {
         for text in ["soon", "", "0s", "-1s"] {
             let method =
                 format!(r#"rpc Watch (M) returns (M) {{ option (mesh.deadline) = "{text}"; }}"#);

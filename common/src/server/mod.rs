@@ -33,8 +33,7 @@ mod process;
 mod stack;
 
 pub use self::{
-    faces::{grpc::Grpc, healthcheck, query::Query, worker::Worker},
-    process::listener::Listener,
+    faces::{grpc::Grpc, healthcheck, listener::Listener, query::Query, worker::Worker},
     process::run::run,
     stack::stack,
 };

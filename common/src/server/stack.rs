@@ -10,9 +10,8 @@ use tower::{Service, ServiceBuilder};
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::{
-    Listener,
     capacity::{Capacity, connections::Connections, open::Open, places::Places},
-    faces::face::Face,
+    faces::listener::{Face, Listener},
     layers::{
         access::Connection, error_response, guard::GuardLayer, http1, messages::Rules,
         request::RequestLayer, shed::ShedLayer, tonic_quirks,

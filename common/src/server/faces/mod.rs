@@ -1,9 +1,9 @@
 //! What the routers of a service are made of.
 
-pub(crate) mod face;
 pub(crate) mod grpc;
 pub(crate) mod health;
 pub mod healthcheck;
+pub(crate) mod listener;
 pub(crate) mod query;
 pub(crate) mod readiness;
 pub(crate) mod route;

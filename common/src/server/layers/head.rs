@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_over_the_limit_is_told_as_its_client_understands_it() {
+    async fn a_head_over_the_limit_is_refused_in_the_protocol_of_its_client() {
         let router = Router::new().route("/", get(|| async { "well" }));
         let http = request(limits::HEAD + 1).body(Body::empty()).unwrap();
         let http = server::stack(Listener::http(0), router.clone(), DEADLINE)

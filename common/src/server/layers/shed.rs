@@ -369,7 +369,11 @@ mod tests {
     }
 
     /// Whether a refusal is told.
-    async fn told(capacity: &Arc<Capacity>, connection: &Connection, path: &str) -> bool {
+    async fn is_refusal_logged(
+        capacity: &Arc<Capacity>,
+        connection: &Connection,
+        path: &str,
+    ) -> bool {
         let error = ask(capacity, connection, path).await.map(drop).unwrap_err();
         error.downcast::<Overloaded>().unwrap().is_logged
     }
@@ -387,8 +391,8 @@ mod tests {
             ask(&capacity, &peer, "/").await,
             ask(&capacity, &peer, "/").await,
         ];
-        assert!(told(&capacity, &peer, "/").await);
-        assert!(!told(&capacity, &peer, "/").await);
+        assert!(is_refusal_logged(&capacity, &peer, "/").await);
+        assert!(!is_refusal_logged(&capacity, &peer, "/").await);
         let probe = ask(&capacity, &peer, "/readyz").await;
         assert!(probe.is_ok(), "probes have a limit of their own");
         drop(in_flight);
@@ -403,8 +407,8 @@ mod tests {
             ask(&capacity, &peer, "/Watch").await,
             ask(&capacity, &peer, "/Watch").await,
         ];
-        assert!(told(&capacity, &peer, "/Watch").await);
-        assert!(!told(&capacity, &peer, "/Watch").await);
+        assert!(is_refusal_logged(&capacity, &peer, "/Watch").await);
+        assert!(!is_refusal_logged(&capacity, &peer, "/Watch").await);
         assert!(ask(&capacity, &peer, "/").await.is_ok());
         drop(long_lived);
         assert!(ask(&capacity, &peer, "/Watch").await.is_ok());

@@ -6,7 +6,6 @@ mod drive;
 mod evictable;
 mod http;
 pub(super) mod lifetime;
-pub(super) mod listener;
 pub(super) mod run;
 mod signals;
 mod socket;

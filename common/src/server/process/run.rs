@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     sync::Arc,
@@ -13,6 +13,7 @@ use std::{
 use axum::{Router, body::Body};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
+    net::{TcpListener, TcpSocket},
     runtime,
     sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
     task::JoinSet,
@@ -25,7 +26,6 @@ use tracing::{info, warn};
 use super::{
     accept::{HandOut, accept},
     lifetime::Limits,
-    listener::Listener,
     signals,
     worker::{self, Accepted, Settings},
 };
@@ -34,7 +34,13 @@ use crate::{
     protocol::Protocol,
     server::{
         capacity::{connections::Connections, open::Close, places::Places},
-        faces::{face::Face, health, readiness::Readiness, route, worker::Worker},
+        faces::{
+            health,
+            listener::{Face, Listener},
+            readiness::Readiness,
+            route,
+            worker::Worker,
+        },
     },
 };
 
@@ -113,9 +119,7 @@ where
         let mut signal = signals::watch()?;
         let mut sockets = Vec::with_capacity(N);
         for listener in listeners {
-            let address = listener.address(config.host);
-            let socket = listener.bind(config.host);
-            sockets.push(socket.map_err(|source| StartError::Listen { address, source })?);
+            sockets.push(bind(listener, config.host)?);
         }
 
         let connections = Arc::new(Connections::new(config.max_connections.get()));
@@ -174,6 +178,34 @@ where
     })
 }
 
+/// Begins to listen on a port.
+fn bind(listener: Listener, host: IpAddr) -> Result<TcpListener, StartError> {
+    let address = SocketAddr::new(host, listener.port);
+    let socket = listen(address).map_err(|source| StartError::Listen { address, source })?;
+    info!(
+        action = "listen",
+        status = "success",
+        protocol = match listener.protocol {
+            Protocol::Http => "http",
+            Protocol::Grpc => "grpc",
+        },
+        address = %socket.local_addr()?,
+        "listening"
+    );
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of the service's predecessor do not block the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(limits::BACKLOG)
+}
+
 /// The faces of these routers, with the routes of all services.
 fn add_health_routes<const N: usize>(
     routers: [Router; N],
@@ -186,7 +218,7 @@ fn add_health_routes<const N: usize>(
     let mut listeners = listeners.into_iter();
     routers.map(|router| {
         let listener = listeners.next().expect("there is one for each router");
-        let router = match listener.protocol() {
+        let router = match listener.protocol {
             Protocol::Grpc => router,
             Protocol::Http => router
                 .merge(health::routes(readiness.clone()))

@@ -28,7 +28,7 @@ use crate::{
             open::Open,
             places::Places,
         },
-        faces::{face::Face, readiness::Readiness, worker::Worker},
+        faces::{listener::Face, readiness::Readiness, worker::Worker},
         stack::inbound,
     },
 };
