@@ -238,10 +238,10 @@ impl Shared {
             return first.await;
         };
         if !self.budget.withdraw() {
-            metrics::mine(|mine| mine.retries_refused.add(1));
+            metrics::count(|counters| &counters.retries_refused);
             return first.await;
         }
-        metrics::mine(|mine| mine.hedges.add(1));
+        metrics::count(|counters| &counters.hedges);
         call.tried.push(other.clone());
         // Boxed, as it is rare and large.
         let second = Box::pin(other.attempt(call.next_request(), call.until()));
@@ -261,7 +261,7 @@ impl Shared {
             Next::ResendOnce(status) if call.was_refused => status,
             Next::Resend | Next::ResendOnce(_) => {
                 call.was_refused |= matches!(next, Next::ResendOnce(_));
-                metrics::mine(|mine| mine.resends.add(1));
+                metrics::count(|counters| &counters.resends);
                 // An attempt that was not made does not count.
                 call.attempts -= 1;
                 return Some(Duration::ZERO);
@@ -271,11 +271,11 @@ impl Shared {
         };
         let pause = self.pause_after(status, call)?;
         let is_granted = call.attempts < MAX_ATTEMPTS && self.budget.withdraw();
-        metrics::mine(|mine| {
+        metrics::count(|counters| {
             if is_granted {
-                mine.retries.add(1)
+                &counters.retries
             } else {
-                mine.retries_refused.add(1)
+                &counters.retries_refused
             }
         });
         warn!(

@@ -43,7 +43,7 @@ impl Connection {
             if waiting >= MAX_WAITING {
                 return Err(Failure::Full);
             }
-            metrics::mine(|mine| mine.stream_waits.add(1));
+            metrics::count(|counters| &counters.stream_waits);
         }
         let mut response = self.exchange(request).await?;
         if until == Until::FirstFrame {

@@ -78,7 +78,7 @@ impl Connections {
     }
 
     fn make_room(&self) {
-        metrics::mine(|mine| mine.connections_at_limit.add(1));
+        metrics::count(|counters| &counters.connections_at_limit);
         if let Some(untold) = self.telling.tell() {
             warn!(
                 action = "accept",

@@ -228,7 +228,7 @@ impl Places {
         if !request.give_way() {
             return false;
         }
-        metrics::mine(|mine| mine.gave_way.add(1));
+        metrics::count(|counters| &counters.gave_way);
         for limit in request.kind.limits() {
             self.release(*limit, 1);
         }

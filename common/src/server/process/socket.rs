@@ -110,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
             if let Some(frames) = this.frames
                 && let Err(TooMany) = frames.count(&buffer.filled()[before..])
             {
-                metrics::mine(|mine| mine.floods.add(1));
+                metrics::count(|counters| &counters.floods);
                 if *this.is_between_frames {
                     // If it does not fit at once, nobody reads.
                     let _ = this.inner.poll_write(cx, &GOAWAY_CALM);

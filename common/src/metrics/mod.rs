@@ -1,0 +1,111 @@
+//! What the process counts, for `/metrics`.
+//!
+//! Each thread has its own counters, which no other thread writes: counting costs neither a lock
+//! nor a contended cache line. A scrape adds up the counters of all threads.
+
+mod replicas;
+mod requests;
+mod text;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use self::requests::Requests;
+pub(crate) use self::{
+    replicas::{CountedReplica, Replica},
+    requests::{OTHER, count_request},
+    text::{MEDIA_TYPE, text},
+};
+use crate::lock::lock;
+
+/// A number that goes up. One thread adds to it, so adding needs no atomic read-modify-write; any
+/// thread may read it.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Returns the sum.
+    pub(crate) fn add(&self, more: u64) -> u64 {
+        let sum = self.get().wrapping_add(more);
+        self.0.store(sum, Relaxed);
+        sum
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Declares what a thread counts: for each field its help and its name in `/metrics`.
+macro_rules! declare {
+    (
+        counters: $(#[doc = $counter_help:literal] $counter:ident = $counter_name:literal,)*
+        gauges: $(#[doc = $gauge_help:literal] $gauge:ident = $gauge_name:literal,)*
+    ) => {
+        /// What one thread counts.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(#[doc = $counter_help] pub(crate) $counter: Counter,)*
+            $(#[doc = $gauge_help] pub(crate) $gauge: AtomicI64,)*
+            requests: Mutex<Vec<Arc<Requests>>>,
+            replicas: Mutex<Vec<(SocketAddr, Arc<Replica>)>>,
+        }
+
+        const COUNTERS: &[(&str, &str, fn(&Counters) -> &Counter)] =
+            &[$(($counter_name, $counter_help, |counters| &counters.$counter)),*];
+        const GAUGES: &[(&str, &str, fn(&Counters) -> &AtomicI64)] =
+            &[$(($gauge_name, $gauge_help, |counters| &counters.$gauge)),*];
+    };
+}
+
+declare! {
+    counters:
+    /// Requests refused because too many were in flight
+    shed = "requests_shed",
+    /// Requests ended for others, at the limit of those in flight
+    gave_way = "requests_gave_way",
+    /// Connections that had to wait, or for which another was closed, at their limit
+    connections_at_limit = "connections_at_limit",
+    /// Connections closed for more control frames than their requests explain
+    floods = "connections_flooding",
+    /// Attempts after one that failed
+    retries = "call_retries",
+    /// Retries and hedges that the budget or the limit of attempts refused
+    retries_refused = "call_retries_refused",
+    /// Attempts beside one that was later than usual
+    hedges = "call_hedges",
+    /// Attempts after one that was never processed
+    resends = "call_resends",
+    /// Attempts that waited for a stream, at the peer's limit of streams
+    stream_waits = "call_stream_waits",
+    gauges:
+    /// Requests being served
+    in_flight = "requests_in_flight",
+    /// Open connections from clients
+    connections = "connections_open",
+}
+
+static ALL: Mutex<Vec<Arc<Counters>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static MINE: Arc<Counters> = {
+        let mine = Arc::<Counters>::default();
+        lock(&ALL).push(mine.clone());
+        mine
+    };
+}
+
+/// The counters of this thread.
+pub(crate) fn of_this_thread() -> Arc<Counters> {
+    MINE.with(Arc::clone)
+}
+
+/// Adds 1 to a counter of this thread.
+pub(crate) fn count(counter: impl FnOnce(&Counters) -> &Counter) {
+    MINE.with(|mine| counter(mine).add(1));
+}
