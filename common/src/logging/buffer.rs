@@ -1,4 +1,4 @@
-//! Where records go: the buffer of a worker, or straight to stdout.
+//! The way of a record to stdout: through the buffer of its worker, or at once.
 
 use std::{
     cell::RefCell,
@@ -10,21 +10,21 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::{json, stdout};
 use crate::context;
 
-/// How many bytes of records a worker gathers at the most before it writes them, busy or not.
+/// A worker writes its buffer when it has this many bytes, even if the worker is busy.
 pub const BUFFER_LIMIT: usize = 32 * 1024;
 
 thread_local! {
-    /// The records of this thread that are not written yet; `None` where they are not gathered.
+    /// The records of this thread that are not written yet; `None` if the thread has no buffer.
     static BUFFER: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Gathers the records of this thread from now on; whoever calls it calls [`flush`] as well.
+/// Gives this thread a buffer. From then on the thread must call [`flush`].
 pub(crate) fn buffer_this_thread() {
-    // Room for the record that crosses the limit, so that the buffer hardly ever grows again.
+    // With room for the record that crosses the limit, so that the buffer seldom grows.
     BUFFER.set(Some(Vec::with_capacity(BUFFER_LIMIT + 4 * 1024)));
 }
 
-/// Writes out what this thread has gathered.
+/// Writes the buffer of this thread to stdout.
 pub(crate) fn flush() {
     BUFFER.with_borrow_mut(|buffer| {
         if let Some(records) = buffer
@@ -36,8 +36,7 @@ pub(crate) fn flush() {
     });
 }
 
-/// Lets `append` add a record, without its `request_id` and its end, to the lines of this
-/// thread.
+/// Writes the record that `append` begins, and ends it with its `request_id`.
 pub(super) fn write(append: impl FnOnce(&mut Vec<u8>)) {
     let mut lines = Lines::take();
     append(&mut lines.bytes);
@@ -45,11 +44,11 @@ pub(super) fn write(append: impl FnOnce(&mut Vec<u8>)) {
     lines.whole = lines.bytes.len();
 }
 
-/// The lines of this thread, out of their place: a value that logs or panics while it is
-/// formatted finds no buffer there, and writes at once.
+/// The lines of this thread, taken out of [`BUFFER`]: a value that logs or panics while it is
+/// formatted finds no buffer, and its line is written at once.
 struct Lines {
     bytes: Vec<u8>,
-    /// Up to here they are whole.
+    /// The length up to the end of the last whole line.
     whole: usize,
     limit: usize,
 }
@@ -88,7 +87,7 @@ pub(super) fn append_id_and_end(lines: &mut Vec<u8>) {
     lines.extend_from_slice(b"\"}\n");
 }
 
-/// Where the formatter puts its records: it makes one call of `write` with each.
+/// The writer of the formatter, which calls `write` once for each record.
 pub(super) struct Writer;
 
 impl<'a> MakeWriter<'a> for Writer {
@@ -102,7 +101,7 @@ impl<'a> MakeWriter<'a> for Writer {
 impl Write for Writer {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let open = record.strip_suffix(b"}\n").unwrap_or(record);
-        // Outside of strings a record is ASCII, so it can be escaped as a whole.
+        // A record is ASCII outside of its strings, so it is escaped as a whole.
         let open = json::with_escapes(&String::from_utf8_lossy(open)).into_owned();
         write(|lines| lines.extend_from_slice(open.as_bytes()));
         Ok(record.len())
@@ -113,18 +112,20 @@ impl Write for Writer {
     }
 }
 
+/// Takes the lines of this thread out of its buffer.
+#[cfg(test)]
+pub(super) fn take() -> Vec<u8> {
+    BUFFER.take().expect("this thread has a buffer")
+}
+
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
 
-    /// What is in the buffer of this thread.
     fn buffered() -> String {
-        BUFFER.with_borrow(|buffer| {
-            let bytes = buffer.as_ref().expect("this thread gathers its records");
-            String::from_utf8(bytes.clone()).expect("UTF-8")
-        })
+        String::from_utf8(take()).expect("UTF-8")
     }
 
     #[test]
@@ -152,7 +153,7 @@ mod tests {
     fn a_value_may_log_while_it_is_formatted() {
         buffer_this_thread();
         write(|lines| {
-            // Written at once, past the buffer that is in use.
+            // Written at once, past the buffer in use.
             write(|inner| inner.extend_from_slice(b"{\"inner\":1"));
             lines.extend_from_slice(b"{\"outer\":1");
         });

@@ -1,24 +1,25 @@
-//! Bunyan JSON records on stdout, one a line, each with the id of the request in hand.
+//! Bunyan JSON records on stdout, one a line, each with the id of its request.
 //!
-//! The records are [`tracing`] events in the format of [`tracing_bunyan_formatter`]. Four things
-//! are ours:
+//! [`tracing_bunyan_formatter`] defines the format. Its layer writes the events inside of a span:
+//! the name of the span is in `msg`, the span's fields are in the record. Events outside of any
+//! span, which are nearly all, are written by `record` instead: as the same JSON, without the map
+//! that the formatter collects the fields in (its cost: bench/README.md). A test compares the two.
 //!
-//! - **No span lines.** The formatter writes a START and an END record for each span; only
+//! Three things differ from the formatter alone:
+//!
+//! - **Spans have no lines.** The formatter writes a START and an END record for each span; only
 //!   events are passed on to it.
-//! - **The `request_id` field comes from the [`Context`](crate::Context)**, not from a span, so
-//!   there is one source of truth, no filter can switch it off, and a request pays for no span.
-//!   It is the last field of a record; a record made outside of any request has `""`.
-//! - **An event outside of any span is written without the formatter**, in the same format:
-//!   `record`, which its tests hold against it. Spans of your own work as ever: their name is in
-//!   `msg`, their fields are in the record, and the formatter writes it.
-//! - **Each worker has a buffer of its own**, written out when the worker runs out of work, at
-//!   [`BUFFER_LIMIT`], at the end and on panic. So no line waits while nothing happens, and no
-//!   line costs a system call of its own under load. Other threads write at once. A reader of
-//!   stdout that can't keep up holds nobody up: what it does not take within a second is dropped,
-//!   counted and told (`stdout`).
+//! - **The `request_id` field comes from the [`Context`](crate::Context)**, not from a span. So it
+//!   has one source, no filter can switch it off, and a request pays for no span. It is the last
+//!   field of a record; outside of a request it is `""`.
+//! - **Each worker has a buffer.** The worker writes it to stdout when it runs out of work, at
+//!   [`BUFFER_LIMIT`], at its end and on panic. So no line waits while the worker is idle, and a
+//!   line costs no system call of its own under load. Other threads write at once. Nothing waits
+//!   for a slow reader of stdout: lines that it does not take within a second are dropped and
+//!   counted (`stdout`).
 //!
-//! Field names that bunyan has for itself (`name`, `msg`, `level`, `time`, `pid`, `hostname`,
-//! `v`) are dropped, so do not use them, nor `request_id`.
+//! Bunyan reserves the field names `name`, `msg`, `level`, `time`, `pid`, `hostname` and `v`: an
+//! event's fields of these names are dropped. Don't use `request_id` either.
 
 mod buffer;
 mod filter;
@@ -47,24 +48,22 @@ pub use self::{
 };
 use self::{buffer::Writer, record::Format};
 
-/// Sends all events that pass `filter` to stdout under the name of `service`, and panics too.
+/// Logs all events that pass `filter`, and panics, to stdout. Each record has `service` as its
+/// `name`.
 ///
 /// # Panics
 ///
-/// When it is called a second time in one process.
+/// If it is called twice in one process.
 pub fn init(service: &'static str, filter: Targets) {
     let subscriber = Registry::default()
         .with(filter)
         .with(JsonStorageLayer)
-        .with(Events {
-            format: Format::new(service),
-            formatter: BunyanFormattingLayer::new(service.into(), Writer),
-        });
+        .with(Events::new(service));
     tracing::subscriber::set_global_default(subscriber).expect("called once in a process");
     panic::set_hook(Box::new(log_panic));
 }
 
-/// One record for a panic, in place of the text that Rust prints to stderr.
+/// Logs a panic as one record, in place of the text that Rust prints to stderr.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let location = info.location().map(ToString::to_string).unwrap_or_default();
     let reason = info.payload_as_str().unwrap_or("not a text");
@@ -78,16 +77,24 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     flush();
 }
 
-/// Writes events, and of spans nothing.
-struct Events<F> {
+/// Writes events, and no lines for spans.
+struct Events {
     format: Format,
-    formatter: F,
+    formatter: BunyanFormattingLayer<Writer>,
 }
 
-impl<S, F> Layer<S> for Events<F>
+impl Events {
+    fn new(service: &str) -> Self {
+        Self {
+            format: Format::new(service),
+            formatter: BunyanFormattingLayer::new(service.to_owned(), Writer),
+        }
+    }
+}
+
+impl<S> Layer<S> for Events
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    F: Layer<S>,
 {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         if context.lookup_current().is_some() {
@@ -95,5 +102,110 @@ where
         } else {
             buffer::write(|lines| self.format.append(event, lines));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use serde_json::Value;
+    use tracing::{Level, info, info_span};
+
+    use super::*;
+    use crate::lock::lock;
+
+    /// What the formatter writes by itself.
+    #[derive(Clone, Default)]
+    struct Theirs(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Theirs {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            lock(&self.0).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The records without their times, which differ.
+    fn records(lines: &[u8]) -> Vec<Value> {
+        let lines = str::from_utf8(lines).unwrap().lines();
+        let records = lines.map(|line| {
+            let mut record: Value = serde_json::from_str(line).unwrap();
+            let time = record.as_object_mut().unwrap().remove("time").unwrap();
+            let time = time.as_str().unwrap();
+            assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
+            record
+        });
+        records.collect()
+    }
+
+    fn log_all_kinds() {
+        let text = "quotes \" and \\, a\nline, straße, \u{1}, \u{7F}\u{9B}\u{202E}\u{FEFF}, 😀";
+        let error: &(dyn std::error::Error + 'static) = &io::Error::other("an error");
+        info!("only a message");
+        info!(action = "no message");
+        info!(text, display = %text, debug = ?text, "text {}", 1);
+        info!(int = -1, uint = u64::MAX, float = 0.000_5, bool = true);
+        info!(
+            none = None::<u8>,
+            some = Some(1),
+            wide = u128::MAX,
+            narrow = i128::MIN
+        );
+        info!(
+            whole = 2.0,
+            large = 1e300,
+            nan = f64::NAN,
+            infinite = f64::INFINITY
+        );
+        info!(error, list = ?[1, 2], bytes = [0_u8, 255].as_slice());
+        info!(name = "dropped", msg = 1, level = 2, time = %3, pid = ?4, v = 5, hostname = 6);
+        info!(r#type = "a raw name", r#fn = ?"a debug one", r#name = ?"dropped", dotted.name = 1);
+        info!(message = 1);
+        info!(message = ?"a debug message", log.line = ?"dropped");
+        tracing::error!("an error");
+        tracing::warn!("a warning");
+        tracing::debug!("a detail");
+        tracing::trace!(target: "elsewhere", "a trace");
+    }
+
+    #[test]
+    fn records_are_those_of_the_formatter() {
+        let theirs = Theirs::default();
+        let writer = theirs.clone();
+        let service = "a \"service\"";
+        let subscriber = Registry::default()
+            .with(JsonStorageLayer)
+            .with(Events::new(service))
+            .with(BunyanFormattingLayer::new(service.into(), move || {
+                writer.clone()
+            }));
+        buffer_this_thread();
+        tracing::subscriber::with_default(subscriber, || {
+            log_all_kinds();
+            let _outer = info_span!("outer", from_outer = "ä\u{85}", both = 1).entered();
+            log_all_kinds();
+            let _inner = info_span!("inner", both = ?"2").entered();
+            tracing::event!(Level::INFO, both = 3, "deep");
+        });
+        let mut ours = records(&buffer::take());
+        for record in &mut ours {
+            let id = record.as_object_mut().unwrap().remove("request_id");
+            assert_eq!(id, Some("".into()));
+        }
+        let mut theirs = records(&lock(&theirs.0));
+        theirs.retain(|record| {
+            let msg = record["msg"].as_str().unwrap();
+            !msg.ends_with(" - START]") && !msg.ends_with(" - END]")
+        });
+        assert_eq!(ours.len(), 31);
+        assert_eq!(ours, theirs);
     }
 }
