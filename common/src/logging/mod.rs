@@ -28,7 +28,6 @@ pub(crate) mod fuzzing;
 mod json;
 mod record;
 pub(crate) mod stdout;
-mod time;
 
 use std::panic::{self, PanicHookInfo};
 
