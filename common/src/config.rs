@@ -74,11 +74,14 @@ pub struct Config {
         value_name = "FILTER"
     )]
     pub log: Targets,
+
+    #[command(subcommand)]
+    pub(crate) action: Option<Action>,
 }
 
 /// The subcommands of a service.
 #[derive(Subcommand, Debug, Clone, Copy)]
-pub enum Action {
+pub(crate) enum Action {
     /// Ask the service that runs on this host with the same settings whether it is ready; exits
     /// with 0 if it is and with 1 if not
     Healthcheck,

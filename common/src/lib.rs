@@ -68,4 +68,3 @@ pub use request::{
     timings,
 };
 pub(crate) use request::{methods, protocol};
-pub use server::healthcheck;

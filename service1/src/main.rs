@@ -1,4 +1,4 @@
-//! service1, the backend: names and items over gRPC, names over REST as well.
+//! service1, the backend: names and items over gRPC, and names over REST.
 
 mod grpc;
 mod items;
@@ -8,13 +8,9 @@ mod rest;
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::{
-    config::Action,
-    healthcheck,
-    server::{self, Listener},
-};
+use common::server::{self, Listener};
 
-/// The backend of the mesh: gRPC, and the same over REST.
+/// The backend of the mesh: names and items over gRPC, and names over REST
 #[derive(Parser)]
 #[command(version)]
 struct Config {
@@ -28,9 +24,6 @@ struct Config {
     /// The port for gRPC
     #[arg(long, env, default_value_t = 50051)]
     grpc_port: u16,
-
-    #[command(subcommand)]
-    action: Option<Action>,
 }
 
 #[global_allocator]
@@ -38,9 +31,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
-    if let Some(Action::Healthcheck) = config.action {
-        return healthcheck::run(config.common.host, config.port);
-    }
     let listeners = [
         Listener::http(config.port),
         Listener::grpc(config.grpc_port),

@@ -1,4 +1,4 @@
-//! service2, the edge: a page for people and REST for programs, gRPC to service1.
+//! service2, the edge: a page for people and REST for programs, over gRPC to service1.
 
 mod backend;
 mod chunks;
@@ -12,14 +12,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use common::{
     client::{self, Channel, Target},
-    config::Action,
-    healthcheck,
     server::{self, Listener},
 };
 
 use crate::backend::Backend;
 
-/// The edge of the mesh: REST and a page, answered with the help of service1.
+/// The edge of the mesh: a page and REST, over gRPC to service1
 #[derive(Parser)]
 #[command(version)]
 struct Config {
@@ -33,12 +31,9 @@ struct Config {
     #[arg(long, env, default_value_t = 8081)]
     port: u16,
 
-    /// Where service1 speaks gRPC: host:port or a URL, or several with commas between
+    /// The gRPC address of service1: host:port or a URL, or several separated by commas
     #[arg(long, env, default_value = "localhost:50051")]
     service1_channel: Target,
-
-    #[command(subcommand)]
-    action: Option<Action>,
 }
 
 #[global_allocator]
@@ -46,9 +41,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
-    if let Some(Action::Healthcheck) = config.action {
-        return healthcheck::run(config.common.host, config.port);
-    }
     let listeners = [Listener::http(config.port)];
     let service1 = Channel::new(
         &config.service1_channel,

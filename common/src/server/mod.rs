@@ -33,7 +33,7 @@ mod process;
 mod stack;
 
 pub use self::{
-    faces::{grpc::Grpc, healthcheck, listener::Listener, query::Query, worker::Worker},
+    faces::{grpc::Grpc, listener::Listener, query::Query, worker::Worker},
     process::run::run,
     stack::stack,
 };

@@ -1,7 +1,7 @@
 //! [`Kind`]: what a request is, for the limits that apply to it.
 
 /// Paths of the health and metrics endpoints: liveness, readiness (which
-/// [`healthcheck`](crate::healthcheck) asks for), and the metrics for Prometheus.
+/// the subcommand `healthcheck` asks for), and the metrics for Prometheus.
 pub(crate) const LIVE_PATH: &str = "/healthz";
 pub(crate) const READY_PATH: &str = "/readyz";
 pub(crate) const METRICS_PATH: &str = "/metrics";

@@ -1,4 +1,4 @@
-//! The `healthcheck` subcommand: a service asks itself whether it is ready, so that a container
+//! The `healthcheck` subcommand: asks the running service whether it is ready, so that a container
 //! image needs neither a shell nor curl.
 
 use std::{
@@ -10,27 +10,27 @@ use std::{
 
 use crate::server::capacity::kind::READY_PATH;
 
-/// How long the service may take for each step of its answer.
+/// How long each step may take: to connect, to write, to read.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks the service that listens on `host` and `port`. The exit code is 0 when it is ready;
-/// else it is 1, and a line on stderr says why.
-pub fn run(host: IpAddr, port: u16) -> ExitCode {
+/// Asks the service that listens on `host` and its HTTP `port`. The exit code is 0 if the service
+/// is ready; otherwise it is 1, and a line on stderr says why.
+pub(crate) fn run(host: IpAddr, port: Option<u16>) -> ExitCode {
+    let Some(port) = port else {
+        eprintln!("not ready: the service has no HTTP port to ask");
+        return ExitCode::FAILURE;
+    };
     let address = SocketAddr::new(reachable(host), port);
-    match status_line(address) {
-        Ok(line) if line.split(' ').nth(1) == Some("200") => ExitCode::SUCCESS,
-        Ok(line) => {
-            eprintln!("not ready: {address} answers {}", line.trim_end());
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("not ready: {address} does not answer: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let reason = match status_line(address) {
+        Ok(line) if line.split(' ').nth(1) == Some("200") => return ExitCode::SUCCESS,
+        Ok(line) => line,
+        Err(error) => error.to_string(),
+    };
+    eprintln!("not ready: {address}: {}", reason.trim_end());
+    ExitCode::FAILURE
 }
 
-/// The address at which a service is found that listens on `host`.
+/// The address to reach a service that listens on `host`.
 fn reachable(host: IpAddr) -> IpAddr {
     match host {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -2,7 +2,7 @@
 
 pub(crate) mod grpc;
 pub(crate) mod health;
-pub mod healthcheck;
+pub(crate) mod healthcheck;
 pub(crate) mod listener;
 pub(crate) mod query;
 pub(crate) mod readiness;

@@ -35,7 +35,7 @@ use crate::{
     server::{
         capacity::{connections::Connections, open::Close, places::Places},
         faces::{
-            health,
+            health, healthcheck,
             listener::{Face, Listener},
             readiness::Readiness,
             route,
@@ -62,7 +62,8 @@ enum StartError {
     Worker,
 }
 
-/// Runs a service until SIGTERM, SIGINT or SIGHUP, then drains it.
+/// Runs a service until SIGTERM, SIGINT or SIGHUP, then drains it. With the subcommand
+/// `healthcheck`, asks the running service at its first HTTP port whether it is ready instead.
 ///
 /// Each worker calls `faces` once for its routers, one for each of the `listeners` and in their
 /// order. It may open channels and spawn tasks there: a runtime is running.
@@ -75,6 +76,11 @@ pub fn run<const N: usize>(
     listeners: [Listener; N],
     faces: impl Fn(&Worker) -> [Router; N] + Send + Sync + 'static,
 ) -> ExitCode {
+    if let Some(crate::config::Action::Healthcheck) = config.action {
+        let mut listeners = listeners.iter();
+        let http = listeners.find(|listener| listener.protocol == Protocol::Http);
+        return healthcheck::run(config.host, http.map(|listener| listener.port));
+    }
     logging::init(service, config.log.clone());
     raise_file_limit();
     let ended = start_and_drain(config, listeners, &Arc::new(faces));
