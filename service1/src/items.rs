@@ -1,14 +1,14 @@
-//! What service1 lists: items 1 to `length`, as a whole or one after the other.
+//! Lists items 1 to `length`: as a whole, or one by one.
 
 use std::{iter::FusedIterator, ops::RangeInclusive};
 
 use tracing::{info, warn};
 
-/// The most items that are listed as a whole. They take 0.2 MB, a tenth of what gRPC
-/// implementations accept as one message.
+/// The most items in a list, which is one message. It takes 0.2 MB; gRPC implementations
+/// accept 4 MB by default.
 pub(crate) const MAX_ALL: i32 = 10_000;
 
-/// One of the items.
+/// An item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) id: i32,
@@ -24,31 +24,30 @@ impl Item {
     }
 }
 
-/// There are no items of such a length.
+/// A length that a list or a stream can't have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidLength {
     #[error("length is {0}; it must be 0 or more")]
     Negative(i32),
-    #[error("length is {0}; getAll lists at most {MAX_ALL} items, ask getStream for more")]
+    #[error("length is {0}; a list has at most {MAX_ALL} items, a stream has no limit")]
     TooLong(i32),
 }
 
 impl InvalidLength {
-    fn check(length: i32, limit: i32) -> Result<(), Self> {
-        match length {
-            ..0 => Err(Self::Negative(length)),
-            _ if length > limit => Err(Self::TooLong(length)),
-            _ => Ok(()),
-        }
+    fn check(action: &'static str, length: i32, limit: i32) -> Result<(), Self> {
+        let error = match length {
+            ..0 => Self::Negative(length),
+            _ if length > limit => Self::TooLong(length),
+            _ => return Ok(()),
+        };
+        warn!(action, status = "failure", %error, "length refused");
+        Err(error)
     }
 }
 
-/// All of the items.
+/// Items 1 to `length`.
 pub(crate) fn get_all(length: i32) -> Result<impl Iterator<Item = Item>, InvalidLength> {
-    if let Err(error) = InvalidLength::check(length, MAX_ALL) {
-        warn!(action = "get_all", status = "failure", %error, "length refused");
-        return Err(error);
-    }
+    InvalidLength::check("get_all", length, MAX_ALL)?;
     info!(
         action = "get_all",
         status = "success",
@@ -58,19 +57,16 @@ pub(crate) fn get_all(length: i32) -> Result<impl Iterator<Item = Item>, Invalid
     Ok((1..=length).map(Item::new))
 }
 
-/// The items one after the other, each made when it is asked for.
+/// Items 1 to `length`, each made when it is polled.
 pub(crate) fn get_stream(length: i32) -> Result<Stream, InvalidLength> {
-    if let Err(error) = InvalidLength::check(length, i32::MAX) {
-        warn!(action = "get_stream", status = "failure", %error, "length refused");
-        return Err(error);
-    }
+    InvalidLength::check("get_stream", length, i32::MAX)?;
     Ok(Stream {
         ids: 1..=length,
         length,
     })
 }
 
-/// The items of [`get_stream`]. When it is dropped it logs how far it came.
+/// The items of [`get_stream`]. On drop it logs how many were made.
 #[derive(Debug)]
 pub(crate) struct Stream {
     ids: RangeInclusive<i32>,
@@ -134,7 +130,7 @@ mod tests {
         let too_long = get_all(MAX_ALL + 1).map(drop).unwrap_err();
         assert_eq!(too_long, InvalidLength::TooLong(10_001));
         assert!(too_long.to_string().contains("10000"), "names the limit");
-        assert!(too_long.to_string().contains("getStream"), "and the way");
+        assert!(too_long.to_string().contains("stream"), "and the way");
         assert_eq!(
             ids(get_stream(i32::MAX).unwrap().skip(9_999).take(2)),
             [10_000, 10_001]
@@ -142,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_length_is_none() {
+    fn a_negative_length_is_refused() {
         for length in [-1, i32::MIN] {
             let error = InvalidLength::Negative(length);
             assert_eq!(get_all(length).map(drop), Err(error));

@@ -1,61 +1,48 @@
-//! How service2 greets people: by the name that the backend makes of theirs, or with the words
-//! of the backend.
+//! Greets people: with their name as the backend processes it, or in the words of the backend.
 
 use std::fmt::Display;
 
 use tracing::{info, warn};
 
-/// Who processes names.
+/// A backend that processes names.
 pub(crate) trait ProcessName {
-    /// Why a name could not be processed.
     type Error: Display;
 
     async fn process_name(self, name: String) -> Result<String, Self::Error>;
 }
 
-/// Who says hello to people.
+/// A backend that greets people in its own words.
 pub(crate) trait SayHello {
-    /// Why somebody could not be greeted.
     type Error: Display;
 
     async fn say_hello(self, name: String) -> Result<String, Self::Error>;
 }
 
-/// The greeting for a name.
+/// The greeting of the processed name.
 pub(crate) async fn say_hello<P: ProcessName>(
     processor: P,
     name: String,
 ) -> Result<String, P::Error> {
-    match processor.process_name(name).await {
-        Ok(name) => {
-            let hello = format!("Hello, {name}!");
-            info!(
-                action = "say_hello",
-                status = "success",
-                hello,
-                "said hello"
-            );
-            Ok(hello)
-        }
-        Err(error) => {
-            warn!(action = "say_hello", status = "failure", %error, "no name to say hello to");
-            Err(error)
-        }
-    }
+    let name = processor.process_name(name).await.inspect_err(|error| {
+        warn!(action = "say_hello", status = "failure", %error, "no name to say hello to");
+    })?;
+    let hello = format!("Hello, {name}!");
+    info!(
+        action = "say_hello",
+        status = "success",
+        hello,
+        "said hello"
+    );
+    Ok(hello)
 }
 
-/// The words of the backend for a name.
+/// The greeting in the words of the backend.
 pub(crate) async fn welcome<S: SayHello>(greeter: S, name: String) -> Result<String, S::Error> {
-    match greeter.say_hello(name).await {
-        Ok(hello) => {
-            info!(action = "welcome", status = "success", hello, "welcomed");
-            Ok(hello)
-        }
-        Err(error) => {
-            warn!(action = "welcome", status = "failure", %error, "no words to welcome with");
-            Err(error)
-        }
-    }
+    let hello = greeter.say_hello(name).await.inspect_err(|error| {
+        warn!(action = "welcome", status = "failure", %error, "no words to welcome with");
+    })?;
+    info!(action = "welcome", status = "success", hello, "welcomed");
+    Ok(hello)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What service2 lists: the items of the backend, as a whole or as they come.
+//! Lists the items of the backend: as a whole, or as they come.
 
 use std::{fmt::Display, future::Future};
 
@@ -6,22 +6,21 @@ use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use tracing::{info, warn};
 
-/// One of the items.
+/// An item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Item {
     pub(crate) id: i32,
     pub(crate) name: String,
 }
 
-/// Who has the items.
+/// A backend that has the items.
 pub(crate) trait Items {
-    /// Why there are none.
     type Error: Display;
 
     /// Items 1 to `length`.
     fn get_all(self, length: i32) -> impl Future<Output = Result<Vec<Item>, Self::Error>>;
 
-    /// Items 1 to `length` as they come. That none can be had is known before the first.
+    /// Items 1 to `length` as they come. If there are none to be had, that is the outer error.
     fn get_stream(
         self,
         length: i32,
@@ -30,21 +29,16 @@ pub(crate) trait Items {
 
 /// Items 1 to `length`.
 pub(crate) async fn get_all<I: Items>(items: I, length: i32) -> Result<Vec<Item>, I::Error> {
-    match items.get_all(length).await {
-        Ok(items) => {
-            info!(
-                action = "get_all",
-                status = "success",
-                items = items.len(),
-                "items listed"
-            );
-            Ok(items)
-        }
-        Err(error) => {
-            warn!(action = "get_all", status = "failure", %error, "no items to list");
-            Err(error)
-        }
-    }
+    let items = items.get_all(length).await.inspect_err(|error| {
+        warn!(action = "get_all", status = "failure", %error, "no items to list");
+    })?;
+    info!(
+        action = "get_all",
+        status = "success",
+        items = items.len(),
+        "items listed"
+    );
+    Ok(items)
 }
 
 /// Items 1 to `length` as they come.
@@ -52,19 +46,18 @@ pub(crate) async fn get_stream<I: Items>(
     items: I,
     length: i32,
 ) -> Result<impl Stream<Item = Result<Item, I::Error>>, I::Error> {
-    match items.get_stream(length).await {
-        Ok(items) => {
-            let mut progress = Progress::new(length);
-            Ok(items.inspect(move |item| progress.see(item)))
-        }
-        Err(error) => {
-            warn!(action = "get_stream", status = "failure", %error, "no items to stream");
-            Err(error)
-        }
-    }
+    let items = items.get_stream(length).await.inspect_err(|error| {
+        warn!(action = "get_stream", status = "failure", %error, "no items to stream");
+    })?;
+    let mut progress = Progress {
+        items: 0,
+        length,
+        error: None,
+    };
+    Ok(items.inspect(move |item| progress.see(item)))
 }
 
-/// How far a stream has come; it is logged when this is dropped.
+/// The progress of a stream, which is logged on drop.
 struct Progress {
     items: i32,
     length: i32,
@@ -72,14 +65,6 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(length: i32) -> Self {
-        Self {
-            items: 0,
-            length,
-            error: None,
-        }
-    }
-
     fn see<E: Display>(&mut self, item: &Result<Item, E>) {
         match item {
             Ok(_) => self.items += 1,

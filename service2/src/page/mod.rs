@@ -1,4 +1,4 @@
-//! The page for people: a greeting, a list and a stream, each sent as it comes.
+//! The page for people: a greeting, a list and a stream, each sent as soon as it is there.
 
 mod form;
 mod view;
@@ -20,7 +20,6 @@ use axum::{
 use common::{Deadline, Problem, context, server::Query};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::join;
-use tonic::Status;
 
 use self::{
     form::Form,
@@ -33,7 +32,7 @@ use crate::{
     items::{self, Item},
 };
 
-/// Nothing but our own style sheet and icon is loaded, and no script runs.
+/// Only our own style sheet and icon are loaded, and no script runs.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
                       base-uri 'none'; frame-ancestors 'none'";
 
@@ -51,8 +50,8 @@ pub(crate) fn router(backend: Backend) -> Router {
         .route("/favicon.ico", asset("image/svg+xml", icon))
 }
 
-/// Makes the three calls at once. Once it is known of each whether it fails, so is the status of
-/// the page; from then on what is there is sent.
+/// Makes the three calls at once. When each has succeeded or failed, the status of the page is
+/// known and the page begins; the streamed items follow as they come.
 async fn page(State(backend): State<Backend>, query: Query) -> Response {
     let form = Form::read(&query);
     let calls = async {
@@ -65,7 +64,7 @@ async fn page(State(backend): State<Backend>, query: Query) -> Response {
                 .ask(|length| items::get_stream(backend.clone(), length)),
         )
     };
-    let (hello, all, streamed) = with_time_to_tell(calls).await;
+    let (hello, all, streamed) = with_time_to_report(calls).await;
     let statuses = [hello.status(), all.status(), streamed.status()];
     let status = statuses.into_iter().max().expect("there are three");
     let (streamed, items) = streamed.split();
@@ -90,21 +89,23 @@ async fn page(State(backend): State<Backend>, query: Query) -> Response {
     (status, headers, body).into_response()
 }
 
-/// Runs calls with all but a twentieth of the time that is left for the page. The rest is for
-/// saying on the page that they did not answer.
-async fn with_time_to_tell<F: Future>(calls: F) -> F::Output {
+/// Runs the calls with 95 % of the time left for the page. The rest is for the page itself, which
+/// reports the calls that ran out of time.
+async fn with_time_to_report<F: Future>(calls: F) -> F::Output {
     let context = context::current().expect("a handler runs within a request");
     let left = context.deadline.remaining().unwrap_or_default();
     let earlier = Deadline::after(left * 19 / 20);
     context.with_deadline(earlier).scope(calls).await
 }
 
-/// The streamed items, and what stands below them. The page is whole even if the stream is not.
-fn rest(
-    items: impl Stream<Item = Result<Item, Status>> + Send,
+/// The streamed items, and the bottom of the page: the page is complete even if the stream is not.
+fn rest<E: Into<Problem> + Send>(
+    items: impl Stream<Item = Result<Item, E>> + Send,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let rows = chunks(items, |item, html| {
-        Row { item }.write_into(html).expect("a Vec takes it");
+        Row { item }
+            .write_into(html)
+            .expect("a Vec takes all bytes");
     });
     stream::unfold(Some(Box::pin(rows)), async |rows| {
         let mut rows = rows?;

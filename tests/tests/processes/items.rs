@@ -93,7 +93,7 @@ fn a_length_that_is_none_is_a_400() {
     assert_eq!(answer.status, 400);
     let detail = answer.problem();
     assert!(
-        detail.contains("10000") && detail.contains("getStream"),
+        detail.contains("10000") && detail.contains("a stream has no limit"),
         "{detail}"
     );
 }
