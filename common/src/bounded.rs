@@ -69,7 +69,7 @@ impl<F: Future> Future for Bounded<F> {
     }
 }
 
-/// Waits for the deadline with a timer that is made when it is first needed.
+/// Waits for the deadline with a timer that is created on first use.
 fn poll_timer(
     timer: &mut Option<Pin<Box<Sleep>>>,
     deadline: Deadline,
@@ -131,7 +131,7 @@ where
         if let Poll::Ready(frame) = poll {
             let more_to_come =
                 matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !this.body.is_end_stream();
-            // A body that is always ready never comes to wait for the timer.
+            // A body that is always ready never reaches the timer.
             if !more_to_come || this.deadline.remaining().is_some() {
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_is_done_in_time_is_let_through() {
+    async fn work_that_ends_in_time_has_its_output() {
         let work = async { "done" };
         assert_eq!(
             Bounded::start(Instant::now(), soon(), || work).await,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_is_not_is_dropped_at_the_deadline() {
+    async fn late_work_is_dropped_at_the_deadline() {
         let deadline = soon();
         let held = Rc::new(());
         let work = {
@@ -195,12 +195,12 @@ mod tests {
         assert_eq!(
             Rc::strong_count(&held),
             1,
-            "dropped, though the future is still there"
+            "dropped, while the future still exists"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_nothing_left_the_work_is_not_begun() {
+    async fn after_the_deadline_no_work_begins() {
         let deadline = soon();
         tokio::time::advance(Duration::from_secs(1)).await;
         let work = || -> future::Ready<()> { panic!("begun") };
@@ -210,7 +210,7 @@ mod tests {
         );
     }
 
-    /// The data of a body up to its end, and how that was.
+    /// The size of a body, and its end: trailers or an error.
     async fn read<B>(body: B, protocol: Protocol) -> (usize, Result<HeaderMap, BoxError>)
     where
         B: Body<Data = Bytes, Error = Infallible>,
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_waits_too_long_ends_as_its_protocol_has_it() {
+    async fn a_late_body_ends_as_its_protocol_has_it() {
         let body = || {
             let frames = stream::once(future::ready(Ok(frame())));
             StreamBody::new(stream::StreamExt::chain(frames, stream::pending()))

@@ -7,7 +7,7 @@ use std::{
 
 use crate::lock::lock;
 
-/// Allows a number of lines in each second, and counts the others.
+/// Allows a number of lines a second, and counts the others.
 #[derive(Debug)]
 pub(crate) struct Limited {
     per_second: u32,
@@ -17,8 +17,8 @@ pub(crate) struct Limited {
 #[derive(Debug)]
 struct State {
     second: Instant,
-    told: u32,
-    untold: u64,
+    allowed: u32,
+    suppressed: u64,
 }
 
 impl Limited {
@@ -27,25 +27,25 @@ impl Limited {
             per_second,
             state: Mutex::new(State {
                 second: Instant::now(),
-                told: 0,
-                untold: 0,
+                allowed: 0,
+                suppressed: 0,
             }),
         }
     }
 
-    /// Whether a line may be written now: if so, how many were not since the last that was.
-    pub(crate) fn tell(&self) -> Option<u64> {
+    /// Asks for a line. If it is allowed, returns how many were suppressed since the last one.
+    pub(crate) fn allow(&self) -> Option<u64> {
         let mut state = lock(&self.state);
         let now = Instant::now();
         if now.duration_since(state.second) >= Duration::from_secs(1) {
             state.second = now;
-            state.told = 0;
+            state.allowed = 0;
         }
-        if state.told < self.per_second {
-            state.told += 1;
-            Some(std::mem::take(&mut state.untold))
+        if state.allowed < self.per_second {
+            state.allowed += 1;
+            Some(std::mem::take(&mut state.suppressed))
         } else {
-            state.untold += 1;
+            state.suppressed += 1;
             None
         }
     }
@@ -56,14 +56,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_allows_so_many_lines_a_second_and_counts_the_others() {
+    fn lines_over_the_rate_are_suppressed_and_counted() {
         let limited = Limited::per_second(2);
         let in_an_hour = Instant::now() + Duration::from_hours(1);
-        lock(&limited.state).second = in_an_hour; // the second lasts
-        assert_eq!([limited.tell(), limited.tell()], [Some(0), Some(0)]);
-        assert_eq!([limited.tell(), limited.tell()], [None, None]);
+        lock(&limited.state).second = in_an_hour; // it does not end
+        assert_eq!([limited.allow(), limited.allow()], [Some(0), Some(0)]);
+        assert_eq!([limited.allow(), limited.allow()], [None, None]);
         let past = Instant::now().checked_sub(Duration::from_secs(1));
         lock(&limited.state).second = past.expect("the machine runs for longer");
-        assert_eq!([limited.tell(), limited.tell()], [Some(2), Some(0)]);
+        assert_eq!([limited.allow(), limited.allow()], [Some(2), Some(0)]);
     }
 }

@@ -1,8 +1,8 @@
-//! [`Problem`]: an error as a person or a program on the other side gets to see it.
+//! [`Problem`]: an error as the client sees it.
 //!
 //! Over HTTP it is an [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) `problem+json`, over
-//! gRPC a status. Handlers return it like any response; the server's stack turns the errors of
-//! its own layers, of axum and of tonic into it as well.
+//! gRPC a status. Handlers return it like any response. The inbound stack also turns the errors of
+//! its layers, of axum and of tonic into problems.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -19,19 +19,16 @@ use tonic::{Code, Status};
 
 use crate::context;
 
-/// How long a client is asked to wait when a service can't be reached.
-const RETRY_AFTER_UNAVAILABLE: Duration = Duration::from_secs(1);
+/// How long a client is asked to wait if a service is overloaded or can't be reached.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How long a client is asked to wait when a service is overloaded.
-const RETRY_AFTER_OVERLOADED: Duration = Duration::from_secs(1);
-
-/// `Retry-After` of gRPC: when a call may be made again, in milliseconds (gRFC A6).
+/// The `Retry-After` of gRPC, in milliseconds (gRFC A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// HTTP has no status of its own for a client that went away; nginx's is the one in use.
+/// The status for a client that went away. HTTP has none; this one is from nginx.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// An error as the client gets to see it.
+/// An error as the client sees it.
 ///
 /// ```
 /// use common::Problem;
@@ -50,9 +47,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a `detail` that tells the client what is wrong and what to do.
+    /// Creates a problem. Its `detail` says what is wrong and what to do.
     ///
-    /// The detail of a 5xx must not carry internal text: log that, and say what it means.
+    /// The detail of a 5xx must not contain internal text: log that instead.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -72,7 +69,7 @@ impl Problem {
         &self.detail
     }
 
-    /// Asks the client to come back after that time, in whole seconds.
+    /// Asks the client to retry after that time, in whole seconds.
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
         Self {
@@ -81,7 +78,7 @@ impl Problem {
         }
     }
 
-    /// A bug of ours, or a panic.
+    /// A bug or a panic in this service.
     pub(crate) fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -89,32 +86,32 @@ impl Problem {
         )
     }
 
-    /// The deadline passed before there was an answer.
+    /// The deadline passed before there was a response.
     pub(crate) fn deadline_exceeded() -> Self {
         Self::new(
             StatusCode::GATEWAY_TIMEOUT,
-            "There was no answer before the deadline; try again later.",
+            "There was no response before the deadline; try again later.",
         )
     }
 
-    /// There is more to do than the service can carry.
+    /// The service has no place for this request.
     pub(crate) fn overloaded() -> Self {
         let problem = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "The service has more to do than it can carry; try again in a while.",
+            "The service is overloaded; try again later.",
         );
         Self {
             grpc: Some(Code::ResourceExhausted),
-            ..problem.retry_after(RETRY_AFTER_OVERLOADED)
+            ..problem.retry_after(RETRY_DELAY)
         }
     }
 
-    /// What a client gets for a status that no one put into words.
+    /// The problem of a status that came without a detail.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let detail = match status {
             StatusCode::NOT_FOUND => "Nothing is served at this path; check it for a typo.",
             StatusCode::METHOD_NOT_ALLOWED => {
-                "This path does not serve the method; the Allow header lists those that it does."
+                "This path does not serve the method; the Allow header lists the methods it serves."
             }
             status if status.is_server_error() => {
                 return Self {
@@ -155,7 +152,7 @@ impl Problem {
     }
 }
 
-/// The HTTP status that answers for a gRPC code at the edge, where the fault is upstream.
+/// The HTTP status at the edge for the gRPC code of a call to a replica.
 pub fn http_status(code: Code) -> StatusCode {
     match code {
         Code::Ok => StatusCode::OK,
@@ -175,26 +172,23 @@ pub fn http_status(code: Code) -> StatusCode {
     }
 }
 
-/// A failed gRPC call, as the client of the service that made it gets to see it: the message
-/// of an error that the client can mend is passed on, that of any other stays inside.
+/// The problem of a request whose gRPC call failed. A message is passed on if the client can mend
+/// the error; others stay inside.
 impl From<Status> for Problem {
     fn from(grpc: Status) -> Self {
         let status = http_status(grpc.code());
         match grpc.code() {
             Code::DeadlineExceeded => Self::deadline_exceeded(),
-            // With a pushback it is the service that has too much to do, and not the client that
-            // asked for too much.
+            // With a pushback the replica is overloaded. Without, the client asked for too much.
             Code::ResourceExhausted if grpc.metadata().contains_key(PUSHBACK) => Self {
-                detail: "A service that this one needs has more to do than it can carry; \
-                         try again in a while."
-                    .into(),
+                detail: "A service that this one needs is overloaded; try again later.".into(),
                 ..Self::overloaded()
             },
             Code::Unavailable => Self::new(
                 status,
                 "A service that this one needs can't be reached; try again.",
             )
-            .retry_after(RETRY_AFTER_UNAVAILABLE),
+            .retry_after(RETRY_DELAY),
             _ if status.is_client_error() && !grpc.message().is_empty() => {
                 Self::new(status, grpc.message().to_owned())
             }
@@ -214,7 +208,7 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
-    /// The same as `title`, under the name that the first version of this API had.
+    /// The same as `title`, under its name in the first version of this API.
     error: &'a str,
     request_id: &'a str,
 }
@@ -227,7 +221,7 @@ impl IntoResponse for Problem {
         };
         let document = context::with_request_id(|request_id| {
             serde_json::to_vec(&Document {
-                // RFC 9457, 4.2.1: no more is meant than the status code says.
+                // RFC 9457, 4.2.1: the problem means no more than its status code.
                 r#type: "about:blank",
                 title,
                 status: self.status.as_u16(),
@@ -247,7 +241,7 @@ impl IntoResponse for Problem {
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
-        // The stack finds it here when the client speaks gRPC.
+        // The inbound stack takes it from here if the client speaks gRPC.
         response.extensions_mut().insert(self);
         response
     }
@@ -286,10 +280,10 @@ mod tests {
     }
 
     #[test]
-    fn an_overloaded_service_is_no_fault_of_the_client() {
+    fn an_overloaded_replica_is_not_the_fault_of_the_client() {
         let problem = Problem::from(Problem::overloaded().to_grpc());
         assert_eq!(problem.status, 503);
-        assert_eq!(problem.retry_after, Some(RETRY_AFTER_OVERLOADED));
+        assert_eq!(problem.retry_after, Some(RETRY_DELAY));
         assert_eq!(problem.to_grpc().code(), Code::ResourceExhausted);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Package names become modules: `app.grpc` is [`app::grpc`], `api` is [`api`].
 
-// Generated code; the .proto files carry the docs, and the contract has the names.
+// Generated code: the .proto files have the docs, and the contract the names.
 #![allow(missing_docs, non_camel_case_types, clippy::pedantic)]
 
 pub mod app {
@@ -15,6 +15,5 @@ pub mod api {
     tonic::include_proto!("api");
 }
 
-/// The descriptors of all files, for gRPC reflection and for
-/// what is declared of each method.
+/// The descriptors of all files, for gRPC reflection and for the options of each method.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

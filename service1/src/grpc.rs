@@ -57,7 +57,7 @@ impl api_server::Api for Api {
         Ok(Response::new(Items { items }))
     }
 
-    // Always ready, so tonic fills its frames, and it asks for more as the client takes them.
+    // Always ready: tonic fills whole frames with it, and polls it as fast as the client reads.
     type getStreamStream =
         stream::Iter<iter::Map<items::Stream, fn(items::Item) -> Result<Item, Status>>>;
 

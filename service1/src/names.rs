@@ -1,11 +1,11 @@
-//! What service1 does with names: it makes them upper case, and it says hello to them.
+//! Puts names into upper case, and greets them.
 
 use tracing::{info, warn};
 
 /// The longest name that is accepted, in bytes of UTF-8.
 pub(crate) const MAX_NAME_BYTES: usize = 1_024;
 
-/// A name is longer than [`MAX_NAME_BYTES`].
+/// The name is longer than [`MAX_NAME_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("name has {bytes} bytes; the limit is {MAX_NAME_BYTES} bytes of UTF-8, send a shorter one")]
 pub(crate) struct NameTooLong {
@@ -23,7 +23,7 @@ impl NameTooLong {
     }
 }
 
-/// The name in upper case, by the rules of Unicode: it may come out longer.
+/// The name in upper case by the rules of Unicode, which can make it longer.
 pub(crate) fn process_name(name: &str) -> Result<String, NameTooLong> {
     NameTooLong::check("process_name", name)?;
     let processed_name = name.to_uppercase();
@@ -36,7 +36,7 @@ pub(crate) fn process_name(name: &str) -> Result<String, NameTooLong> {
     Ok(processed_name)
 }
 
-/// The greeting for a name, as it is written.
+/// The greeting of a name.
 pub(crate) fn say_hello(name: &str) -> Result<String, NameTooLong> {
     NameTooLong::check("say_hello", name)?;
     let hello = format!("Hello {name}!");
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_out_in_upper_case() {
+    fn names_become_upper_case() {
         assert_eq!(process_name("test").unwrap(), "TEST");
         assert_eq!(process_name("straße").unwrap(), "STRASSE");
         assert_eq!(process_name("łódź ñ").unwrap(), "ŁÓDŹ Ñ");

@@ -1,4 +1,4 @@
-//! The REST face of service1: `GET /api/v1/name?name=test` answers `{"name":"TEST"}`.
+//! The REST face of service1: `GET /api/v1/name?name=test` returns `{"name":"TEST"}`.
 
 use axum::{Json, Router, http::StatusCode, routing::get};
 use common::{Problem, server::Query};

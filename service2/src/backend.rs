@@ -1,4 +1,4 @@
-//! service1, as seen from service2: its gRPC calls in the domain's own types.
+//! Calls service1 over gRPC, in the types of the domain.
 
 use common::client::Client;
 use futures_util::{Stream, StreamExt, stream};
@@ -13,7 +13,7 @@ use crate::{
     items::{Item, Items},
 };
 
-/// A handle on the channel to service1; clones share the connection, and each makes one call.
+/// The channel to service1. Clones share its connections, and each makes one call.
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
     channel: Client,
@@ -38,8 +38,8 @@ impl ProcessName for Backend {
 
     async fn process_name(self, name: String) -> Result<String, Status> {
         let request = ProcessNameRequest { name };
-        let answer = self.service1().process_name(request).await?;
-        Ok(answer.into_inner().name)
+        let response = self.service1().process_name(request).await?;
+        Ok(response.into_inner().name)
     }
 }
 
@@ -47,8 +47,8 @@ impl SayHello for Backend {
     type Error = Status;
 
     async fn say_hello(self, name: String) -> Result<String, Status> {
-        let answer = self.api().say_hello(HelloRequest { name }).await?;
-        Ok(answer.into_inner().message)
+        let response = self.api().say_hello(HelloRequest { name }).await?;
+        Ok(response.into_inner().message)
     }
 }
 
@@ -56,8 +56,8 @@ impl Items for Backend {
     type Error = Status;
 
     async fn get_all(self, length: i32) -> Result<Vec<Item>, Status> {
-        let answer = self.api().get_all(ApiRequest { length }).await?;
-        let items = answer.into_inner().items;
+        let response = self.api().get_all(ApiRequest { length }).await?;
+        let items = response.into_inner().items;
         Ok(items.into_iter().map(Item::from).collect())
     }
 
@@ -65,9 +65,9 @@ impl Items for Backend {
         self,
         length: i32,
     ) -> Result<impl Stream<Item = Result<Item, Status>>, Status> {
-        let answer = self.api().get_stream(ApiRequest { length }).await?;
-        let mut items = answer.into_inner();
-        // A refusal comes in the place of the first item.
+        let response = self.api().get_stream(ApiRequest { length }).await?;
+        let mut items = response.into_inner();
+        // An error in place of the first item is an error of the call.
         let first = items.message().await?;
         Ok(stream::iter(first.map(Ok))
             .chain(items)

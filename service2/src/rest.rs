@@ -1,4 +1,4 @@
-//! The REST face of service2: `GET /api/v1/say-hello?name=test` answers `"Hello, TEST!"`.
+//! The REST face of service2: `GET /api/v1/say-hello?name=test` returns `"Hello, TEST!"`.
 
 use axum::{Json, Router, body::Body, extract::State, response::IntoResponse, routing::get};
 use common::{Problem, server::Query};

@@ -2,9 +2,8 @@
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// What the services stand on, and what it logs by itself. A client chooses how much that is: h2
-/// writes a warning for a frame of nine bytes. So they log errors alone unless one of them is asked
-/// for by its name.
+/// Dependencies that log. A client can choose how much (h2 logs a warning for a frame of nine
+/// bytes), so only their errors are logged, unless the filter names the dependency.
 const DEPENDENCIES: [&str; 9] = [
     "axum",
     "h2",
@@ -17,15 +16,15 @@ const DEPENDENCIES: [&str; 9] = [
     "tower_http",
 ];
 
-/// The text is no filter.
+/// A part of a filter that can't be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is neither a level (off, error, warn, info, debug, trace) nor target=level; write some of them with commas between"
+    "{0:?} is neither a level (off, error, warn, info, debug, trace) nor target=level; separate several with commas"
 )]
 pub struct InvalidFilter(String);
 
-/// Reads a filter: a level for all that is not a dependency (`info` if there is none), and
-/// `target=level` for a module or a dependency by its name, with commas between.
+/// Parses a filter: parts separated by commas. A level is for all targets but the dependencies
+/// (default: `info`); `target=level` is for one module or dependency.
 ///
 /// ```
 /// use common::logging::parse_filter;
@@ -37,7 +36,7 @@ pub struct InvalidFilter(String);
 ///
 /// # Errors
 ///
-/// When a part of it is neither.
+/// [`InvalidFilter`] if a part is neither.
 pub fn parse_filter(text: &str) -> Result<Targets, InvalidFilter> {
     let quiet = DEPENDENCIES.map(|dependency| (dependency, LevelFilter::ERROR));
     let mut filter = Targets::new()
@@ -68,7 +67,7 @@ fn parse_level(text: &str) -> Option<LevelFilter> {
     text.parse().ok().filter(|_| is_word && !text.is_empty())
 }
 
-/// A path of modules.
+/// Whether it looks like a path of modules.
 fn is_target(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-.".contains(&byte);
     !text.is_empty() && text.bytes().all(is_plain)
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_log_errors_unless_they_are_asked() {
+    fn dependencies_log_errors_unless_the_filter_names_them() {
         for (text, target, level, is_logged) in [
             ("", "service2", Level::INFO, true),
             ("", "service2", Level::DEBUG, false),
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_level_is_refused() {
+    fn an_invalid_part_is_refused() {
         for text in [
             "infoo",
             "garbage=",

@@ -1,4 +1,4 @@
-//! For the fuzzer: a log line of a text that somebody chose.
+//! For the fuzzer: the log line of any text.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use tracing_subscriber::{
 use super::{buffer, record::Format};
 use crate::lock::lock;
 
-/// A log line with this text as its message and in its fields, as it goes to stdout.
+/// The log line of an event that has this text as its message and in its fields.
 pub fn log_line(text: &str) -> Vec<u8> {
     let line = Arc::<Mutex<Vec<u8>>>::default();
     let subscriber = Registry::default().with(Lines(Format::new(text), line.clone()));

@@ -1,8 +1,7 @@
 //! JSON values, appended to a record.
 //!
-//! `serde_json` writes what it alone can write well: numbers, and text that has something to
-//! escape. Hardly any text in a record has, and to copy such text as a whole, keys above all,
-//! takes a third of the instructions (what it saves: bench/README.md).
+//! Text that needs no escapes, as nearly all in a record, is copied as a whole: that takes a third
+//! of the instructions of `serde_json` (bench/README.md). `serde_json` writes everything else.
 
 use std::{
     borrow::Cow,
@@ -18,7 +17,7 @@ pub(super) fn string(bytes: &mut Vec<u8>, text: &str) {
     bytes.push(b'"');
 }
 
-/// Appends what goes between the quotes of a string.
+/// Appends the inside of a string, without the quotes.
 pub(super) fn escaped(bytes: &mut Vec<u8>, text: &str) {
     if is_plain(text.as_bytes()) {
         bytes.extend_from_slice(text.as_bytes());
@@ -29,7 +28,7 @@ pub(super) fn escaped(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend_from_slice(escaped.as_bytes());
 }
 
-/// JSON with `\u…` for what a terminal or a viewer acts on instead of showing it, and JSON allows.
+/// Escapes, as `\u…`, the characters that JSON allows but that a terminal or a viewer acts on.
 pub(super) fn with_escapes(json: &str) -> Cow<'_, str> {
     if !json.contains(is_acted_on) {
         return Cow::Borrowed(json);
@@ -37,7 +36,7 @@ pub(super) fn with_escapes(json: &str) -> Cow<'_, str> {
     let mut escaped = String::with_capacity(json.len() + 32);
     for character in json.chars() {
         if is_acted_on(character) {
-            // All of them are in the first plane.
+            // All of them have four hex digits.
             let _ = write!(escaped, "\\u{:04x}", u32::from(character));
         } else {
             escaped.push(character);
@@ -46,7 +45,7 @@ pub(super) fn with_escapes(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Control characters (DEL and C1), ends of lines, marks of direction and what has no width.
+/// Control characters (DEL and C1), line ends, marks of direction and characters without a width.
 fn is_acted_on(character: char) -> bool {
     matches!(character,
         '\u{7F}'..='\u{9F}'
@@ -57,7 +56,7 @@ fn is_acted_on(character: char) -> bool {
         | '\u{FEFF}')
 }
 
-/// Whether there is nothing to escape: ASCII without a quote, a backslash or a control character.
+/// Whether the text needs no escapes: ASCII without quotes, backslashes and control characters.
 fn is_plain(text: &[u8]) -> bool {
     let is_plain_byte = |byte: &u8| matches!(byte, b' '..=b'~') && !b"\"\\".contains(byte);
     let Some(last) = text.last_chunk() else {
@@ -67,21 +66,20 @@ fn is_plain(text: &[u8]) -> bool {
     words.iter().chain([last]).all(|word| is_plain_word(*word))
 }
 
-/// The same for eight bytes at once, which takes half the instructions: a byte is 0 after
-/// `^ character` where it was that character, and a borrow marks the bytes that are too small.
+/// The same for eight bytes at once, with half the instructions: `^ character` makes a byte 0 if it
+/// was that character, and a borrow marks the bytes that are too small.
 fn is_plain_word(word: [u8; 8]) -> bool {
     const fn all(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
     }
     let word = u64::from_ne_bytes(word);
     let below = |word: u64, limit: u8| word.wrapping_sub(all(limit)) & !word & all(0x80);
-    let above = (word | word.wrapping_add(all(1))) & all(0x80); // DEL, and what is not ASCII
+    let above = (word | word.wrapping_add(all(1))) & all(0x80); // DEL, or not ASCII
     let found = below(word, b' ') | below(word ^ all(b'"'), 1) | below(word ^ all(b'\\'), 1);
-    let found = found | above;
-    found == 0
+    found | above == 0
 }
 
-/// Appends a string that is made while it is written.
+/// Appends a string that is formatted while it is written.
 pub(super) fn text(bytes: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     struct Escaped<'a>(&'a mut Vec<u8>);
 
@@ -93,7 +91,7 @@ pub(super) fn text(bytes: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     }
 
     bytes.push(b'"');
-    // A value that can't be formatted leaves what it came to.
+    // A value that fails to format leaves the part before the failure.
     let _ = Escaped(bytes).write_fmt(text);
     bytes.push(b'"');
 }
@@ -101,7 +99,7 @@ pub(super) fn text(bytes: &mut Vec<u8>, text: fmt::Arguments<'_>) {
 /// Appends any other value.
 pub(super) fn value<V: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &V) {
     serde_json::to_writer(bytes, value)
-        .expect("a Vec takes all, and these values have no keys to be refused");
+        .expect("a Vec takes all bytes, and numbers always become JSON");
 }
 
 #[cfg(test)]
@@ -109,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_are_those_of_serde_json_but_for_what_is_acted_on() {
+    fn strings_are_those_of_serde_json_but_for_characters_that_are_acted_on() {
         let (before, after) = ("straße", "a text of some length");
         let others = [
             '\u{061C}', '\u{2028}', '\u{202E}', '\u{2066}', '\u{FEFF}', '…', '😀',

@@ -1,9 +1,9 @@
-//! Stdout, as a writer that never waits for its reader.
+//! Stdout, as a writer that never waits for a slow reader: no request may wait for the log.
 //!
-//! A record is written at once where stdout takes it, as it does nearly always. What it does not
-//! take waits in memory, and a thread, started when it is first needed, writes it. What waits for
-//! longer than [`PATIENCE`], or is more than [`WAITING_LIMIT`], is dropped, counted, and told in a
-//! record once stdout takes records again: a request must not wait for whoever reads the log.
+//! Records are written at once as far as stdout takes them, which is nearly always. The rest waits
+//! in memory for a thread, which is started when it is needed. Records that wait longer than
+//! [`PATIENCE`], or exceed [`WAITING_LIMIT`], are dropped and counted; a record reports the loss
+//! once stdout takes records again.
 
 use std::{
     collections::VecDeque,
@@ -28,17 +28,17 @@ use tracing::warn;
 
 use crate::lock::lock;
 
-/// How long records wait for stdout, at the least, before they are dropped.
+/// The shortest time that records wait for stdout before they are dropped.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a reader may pause before records are left to the thread: readers do, as long as they
-/// wait for a core, and to wait with them costs less than to change threads.
+/// How long a write waits before it leaves its records to the thread. Readers pause while they wait
+/// for a core, and a short wait costs less than a change of threads.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How many bytes of records may wait, in the whole process.
+/// The most bytes of records that wait, in the whole process.
 const WAITING_LIMIT: usize = 4 * 1_024 * 1_024;
 
-/// A pipe that is ready takes that much without waiting (POSIX: `PIPE_BUF`).
+/// The bytes that a ready pipe takes without blocking (POSIX: `PIPE_BUF`).
 const PIPE_BUF: usize = 4_096;
 
 static STDOUT: Mutex<Stdout> = Mutex::new(Stdout {
@@ -46,11 +46,11 @@ static STDOUT: Mutex<Stdout> = Mutex::new(Stdout {
     waiting_bytes: 0,
     is_in_line: false,
     line_is_lost: false,
-    untold: 0,
+    unreported: 0,
     has_thread: false,
 });
 
-/// Nothing waits any more.
+/// Notified when no record waits any more.
 static WRITTEN_OUT: Condvar = Condvar::new();
 
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
@@ -67,16 +67,16 @@ pub(crate) fn lost_bytes() -> u64 {
 }
 
 struct Stdout {
-    /// Records that stdout has not taken yet, and since when.
+    /// Records that stdout has not taken yet, with the time since when they wait.
     waiting: VecDeque<(Instant, Bytes)>,
     waiting_bytes: usize,
-    /// What stdout took last is a part of a line.
+    /// Stdout has only the beginning of the last line.
     is_in_line: bool,
-    /// The rest of that line is lost, so the next begins a new one.
+    /// The rest of that line is lost, so a line end goes before the next record.
     line_is_lost: bool,
-    /// Bytes that were lost, of which no record has told yet.
-    untold: u64,
-    /// The thread is there, and writes what waits.
+    /// Lost bytes that no record has reported yet.
+    unreported: u64,
+    /// The thread runs.
     has_thread: bool,
 }
 
@@ -97,13 +97,13 @@ pub(super) fn write(records: &[u8]) {
     if taken < records.len() {
         stdout.let_wait(&records[taken..]);
     }
-    if !stdout.has_thread && (stdout.untold > 0 || !stdout.waiting.is_empty()) {
+    if !stdout.has_thread && (stdout.unreported > 0 || !stdout.waiting.is_empty()) {
         let thread = thread::Builder::new().name("log-writer".to_owned());
-        stdout.has_thread = thread.spawn(write_what_waits).is_ok();
+        stdout.has_thread = thread.spawn(write_until_none_waits).is_ok();
     }
 }
 
-/// Gives records that wait their time, before the process ends.
+/// Waits up to [`PATIENCE`] for the waiting records, before the process ends.
 pub(crate) fn finish() {
     let stdout = lock(&STDOUT);
     let is_waiting = |stdout: &mut Stdout| !stdout.waiting.is_empty();
@@ -112,8 +112,8 @@ pub(crate) fn finish() {
 }
 
 impl Stdout {
-    /// Writes as much as stdout takes at once, and returns how much is done with. What it refuses
-    /// for good is lost.
+    /// Writes as much as stdout takes at once, and returns how many bytes are done with. After an
+    /// error that is all of them: they are lost.
     fn write_now(&mut self, records: &[u8]) -> usize {
         if self.line_is_lost {
             match write_some(b"\n") {
@@ -139,7 +139,7 @@ impl Stdout {
         taken
     }
 
-    /// Drops that many bytes that come next.
+    /// Counts the next bytes as lost, and returns their number.
     fn lose_next(&mut self, bytes: usize) -> usize {
         self.line_is_lost = self.is_in_line;
         self.count_lost(bytes);
@@ -148,11 +148,11 @@ impl Stdout {
 
     fn count_lost(&mut self, bytes: usize) {
         LOST.fetch_add(bytes as u64, Relaxed);
-        self.untold += bytes as u64;
+        self.unreported += bytes as u64;
     }
 
     fn let_wait(&mut self, records: &[u8]) {
-        // One that nothing waits before may be the rest of a line.
+        // The first in the queue may be the rest of a line, so it is kept.
         if self.waiting_bytes + records.len() > WAITING_LIMIT && !self.waiting.is_empty() {
             self.count_lost(records.len());
             return;
@@ -162,14 +162,14 @@ impl Stdout {
         self.waiting.push_back((Instant::now(), records));
     }
 
-    /// Writes as much of what waits as stdout takes at once, and drops what waits for too long.
+    /// Writes as many of the waiting records as stdout takes at once, and drops the expired ones.
     fn write_waiting(&mut self) {
         while let Some((since, mut rest)) = self.waiting.pop_front() {
             self.waiting_bytes -= rest.len();
             let taken = self.write_now(&rest);
             rest.advance(taken);
             if since.elapsed() > PATIENCE {
-                // A line that stdout has a part of still comes to its end.
+                // A line that stdout has the beginning of is still completed.
                 let line = rest.iter().position(|byte| *byte == b'\n');
                 let kept = line.filter(|_| self.is_in_line).map_or(0, |end| end + 1);
                 self.count_lost(rest.len() - kept);
@@ -185,8 +185,8 @@ impl Stdout {
     }
 }
 
-/// The thread: it is there until all that waits is written or lost, and the loss is told.
-fn write_what_waits() {
+/// The thread: runs until all waiting records are written or lost, and the loss is reported.
+fn write_until_none_waits() {
     loop {
         wait_until_writable();
         let mut stdout = lock(&STDOUT);
@@ -194,8 +194,8 @@ fn write_what_waits() {
         if !stdout.waiting.is_empty() {
             continue;
         }
-        let untold = std::mem::take(&mut stdout.untold);
-        if untold == 0 {
+        let lost_bytes = std::mem::take(&mut stdout.unreported);
+        if lost_bytes == 0 {
             stdout.has_thread = false;
             return;
         }
@@ -203,29 +203,29 @@ fn write_what_waits() {
         warn!(
             action = "log",
             status = "lost",
-            lost_bytes = untold,
+            lost_bytes,
             "stdout took no more records for a while; these are lost"
         );
         let mut stdout = lock(&STDOUT);
-        if stdout.untold > 0 {
-            // It is as it was, so the record is among them.
-            stdout.untold += untold;
+        if stdout.unreported > 0 {
+            // Records are lost again, and this one may be among them.
+            stdout.unreported += lost_bytes;
             drop(stdout);
             thread::sleep(PATIENCE);
         }
     }
 }
 
-/// Stdout, by how it is written to without waiting.
+/// How to write to stdout without blocking.
 enum Sink {
-    /// A pipe or a terminal, opened again: whether a write waits is said for an open file, and
-    /// others have the one that we were given.
+    /// A pipe or a terminal, opened a second time: `O_NONBLOCK` belongs to the open file, and other
+    /// processes share the first.
     Nonblocking(OwnedFd),
-    /// One that can't be opened again, as it is somebody else's. It takes [`PIPE_BUF`] when it is
+    /// One that belongs to another user and can't be opened again. It takes [`PIPE_BUF`] when it is
     /// ready.
     Blocking,
     Socket,
-    /// A file takes what it is given.
+    /// A file takes all bytes at once.
     File,
 }
 
@@ -246,7 +246,7 @@ fn sink() -> &'static Sink {
     })
 }
 
-/// Writes a part of this, or nothing where it would have to wait.
+/// Writes as many of the bytes as possible without blocking, and returns their number.
 fn write_some(bytes: &[u8]) -> Result<usize, Errno> {
     let stdout = io::stdout();
     let written = match sink() {
@@ -268,7 +268,7 @@ fn wait_until_writable() {
     }
 }
 
-/// Whether stdout takes something, or fails, within that time.
+/// Whether stdout becomes ready, or fails, within that time.
 fn is_writable(within: Duration) -> bool {
     let stdout = io::stdout();
     let mut stdout = [PollFd::new(&stdout, PollFlags::OUT)];

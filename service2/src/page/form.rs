@@ -1,16 +1,16 @@
-//! The form of the page: what was typed into it, what that means, and what came of it.
+//! The form of the page: the text of each field, its value, and the response to it.
 
 use std::future::Future;
 
 use axum::http::StatusCode;
 use common::{Problem, server::Query};
 
-/// The page greets whom the original greeted, and lists what that listed.
+/// The defaults of the original page.
 const NAME: &str = "Gonzalo";
 const LENGTH: i32 = 10;
 const STREAM_LENGTH: i32 = 5;
 
-/// The most streamed items that the page shows: more would be hard on the browser.
+/// The most streamed items on the page: more are hard on the browser.
 const MAX_STREAM_LENGTH: i32 = 100_000;
 
 /// The fields of the form.
@@ -40,9 +40,9 @@ impl Form {
     }
 }
 
-/// A field, and what came of it: what it means, then what was answered to that.
+/// A field. Its outcome is first the value of the text, then the response to it.
 pub(super) struct Field<T> {
-    /// As it was typed.
+    /// The text, as typed.
     pub(super) typed: String,
     pub(super) outcome: Result<T, Problem>,
 }
@@ -69,7 +69,7 @@ impl Field<i32> {
 }
 
 impl<T> Field<T> {
-    /// Makes a call with what the field means, if it means anything.
+    /// Makes a call with the value, if there is one.
     pub(super) async fn ask<F, U, E>(self, call: impl FnOnce(T) -> F) -> Field<U>
     where
         F: Future<Output = Result<U, E>>,
@@ -77,30 +77,24 @@ impl<T> Field<T> {
     {
         Field {
             typed: self.typed,
-            outcome: match self.outcome {
-                Ok(value) => call(value).await.map_err(Into::into),
-                Err(problem) => Err(problem),
-            },
+            outcome: async { call(self.outcome?).await.map_err(Into::into) }.await,
         }
     }
 
-    /// What is wrong with what was typed.
+    /// The problem of the text, if the text is the problem.
     pub(super) fn mistake(&self) -> Option<&str> {
         let problem = self.outcome.as_ref().err()?;
         (problem.status() == StatusCode::BAD_REQUEST).then(|| problem.detail())
     }
 
-    /// The field, and apart from it what came of it.
+    /// Separates the outcome from the field.
     pub(super) fn split(self) -> (Field<()>, Result<T, Problem>) {
-        let Self { typed, outcome } = self;
-        let field = Field {
-            typed,
-            outcome: outcome.as_ref().map(|_| ()).map_err(Problem::clone),
-        };
-        (field, outcome)
+        let outcome = self.outcome.as_ref().map(|_| ()).map_err(Problem::clone);
+        let typed = self.typed;
+        (Field { typed, outcome }, self.outcome)
     }
 
-    /// The HTTP status of what came of it.
+    /// The HTTP status of the outcome.
     pub(super) fn status(&self) -> StatusCode {
         let problem = self.outcome.as_ref().err();
         problem.map_or(StatusCode::OK, Problem::status)

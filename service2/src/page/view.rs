@@ -1,5 +1,4 @@
-//! What the page looks like: the blocks of `templates/page.html`, in the order in which they
-//! are sent.
+//! The blocks of `templates/page.html`, in the order in which they are sent.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use common::{Problem, timings::Call};
 use super::form::Field;
 use crate::items::Item;
 
-/// All that is known before the first streamed item.
+/// Everything before the first streamed item.
 #[derive(Template)]
 #[template(path = "page.html", block = "top")]
 pub(super) struct Top<'a> {
@@ -20,14 +19,14 @@ pub(super) struct Top<'a> {
 }
 
 impl Top<'_> {
-    /// What to type to see the log lines of this page.
+    /// The command that shows the log lines of this page.
     fn trace(&self) -> String {
         let id = self.request_id;
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+=,".contains(c);
         if id.chars().all(plain) {
             format!("make trace ID={id}")
         } else {
-            // make and the shell would each read something into it.
+            // make and the shell would each expand it.
             format!("scripts/trace '{}'", id.replace('\'', r"'\''"))
         }
     }
@@ -40,17 +39,17 @@ pub(super) struct Row<'a> {
     pub(super) item: &'a Item,
 }
 
-/// What is known once the stream is over.
+/// Everything after the stream.
 #[derive(Template)]
 #[template(path = "page.html", block = "bottom")]
 pub(super) struct Bottom<'a> {
-    /// Why there are no more items, where that is no success.
+    /// Why the stream ended early, if it did.
     pub(super) failure: Option<&'a Problem>,
     pub(super) request_id: &'a str,
     pub(super) calls: Vec<Call>,
 }
 
-/// A duration in milliseconds, as people read it.
+/// A duration in milliseconds, for people.
 fn millis(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1e3)
 }

@@ -61,7 +61,7 @@ fn what_is_more_than_the_limit_is_refused_at_once_and_told_once() {
         (answer.status, answer.header("retry-after")),
         (503, Some("1"))
     );
-    assert!(answer.problem().contains("more to do than it can carry"));
+    assert!(answer.problem().contains("overloaded"));
     let told = fixture.line(&[("action", "shed")]);
     assert_eq!(told.text("request_id"), answer.id());
     assert_eq!(told.number("limit"), Some(2.0));

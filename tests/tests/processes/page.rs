@@ -158,7 +158,7 @@ fn the_page_comes_without_service1_too() {
     let page = Page::get(&service2, "");
     assert_eq!(page.answer.status, 504);
     let told = format!(
-        "There was no answer before the deadline; try again later. <span>Request id: <code>{}",
+        "There was no response before the deadline; try again later. <span>Request id: <code>{}",
         page.answer.id()
     );
     assert_eq!(page.html.matches(&told).count(), 3);

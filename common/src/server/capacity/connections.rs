@@ -24,7 +24,7 @@ pub(crate) struct Connections {
     next: AtomicU64,
     /// The longest idle connections as of the last look, the longest last.
     picked: Mutex<Vec<(u64, Arc<Open>)>>,
-    telling: Limited,
+    warnings: Limited,
 }
 
 /// A place for a connection. Dropping it frees the place.
@@ -51,7 +51,7 @@ impl Connections {
             all: Mutex::default(),
             next: AtomicU64::new(0),
             picked: Mutex::default(),
-            telling: Limited::per_second(limits::LIMIT_WARNINGS),
+            warnings: Limited::per_second(limits::LIMIT_WARNINGS),
         }
     }
 
@@ -79,7 +79,7 @@ impl Connections {
 
     fn make_room(&self) {
         metrics::count(|counters| &counters.connections_at_limit);
-        if let Some(untold) = self.telling.tell() {
+        if let Some(untold) = self.warnings.allow() {
             warn!(
                 action = "accept",
                 status = "failure",

@@ -48,7 +48,7 @@ impl Capacity {
     /// Counts a request that is refused, and warns of it once a second.
     pub(crate) fn refuse(&self, kind: Kind, NoPlace { limit }: NoPlace) -> Overloaded {
         let refused = self.counters.shed.add(1);
-        let is_logged = self.warnings.tell().is_some();
+        let is_logged = self.warnings.allow().is_some();
         if is_logged {
             warn!(
                 action = "shed",

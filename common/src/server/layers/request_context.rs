@@ -29,7 +29,7 @@ impl Faults {
     /// Warns of the faults, if there are any. Call this in the context of the request.
     pub(super) fn warn(&self) {
         let has_faults = self.request_id.is_some() || self.is_ambiguous || self.timeout.is_some();
-        if has_faults && let Some(untold) = WARNINGS.with(Limited::tell) {
+        if has_faults && let Some(untold) = WARNINGS.with(Limited::allow) {
             warn_of(self, untold);
         }
     }
