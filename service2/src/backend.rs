@@ -15,30 +15,14 @@ use crate::{
 
 /// The channel to service1. Clones share its connections, and each makes one call.
 #[derive(Debug, Clone)]
-pub(crate) struct Backend {
-    channel: Client,
-}
-
-impl Backend {
-    pub(crate) fn new(channel: Client) -> Self {
-        Self { channel }
-    }
-
-    fn service1(self) -> Service1Client<Client> {
-        Service1Client::new(self.channel)
-    }
-
-    fn api(self) -> ApiClient<Client> {
-        ApiClient::new(self.channel)
-    }
-}
+pub(crate) struct Backend(pub(crate) Client);
 
 impl ProcessName for Backend {
     type Error = Status;
 
     async fn process_name(self, name: String) -> Result<String, Status> {
         let request = ProcessNameRequest { name };
-        let response = self.service1().process_name(request).await?;
+        let response = Service1Client::new(self.0).process_name(request).await?;
         Ok(response.into_inner().name)
     }
 }
@@ -47,7 +31,9 @@ impl SayHello for Backend {
     type Error = Status;
 
     async fn say_hello(self, name: String) -> Result<String, Status> {
-        let response = self.api().say_hello(HelloRequest { name }).await?;
+        let response = ApiClient::new(self.0)
+            .say_hello(HelloRequest { name })
+            .await?;
         Ok(response.into_inner().message)
     }
 }
@@ -56,7 +42,9 @@ impl Items for Backend {
     type Error = Status;
 
     async fn get_all(self, length: i32) -> Result<Vec<Item>, Status> {
-        let response = self.api().get_all(ApiRequest { length }).await?;
+        let response = ApiClient::new(self.0)
+            .get_all(ApiRequest { length })
+            .await?;
         let items = response.into_inner().items;
         Ok(items.into_iter().map(Item::from).collect())
     }
@@ -65,7 +53,9 @@ impl Items for Backend {
         self,
         length: i32,
     ) -> Result<impl Stream<Item = Result<Item, Status>>, Status> {
-        let response = self.api().get_stream(ApiRequest { length }).await?;
+        let response = ApiClient::new(self.0)
+            .get_stream(ApiRequest { length })
+            .await?;
         let mut items = response.into_inner();
         // An error in place of the first item is an error of the call.
         let first = items.message().await?;
