@@ -18,8 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Client, Config, Target,
-    config::RequestIdNames,
+    Client, Config, RequestIdNames, Target,
     layers::{AttemptsService, Budget, Usual},
     pool::{Balance, Names, Share, Waiting, keep, keep_io},
     stack::outbound,

@@ -11,22 +11,22 @@
 //! | `pool` | the replicas of the service, what is true of each, and the choice among them |
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
 //! | `channel` | [`Channel`]: what the workers of the process share |
-//! | `request` | what a call sends |
-//! | `failure` | why an attempt has no response |
+//! | `request_body` | what a call sends |
+//! | `attempt_failure` | why an attempt has no response |
 //! | `pushback` | when a server wants a call again |
 //!
 //! A replica is judged by true signs: the end of its connection, its failures, its silence when
 //! it is asked; never by one slow response.
 
+mod attempt_failure;
 mod channel;
-mod config;
-mod failure;
+mod client_config;
 #[cfg(test)]
 mod fake;
 mod layers;
 mod pool;
 mod pushback;
-mod request;
+mod request_body;
 mod stack;
 mod target;
 mod wire;
@@ -37,10 +37,10 @@ use tokio::time::sleep;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use self::failure::Failure;
+use self::attempt_failure::Failure;
 pub use self::{
     channel::Channel,
-    config::{Config, RequestIdNames},
+    client_config::{Config, RequestIdNames},
     layers::{AttemptsService, DeadlineService, TimingService},
     stack::Client,
     target::{InvalidTarget, Target},

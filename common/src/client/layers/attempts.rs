@@ -5,7 +5,7 @@
 //! - What failed through no fault of its own is tried again, on another replica where there is
 //!   one: `UNAVAILABLE`, and `RESOURCE_EXHAUSTED` with a pushback. Only methods that are declared
 //!   idempotent, and only before the response has begun. A request stream is sent again only while
-//!   all that was sent of it is small ([`REPLAY_LIMIT`](crate::client::request::REPLAY_LIMIT)).
+//!   all that was sent of it is small ([`REPLAY_LIMIT`](crate::client::request_body::REPLAY_LIMIT)).
 //! - A response that is later than usual gets company: a second attempt on another replica, of
 //!   which the first good response wins ("hedging", gRFC A6). Only idempotent unary methods, and
 //!   only where two replicas are up.
@@ -42,7 +42,7 @@ use crate::{
         Failure,
         pool::{Backoff, Balance, Replica, ReplicaBody},
         pushback::Pushback,
-        request::{Replay, RequestBody},
+        request_body::{Replay, RequestBody},
         wire::Until,
     },
     methods::Method,

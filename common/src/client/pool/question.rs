@@ -22,7 +22,7 @@ use crate::{
     Context, Deadline, RequestId,
     client::{
         Failure,
-        request::RequestBody,
+        request_body::RequestBody,
         wire::{Connection, Counts},
     },
 };

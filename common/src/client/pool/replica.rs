@@ -29,7 +29,7 @@ use crate::{
     client::{
         Failure,
         pushback::Pushback,
-        request::RequestBody,
+        request_body::RequestBody,
         wire::{Closed, Connection, ResponseBody, Until},
     },
     metrics,

@@ -10,9 +10,11 @@ use h2::{RecvStream, client::ResponseFuture};
 use http::{Request, Response};
 use tonic::Status;
 
-use super::{connection::Connection, response::ResponseBody, signs::Closed, upload::Upload};
+use super::{
+    h2_connection::Connection, response_body::ResponseBody, signs::Closed, upload::Upload,
+};
 use crate::{
-    client::{failure::Failure, request::RequestBody},
+    client::{Failure, request_body::RequestBody},
     metrics,
 };
 

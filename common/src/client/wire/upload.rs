@@ -20,7 +20,7 @@ use tonic::Status;
 
 use crate::{
     bounded::Bounded,
-    client::request::{Reader, Replay},
+    client::request_body::{Reader, Replay},
     context,
     deadline::DeadlineExceeded,
 };

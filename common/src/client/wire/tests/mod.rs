@@ -17,7 +17,7 @@ use tokio::{io::duplex, time::timeout};
 use tonic::{Code, Status};
 
 use super::{Connection, Head, Until};
-use crate::client::{RequestIdNames, failure::Failure, request::RequestBody};
+use crate::client::{Failure, RequestIdNames, request_body::RequestBody};
 
 type Streams = server::Connection<tokio::io::DuplexStream, Bytes>;
 type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::{
     Context, Deadline,
-    client::{request::Replay, wire::ResponseBody},
+    client::{request_body::Replay, wire::ResponseBody},
     context,
 };
 

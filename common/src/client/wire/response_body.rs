@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use tonic::Status;
 
 use super::{signs::InFlight, upload::Upload};
-use crate::client::failure::Failure;
+use crate::client::Failure;
 
 /// The body of a response. What its call still sends dies with it.
 #[derive(Debug)]

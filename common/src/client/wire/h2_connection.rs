@@ -26,7 +26,7 @@ use tokio::{
 use tokio_util::io::InspectReader;
 
 use super::{
-    head::Head,
+    call_head::Head,
     signs::{Closed, Counts, Signs},
 };
 use crate::lock::lock;

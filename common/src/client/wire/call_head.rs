@@ -6,9 +6,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use crate::{
-    Deadline, RequestId, client::config::RequestIdNames, context, deadline::format_timeout,
-};
+use crate::{Deadline, RequestId, client::RequestIdNames, context, deadline::format_timeout};
 
 /// What calls from here call themselves, unless their callers say something else.
 const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_PKG_VERSION")));
