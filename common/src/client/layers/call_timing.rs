@@ -1,46 +1,51 @@
-//! Layer 1: each call is in the timings of its request.
+//! [`TimingService`]: the time of each call goes into the timings of its request.
 
 use std::{
-    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use tower::Service;
 
-use crate::{context, timings::Running};
+use crate::{body::HoldingBody, context, timings::Running};
 
-/// Measures each call up to the last of its answer, for the `Server-Timing` of its request.
+/// Measures each call up to the end of its response, for the `Server-Timing` of its request.
 #[derive(Debug, Clone)]
-pub struct TimingService<S> {
-    inner: S,
-}
+pub struct TimingService<S>(S);
 
 impl<S> TimingService<S> {
     pub(in crate::client) fn new(inner: S) -> Self {
-        Self { inner }
+        Self(inner)
     }
+}
+
+/// A call whose time is measured until this is dropped, if its request is timed.
+#[derive(Debug)]
+pub struct InProgress {
+    _timing: Option<Running>,
 }
 
 impl<S, B, R> Service<Request<B>> for TimingService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
 {
-    type Response = Response<TimedBody<R>>;
+    type Response = Response<HoldingBody<R, InProgress>>;
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        self.0.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let timings = context::timings();
         ResponseFuture {
-            running: timings.map(|timings| timings.begin(request.uri())),
-            inner: self.inner.call(request),
+            in_progress: Some(InProgress {
+                _timing: context::timings().map(|timings| timings.begin(request.uri())),
+            }),
+            inner: self.0.call(request),
         }
     }
 }
@@ -50,49 +55,24 @@ pin_project_lite::pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        running: Option<Running>,
+        in_progress: Option<InProgress>,
     }
 }
 
 impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
+    R: Body,
 {
-    type Output = Result<Response<TimedBody<R>>, E>;
+    type Output = Result<Response<HoldingBody<R, InProgress>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx));
-        let running = this.running.take();
-        Poll::Ready(response.map(|response| response.map(|body| TimedBody { body, running })))
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// A body whose call is over when it is dropped.
-    pub struct TimedBody<B> {
-        #[pin]
-        body: B,
-        running: Option<Running>,
-    }
-}
-
-impl<B: Body> Body for TimedBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let response = ready!(this.inner.poll(cx))?;
+        let in_progress = this
+            .in_progress
+            .take()
+            .expect("not polled after it is ready");
+        Poll::Ready(Ok(response.map(|body| HoldingBody::new(body, in_progress))))
     }
 }
