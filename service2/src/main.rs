@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     );
     server::run("service2", &config.common, listeners, move |worker| {
         let client = service1.connect();
-        worker.ready_when(client::answered(client.clone()));
+        worker.ready_when(client::wait_until_serving(client.clone()));
         let backend = Backend(client);
         [rest::router(backend.clone()).merge(page::router(backend))]
     })

@@ -45,7 +45,7 @@ fn main() -> std::process::ExitCode {
     );
     server::run("service3", &config.common, listeners, move |worker| {
         let client = service1.connect();
-        worker.ready_when(client::answered(client.clone()));
+        worker.ready_when(client::wait_until_serving(client.clone()));
         let service1 = Service1Client::new(client);
         [Router::new()
             .route("/api/v1/say-goodbye", get(say_goodbye))

@@ -14,6 +14,7 @@
 //! | `request_body` | what a call sends |
 //! | `attempt_failure` | why an attempt has no response |
 //! | `pushback` | when a server wants a call again |
+//! | `serving` | [`wait_until_serving`], and the health check behind it |
 //!
 //! A replica is judged by true signs: the end of its connection, its failures, its silence when
 //! it is asked; never by one slow response.
@@ -27,47 +28,17 @@ mod layers;
 mod pool;
 mod pushback;
 mod request_body;
+mod serving;
 mod stack;
 mod target;
 mod wire;
-
-use std::time::Duration;
-
-use tokio::time::sleep;
-use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use self::attempt_failure::Failure;
 pub use self::{
     channel::Channel,
     client_config::{Config, RequestIdNames},
     layers::{AttemptsService, DeadlineService, TimingService},
+    serving::wait_until_serving,
     stack::Client,
     target::{InvalidTarget, Target},
 };
-use crate::{Context, Deadline, RequestId};
-
-/// How long one question of [`answered`] may take, as a slow service is there too, and the pause
-/// before the next.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-const PROBE_PAUSE: Duration = Duration::from_millis(100);
-
-/// Waits until the service behind a client has answered a call, of whatever kind the answer is,
-/// but for one that says that it is not serving.
-///
-/// It asks `grpc.health.v1`; a service that does not know that has answered, too.
-pub async fn answered(client: Client) {
-    let mut health = HealthClient::new(client);
-    loop {
-        let probe = Context::new(RequestId::fresh(), Deadline::after(PROBE_TIMEOUT));
-        let answer = probe
-            .scope(health.check(HealthCheckRequest::default()))
-            .await;
-        match answer.map(|answer| answer.into_inner().status()) {
-            Ok(tonic_health::pb::health_check_response::ServingStatus::NotServing) => {}
-            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {}
-            Ok(_) | Err(_) => return,
-        }
-        sleep(PROBE_PAUSE).await;
-    }
-}

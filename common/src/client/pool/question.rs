@@ -7,24 +7,21 @@
 
 use std::time::Duration;
 
+use http::Request;
 use tokio::{
     task::yield_now,
     time::{Instant, sleep, timeout},
 };
 use tonic::Code;
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic_health::pb::health_check_response::ServingStatus;
 use tower::service_fn;
 
 use super::{backoff::Backoff, state::Event};
-use crate::{
-    Context, Deadline, RequestId,
-    client::{
-        Failure,
-        request_body::RequestBody,
-        wire::{Connection, Counts},
-    },
+use crate::client::{
+    Failure,
+    request_body::RequestBody,
+    serving::check_health,
+    wire::{Connection, Counts},
 };
 
 /// A call is late when nothing has come over its connection for this long, or up to twice that.
@@ -56,24 +53,20 @@ pub(super) enum Reply {
 
 /// Asks a replica whether it serves.
 pub(super) async fn ask(connection: &Connection) -> Reply {
-    let mut health = HealthClient::new(service_fn(async |request: http::Request<_>| {
+    let exchange = service_fn(async |request: Request<tonic::body::Body>| {
         let (head, body) = request.into_parts();
-        let request = http::Request::from_parts(head, RequestBody::message(body).await?);
+        let request = Request::from_parts(head, RequestBody::message(body).await?);
         let response = connection.exchange(request).await;
         response.map_err(Failure::into_status)
-    }));
-    let context = Context::new(RequestId::fresh(), Deadline::after(DEAD_AFTER));
-    let question = context.scope(health.check(HealthCheckRequest::default()));
+    });
     let before = connection.counts().reads;
-    let reply = timeout(DEAD_AFTER, question).await;
+    let reply = timeout(DEAD_AFTER, check_health(exchange, DEAD_AFTER)).await;
     if reply.is_err() {
-        // If it was this worker that was stuck, what came meanwhile is read now.
+        // If this worker was stuck, the response may be there and is read now.
         yield_now().await;
     }
     match reply {
-        Ok(Ok(response)) if response.get_ref().status() == ServingStatus::NotServing => {
-            Reply::NotServing
-        }
+        Ok(Ok(ServingStatus::NotServing)) => Reply::NotServing,
         Ok(Err(_)) if connection.is_closed() => Reply::Nothing,
         Ok(Err(status)) if status.code() == Code::Unavailable => Reply::Unavailable,
         Err(_) if connection.counts().reads == before => Reply::Nothing,

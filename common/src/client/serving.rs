@@ -1,0 +1,49 @@
+//! Whether a service serves, as it says over `grpc.health.v1`.
+
+use std::time::Duration;
+
+use axum::BoxError;
+use bytes::Bytes;
+use http_body::Body;
+use tokio::time::sleep;
+use tonic::{Code, Status, client::GrpcService};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::Client;
+use crate::{Context, Deadline, RequestId};
+
+/// The time limit of one check in [`wait_until_serving`]: a slow service serves all the same.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause before the next check.
+const CHECK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits until the service behind a client serves.
+///
+/// The client calls `grpc.health.v1` until the response is neither `NOT_SERVING` nor an error with
+/// `UNAVAILABLE` or `DEADLINE_EXCEEDED`. Another error ends the wait as well: a service without
+/// health checks responds with `UNIMPLEMENTED`.
+pub async fn wait_until_serving(client: Client) {
+    loop {
+        match check_health(client.clone(), CHECK_TIMEOUT).await {
+            Ok(ServingStatus::NotServing) => {}
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {}
+            Ok(_) | Err(_) => return,
+        }
+        sleep(CHECK_PAUSE).await;
+    }
+}
+
+/// Calls `grpc.health.v1` over `service`, as a request of its own that takes `limit` at most.
+pub(super) async fn check_health<S>(service: S, limit: Duration) -> Result<ServingStatus, Status>
+where
+    S: GrpcService<tonic::body::Body, Error: Into<BoxError>>,
+    S::ResponseBody: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+{
+    let mut health = HealthClient::new(service);
+    let check = health.check(HealthCheckRequest::default());
+    let context = Context::new(RequestId::fresh(), Deadline::after(limit));
+    Ok(context.scope(check).await?.into_inner().status())
+}
