@@ -1,27 +1,27 @@
-//! [`Failure`]: why an attempt has no response, and what that says about sending it again.
+//! [`Failure`]: why an attempt has no response, and whether its call was processed.
 
 use h2::Reason;
 use tonic::Status;
 
-/// An attempt that came to nothing before its response began.
+/// An attempt that failed before its response began.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// No replica takes the call, and none did for too long.
+    /// No replica takes the call, for this reason.
     NoReplica(&'static str),
-    /// It never left, or the replica is going away and says that it has not processed it.
+    /// The call did not leave, or a GOAWAY of the replica says that it was not processed.
     Unprocessed(Status),
-    /// The replica refused it without processing it.
+    /// The replica refused the call without processing it (`REFUSED_STREAM`).
     Refused(Status),
-    /// As many calls as may be wait for a stream of the connection already.
+    /// Too many calls wait for a stream of the connection already.
     Full,
-    /// It may have been processed.
+    /// The call may have been processed.
     Broken(Status),
-    /// The caller's side of it failed, which no replica can change.
+    /// The caller's side failed, as it would on any replica.
     Request(Status),
 }
 
 impl Failure {
-    /// The failure of a call that was about to leave.
+    /// The failure of a request whose head could not be sent.
     pub(super) fn of_sending(error: h2::Error) -> Self {
         if error.is_io() || error.is_go_away() {
             Self::Unprocessed(status_of(error))
@@ -46,7 +46,7 @@ impl From<h2::Error> for Failure {
     fn from(error: h2::Error) -> Self {
         let is_remote = error.is_remote();
         if is_remote && error.is_go_away() {
-            // A GOAWAY fails the streams above its last; the others run to their end.
+            // A GOAWAY fails only the streams above its last one.
             return Self::Unprocessed(status_of(error));
         }
         if is_remote && error.reason() == Some(Reason::REFUSED_STREAM) {
@@ -56,10 +56,10 @@ impl From<h2::Error> for Failure {
     }
 }
 
-/// The status of a call whose stream was reset, after gRPC's table of HTTP/2 error codes, or whose
-/// connection broke: `UNAVAILABLE`.
+/// The status of a call: by gRPC's table of HTTP/2 error codes if its stream was reset, and
+/// `UNAVAILABLE` for any other error of its connection.
 ///
-/// For the latter tonic has `UNKNOWN` or `INTERNAL`, which would read as the fault of the service.
+/// tonic maps the other errors to `UNKNOWN` or `INTERNAL`, which blame the service.
 pub(super) fn status_of(error: h2::Error) -> Status {
     if error.is_reset() {
         return Status::from_error(Box::new(error));

@@ -1,4 +1,4 @@
-//! [`Config`]: the flags and variables that every service with a client has.
+//! [`Config`]: the flags and variables of every service that calls another.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 
 use crate::config;
 
-/// How a client calls. Put it next to [`common::Config`](crate::Config): `#[command(flatten)]`.
+/// The settings of a client. A service flattens them beside [`common::Config`](crate::Config) with
+/// `#[command(flatten)]`.
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct Config {
@@ -14,12 +15,12 @@ pub struct Config {
     #[arg(long, env, default_value = "3s", value_parser = config::duration)]
     pub failfast: Duration,
 
-    /// Under which names calls carry their request id
+    /// The names under which calls carry their request id
     #[arg(long, env, value_enum, default_value_t)]
     pub request_id_names: RequestIdNames,
 }
 
-/// Under which names a call carries its request id.
+/// The names under which a call carries its request id.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum RequestIdNames {
     /// `request_id` and `x-request-id`

@@ -1,4 +1,4 @@
-//! [`RequestBody`]: what a call sends, and may have to send again.
+//! [`RequestBody`]: what a call sends, and keeps for another attempt.
 
 use std::{
     future::poll_fn,
@@ -13,16 +13,16 @@ use tonic::Status;
 
 use crate::lock::lock;
 
-/// How much of a request stream is kept to be sent again, in bytes of memory. With more, no
-/// attempt can follow the one that sends it.
+/// The most memory of a request stream that is kept for another attempt, in bytes. Once more has
+/// been sent, no attempt follows.
 pub(super) const REPLAY_LIMIT: usize = 64 * 1_024;
 
-/// What a call sends. A clone sends the same.
+/// What a call sends. A clone sends the same messages.
 #[derive(Debug, Clone)]
 pub(super) enum RequestBody {
     /// One message.
     Message(Bytes),
-    /// Messages that come one by one.
+    /// Messages that become ready one by one.
     Stream(Replay),
 }
 
@@ -30,7 +30,7 @@ impl RequestBody {
     /// Reads a body that is one message.
     pub(super) async fn message(mut body: tonic::body::Body) -> Result<Self, Status> {
         let mut message = Bytes::new();
-        // It is the only frame, which is not copied.
+        // The generated clients send one frame, which is not copied.
         while let Some(data) = poll_fn(|cx| poll_data(&mut body, cx)).await.transpose()? {
             message = if message.is_empty() {
                 data
@@ -41,7 +41,7 @@ impl RequestBody {
         Ok(Self::Message(message))
     }
 
-    /// Whether another attempt could send all of it.
+    /// Whether another attempt could send the whole body.
     pub(super) fn is_whole(&self) -> bool {
         match self {
             Self::Message(_) => true,
@@ -49,7 +49,7 @@ impl RequestBody {
         }
     }
 
-    /// No further attempt will be made.
+    /// Keeps nothing more, as no other attempt will follow.
     pub(super) fn commit(&self) {
         if let Self::Stream(replay) = self {
             lock(&replay.0).is_whole = false;
@@ -57,7 +57,7 @@ impl RequestBody {
     }
 }
 
-/// A request stream, and the beginning of it for as long as that can be sent again.
+/// A request stream, and its beginning as long as that can be sent again.
 #[derive(Debug, Clone)]
 pub(super) struct Replay(Arc<Mutex<Source>>);
 
@@ -65,11 +65,11 @@ pub(super) struct Replay(Arc<Mutex<Source>>);
 struct Source {
     rest: tonic::body::Body,
     is_over: bool,
-    /// What came out of the stream and is kept.
+    /// The beginning of the stream.
     begin: Vec<Bytes>,
-    /// The memory that this takes.
+    /// The memory of what was read.
     size: usize,
-    /// Whether `begin` is all that came.
+    /// Whether `begin` is all that was read.
     is_whole: bool,
 }
 
@@ -84,7 +84,7 @@ impl Replay {
         })))
     }
 
-    /// All of the stream, for one attempt. The attempt before must be over.
+    /// A reader of the whole stream, for one attempt. The attempt before must have ended.
     pub(super) fn reader(&self) -> Reader {
         Reader {
             source: self.0.clone(),
@@ -93,11 +93,11 @@ impl Replay {
     }
 }
 
-/// Reads a request stream: first what was kept of it, then the stream itself.
+/// Reads a request stream: first its beginning, then the rest.
 #[derive(Debug)]
 pub(super) struct Reader {
     source: Arc<Mutex<Source>>,
-    /// How many of the kept ones were read.
+    /// How much of `begin` was read.
     read: usize,
 }
 
@@ -146,7 +146,7 @@ fn poll_data(
         let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()? else {
             return Poll::Ready(None);
         };
-        // A client has no trailers to send.
+        // A client sends no trailers.
         if let Ok(data) = frame.into_data() {
             return Poll::Ready(Some(Ok(data)));
         }
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream of messages of these sizes, each of its number.
+    /// A stream of messages of these sizes. Each byte of a message is the message's number.
     fn replay(sizes: &'static [usize]) -> RequestBody {
         let frames = sizes
             .iter()
@@ -174,7 +174,7 @@ mod tests {
         RequestBody::Stream(Replay::new(body))
     }
 
-    /// Reads up to that many messages, and returns the number of each.
+    /// Reads at most `most` messages and returns the number of each.
     async fn read(body: &RequestBody, most: usize) -> Vec<u8> {
         let RequestBody::Stream(replay) = body else {
             unreachable!()
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_small_can_be_read_again_and_then_goes_on() {
+    async fn a_small_beginning_can_be_read_again_and_the_stream_goes_on() {
         let body = replay(&[10, 20, 30]);
         assert_eq!(read(&body, 2).await, [0, 1]);
         assert!(body.is_whole());
@@ -198,12 +198,12 @@ mod tests {
         assert_eq!(
             read(&body, 9).await,
             [0, 1, 2],
-            "it is over, and still whole"
+            "the stream has ended and is still whole"
         );
     }
 
     #[tokio::test]
-    async fn what_is_too_large_is_not_kept() {
+    async fn a_beginning_that_is_too_large_is_not_kept() {
         for sizes in [&[40_000, 40_000, 10], &[10, REPLAY_LIMIT, 10]] {
             let body = replay(sizes);
             assert_eq!(read(&body, 3).await, [0, 1, 2]);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_messages_take_their_memory_however_small_they_are() {
+    async fn many_small_messages_count_with_the_memory_of_each() {
         static SMALL: [usize; 5_000] = [1; 5_000];
         let body = replay(&SMALL);
         read(&body, 1_900).await;
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_that_sends_it_again_sends_all_of_it_once_no_other_will_follow() {
+    async fn the_last_attempt_sends_the_whole_stream() {
         let body = replay(&[1, 1, 1, 1]);
         assert_eq!(read(&body, 3).await, [0, 1, 2]);
         let RequestBody::Stream(replay) = &body else {

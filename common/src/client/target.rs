@@ -1,11 +1,11 @@
-//! [`Target`]: where a service is.
+//! [`Target`]: the addresses of a service.
 
 use std::str::FromStr;
 
 use http::uri::{Authority, Scheme, Uri};
 
-/// The addresses of a gRPC service: `host:port` or `http://host:port`, or several of them with
-/// commas between. Each address that a host name stands for is a replica.
+/// The addresses of a gRPC service: `host:port` or `http://host:port`, or several separated by
+/// commas. Each IP address of a host name is a replica.
 ///
 /// ```
 /// use common::client::Target;
@@ -23,7 +23,7 @@ use http::uri::{Authority, Scheme, Uri};
 pub struct Target(Vec<Authority>);
 
 impl Target {
-    /// Host and port of each.
+    /// The host and port of each address.
     pub(super) fn authorities(&self) -> &[Authority] {
         &self.0
     }
@@ -31,7 +31,7 @@ impl Target {
 
 /// The text is not an address of a gRPC service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it must be host:port or http://host:port, or several of them with commas between")]
+#[error("it must be host:port or http://host:port, or several of them separated by commas")]
 pub struct InvalidTarget;
 
 impl FromStr for Target {
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_host_and_port_is_refused() {
+    fn text_that_is_no_host_and_port_is_refused() {
         for text in [
             "x:0",
             "x:+1",

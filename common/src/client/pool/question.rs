@@ -56,10 +56,10 @@ pub(super) async fn ask(connection: &Connection) -> Reply {
     let exchange = service_fn(async |request: Request<tonic::body::Body>| {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, RequestBody::message(body).await?);
-        let response = connection.exchange(request).await;
+        let response = connection.exchange(connection.sender(), request).await;
         response.map_err(Failure::into_status)
     });
-    let before = connection.counts().reads;
+    let before = connection.signs.counts().reads;
     let reply = timeout(DEAD_AFTER, check_health(exchange, DEAD_AFTER)).await;
     if reply.is_err() {
         // If this worker was stuck, the response may be there and is read now.
@@ -67,9 +67,9 @@ pub(super) async fn ask(connection: &Connection) -> Reply {
     }
     match reply {
         Ok(Ok(ServingStatus::NotServing)) => Reply::NotServing,
-        Ok(Err(_)) if connection.is_closed() => Reply::Nothing,
+        Ok(Err(_)) if connection.signs.is_closed() => Reply::Nothing,
         Ok(Err(status)) if status.code() == Code::Unavailable => Reply::Unavailable,
-        Err(_) if connection.counts().reads == before => Reply::Nothing,
+        Err(_) if connection.signs.counts().reads == before => Reply::Nothing,
         _ => Reply::Present,
     }
 }
@@ -77,13 +77,13 @@ pub(super) async fn ask(connection: &Connection) -> Reply {
 /// Asks whenever a call is late, until the replica is not there any more or does not serve; the
 /// result says which. Tells what it finds out until then.
 pub(super) async fn ask_while_present(connection: &Connection, tell: impl Fn(Event)) -> Reply {
-    let mut watch = Watch::new(connection.counts());
+    let mut watch = Watch::new(connection.signs.counts());
     let mut questions = 0;
     let mut next_question = Instant::now();
     loop {
         sleep(LATE_AFTER).await;
-        match watch.look(connection.counts()) {
-            Seen::Idle => connection.begin().await,
+        match watch.look(connection.signs.counts()) {
+            Seen::Idle => connection.signs.call_begun().await,
             Seen::Responses => questions = 0,
             Seen::Silence => {}
             // A question that waits for a free stream would say nothing.
@@ -95,7 +95,7 @@ pub(super) async fn ask_while_present(connection: &Connection, tell: impl Fn(Eve
                     return reply;
                 }
                 tell(Event::Responded);
-                watch = Watch::new(connection.counts());
+                watch = Watch::new(connection.signs.counts());
                 questions += 1;
                 next_question = Instant::now() + QUESTION.pause(questions);
             }

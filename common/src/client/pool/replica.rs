@@ -156,7 +156,7 @@ impl Replica {
 
 impl Candidate for Replica {
     fn cost(&self) -> f64 {
-        self.cost.of_a_call(self.connection.in_flight())
+        self.cost.of_a_call(self.connection.signs.in_flight())
     }
 }
 
@@ -166,7 +166,7 @@ impl Connected for Replica {
             self.tell(event);
         };
         select! {
-            why = self.connection.closed() => End::Closed(why),
+            why = self.connection.signs.closed() => End::Closed(why),
             reply = ask_while_present(&self.connection, tell) => {
                 if reply == Reply::NotServing {
                     return End::NotServing;
@@ -236,7 +236,7 @@ impl Call {
                 self.is_timed = true;
             }
             // Its keeper knows of the end of its connection.
-            Failure::Broken(_) if replica.connection.is_closed() => self.is_timed = true,
+            Failure::Broken(_) if replica.connection.signs.is_closed() => self.is_timed = true,
             // These are not its fault.
             Failure::Full | Failure::Request(_) => self.is_timed = true,
             Failure::Broken(_) | Failure::Refused(_) | Failure::NoReplica(_) => {

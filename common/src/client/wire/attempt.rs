@@ -1,12 +1,12 @@
-//! One attempt of a call: its request goes out on a connection, and its response comes back.
+//! One attempt of a call: the request goes out on a connection, and the response comes back.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
-    task::Poll,
+use std::{future::poll_fn, pin::Pin, task::Poll};
+
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    client::{ResponseFuture, SendRequest},
 };
-
-use h2::{RecvStream, client::ResponseFuture};
 use http::{Request, Response};
 use tonic::Status;
 
@@ -18,17 +18,18 @@ use crate::{
     metrics,
 };
 
-/// Calls that may wait for a stream of one connection, beyond those that its peer takes at once.
-pub(super) const MAX_WAITING: usize = 1_024;
+/// The most calls that wait for a stream of one connection, beyond those that its peer takes at
+/// once.
+pub(super) const MAX_WAITING: u64 = 1_024;
 
-/// How long an attempt lasts.
+/// The end of an attempt, after which the call has its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum Until {
-    /// Until the head of the response is there: its caller may want to see that before it sends,
-    /// and its messages may take their time.
+    /// The head of the response. A caller of a stream may wait for the head before it sends, and
+    /// the first message may take any time.
     Head,
-    /// Until its first frame is there, too: a server may send an error as a head that looks
-    /// fine, followed by trailers.
+    /// The first frame after the head. A server may send an error as a head that looks fine,
+    /// followed by trailers.
     FirstFrame,
 }
 
@@ -39,35 +40,37 @@ impl Connection {
         request: Request<RequestBody>,
         until: Until,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let others = usize::try_from(self.signs.in_flight()).unwrap_or(usize::MAX);
+        let others = self.signs.in_flight();
         let mut in_flight = self.signs.start_call();
-        if let Some(waiting) = others.checked_sub(self.max_streams()) {
+        let sender = self.sender();
+        if let Some(waiting) = others.checked_sub(sender.current_max_send_streams() as u64) {
             if waiting >= MAX_WAITING {
                 return Err(Failure::Full);
             }
             metrics::count(|counters| &counters.stream_waits);
         }
-        let mut response = self.exchange(request).await?;
+        let mut response = self.exchange(sender, request).await?;
         if until == Until::FirstFrame {
-            response.body_mut().begin().await?;
+            response.body_mut().read_first_frame().await?;
         }
         in_flight.settle();
         response.body_mut().hold(in_flight);
         Ok(response)
     }
 
-    /// The same for a question about the replica, which does not count as a call.
+    /// Sends a request over a sender of this connection and returns the head of its response, without
+    /// counting a call.
     pub(in crate::client) async fn exchange(
         &self,
+        mut sender: SendRequest<Bytes>,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let mut sender = self.sender();
         if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
             self.signs.close(Closed::Lost);
             let status = Status::unavailable("the connection was closed before the call");
             return Err(Failure::Unprocessed(status));
         }
-        self.head.complete(&mut request);
+        self.head.write_to(&mut request);
         let (head, body) = request.into_parts();
         let (response, mut stream) = sender
             .send_request(Request::from_parts(head, ()), false)
@@ -84,7 +87,7 @@ impl Connection {
     }
 }
 
-/// Waits for the head of a response, or for the failure of what its call sends.
+/// Waits for the head of a response, or for the failure of the upload.
 async fn head_of(
     mut response: ResponseFuture,
     mut upload: Option<&mut Upload>,

@@ -1,4 +1,4 @@
-//! [`Head`]: what a connection adds to the head of each call.
+//! [`Head`]: what a connection adds to the head of each request.
 
 use http::{
     HeaderMap, HeaderValue, Request, Uri,
@@ -8,10 +8,10 @@ use http::{
 
 use crate::{Deadline, RequestId, client::RequestIdNames, context, deadline::format_timeout};
 
-/// What calls from here call themselves, unless their callers say something else.
+/// The `user-agent` of calls whose callers set none.
 const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_PKG_VERSION")));
 
-/// What all calls on a connection have in their heads.
+/// What the heads of all requests on a connection have in common.
 #[derive(Debug, Clone)]
 pub(in crate::client) struct Head {
     pub(in crate::client) authority: Authority,
@@ -19,7 +19,7 @@ pub(in crate::client) struct Head {
 }
 
 impl Head {
-    /// For a connection that nobody has to find.
+    /// The head for a connection that has no address.
     pub(in crate::client) fn in_memory(request_id_names: RequestIdNames) -> Self {
         Self {
             authority: Authority::from_static("in-memory"),
@@ -27,18 +27,23 @@ impl Head {
         }
     }
 
-    /// Completes the head of an attempt that leaves now.
-    pub(super) fn complete<B>(&self, request: &mut Request<B>) {
-        let uri = request.uri_mut();
-        *uri = with_authority(uri, &self.authority);
+    /// Completes the head of a request that leaves now.
+    pub(super) fn write_to<B>(&self, request: &mut Request<B>) {
+        // The generated clients make a URI of the path alone.
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(self.authority.clone());
+        let path = uri.path_and_query;
+        uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from_parts(uri).expect("it has all three parts");
         let headers = request.headers_mut();
         write_context(headers, self.request_id_names);
         headers.entry(USER_AGENT).or_insert(MESH);
     }
 }
 
-/// Writes the request's [`Context`](crate::Context): its id, and `grpc-timeout`, which is what is
-/// left of the deadline now.
+/// Writes the [`Context`](crate::Context) of the request in hand: its id, and as `grpc-timeout`
+/// what is left of its deadline.
 pub(in crate::client) fn write_context(headers: &mut HeaderMap, names: RequestIdNames) {
     if let Some(context) = context::current() {
         let id = context.request_id.header_value();
@@ -53,16 +58,6 @@ pub(in crate::client) fn write_context(headers: &mut HeaderMap, names: RequestId
     }
 }
 
-/// The URI of a call, which tonic makes of the path alone.
-fn with_authority(path: &Uri, authority: &Authority) -> Uri {
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(authority.clone());
-    let path = path.path_and_query().cloned();
-    parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    Uri::from_parts(parts).expect("it has all three")
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -70,7 +65,7 @@ mod tests {
     use super::*;
     use crate::Context;
 
-    fn completed(names: RequestIdNames, request: http::request::Builder) -> HeaderMap {
+    fn written(names: RequestIdNames, request: http::request::Builder) -> HeaderMap {
         let head = Head {
             authority: Authority::from_static("service1:50051"),
             request_id_names: names,
@@ -78,14 +73,14 @@ mod tests {
         let mut request = request.uri("/a.Service/Method").body(()).unwrap();
         let deadline = Deadline::after(Duration::from_secs(10));
         let context = Context::new("the-request".parse().unwrap(), deadline);
-        context.sync_scope(|| head.complete(&mut request));
+        context.sync_scope(|| head.write_to(&mut request));
         assert_eq!(request.uri(), "http://service1:50051/a.Service/Method");
         std::mem::take(request.headers_mut())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_has_its_id_under_both_names_and_says_who_calls() {
-        let headers = completed(RequestIdNames::Both, Request::builder());
+    async fn a_call_carries_its_id_under_both_names_and_a_user_agent() {
+        let headers = written(RequestIdNames::Both, Request::builder());
         assert_eq!(headers["request_id"], "the-request");
         assert_eq!(headers["x-request-id"], "the-request");
         assert_eq!(headers["grpc-timeout"], "10000m");
@@ -93,18 +88,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_setting_leaves_the_name_out_that_some_proxies_refuse() {
+    async fn a_setting_omits_the_name_that_some_proxies_refuse() {
         let request = Request::builder().header("request_id", "the-caller-s");
-        let headers = completed(RequestIdNames::XRequestId, request);
+        let headers = written(RequestIdNames::XRequestId, request);
         assert!(!headers.contains_key("request_id"));
         assert_eq!(headers["x-request-id"], "the-request");
     }
 
     #[tokio::test]
-    async fn a_caller_may_say_who_calls() {
+    async fn a_caller_may_set_the_user_agent() {
         let request = Request::builder().header("user-agent", "orders/7");
         assert_eq!(
-            completed(RequestIdNames::Both, request)["user-agent"],
+            written(RequestIdNames::Both, request)["user-agent"],
             "orders/7"
         );
     }

@@ -1,16 +1,16 @@
 //! The wire: one HTTP/2 connection, and one attempt of a call on it.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
-//! | `h2_connection` | [`Connection`]: opened, driven, closed to new calls, broken off |
-//! | `attempt` | one attempt: the request goes out, the response comes back |
+//! | `h2_connection` | [`Connection`]: its opening, its driver and its end |
+//! | `attempt` | one attempt: the request goes out, and the response comes back |
 //! | `call_head` | what a connection adds to the head of a request |
-//! | `upload` | a request stream on its way out, which dies with its call |
+//! | `upload` | a request stream on its way out, up to the end of its call |
 //! | `response_body` | the response from its head to its end |
 //! | `signs` | what a connection shows of its peer: bytes, calls, its end |
 //!
-//! A call is two streams with a common fate: what it still sends ends with its response, and a
-//! request stream that fails ends the response.
+//! The two streams of a call end together: the end of the response ends the upload, and an upload
+//! that fails ends the response.
 
 mod attempt;
 mod call_head;

@@ -1,24 +1,24 @@
-//! [`Signs`]: what a connection shows of its peer, for those who judge it.
+//! [`Signs`]: what a connection shows of its peer, as the pool judges it.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, SetOnce};
 
-/// The signs of one connection, shared by its driver, its calls and whoever watches it.
+/// The signs of one connection, shared by its driver, its calls and the task that watches it.
 #[derive(Debug, Default)]
-pub(super) struct Signs {
+pub(in crate::client) struct Signs {
     /// Reads that brought at least one byte.
     reads: AtomicU64,
     begun: AtomicU64,
     settled: AtomicU64,
     ended: AtomicU64,
-    closed: watch::Sender<Option<Closed>>,
-    /// Whether somebody looks at the signs from time to time.
-    is_watched: AtomicBool,
-    begin: Notify,
+    closed: SetOnce<Closed>,
+    /// Whether the next call need not notify [`Self::call_begun`].
+    is_awake: AtomicBool,
+    call_begun: Notify,
 }
 
 /// Why a connection takes no new calls.
@@ -26,23 +26,23 @@ pub(super) struct Signs {
 pub(in crate::client) enum Closed {
     /// The replica has sent GOAWAY. Calls in flight run to their end.
     GoingAway,
-    /// It broke, or came to its end.
+    /// The connection broke or was closed.
     Lost,
 }
 
-/// The counts of a connection at one time. None of them ever decreases.
+/// The counts of a connection at one time. They only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) struct Counts {
     /// Reads that brought at least one byte.
     pub(in crate::client) reads: u64,
-    /// Calls that were begun.
+    /// Calls that have begun.
     pub(in crate::client) begun: u64,
-    /// Calls whose response has begun, or which were given up.
+    /// Calls whose response has begun, or that were dropped before.
     pub(in crate::client) settled: u64,
 }
 
 impl Signs {
-    pub(super) fn counts(&self) -> Counts {
+    pub(in crate::client) fn counts(&self) -> Counts {
         Counts {
             reads: self.reads.load(Relaxed),
             begun: self.begun.load(Relaxed),
@@ -50,52 +50,45 @@ impl Signs {
         }
     }
 
-    pub(super) fn in_flight(&self) -> u64 {
+    pub(in crate::client) fn in_flight(&self) -> u64 {
         let ended = self.ended.load(Relaxed);
         self.begun.load(Relaxed).saturating_sub(ended)
     }
 
-    /// From now on the connection takes no new call. The first reason stays.
+    /// Closes the connection to new calls. The first reason stays.
     pub(super) fn close(&self, why: Closed) {
-        self.closed.send_if_modified(|closed| {
-            let is_first = closed.is_none();
-            closed.get_or_insert(why);
-            is_first
-        });
+        let _ = self.closed.set(why);
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some()
+    pub(in crate::client) fn is_closed(&self) -> bool {
+        self.closed.initialized()
     }
 
-    /// Waits until the connection takes no new call.
-    pub(super) async fn closed(&self) -> Closed {
-        let mut closed = self.closed.subscribe();
-        let closed = closed.wait_for(Option::is_some).await;
-        // The sender is there as long as `self` is.
-        closed.ok().and_then(|why| *why).unwrap_or(Closed::Lost)
+    /// Waits until the connection is closed to new calls.
+    pub(in crate::client) async fn closed(&self) -> Closed {
+        *self.closed.wait().await
     }
 
-    /// Waits until a call is begun. The first call afterwards pays for it, no other does.
-    pub(super) async fn begin(&self) {
-        self.is_watched.store(false, Relaxed);
+    /// Waits until a call begins. Only the first call after this pays for the notification.
+    pub(in crate::client) async fn call_begun(&self) {
+        self.is_awake.store(false, Relaxed);
         let counts = self.counts();
         if counts.begun == counts.settled {
-            self.begin.notified().await;
+            self.call_begun.notified().await;
         }
     }
 
-    /// These bytes have come.
+    /// Counts a read that brought these bytes.
     pub(super) fn note_read(&self, bytes: &[u8]) {
         self.reads.fetch_add(u64::from(!bytes.is_empty()), Relaxed);
     }
 
-    /// A call is begun.
+    /// Counts a call that begins.
     pub(super) fn start_call(self: &Arc<Self>) -> InFlight {
         self.begun.fetch_add(1, Relaxed);
-        if !self.is_watched.load(Relaxed) {
-            self.is_watched.store(true, Relaxed);
-            self.begin.notify_one();
+        if !self.is_awake.load(Relaxed) {
+            self.is_awake.store(true, Relaxed);
+            self.call_begun.notify_one();
         }
         InFlight {
             signs: self.clone(),
@@ -104,7 +97,7 @@ impl Signs {
     }
 }
 
-/// A call in flight, up to the last byte of its response.
+/// A call in flight, up to the end of its response.
 #[derive(Debug)]
 pub(super) struct InFlight {
     signs: Arc<Signs>,
@@ -112,7 +105,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// Its response has begun.
+    /// Notes that the response has begun.
     pub(super) fn settle(&mut self) {
         if !self.is_settled {
             self.is_settled = true;

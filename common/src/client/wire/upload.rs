@@ -1,39 +1,35 @@
 //! [`Upload`]: a request stream on its way out.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use h2::{Reason, SendStream};
-use tokio::{
-    select,
-    sync::oneshot,
-    task::{AbortHandle, coop::consume_budget},
-    time::Instant,
-};
+use tokio::{select, sync::oneshot, task::coop::consume_budget, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::{
+    Deadline,
     bounded::Bounded,
     client::request_body::{Reader, Replay},
     context,
-    deadline::DeadlineExceeded,
 };
 
-/// A request stream that is being sent, in the context of its call and up to its deadline. When
-/// this is dropped, sending ends, and the stream is reset unless all of it was sent.
+/// The upload of a request stream, in the context of its call and up to the call's deadline. When
+/// this is dropped, the upload ends, and the stream is reset unless all of it was sent.
 ///
-/// It is sent by a task: a caller may send without reading the response.
+/// A task of its own sends the stream, as a caller may send without reading the response.
 #[derive(Debug)]
 pub(super) struct Upload {
     failure: oneshot::Receiver<Status>,
-    is_over: bool,
-    task: AbortHandle,
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Upload {
@@ -44,58 +40,37 @@ impl Upload {
             is_over: false,
         };
         let reader = body.reader();
+        let deadline = context::deadline().unwrap_or_else(|| Deadline::after(Duration::MAX));
         let task = context::spawn(async move {
-            let sending = bounded(send(reader, &mut outgoing));
-            let sent = AssertUnwindSafe(sending).catch_unwind().await;
-            // The panic hook has logged a panic, with the location.
-            let sent =
-                sent.unwrap_or_else(|_| Err(Status::internal("the request stream panicked")));
+            let sending = || send(reader, &mut outgoing);
+            let sending = Bounded::start(Instant::now(), deadline, sending);
+            let sent = match AssertUnwindSafe(sending).catch_unwind().await {
+                Ok(Ok(sent)) => sent,
+                Ok(Err(exceeded)) => Err(Status::deadline_exceeded(exceeded.to_string())),
+                // The panic hook has logged the panic with its location.
+                Err(_panic) => Err(Status::internal("the request stream panicked")),
+            };
             if let Err(status) = sent {
-                // Before the reset, which the response would name as the cause.
+                // Before `outgoing` is dropped: the response would name its reset as the cause.
                 let _ = failed.send(status);
             }
         });
         Self {
             failure,
-            is_over: false,
-            task: task.abort_handle(),
+            _task: AbortOnDropHandle::new(task),
         }
     }
 
-    /// Is ready if the stream itself fails, and never otherwise.
+    /// Is ready if the request stream itself fails, and never otherwise.
     pub(super) fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        if self.is_over {
+        if self.failure.is_terminated() {
             return Poll::Pending;
         }
-        match Pin::new(&mut self.failure).poll(cx) {
-            Poll::Ready(end) => {
-                self.is_over = true;
-                end.map_or(Poll::Pending, Poll::Ready)
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        ready!(Pin::new(&mut self.failure).poll(cx)).map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Ends `sending` at the deadline of the call, if it is part of any.
-async fn bounded(sending: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
-    match context::deadline() {
-        Some(deadline) => Bounded::start(Instant::now(), deadline, || sending)
-            .await
-            .unwrap_or_else(|exceeded: DeadlineExceeded| {
-                Err(Status::deadline_exceeded(exceeded.to_string()))
-            }),
-        None => sending.await,
-    }
-}
-
-/// Sends a stream as the replica takes it. Where that wants no more, the response says why.
+/// Sends a stream at the pace of the replica. If the replica wants no more, the response says why.
 async fn send(mut reader: Reader, outgoing: &mut Outgoing) -> Result<(), Status> {
     loop {
         let data = select! {
@@ -110,24 +85,24 @@ async fn send(mut reader: Reader, outgoing: &mut Outgoing) -> Result<(), Status>
         if outgoing.send(data).await.is_err() {
             return Ok(());
         }
-        // A stream that is always ready, to a replica that takes it all, must let others run.
+        // Lets other tasks run if the stream is always ready and the replica takes all of it.
         consume_budget().await;
     }
 }
 
-/// The sending half of a stream. If it is dropped before its end, the stream is reset.
+/// The sending half of a stream. Dropping it before its end resets the stream.
 struct Outgoing {
     stream: SendStream<Bytes>,
     is_over: bool,
 }
 
 impl Outgoing {
-    /// Waits until the replica wants no more.
+    /// Waits until the replica resets the stream.
     async fn refused(&mut self) {
         let _reason = poll_fn(|cx| self.stream.poll_reset(cx)).await;
     }
 
-    /// Sends all of `data`, as there is room for it.
+    /// Sends all of `data`, as the window of the stream has room for it.
     async fn send(&mut self, mut data: Bytes) -> Result<(), h2::Error> {
         while data.has_remaining() {
             self.stream.reserve_capacity(data.len());

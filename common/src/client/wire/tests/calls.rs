@@ -18,17 +18,17 @@ async fn an_attempt_is_in_flight_until_its_response_is_dropped() {
         .attempt(request(), Until::FirstFrame)
         .await
         .unwrap();
-    assert_eq!(connection.in_flight(), 1);
-    let counts = connection.counts();
+    assert_eq!(connection.signs.in_flight(), 1);
+    let counts = connection.signs.counts();
     assert_eq!((counts.begun, counts.settled), (1, 1));
     let body = response.into_body().collect().await.unwrap();
     assert_eq!(body.trailers().unwrap()[Status::GRPC_STATUS], "0");
     assert_eq!(body.to_bytes(), "data");
-    assert_eq!(connection.in_flight(), 0);
+    assert_eq!(connection.signs.in_flight(), 0);
 }
 
 #[tokio::test]
-async fn after_goaway_no_call_leaves_and_those_in_flight_run_to_their_end() {
+async fn after_goaway_no_call_leaves_and_the_calls_in_flight_go_on() {
     let connection = connection(async |mut streams| {
         let first = next(&mut streams).await;
         streams.graceful_shutdown();
@@ -45,7 +45,7 @@ async fn after_goaway_no_call_leaves_and_those_in_flight_run_to_their_end() {
         let connection = connection.clone();
         async move { connection.attempt(request(), Until::FirstFrame).await }
     });
-    let closed = timeout(PATIENCE, connection.closed()).await;
+    let closed = timeout(PATIENCE, connection.signs.closed()).await;
     assert_eq!(closed, Ok(Closed::GoingAway));
     assert!(!first.is_finished());
     let second = connection
@@ -78,7 +78,7 @@ async fn read_up_to(io: &mut tokio::io::DuplexStream, kind: u8) {
 async fn a_call_above_the_last_stream_of_goaway_was_not_processed() {
     const HEADERS: u8 = 1;
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    // Its last stream is 0, and it is no error.
+    // The last stream is 0, and the code is NO_ERROR.
     const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let (ours, mut theirs) = duplex(64 * 1_024);
     tokio::spawn(async move {
@@ -96,11 +96,11 @@ async fn a_call_above_the_last_stream_of_goaway_was_not_processed() {
         .unwrap_err();
     assert!(matches!(failure, Failure::Unprocessed(_)), "{failure:?}");
     assert_eq!(failure.into_status().code(), Code::Unavailable);
-    assert_eq!(connection.closed().await, Closed::GoingAway);
+    assert_eq!(connection.signs.closed().await, Closed::GoingAway);
 }
 
 #[tokio::test]
-async fn what_a_reset_says_is_after_grpcs_table() {
+async fn the_code_of_a_reset_is_that_of_grpcs_table() {
     const TABLE: [(Reason, Code); 12] = [
         (Reason::NO_ERROR, Code::Internal),
         (Reason::PROTOCOL_ERROR, Code::Internal),
@@ -129,7 +129,7 @@ async fn what_a_reset_says_is_after_grpcs_table() {
         assert_eq!(is_unprocessed, reason == Reason::REFUSED_STREAM, "{reason}");
         assert_eq!(failure.into_status().code(), code, "{reason}");
     }
-    assert!(!connection.is_closed());
+    assert!(!connection.signs.is_closed());
 }
 
 #[tokio::test]
@@ -166,12 +166,12 @@ async fn a_connection_that_breaks_fails_its_calls_and_is_lost() {
         .await
         .unwrap_err();
     assert!(matches!(failure, Failure::Broken(_)), "{failure:?}");
-    assert!(connection.is_closed());
-    assert_eq!(connection.closed().await, Closed::Lost);
+    assert!(connection.signs.is_closed());
+    assert_eq!(connection.signs.closed().await, Closed::Lost);
 }
 
 #[tokio::test]
-async fn an_attempt_that_is_given_up_is_reset() {
+async fn a_dropped_attempt_is_reset() {
     let (reset, was_reset) = tokio::sync::oneshot::channel();
     let connection = connection(async |mut streams| {
         let (_request, mut response) = next(&mut streams).await;
@@ -188,9 +188,9 @@ async fn an_attempt_that_is_given_up_is_reset() {
     );
     assert!(attempt.await.is_err());
     assert_eq!(was_reset.await.unwrap(), Reason::CANCEL);
-    let counts = connection.counts();
+    let counts = connection.signs.counts();
     assert_eq!((counts.begun, counts.settled), (1, 1));
-    assert_eq!(connection.in_flight(), 0);
+    assert_eq!(connection.signs.in_flight(), 0);
 }
 
 #[tokio::test]
@@ -298,7 +298,7 @@ async fn responses_that_nobody_reads_do_not_stop_the_others() {
 }
 
 #[tokio::test]
-async fn a_connection_closes_when_it_is_dropped_and_its_calls_are_over() {
+async fn a_connection_closes_when_it_is_dropped_and_its_calls_have_ended() {
     let ends = Arc::new(AtomicUsize::new(0));
     let connection = connection({
         let ends = ends.clone();

@@ -1,4 +1,4 @@
-//! One connection and its calls, over a duplex, against a peer of `h2`.
+//! One connection and its calls, over a duplex, against an `h2` server.
 
 mod calls;
 mod streams;
@@ -24,7 +24,7 @@ type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A connection whose other end does what `serve` says.
+/// A connection whose other end runs `serve`.
 async fn connection<F>(serve: impl FnOnce(Streams) -> F + Send + 'static) -> Connection
 where
     F: Future<Output = ()> + Send,

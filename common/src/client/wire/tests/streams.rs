@@ -29,7 +29,7 @@ where
     Request::post("/a.Service/Method").body(body).unwrap()
 }
 
-/// A request whose messages come from a sender; that is closed when the request is dropped.
+/// A request whose messages come from a sender, which closes when the request is dropped.
 fn channel() -> (Sender, Request<RequestBody>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let messages = stream::unfold(receiver, async |mut receiver| {
@@ -43,8 +43,8 @@ async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     in_time.unwrap_or_else(|_| panic!("{what}: not in time"))
 }
 
-/// A connection whose other end does what `serve` says with its first call, and then says with
-/// which reason that was reset.
+/// A connection whose other end runs `serve` for its first call, and the reason with which the
+/// call was reset after that.
 async fn reset_after<F>(
     serve: impl FnOnce(Request<RecvStream>, server::SendResponse<Bytes>) -> F + Send + 'static,
 ) -> (Connection, oneshot::Receiver<Reason>)
@@ -69,7 +69,7 @@ where
     (connection, was_reset)
 }
 
-/// A call that is held: its request, and its response before or after the head.
+/// A call that is kept open: its request, and its response before or after the head.
 type Held = (Request<RecvStream>, Half);
 
 enum Half {
@@ -90,7 +90,7 @@ async fn nothing(request: Request<RecvStream>, response: server::SendResponse<By
     (request, Half::Head(response))
 }
 
-/// Sends a response that is whole without reading the request.
+/// Sends a whole response without reading the request.
 async fn early(request: Request<RecvStream>, mut response: server::SendResponse<Bytes>) -> Held {
     let mut body = response.send_response(Response::new(()), false).unwrap();
     body.send_data(MESSAGE, false).unwrap();
@@ -105,7 +105,7 @@ async fn status_of_body(response: Response<ResponseBody>) -> Status {
 }
 
 #[tokio::test]
-async fn a_stream_has_its_response_with_the_head_and_goes_on() {
+async fn an_attempt_up_to_the_head_leaves_both_streams_open() {
     let connection = connection(async |mut streams| {
         let (request, mut response) = next(&mut streams).await;
         let mut body = response.send_response(Response::new(()), false).unwrap();
@@ -134,7 +134,7 @@ async fn a_stream_has_its_response_with_the_head_and_goes_on() {
 }
 
 #[tokio::test]
-async fn only_a_call_that_waits_for_a_message_waits_beyond_the_head() {
+async fn only_an_attempt_up_to_the_first_frame_waits_beyond_the_head() {
     let (connection, _) = reset_after(head_at_once).await;
     let (_sender, request) = channel();
     let attempt = connection.attempt(request, Until::FirstFrame);
@@ -142,7 +142,7 @@ async fn only_a_call_that_waits_for_a_message_waits_beyond_the_head() {
 }
 
 #[tokio::test]
-async fn no_more_is_pulled_than_the_other_end_takes() {
+async fn no_more_messages_are_read_than_the_other_end_takes() {
     const WINDOW: u32 = 1_000;
     let (ours, theirs) = duplex(64 * 1_024);
     let (go_on, may_go_on) = oneshot::channel::<()>();
@@ -196,7 +196,7 @@ async fn no_more_is_pulled_than_the_other_end_takes() {
 }
 
 #[tokio::test]
-async fn a_response_that_comes_early_ends_the_request() {
+async fn an_early_response_ends_the_request() {
     let (connection, was_reset) = reset_after(early).await;
     let (sender, request) = channel();
     sender.send(Ok(MESSAGE)).unwrap();
@@ -210,12 +210,12 @@ async fn a_response_that_comes_early_ends_the_request() {
 }
 
 #[tokio::test]
-async fn a_response_is_whole_whose_server_wants_no_more_of_the_request() {
+async fn a_response_is_whole_when_its_server_wants_no_more_of_the_request() {
     let (connection, _) = reset_after(async |request, response| {
         let (request, Half::Body(mut body)) = early(request, response).await else {
             unreachable!()
         };
-        // Once it has left.
+        // Once the response has left.
         tokio::time::sleep(SHORT).await;
         body.send_reset(Reason::NO_ERROR);
         (request, Half::Body(body))
@@ -223,7 +223,7 @@ async fn a_response_is_whole_whose_server_wants_no_more_of_the_request() {
     .await;
     let (sender, request) = channel();
     let response = soon("the head", connection.attempt(request, Until::Head)).await;
-    // What ends the stream must not wait for somebody who reads the response.
+    // The end of the request stream must not wait for a reader of the response.
     soon("the request stream", sender.closed()).await;
     let body = response.unwrap().into_body();
     let body = soon("the body", body.collect()).await.unwrap();
@@ -231,7 +231,7 @@ async fn a_response_is_whole_whose_server_wants_no_more_of_the_request() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_is_reset_at_once_wherever_it_is() {
+async fn a_dropped_call_is_reset_at_once_at_any_stage() {
     // Before the head.
     let (connection, was_reset) = reset_after(nothing).await;
     let (sender, request) = channel();
@@ -248,7 +248,7 @@ async fn a_call_that_is_dropped_is_reset_at_once_wherever_it_is() {
     soon("the request stream", sender.closed()).await;
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
 
-    // In the middle of the response, whether anybody reads it or not.
+    // In the middle of the response, read or not.
     for reads in [false, true] {
         let (connection, was_reset) = reset_after(head_at_once).await;
         let (sender, request) = channel();
@@ -265,7 +265,7 @@ async fn a_call_that_is_dropped_is_reset_at_once_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn a_call_that_waits_for_room_is_reset_as_well() {
+async fn a_dropped_call_that_waits_for_room_is_reset() {
     let (connection, was_reset) = reset_after(nothing).await;
     let large = stream::repeat_with(|| Ok(Bytes::from(vec![0; 100_000])));
     let attempt = connection.attempt(streaming(large), Until::Head);
@@ -274,7 +274,7 @@ async fn a_call_that_waits_for_room_is_reset_as_well() {
 }
 
 #[tokio::test]
-async fn a_request_stream_that_fails_is_the_failure_of_its_call() {
+async fn the_failure_of_a_request_stream_is_that_of_its_call() {
     let failure = || Status::out_of_range("too large to encode");
     // Before the head.
     let (connection, was_reset) = reset_after(nothing).await;
@@ -299,7 +299,7 @@ async fn a_request_stream_that_fails_is_the_failure_of_its_call() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_request_stream_is_its_failure() {
+async fn a_panic_in_a_request_stream_is_a_failure() {
     let (connection, was_reset) = reset_after(nothing).await;
     let messages = stream::once(async { panic!("in the request stream") });
     let end = connection.attempt(streaming(messages), Until::Head);
@@ -311,21 +311,21 @@ async fn a_panic_in_a_request_stream_is_its_failure() {
 #[tokio::test]
 async fn a_request_stream_has_the_context_of_its_call_and_ends_with_it() {
     let (connection, was_reset) = reset_after(head_at_once).await;
-    let (told, tells) = std::sync::mpsc::channel();
-    let messages = stream::unfold(told, async |told| {
+    let (sender, ids) = std::sync::mpsc::channel();
+    let messages = stream::unfold(sender, async |sender| {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let context = context::current().expect("that of the call");
-        told.send(context.request_id.to_string()).unwrap();
-        Some((Ok(MESSAGE), told))
+        sender.send(context.request_id.to_string()).unwrap();
+        Some((Ok(MESSAGE), sender))
     });
     let deadline = Deadline::after(Duration::from_millis(200));
     let call = Context::new("the-request".parse().unwrap(), deadline);
     let attempt = call.scope(connection.attempt(streaming(messages), Until::Head));
-    // Nobody reads it.
+    // Nobody reads the response.
     let _response = attempt.await.unwrap();
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
     assert_eq!(deadline.remaining(), None);
-    let ids: Vec<_> = tells.iter().collect();
+    let ids: Vec<_> = ids.iter().collect();
     assert!((1..=20).contains(&ids.len()), "{}", ids.len());
     assert!(ids.iter().all(|id| id == "the-request"));
 }
