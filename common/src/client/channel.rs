@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     Client, Config, RequestIdNames, Target,
     layers::{AttemptsService, Budget, Usual},
-    pool::{Balance, Names, Share, Waiting, keep, keep_io},
+    pool::{Balance, Names, Share, Waiting, keep_io, keep_replicas},
     stack::outbound,
     wire::Head,
 };
@@ -104,7 +104,7 @@ impl Channel {
             ..
         } = &*self.0;
         let share = Share::join(next_worker.fetch_add(1, Relaxed), workers);
-        self.client(|balance| keep(names.clone(), share, balance))
+        self.client(|balance| keep_replicas(names.clone(), share, balance))
     }
 
     /// The same over a connection that is open already, such as a [`tokio::io::duplex`]: for

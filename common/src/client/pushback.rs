@@ -6,24 +6,28 @@ use http::HeaderMap;
 
 use crate::problem::PUSHBACK;
 
-/// What a server asks of a call that failed.
+/// What a server asks of the caller after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushback {
+    /// Nothing.
+    Unspecified,
     /// To wait for that time.
     After(Duration),
-    /// Not to try again.
+    /// Not to call again.
     Never,
 }
 
 impl Pushback {
-    /// Reads it off the block of headers that has the gRPC status. What is no number of
+    /// The pushback in the headers that have the gRPC status. A value that is no number of
     /// milliseconds means never.
-    pub(super) fn of(status: &HeaderMap) -> Option<Self> {
-        let millis = status.get(PUSHBACK)?.to_str().ok();
-        let millis = millis.and_then(|millis| millis.parse().ok());
-        Some(millis.map_or(Self::Never, |millis| {
+    pub(super) fn of(status: &HeaderMap) -> Self {
+        let Some(value) = status.get(PUSHBACK) else {
+            return Self::Unspecified;
+        };
+        let millis = value.to_str().ok().and_then(|millis| millis.parse().ok());
+        millis.map_or(Self::Never, |millis| {
             Self::After(Duration::from_millis(millis))
-        }))
+        })
     }
 }
 
@@ -39,11 +43,11 @@ mod tests {
             let value = HeaderValue::from_static(millis);
             Pushback::of(&HeaderMap::from_iter([(PUSHBACK.parse().unwrap(), value)]))
         };
-        let after = |millis| Some(Pushback::After(Duration::from_millis(millis)));
+        let after = |millis| Pushback::After(Duration::from_millis(millis));
         assert_eq!(pushback("700"), after(700));
         assert_eq!(pushback("0"), after(0));
-        assert_eq!(pushback("-1"), Some(Pushback::Never));
-        assert_eq!(pushback("soon"), Some(Pushback::Never));
-        assert_eq!(Pushback::of(&HeaderMap::new()), None);
+        assert_eq!(pushback("-1"), Pushback::Never);
+        assert_eq!(pushback("soon"), Pushback::Never);
+        assert_eq!(Pushback::of(&HeaderMap::new()), Pushback::Unspecified);
     }
 }

@@ -295,14 +295,13 @@ impl Shared {
         let usual = RETRY.pause(call.attempts);
         let is_overloaded = status.code() == Code::ResourceExhausted;
         match Pushback::of(status.metadata().as_ref()) {
-            Some(Pushback::Never) => None,
+            Pushback::Never => None,
             // This replica has said when it will have room; another may have it now.
-            Some(Pushback::After(_)) if is_overloaded => {
+            Pushback::After(_) if is_overloaded => {
                 self.balance.pick_other(&call.tried).map(|_| usual)
             }
-            None if is_overloaded => None,
-            Some(Pushback::After(pause)) => Some(pause),
-            None => Some(usual),
+            Pushback::After(pause) => Some(pause),
+            Pushback::Unspecified => (!is_overloaded).then_some(usual),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! How long to wait before another try.
+//! [`Backoff`]: pauses that grow.
 
 use std::time::Duration;
 
-/// The pause before the next try after this many that failed: `base`, and `factor` times as much
-/// after each, up to `limit`; with `jitter`, the share by which it may be longer or shorter, so
-/// that those who failed at one time do not come back at one time.
+/// The pauses after failures: `base` after the first, `factor` times as long after each other one,
+/// and at most `limit`. Each is longer or shorter by a random share of up to `jitter`, so that
+/// clients that fail together do not come back together.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::client) struct Backoff {
     pub(in crate::client) base: Duration,
@@ -14,11 +14,12 @@ pub(in crate::client) struct Backoff {
 }
 
 impl Backoff {
+    /// The pause after the last of so many failures.
     pub(in crate::client) fn pause(&self, failures: u32) -> Duration {
         self.pause_at(failures, fastrand::f64())
     }
 
-    /// `random` is from 0 to 1.
+    /// The pause with a `random` number from 0 to 1.
     fn pause_at(&self, failures: u32, random: f64) -> Duration {
         let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.base.as_secs_f64() * self.factor.powi(exponent);

@@ -1,13 +1,13 @@
-//! [`Balance`]: the replicas of a service, as its keepers and its calls see them.
+//! [`Balance`]: the replicas of a service, for the tasks and the calls of a worker.
 //!
-//! While no replica is connected, calls wait, but not for long: a service that has been away for
-//! `FAILFAST` is taken to be away for good, and its calls fail at once until it is back.
+//! While no replica is connected, calls wait, but not for long: when a service has been away for
+//! `FAILFAST`, its calls fail at once until it is back.
 
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,9 +21,13 @@ use super::{
     members::{Candidate, Members},
     state::Event,
 };
-use crate::{client::Failure, lock::lock, metrics::CountedReplica};
+use crate::{
+    client::Failure,
+    lock::lock,
+    metrics::{self, CountedReplica},
+};
 
-/// Calls of a channel that may wait for a replica, in the whole process. A waiting call has
+/// The most calls of a channel that wait for a replica, in the whole process. A waiting call has
 /// about 4 KiB of memory.
 const MAX_WAITING: usize = 8_192;
 
@@ -31,25 +35,26 @@ const MAX_WAITING: usize = 8_192;
 #[derive(Debug, Clone, Default)]
 pub(in crate::client) struct Waiting(Arc<AtomicUsize>);
 
-/// A place among the calls that wait.
+/// A place among the waiting calls.
 struct Place<'a> {
     process: &'a AtomicUsize,
     worker: &'a AtomicUsize,
 }
 
 impl<'a> Place<'a> {
+    /// Takes a place, or returns `None` if there is no free one.
     fn take(process: &'a Waiting, worker: &'a AtomicUsize) -> Option<Self> {
-        worker.fetch_add(1, Ordering::Relaxed);
+        worker.fetch_add(1, Relaxed);
         let process = &process.0;
         let place = Self { process, worker };
-        (process.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(place)
+        (process.fetch_add(1, Relaxed) < MAX_WAITING).then_some(place)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.process.fetch_sub(1, Ordering::Relaxed);
-        self.worker.fetch_sub(1, Ordering::Relaxed);
+        self.process.fetch_sub(1, Relaxed);
+        self.worker.fetch_sub(1, Relaxed);
     }
 }
 
@@ -59,15 +64,15 @@ pub(in crate::client) struct Balance<R>(Arc<Shared<R>>);
 
 #[derive(Debug)]
 struct Shared<R> {
-    /// Never waited for: each worker has its own.
+    /// Uncontended, as each worker has its own.
     members: Mutex<Members<R>>,
-    /// Since when no replica has been connected, if none is.
+    /// Since when no replica has been connected; `None` while one is.
     away: watch::Sender<Option<Instant>>,
     failfast: Duration,
     /// The calls that wait in the process, and on this worker.
     waiting: Waiting,
     waiting_here: AtomicUsize,
-    /// Notified of each call that finds no replica, also of one that does not wait.
+    /// Notified of each call that finds no replica, whether or not it waits.
     wanted: Notify,
     reachability: Notify,
 }
@@ -78,18 +83,8 @@ impl<R> Clone for Balance<R> {
     }
 }
 
-/// A [`Balance`] that does not keep its replicas alive.
-#[derive(Debug)]
-pub(super) struct WeakBalance<R>(Weak<Shared<R>>);
-
-impl<R> WeakBalance<R> {
-    pub(super) fn upgrade(&self) -> Option<Balance<R>> {
-        self.0.upgrade().map(Balance)
-    }
-}
-
 impl<R: Candidate> Balance<R> {
-    /// Without replicas yet, as of now.
+    /// A balance without replicas, which counts as away from now on.
     pub(in crate::client) fn new(failfast: Duration, waiting: Waiting) -> Self {
         Self(Arc::new(Shared {
             members: Mutex::default(),
@@ -102,67 +97,52 @@ impl<R: Candidate> Balance<R> {
         }))
     }
 
-    pub(super) fn downgrade(&self) -> WeakBalance<R> {
-        WeakBalance(Arc::downgrade(&self.0))
-    }
-
-    /// Adds a replica, which is not connected yet, for as long as the result is there.
-    pub(super) fn join(&self, counted: CountedReplica) -> Membership<R> {
-        let address = counted.address;
-        self.lock().join(counted);
-        Membership {
+    /// Adds a replica, which is not connected yet, until the result is dropped.
+    pub(super) fn join(&self, address: SocketAddr) -> Membership<R> {
+        let counted = CountedReplica::new(address);
+        let membership = Membership {
             balance: self.clone(),
             address,
-        }
+            metrics: counted.replica.clone(),
+        };
+        self.lock().join(counted);
+        membership
     }
 
-    /// The replica is connected.
-    pub(super) fn connected(&self, address: SocketAddr, replica: Arc<R>) {
-        self.change(address, Event::Connected, Some(replica));
+    /// The replica at this address is connected.
+    pub(super) fn connect(&self, address: SocketAddr, replica: Arc<R>) {
+        self.lock().connect(address, replica, Instant::now());
         self.0.away.send_replace(None);
+        self.0.reachability.notify_one();
     }
 
-    /// Something happened to the replica. Returns whether that changed its state.
-    pub(super) fn tell(&self, address: SocketAddr, event: Event) -> bool {
-        let is_changed = self.change(address, event, None);
+    /// Applies an event to the replica at this address. Returns whether its state has changed.
+    pub(super) fn apply(&self, address: SocketAddr, event: Event) -> bool {
+        let now = Instant::now();
+        let is_changed = self.lock().apply(address, event, now);
         if matches!(event, Event::Closed | Event::ConnectFailed) {
-            self.note_absence();
+            self.0.reachability.notify_one();
+            let is_away = !self.lock().is_any_connected();
+            self.0.away.send_if_modified(|since| {
+                let is_new = is_away && since.is_none();
+                if is_new {
+                    *since = Some(now);
+                }
+                is_new
+            });
         }
         is_changed
     }
 
-    /// The connection of the replica takes no new calls, if `replica` still is what is connected.
+    /// The connection of `replica` takes no new calls. Does nothing if another connection has
+    /// taken its place.
     pub(super) fn close(&self, address: SocketAddr, replica: &R) {
         if self.lock().is_connected_as(address, replica) {
-            self.tell(address, Event::Closed);
+            self.apply(address, Event::Closed);
         }
     }
 
-    fn change(&self, address: SocketAddr, event: Event, connected: Option<Arc<R>>) -> bool {
-        let now = Instant::now();
-        let is_changed = self.lock().change(address, event, connected, now);
-        if matches!(
-            event,
-            Event::Connected | Event::Closed | Event::ConnectFailed
-        ) {
-            self.0.reachability.notify_one();
-        }
-        is_changed
-    }
-
-    fn note_absence(&self) {
-        if self.lock().is_any_connected() {
-            return;
-        }
-        self.0.away.send_if_modified(|since| {
-            since.is_none() && {
-                *since = Some(Instant::now());
-                true
-            }
-        });
-    }
-
-    /// Waits until a replica is connected, or can't be, or is no more.
+    /// Waits until a replica is connected, can't be connected, or loses its connection.
     pub(super) async fn reachability_changed(&self) {
         self.0.reachability.notified().await;
     }
@@ -171,8 +151,8 @@ impl<R: Candidate> Balance<R> {
         self.lock().is_unreachable(address)
     }
 
-    /// The replica for the next attempt, another than those that were `tried` if there is one;
-    /// waits for one if none is connected.
+    /// Picks the replica for the next attempt, if possible none of those that were `tried`. Waits
+    /// while no replica is connected.
     pub(in crate::client) async fn pick(&self, tried: &[Arc<R>]) -> Result<Arc<R>, Failure> {
         loop {
             if let Some(replica) = self.pick_now(tried) {
@@ -186,23 +166,23 @@ impl<R: Candidate> Balance<R> {
         self.lock().pick(tried)
     }
 
-    /// A replica that is up and none of those that were `tried`.
+    /// Picks a replica that is up and was not `tried`.
     pub(in crate::client) fn pick_other(&self, tried: &[Arc<R>]) -> Option<Arc<R>> {
         self.lock().pick_other(tried)
     }
 
-    /// Whether a replica other than this one is up.
+    /// Whether another replica than this one is up.
     pub(in crate::client) fn has_other(&self, replica: &Arc<R>) -> bool {
         self.lock().has_other(replica)
     }
 
-    /// How many replicas are up.
+    /// The number of replicas that are up.
     #[cfg(test)]
     pub(in crate::client) fn count_up(&self) -> usize {
         self.lock().count_up()
     }
 
-    /// Waits until there may be a replica.
+    /// Waits until a replica may be connected.
     async fn wait(&self) -> Result<(), Failure> {
         let mut away = self.0.away.subscribe();
         let Some(since) = *away.borrow_and_update() else {
@@ -219,10 +199,10 @@ impl<R: Candidate> Balance<R> {
         }
     }
 
-    /// Waits until a call wants a replica where there is none.
+    /// Waits until a call finds no replica.
     pub(super) async fn wanted(&self) {
         let wanted = self.0.wanted.notified();
-        if self.0.waiting_here.load(Ordering::Relaxed) == 0 {
+        if self.0.waiting_here.load(Relaxed) == 0 {
             wanted.await;
         }
     }
@@ -232,16 +212,17 @@ impl<R: Candidate> Balance<R> {
     }
 }
 
-/// A replica that belongs to a balance; it does not any more when this is dropped.
+/// A replica of a balance. It leaves when this is dropped.
 #[derive(Debug)]
 pub(super) struct Membership<R: Candidate> {
-    balance: Balance<R>,
-    address: SocketAddr,
+    pub(super) balance: Balance<R>,
+    pub(super) address: SocketAddr,
+    pub(super) metrics: Arc<metrics::Replica>,
 }
 
 impl<R: Candidate> Drop for Membership<R> {
     fn drop(&mut self) {
-        self.balance.tell(self.address, Event::Closed);
+        self.balance.apply(self.address, Event::Closed);
         self.balance.lock().leave(self.address);
     }
 }
@@ -266,18 +247,17 @@ mod tests {
     /// A balance with one replica that is not connected.
     fn balance() -> (Balance<Fake>, Membership<Fake>) {
         let balance = Balance::new(FAILFAST, Waiting::default());
-        let address = ([127, 0, 0, 1], 1).into();
-        let membership = balance.join(CountedReplica::new(address));
+        let membership = balance.join(([127, 0, 0, 1], 1).into());
         (balance, membership)
     }
 
     impl Membership<Fake> {
         fn connect(&self) {
-            self.balance.connected(self.address, Arc::new(Fake));
+            self.balance.connect(self.address, Arc::new(Fake));
         }
 
         fn close(&self) {
-            self.balance.tell(self.address, Event::Closed);
+            self.balance.apply(self.address, Event::Closed);
         }
     }
 
@@ -291,13 +271,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_service_that_is_away_for_too_long_fails_at_once_until_it_is_back() {
+    async fn calls_to_a_service_that_is_away_for_too_long_fail_at_once_until_it_is_back() {
         let (balance, replica) = balance();
         advance(Duration::from_secs(1)).await;
         let begin = Instant::now();
         assert!(balance.pick(&[]).await.is_err());
         let waited = begin.elapsed();
-        assert_eq!(waited, Duration::from_secs(2), "counted from the loss");
+        assert_eq!(
+            waited,
+            Duration::from_secs(2),
+            "counted from the start of the absence"
+        );
         let begin = Instant::now();
         assert!(balance.pick(&[]).await.is_err());
         assert_eq!(begin.elapsed(), Duration::ZERO);
@@ -310,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_balance_whose_last_replica_leaves_is_without_one() {
+    async fn a_balance_whose_last_replica_leaves_has_none() {
         let (balance, replica) = balance();
         replica.connect();
         drop(replica);
@@ -321,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_waiting_calls_of_all_workers_have_one_limit_and_leave_their_places() {
+    async fn the_waiting_calls_of_all_workers_have_one_limit() {
         let waiting = Waiting::default();
         let workers = [0; 2].map(|_| Balance::<Fake>::new(FAILFAST, waiting.clone()));
         let mut calls = Vec::new();
@@ -329,7 +313,7 @@ mod tests {
             let balance = workers[number % 2].clone();
             calls.push(tokio::spawn(async move { balance.pick(&[]).await.is_ok() }));
         }
-        let is_full = || waiting.0.load(Ordering::Relaxed) == MAX_WAITING;
+        let is_full = || waiting.0.load(Relaxed) == MAX_WAITING;
         while !is_full() {
             tokio::task::yield_now().await;
         }
@@ -342,15 +326,15 @@ mod tests {
         }
         let call = workers[0].pick(&[]);
         let waits = tokio::time::timeout(Duration::from_secs(1), call).await;
-        assert!(waits.is_err(), "it waits in the place that was left");
+        assert!(waits.is_err(), "the call waits in the place that was left");
         for call in calls {
             assert!(!call.await.unwrap());
         }
-        assert_eq!(waiting.0.load(Ordering::Relaxed), 0);
+        assert_eq!(waiting.0.load(Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_keeper_knows_that_a_replica_is_wanted() {
+    async fn a_keeper_learns_that_a_replica_is_wanted() {
         let (balance, _replica) = balance();
         let wanted = tokio::spawn({
             let balance = balance.clone();

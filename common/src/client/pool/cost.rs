@@ -1,4 +1,4 @@
-//! [`Cost`]: how dear one more call on a replica is.
+//! [`Cost`]: the cost of one more call on a replica.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -6,91 +6,92 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 
-/// After this time without another, a response has lost 63 % of its weight. linkerd and finagle
-/// take 10 s; with 1 s a replica that was slow once is tried again within seconds.
+/// The time in which a latency loses 63 % of its weight. linkerd and finagle use 10 s. With 1 s, a
+/// replica that was slow once is tried again within seconds.
 const DECAY: Duration = Duration::from_secs(1);
 
-/// The same for failures. A shorter time would let each worker try a failing replica more often.
+/// The time in which a failure loses 63 % of its weight. With less, each worker would try a failing
+/// replica more often.
 const FAILURE_DECAY: Duration = Duration::from_secs(5);
 
-/// Added to each latency: without it, replicas would be ranked by noise.
+/// Added to each latency, so that noise does not rank replicas.
 const FLOOR: Duration = Duration::from_millis(2);
 
-/// Added to the latency of a replica whose calls all fail, and a share of it where a share of them
-/// fails (linkerd's load biaser: 5 s).
+/// Added to the latency of a replica, times its share of failures (linkerd's load biaser: 5 s).
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
 
-/// How far one response moves the share of failures: one failure costs half a second.
+/// The weight of one response in the share of failures: one failure costs half a second.
 const FAILURE_WEIGHT: f64 = 0.1;
 
 /// The peak-EWMA latency of a replica, and its share of failures.
 ///
-/// The latency follows a slow response at once and forgets it slowly: what counts is how bad it
-/// may get. Each worker has its own, so the lock is never waited for.
+/// A slow response raises the latency at once, and the latency falls slowly: the cost is that of a
+/// bad case. The lock is uncontended, as each worker has its own.
 #[derive(Debug)]
-pub(super) struct Cost(Mutex<Seen>);
+pub(super) struct Cost(Mutex<Averages>);
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct Averages {
     /// In seconds.
     latency: f64,
-    /// From 0 to 1.
+    /// The share of failures, from 0 to 1.
     failures: f64,
+    /// The time of the averages.
     at: Instant,
 }
 
 impl Cost {
-    /// Nothing is known yet. The calls in flight bound how many more come until it is.
+    /// The cost of a replica without responses. Its calls in flight raise the cost until one comes.
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Seen {
+        Self(Mutex::new(Averages {
             latency: 0.0,
             failures: 0.0,
             at: Instant::now(),
         }))
     }
 
-    /// What one more call costs, in seconds, when that many are in flight.
+    /// The cost of one more call, in seconds, with so many in flight.
     pub(super) fn of_a_call(&self, in_flight: u64) -> f64 {
-        let mut seen = *lock(&self.0);
-        seen.pass_time(Instant::now(), |old, kept| old * kept);
+        let mut averages = *lock(&self.0);
+        averages.decay(Instant::now(), |old, kept| old * kept);
         #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         let calls = (in_flight + 1) as f64;
-        let penalty = seen.failures * FAILURE_PENALTY.as_secs_f64();
-        (FLOOR.as_secs_f64() + seen.latency + penalty) * calls
+        let penalty = averages.failures * FAILURE_PENALTY.as_secs_f64();
+        (FLOOR.as_secs_f64() + averages.latency + penalty) * calls
     }
 
-    /// The response to a call that was made then has begun.
+    /// Records that the response to a call has begun; `call` is the start of the call.
     pub(super) fn responded(&self, call: Instant) {
         let now = Instant::now();
         let latency = (now - call).as_secs_f64();
         let latency = |old: f64, kept: f64| latency.max(old * kept + latency * (1.0 - kept));
-        lock(&self.0).pass_time(now, latency);
+        lock(&self.0).decay(now, latency);
     }
 
-    /// A call that was made then is given up: the response would have taken longer.
+    /// Records that a call ended before its response: that would have taken longer.
     pub(super) fn took_at_least(&self, call: Instant) {
         let now = Instant::now();
         let latency = (now - call).as_secs_f64();
-        lock(&self.0).pass_time(now, |old, kept| latency.max(old * kept));
+        lock(&self.0).decay(now, |old, kept| latency.max(old * kept));
     }
 
-    /// A call succeeded or failed.
+    /// Records that a call succeeded or failed.
     pub(super) fn ended(&self, is_failure: bool) {
-        let mut seen = lock(&self.0);
+        let failures = &mut lock(&self.0).failures;
         let target = f64::from(u8::from(is_failure));
-        seen.failures += (target - seen.failures) * FAILURE_WEIGHT;
+        *failures += (target - *failures) * FAILURE_WEIGHT;
     }
 
-    /// What has failed up to now does not count any more.
+    /// Forgets the failures up to now.
     pub(super) fn forgive(&self) {
         lock(&self.0).failures = 0.0;
     }
 }
 
-impl Seen {
-    /// Forgets with the time that has passed. `latency` makes the new latency of the old one and
-    /// the share of it that is kept.
-    fn pass_time(&mut self, now: Instant, latency: impl FnOnce(f64, f64) -> f64) {
+impl Averages {
+    /// Lets the averages decay up to `now`. `latency` makes the new latency of the old one and the
+    /// weight that the old one keeps.
+    fn decay(&mut self, now: Instant, latency: impl FnOnce(f64, f64) -> f64) {
         let age = now - self.at;
         self.latency = latency(self.latency, weight(age, DECAY));
         if self.failures > 0.0 {
@@ -100,7 +101,7 @@ impl Seen {
     }
 }
 
-/// What a response of that age weighs.
+/// The weight of a response of that age.
 fn weight(age: Duration, decay: Duration) -> f64 {
     (-age.as_secs_f64() / decay.as_secs_f64()).exp()
 }
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_call_in_flight_costs_as_much_as_one_more() {
+    async fn the_cost_grows_with_the_calls_in_flight() {
         let cost = after(FAST);
         assert!((cost.of_a_call(0) - 0.003).abs() < 1e-9);
         assert!((cost.of_a_call(2) - 0.009).abs() < 1e-9);
@@ -142,16 +143,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_was_given_up_counts_with_the_time_that_it_took() {
+    async fn a_call_without_a_response_counts_with_the_time_that_it_took() {
         let cost = after(FAST);
         cost.took_at_least(Instant::now() - SLOW);
         assert!(cost.of_a_call(0) >= 0.1);
         cost.took_at_least(Instant::now() - FAST);
-        assert!(cost.of_a_call(0) >= 0.1, "it is no fast response");
+        assert!(
+            cost.of_a_call(0) >= 0.1,
+            "a short call without a response is not fast"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_replica_that_fails_fast_is_dear_until_it_succeeds_or_time_passes() {
+    async fn a_replica_that_fails_fast_is_expensive_until_it_succeeds_or_is_forgiven() {
         let cost = after(FAST);
         cost.ended(true);
         assert!(cost.of_a_call(0) > 0.5);
@@ -169,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_replica_that_is_not_asked_comes_to_be_worth_a_try() {
+    async fn the_cost_of_a_replica_without_calls_falls() {
         let cost = after(SLOW);
         cost.ended(true);
         advance(Duration::from_secs(5)).await;

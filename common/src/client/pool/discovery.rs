@@ -1,5 +1,5 @@
-//! [`Names`]: the addresses of a service, looked up for the whole process; and the task of a
-//! worker that keeps its balance in step with them.
+//! [`Names`]: the addresses of a service, looked up for the whole process. [`keep_replicas`]: the
+//! task of a worker that connects to its share of them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,6 +17,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::{balance::Balance, keeper::keep_connected, replica::Replica};
@@ -25,27 +26,27 @@ use crate::client::{RequestIdNames, target::Target, wire::Head};
 /// The shortest pause between two look-ups of a name, however many connections end.
 const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
 
-/// How much longer the pause is if no connection ends: then a name is looked up every 5 s.
+/// The rest of the pause if no connection ends, so that a name is looked up every 5 s.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(4_500);
 
 /// The time limit of a look-up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections of a channel, for the whole process. Each worker has an equal share of them, and
-/// connects to that many replicas.
+/// The connections of a channel, for the whole process. Each worker has an equal share of them and
+/// connects to as many replicas.
 const MAX_CONNECTIONS: usize = 512;
 
-/// Replicas that each worker connects to at least, if there are as many. With fewer, a worker
-/// would lose half of its replicas with one.
+/// The fewest replicas that a worker connects to, if there are as many, even beyond its share. With
+/// fewer, it would lose half of its replicas with one.
 const MIN_REPLICAS: usize = 3;
 
 /// The names of a service and their addresses, for the whole process.
 #[derive(Debug)]
 pub(in crate::client) struct Names {
     all: Vec<Name>,
-    /// The addresses of each name, once they are known.
-    found: watch::Sender<Vec<Option<Vec<SocketAddr>>>>,
-    /// The order in which this process prefers replicas; another process has another.
+    /// The addresses of each name; none until it is looked up.
+    found: watch::Sender<Vec<Vec<SocketAddr>>>,
+    /// Seeds the order in which the workers of this process prefer replicas.
     seed: u64,
 }
 
@@ -74,14 +75,14 @@ impl Names {
             })
             .collect();
         Self {
-            found: watch::Sender::new(vec![None; all.len()]),
+            found: watch::Sender::new(vec![Vec::new(); all.len()]),
             all,
             seed: fastrand::u64(..),
         }
     }
 
-    /// Looks a name up, unless a worker has done so within `max_age`. What is known of it is kept
-    /// if that fails.
+    /// Looks up a name, unless a worker has done so within `max_age`. The last addresses are kept if
+    /// the look-up fails.
     async fn look_up(&self, index: usize, max_age: Duration) {
         let Name { head, last_look_up } = &self.all[index];
         let authority = &head.authority;
@@ -90,7 +91,7 @@ impl Names {
             return;
         }
         let addresses = timeout(LOOKUP_TIMEOUT, addresses_of(authority)).await;
-        let addresses = addresses.unwrap_or_else(|late| Err(late.into()));
+        let addresses = addresses.unwrap_or_else(|elapsed| Err(elapsed.into()));
         let was_success = last.is_none_or(|last| last.is_success);
         *last = Some(LookUp {
             at: Instant::now(),
@@ -99,8 +100,8 @@ impl Names {
         match addresses {
             Ok(addresses) => {
                 self.found.send_if_modified(|found| {
-                    let is_new = found[index].as_ref() != Some(&addresses);
-                    found[index] = Some(addresses);
+                    let is_new = found[index] != addresses;
+                    found[index] = addresses;
                     is_new
                 });
             }
@@ -115,15 +116,15 @@ impl Names {
         }
     }
 
-    /// Looks a name up now and then, as soon as a connection has ended, and often while nothing
-    /// is known of it.
+    /// Looks up a name every 5 s, as soon as a connection has ended, and every 0.5 s until it has
+    /// addresses.
     async fn keep_looking_up(self: Arc<Self>, index: usize, mut ended: watch::Receiver<()>) {
         let mut max_age = LOOKUP_PAUSE;
         loop {
             self.look_up(index, max_age).await;
             sleep(LOOKUP_PAUSE).await;
             max_age = LOOKUP_PAUSE;
-            if self.found.borrow()[index].is_some() {
+            if !self.found.borrow()[index].is_empty() {
                 select! {
                     () = sleep(LOOKUP_INTERVAL) => max_age = LOOKUP_INTERVAL,
                     Ok(()) = ended.changed() => {}
@@ -132,12 +133,12 @@ impl Names {
         }
     }
 
-    /// All addresses in the order in which a worker prefers them.
+    /// All addresses in the order of a worker's preference.
     fn ring(&self, share: &Share) -> Vec<(SocketAddr, Head)> {
         let found = self.found.borrow();
         let mut all = BTreeMap::new();
         for (name, addresses) in self.all.iter().zip(&*found) {
-            for address in addresses.iter().flatten() {
+            for address in addresses {
                 all.entry(*address).or_insert_with(|| name.head.clone());
             }
         }
@@ -151,7 +152,7 @@ impl Names {
     }
 }
 
-/// One family: the two addresses of a name such as `localhost` are one replica.
+/// The addresses of one family: the two addresses of a name such as `localhost` are one replica.
 async fn addresses_of(authority: &Authority) -> io::Result<Vec<SocketAddr>> {
     let all: Vec<_> = lookup_host(authority.as_str()).await?.collect();
     let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().partition(SocketAddr::is_ipv4);
@@ -164,7 +165,7 @@ async fn addresses_of(authority: &Authority) -> io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// The share that a worker has of the connections of the process.
+/// A worker's share of the connections of the process.
 #[derive(Debug)]
 pub(in crate::client) struct Share {
     number: usize,
@@ -172,7 +173,7 @@ pub(in crate::client) struct Share {
 }
 
 impl Share {
-    /// The share of one more worker, with a number of its own; `workers` counts them.
+    /// The share of one more worker, with a number of its own. `workers` is the count of workers.
     pub(in crate::client) fn join(number: usize, workers: &watch::Sender<usize>) -> Self {
         workers.send_modify(|workers| *workers += 1);
         Self {
@@ -181,7 +182,7 @@ impl Share {
         }
     }
 
-    /// How many replicas the worker connects to.
+    /// The number of replicas that the worker connects to.
     fn replicas(&self) -> usize {
         let workers = (*self.workers.borrow()).max(1);
         (MAX_CONNECTIONS / workers).max(MIN_REPLICAS)
@@ -194,17 +195,21 @@ impl Drop for Share {
     }
 }
 
-/// Keeps the balance of a worker in step with the addresses, for as long as it is polled.
-pub(in crate::client) async fn keep(names: Arc<Names>, share: Share, balance: Balance<Replica>) {
+/// Keeps a worker's share of the replicas in its balance while polled.
+pub(in crate::client) async fn keep_replicas(
+    names: Arc<Names>,
+    share: Share,
+    balance: Balance<Replica>,
+) {
     let ended = watch::Sender::new(());
-    // Each name by itself, so that a slow one delays no other.
+    // A task for each name, so that a slow look-up delays no other.
     let mut look_ups = JoinSet::new();
     for index in 0..names.all.len() {
         look_ups.spawn(names.clone().keep_looking_up(index, ended.subscribe()));
     }
     let mut found = names.found.subscribe();
     let mut workers = share.workers.subscribe();
-    let mut keepers = HashMap::<SocketAddr, JoinSet<()>>::new();
+    let mut keepers = HashMap::<SocketAddr, AbortOnDropHandle<()>>::new();
     loop {
         found.mark_unchanged();
         workers.mark_unchanged();
@@ -215,9 +220,8 @@ pub(in crate::client) async fn keep(names: Arc<Names>, share: Share, balance: Ba
         for (address, head) in wanted {
             keepers.entry(*address).or_insert_with(|| {
                 let (head, balance) = (head.clone(), balance.clone());
-                let mut keeper = JoinSet::new(); // which ends its task when it is dropped
-                keeper.spawn(keep_connected(*address, head, balance, ended.clone()));
-                keeper
+                let keeper = keep_connected(*address, head, balance, ended.clone());
+                AbortOnDropHandle::new(tokio::spawn(keeper))
             });
         }
         select! {
@@ -228,7 +232,7 @@ pub(in crate::client) async fn keep(names: Arc<Names>, share: Share, balance: Ba
     }
 }
 
-/// The first replicas of a ring, so many that `count` of them are not unreachable.
+/// The shortest prefix of a ring with `count` replicas that are not unreachable.
 fn prefix<T>(
     ring: &[(SocketAddr, T)],
     count: usize,
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_connects_to_its_share_and_to_others_in_place_of_the_unreachable() {
+    fn a_worker_connects_to_its_share_and_replaces_unreachable_replicas() {
         let ring = ring(10);
         assert_eq!(prefix(&ring, 3, |_| false).len(), 3);
         assert_eq!(prefix(&ring, 20, |_| false).len(), 10);
@@ -268,12 +272,12 @@ mod tests {
         assert_eq!(prefix(&ring, 3, |address| address.port() == 3).len(), 3);
     }
 
-    /// How many connections 50 replicas get from that many workers of one process.
+    /// The connections that each of 50 replicas gets from so many workers of one process.
     fn connections(workers: usize) -> Vec<usize> {
         let target = "service:1".parse().expect("a target");
         let names = Names::new(&target, RequestIdNames::Both);
         let addresses = (0..50).map(address).collect();
-        names.found.send_replace(vec![Some(addresses)]);
+        names.found.send_replace(vec![addresses]);
         let count = watch::Sender::new(0);
         let shares: Vec<_> = (0..workers)
             .map(|number| Share::join(number, &count))

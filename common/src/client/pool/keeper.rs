@@ -1,7 +1,7 @@
-//! The keeper of a replica: a task that connects it whenever it is not, and keeps the balance in
-//! step with that.
+//! The keeper of a replica: a task that connects it whenever it is not connected, and reports to
+//! the balance.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -13,18 +13,15 @@ use tracing::{info, warn};
 
 use super::{
     backoff::Backoff,
-    balance::Balance,
+    balance::{Balance, Membership},
     replica::{Connected, End, Replica},
     state::Event,
 };
-use crate::{
-    client::wire::{Closed, Connection, Head},
-    metrics::CountedReplica,
-};
+use crate::client::wire::{Closed, Connection, Head};
 
-/// Pauses between attempts to connect a replica. gRPC's own figures are 1 s × 1.6 up to 120 s,
-/// made for clients all over a network; these are neighbours, two that start together find each
-/// other within milliseconds, and a restart takes a second.
+/// The pauses between attempts to connect a replica. gRPC's own are 1 s × 1.6 up to 120 s, made for
+/// clients all over a network. These replicas are neighbours: two services that start together
+/// find each other within milliseconds, and a restart takes a second.
 const RECONNECT: Backoff = Backoff {
     base: Duration::from_millis(5),
     factor: 2.0,
@@ -35,23 +32,20 @@ const RECONNECT: Backoff = Backoff {
 /// The longest pause while calls wait for a replica.
 const RECONNECT_WHILE_WANTED: Duration = Duration::from_millis(500);
 
-/// A connection that lasts for less was no success: the pauses go on growing.
+/// A connection that ends before this was no success: the pauses go on growing.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
-/// Keeps a replica connected for as long as it is polled. `ended` changes with the end of each
-/// connection.
+/// Keeps a replica connected while polled. `ended` changes with the end of each connection.
 pub(super) async fn keep_connected(
     address: SocketAddr,
     head: Head,
     balance: Balance<Replica>,
     ended: watch::Sender<()>,
 ) {
-    let counted = CountedReplica::new(address);
-    let picks = counted.replica.clone();
-    let _membership = balance.join(counted);
-    let connect = || async {
+    let membership = balance.join(address);
+    let connect = async || {
         let connection = Connection::open(address, head.clone()).await?;
-        Replica::new(address, connection, picks.clone(), &balance).await
+        Replica::ask(&membership, connection).await
     };
     let report = |change| {
         if let Change::Ended(_) = change {
@@ -59,10 +53,10 @@ pub(super) async fn keep_connected(
         }
         report(address, change);
     };
-    keep(address, connect, balance.clone(), report).await;
+    keep(&membership, connect, report).await;
 }
 
-/// Puts a connection that is open already into `balance` up to its end, as the replica at
+/// Keeps a connection that is open already in `balance` until its end, as the replica at
 /// `address`.
 pub(in crate::client) async fn keep_io(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -70,37 +64,35 @@ pub(in crate::client) async fn keep_io(
     head: Head,
     balance: Balance<Replica>,
 ) {
-    let counted = CountedReplica::new(address);
-    let picks = counted.replica.clone();
-    let _membership = balance.join(counted);
+    let membership = balance.join(address);
     if let Ok(connection) = Connection::with_io(io, head).await {
-        let replica = Arc::new(Replica::unasked(address, connection, picks, &balance));
-        balance.connected(address, replica.clone());
+        let replica = Arc::new(Replica::new(&membership, connection));
+        balance.connect(address, replica.clone());
         replica.ended().await;
     }
 }
 
-/// What a keeper reports.
+/// A change that a keeper reports.
 enum Change {
     Connected,
     Ended(End),
     Unreachable(io::Error),
 }
 
-/// Connects the replica again and again. `report` hears of each change.
+/// Connects the replica again and again, and reports each change.
 async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
-    address: SocketAddr,
+    membership: &Membership<R>,
     connect: impl Fn() -> F,
-    balance: Balance<R>,
     report: impl Fn(Change),
 ) {
+    let (balance, address) = (&membership.balance, membership.address);
     let mut failures = 0;
     loop {
         match connect().await {
             Ok(replica) => {
                 let begin = Instant::now();
                 let replica = Arc::new(replica);
-                balance.connected(address, replica.clone());
+                balance.connect(address, replica.clone());
                 report(Change::Connected);
                 let end = replica.ended().await;
                 balance.close(address, &replica);
@@ -113,7 +105,7 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
                 if !balance.is_unreachable(address) {
                     report(Change::Unreachable(error));
                 }
-                balance.tell(address, Event::ConnectFailed);
+                balance.apply(address, Event::ConnectFailed);
             }
         }
         failures += 1;
@@ -144,7 +136,7 @@ fn report(address: SocketAddr, change: Change) {
         ),
         Change::Ended(End::Closed(Closed::Lost)) => warn!(
             action = "replica", status = "down", replica = %address,
-            "a replica is lost"
+            "the connection to a replica is lost"
         ),
         Change::Ended(End::Silent) => warn!(
             action = "replica", status = "down", replica = %address,
@@ -170,11 +162,11 @@ mod tests {
     use super::*;
     use crate::client::pool::{balance::Waiting, members::Candidate};
 
-    /// What comes of connecting, after that many milliseconds.
+    /// The outcome of an attempt to connect, after so many milliseconds.
     #[derive(Debug, Clone, Copy)]
     enum Outcome {
         Fails(u64),
-        /// And ends after that many more.
+        /// The connection ends after so many more.
         Connects(u64, u64, End),
     }
 
@@ -213,9 +205,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens to a replica: it gets calls only while it is connected, and once it
-        /// can be connected for good it is within the longest pause, within a second where a call
-        /// wants it, and stays so.
+        /// Whatever happens to a replica, it gets calls only while it is connected. Once it can be
+        /// connected for good, it is connected within the longest pause, or within a second if a
+        /// call wants it, and stays connected.
         #[test]
         fn a_replica_never_gets_stuck(script in vec(outcome(), 0..8), is_wanted: bool) {
             let runtime = runtime::Builder::new_current_thread()
@@ -229,10 +221,9 @@ mod tests {
 
     async fn follow(script: VecDeque<Outcome>, is_wanted: bool) {
         let balance = Balance::<Fake>::new(Duration::from_secs(3), Waiting::default());
-        let address = ([127, 0, 0, 1], 1).into();
-        let _membership = balance.join(CountedReplica::new(address));
+        let membership = balance.join(([127, 0, 0, 1], 1).into());
         let script = RefCell::new(script);
-        // Since when nothing has happened to a replica that is not connected.
+        // The time since which nothing has happened to the replica, unless it is connected.
         let quiet_since = RefCell::new(Instant::now());
         let connect = async || {
             *quiet_since.borrow_mut() = Instant::now();
@@ -257,7 +248,7 @@ mod tests {
         } else {
             RECONNECT.limit * 6 / 5
         };
-        // Two seconds are the script's own.
+        // An outcome of the script takes up to two seconds.
         let longest = longest + Duration::from_millis(2_050);
         let watch = async {
             loop {
@@ -279,7 +270,7 @@ mod tests {
             assert!(balance.pick_now(&[]).is_some(), "it stays connected");
         };
         select! {
-            () = keep(address, connect, balance.clone(), |_| {}) => unreachable!(),
+            () = keep(&membership, connect, |_| {}) => unreachable!(),
             () = watch => {}
         }
     }

@@ -1,8 +1,8 @@
-//! [`Members`]: the replicas of a service by state, and which of them a call goes to.
+//! [`Members`]: the replicas of a service by state, and the pick of one for an attempt.
 //!
-//! Of two replicas picked at random the one that would cost far less is taken ("power of two
-//! choices"), so that callers do not all run for the same best one. Calls go to replicas that are
-//! late or resting only where no other is up. An ejected replica gets a single call now and then.
+//! The pick takes one of two random replicas: the first, unless the second costs far less ("power
+//! of two choices"). So callers do not all turn to the same best replica. Replicas that are late or
+//! resting get calls only while no replica is up. An ejected replica gets single calls.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -12,13 +12,13 @@ use tracing::{info, warn};
 use super::state::{Event, Health, State};
 use crate::metrics::CountedReplica;
 
-/// A replica is preferred to another only if that one costs this many times as much. With less,
-/// replicas that are as good as each other would be ranked by noise, or by whether one call or
-/// none is in flight, and get uneven shares.
+/// The second of two replicas is preferred if the first costs this many times as much. With less,
+/// noise, or one call in flight or none, would rank equal replicas and make their shares uneven.
 const FAR_LESS: f64 = 2.5;
 
-/// Something to choose by what a call on it costs, in seconds.
+/// A replica, as the pick sees it.
 pub(in crate::client) trait Candidate: Send + Sync {
+    /// The cost of one more call, in seconds.
     fn cost(&self) -> f64;
 }
 
@@ -29,12 +29,12 @@ struct Member<R> {
     connected: Option<Arc<R>>,
 }
 
-/// The replicas, and those of them that can be picked, by state.
+/// The replicas of a service, and those of them that can be picked.
 #[derive(Debug)]
 pub(super) struct Members<R> {
     all: Vec<Member<R>>,
     up: Vec<Arc<R>>,
-    /// Late or resting.
+    /// The replicas that are late or resting.
     aside: Vec<Arc<R>>,
     /// Whether a replica rests or is ejected, which ends with time.
     has_timers: bool,
@@ -52,6 +52,7 @@ impl<R> Default for Members<R> {
 }
 
 impl<R: Candidate> Members<R> {
+    /// Adds a replica that is not connected yet.
     pub(super) fn join(&mut self, counted: CountedReplica) {
         self.all.push(Member {
             counted,
@@ -66,12 +67,10 @@ impl<R: Candidate> Members<R> {
         self.pardon(Instant::now());
     }
 
-    /// Whether `replica` is what is connected at this address.
+    /// Whether `replica` is the one that is connected at this address.
     pub(super) fn is_connected_as(&mut self, address: SocketAddr, replica: &R) -> bool {
-        let connected = self
-            .find(address)
-            .and_then(|member| member.connected.as_ref());
-        connected.is_some_and(|connected| std::ptr::eq(Arc::as_ptr(connected), replica))
+        let connected = self.find(address).and_then(|it| it.connected.as_deref());
+        connected.is_some_and(|connected| std::ptr::eq(connected, replica))
     }
 
     pub(super) fn is_any_connected(&self) -> bool {
@@ -83,7 +82,7 @@ impl<R: Candidate> Members<R> {
         member.is_some_and(|member| member.health.state() == State::Unreachable)
     }
 
-    /// Whether a replica other than this one is up.
+    /// Whether another replica than this one is up.
     pub(super) fn has_other(&self, replica: &Arc<R>) -> bool {
         self.up.iter().any(|up| !Arc::ptr_eq(up, replica))
     }
@@ -93,17 +92,17 @@ impl<R: Candidate> Members<R> {
         self.up.len()
     }
 
-    /// The replica for the next attempt, another than those that were `tried` if there is one.
+    /// Picks the replica for the next attempt, if possible none of those that were `tried`.
     pub(super) fn pick(&mut self, tried: &[Arc<R>]) -> Option<Arc<R>> {
         if self.has_timers
-            && let Some(trial) = self.settle(Instant::now(), tried)
+            && let Some(trial) = self.end_rests(Instant::now(), tried)
         {
             return Some(trial);
         }
         self.cheapest(tried)
     }
 
-    /// A replica that is up and none of those that were `tried`.
+    /// Picks a replica that is up and was not `tried`.
     pub(super) fn pick_other(&self, tried: &[Arc<R>]) -> Option<Arc<R>> {
         cheapest_of(&self.up, tried)
     }
@@ -113,14 +112,16 @@ impl<R: Candidate> Members<R> {
         all.find(|member| member.counted.address == address)
     }
 
-    /// Something happened to the replica at this address. Returns whether that changed its state.
-    pub(super) fn change(
-        &mut self,
-        address: SocketAddr,
-        event: Event,
-        connected: Option<Arc<R>>,
-        now: Instant,
-    ) -> bool {
+    /// The replica at this address is connected.
+    pub(super) fn connect(&mut self, address: SocketAddr, replica: Arc<R>, now: Instant) {
+        if let Some(member) = self.find(address) {
+            member.connected = Some(replica);
+        }
+        self.apply(address, Event::Connected, now);
+    }
+
+    /// Applies an event to the replica at this address. Returns whether its state has changed.
+    pub(super) fn apply(&mut self, address: SocketAddr, event: Event, now: Instant) -> bool {
         let is_last = !self
             .all
             .iter()
@@ -128,11 +129,8 @@ impl<R: Candidate> Members<R> {
         let Some(member) = self.find(address) else {
             return false;
         };
-        if connected.is_some() {
-            member.connected = connected;
-        }
         let before = member.health.state();
-        member.on(event, now, is_last);
+        member.apply(event, now, is_last);
         let after = member.health.state();
         let is_changed = before.name() != after.name();
         if is_changed {
@@ -146,36 +144,31 @@ impl<R: Candidate> Members<R> {
     /// Ends all ejections when no other replica is left.
     fn pardon(&mut self, now: Instant) {
         let is_ejected = |state| matches!(state, State::Ejected { .. });
-        let is_other = |state: State| state.is_connected() && !is_ejected(state);
-        if self
-            .all
-            .iter()
-            .any(|member| is_other(member.health.state()))
-        {
+        let mut states = self.all.iter().map(|member| member.health.state());
+        if states.any(|state| state.is_connected() && !is_ejected(state)) {
             return;
         }
         for member in &mut self.all {
-            member.on(Event::Pardoned, now, true);
+            member.apply(Event::Pardoned, now, true);
         }
         self.sort();
     }
 
-    /// Ends the rest of replicas whose time has come. Returns an ejected replica that is to be
-    /// tried.
-    fn settle(&mut self, now: Instant, tried: &[Arc<R>]) -> Option<Arc<R>> {
+    /// Ends the rests whose time is over. Returns an ejected replica if one is due for a trial.
+    fn end_rests(&mut self, now: Instant, tried: &[Arc<R>]) -> Option<Arc<R>> {
         let mut trial = None;
         let mut is_changed = false;
         for member in &mut self.all {
             match member.health.state() {
                 State::Resting { until } if until <= now => {
-                    member.on(Event::TimePassed, now, false);
+                    member.apply(Event::TimePassed, now, false);
                     is_changed = true;
                 }
-                // A call that has failed once is not put at risk again.
+                // A call that has failed once takes no second risk.
                 State::Ejected { next_trial }
                     if next_trial <= now && tried.is_empty() && trial.is_none() =>
                 {
-                    member.on(Event::Tried, now, false);
+                    member.apply(Event::Tried, now, false);
                     trial.clone_from(&member.connected);
                 }
                 _ => {}
@@ -187,15 +180,16 @@ impl<R: Candidate> Members<R> {
         trial
     }
 
-    /// Fills the lists of those that can be picked.
+    /// Sorts the replicas that can be picked by state.
     fn sort(&mut self) {
-        let with = |is_it: fn(State) -> bool| {
+        let connected = |is_it: fn(State) -> bool| {
             let members = self.all.iter();
             let members = members.filter(move |member| is_it(member.health.state()));
             members.filter_map(|member| member.connected.clone())
         };
-        self.up = with(|state| state == State::Up).collect();
-        self.aside = with(|state| matches!(state, State::Late | State::Resting { .. })).collect();
+        self.up = connected(|state| state == State::Up).collect();
+        self.aside =
+            connected(|state| matches!(state, State::Late | State::Resting { .. })).collect();
         self.has_timers = self.all.iter().any(|member| {
             let state = member.health.state();
             matches!(state, State::Resting { .. } | State::Ejected { .. })
@@ -222,8 +216,8 @@ impl<R: Candidate> Members<R> {
 }
 
 impl<R> Member<R> {
-    fn on(&mut self, event: Event, now: Instant, is_last: bool) {
-        self.health.on(event, now, is_last);
+    fn apply(&mut self, event: Event, now: Instant, is_last: bool) {
+        self.health.apply(event, now, is_last);
         if !self.health.state().is_connected() {
             self.connected = None;
         }
@@ -231,7 +225,7 @@ impl<R> Member<R> {
     }
 }
 
-/// One of two replicas picked at random, of at least two.
+/// Picks one of two random replicas, out of two at least.
 fn cheaper_of_two<R: Candidate>(replicas: &[Arc<R>]) -> Arc<R> {
     let one = fastrand::usize(..replicas.len());
     let other = fastrand::usize(..replicas.len() - 1);
@@ -241,7 +235,7 @@ fn cheaper_of_two<R: Candidate>(replicas: &[Arc<R>]) -> Arc<R> {
     if prefer_other { other } else { one }.clone()
 }
 
-/// The cheapest replica that was not tried. Second attempts are few, so they do not crowd it.
+/// The cheapest replica that was not tried. Further attempts are too few to crowd it.
 fn cheapest_of<R: Candidate>(replicas: &[Arc<R>], tried: &[Arc<R>]) -> Option<Arc<R>> {
     let is_new = |replica: &&Arc<R>| !tried.iter().any(|one| Arc::ptr_eq(one, replica));
     let by_cost = |one: &&Arc<R>, other: &&Arc<R>| one.cost().total_cmp(&other.cost());
@@ -251,15 +245,11 @@ fn cheapest_of<R: Candidate>(replicas: &[Arc<R>], tried: &[Arc<R>]) -> Option<Ar
 fn report(address: SocketAddr, before: State, after: State) {
     match (before, after) {
         (_, State::Ejected { .. }) => warn!(
-            action = "replica",
-            status = "ejected",
-            replica = %address,
+            action = "replica", status = "ejected", replica = %address,
             "a replica fails; single calls try it from now on"
         ),
         (State::Ejected { .. }, State::Up) => info!(
-            action = "replica",
-            status = "up",
-            replica = %address,
+            action = "replica", status = "up", replica = %address,
             "a replica gets calls again"
         ),
         _ => {}
@@ -298,22 +288,20 @@ mod tests {
     }
 
     fn connect(members: &mut Members<Fake>, number: usize, cost: f64) {
-        let replica = Arc::new(Fake(cost));
-        let now = Instant::now();
-        members.change(address(number), Event::Connected, Some(replica), now);
+        members.connect(address(number), Arc::new(Fake(cost)), Instant::now());
     }
 
-    fn tell(members: &mut Members<Fake>, number: usize, event: Event) {
-        members.change(address(number), event, None, Instant::now());
+    fn apply(members: &mut Members<Fake>, number: usize, event: Event) {
+        members.apply(address(number), event, Instant::now());
     }
 
     fn fail(members: &mut Members<Fake>, number: usize) {
         for _ in 0..7 {
-            tell(members, number, Event::Failed);
+            apply(members, number, Event::Failed);
         }
     }
 
-    /// How often each cost was picked of 3,000 times.
+    /// How often each cost was picked in 3,000 picks.
     fn picks(members: &mut Members<Fake>) -> HashMap<String, usize> {
         let mut picks = HashMap::new();
         for _ in 0..3_000 {
@@ -324,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cheaper_of_two_is_taken_and_the_dearest_of_all_never() {
+    fn the_cheaper_of_two_is_picked_and_the_most_expensive_never() {
         let picks = picks(&mut members(&[1.0, 3.0, 9.0]));
         assert!((1_850..2_150).contains(&picks["1"]), "{picks:?}");
         assert!((850..1_150).contains(&picks["3"]), "{picks:?}");
@@ -332,30 +320,30 @@ mod tests {
     }
 
     #[test]
-    fn those_that_cost_about_the_same_get_even_shares() {
+    fn replicas_that_cost_about_the_same_get_even_shares() {
         let picks = picks(&mut members(&[1.0, 1.5, 1.9]));
         let is_even = picks.values().all(|picks| (850..1_150).contains(picks));
         assert!(picks.len() == 3 && is_even, "{picks:?}");
     }
 
     #[test]
-    fn a_replica_that_is_closed_is_not_picked() {
+    fn a_replica_without_a_connection_is_not_picked() {
         let mut members = members(&[1.0, 9.0]);
-        tell(&mut members, 0, Event::Closed);
+        apply(&mut members, 0, Event::Closed);
         assert_eq!(picks(&mut members)["9"], 3_000);
-        tell(&mut members, 1, Event::Closed);
+        apply(&mut members, 1, Event::Closed);
         assert!(members.pick(&[]).is_none());
         assert!(!members.is_any_connected());
     }
 
     #[test]
-    fn late_and_resting_replicas_get_calls_only_where_no_other_is_up() {
+    fn late_and_resting_replicas_get_calls_only_while_no_other_is_up() {
         for aside in [Event::Asked, Event::PushedBack(Duration::from_secs(1))] {
             let mut members = members(&[1.0, 9.0]);
-            tell(&mut members, 0, aside);
+            apply(&mut members, 0, aside);
             assert_eq!(picks(&mut members)["9"], 3_000);
             assert_eq!(members.count_up(), 1);
-            tell(&mut members, 1, Event::Closed);
+            apply(&mut members, 1, Event::Closed);
             assert_eq!(picks(&mut members)["1"], 3_000);
         }
     }
@@ -369,14 +357,14 @@ mod tests {
         let failed_before = members.pick_other(&[]).unwrap();
         assert!((members.pick(&[failed_before]).unwrap().0 - 9.0).abs() < 0.1);
         assert_eq!(picks(&mut members)["1"], 1);
-        tell(&mut members, 0, Event::Succeeded);
+        apply(&mut members, 0, Event::Succeeded);
         assert!(picks(&mut members)["1"] > 1_000);
     }
 
     #[test]
     fn the_last_replica_is_not_ejected_and_the_ejected_are_pardoned_when_it_goes() {
         let goes: [fn(&mut Members<Fake>); 2] = [
-            |members| tell(members, 1, Event::Closed),
+            |members| apply(members, 1, Event::Closed),
             |members| members.leave(address(1)),
         ];
         for goes in goes {
@@ -414,8 +402,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: a call finds a replica as long as one is connected, and one of those
-        /// is not ejected. And once all is well again, each replica is up within two minutes.
+        /// Whatever happens, a call finds a replica while one is connected, and a connected one is
+        /// not ejected. Once all is well again, each replica is up within two minutes.
         #[test]
         fn no_replica_gets_stuck_and_they_are_never_all_ejected(
             events in vec((0..4_usize, event(), 0..20_u64), 0..200),
@@ -427,9 +415,15 @@ mod tests {
             let mut now = Instant::now();
             for (number, event, seconds) in events {
                 now += Duration::from_secs(seconds);
-                let replica = matches!(event, Event::Connected).then(|| Arc::new(Fake(1.0)));
-                members.change(address(number), event, replica, now);
-                members.settle(now, &[]);
+                match event {
+                    Event::Connected => {
+                        members.connect(address(number), Arc::new(Fake(1.0)), now);
+                    }
+                    event => {
+                        members.apply(address(number), event, now);
+                    }
+                }
+                members.end_rests(now, &[]);
                 let mut states = members.all.iter().map(|member| member.health.state());
                 let is_available =
                     |state: State| state.is_connected() && !matches!(state, State::Ejected { .. });
@@ -437,19 +431,18 @@ mod tests {
                 prop_assert_eq!(members.is_any_connected(), members.cheapest(&[]).is_some());
             }
             for number in 0..4 {
-                members.change(address(number), Event::Closed, None, now);
-                let replica = Some(Arc::new(Fake(1.0)));
-                members.change(address(number), Event::Connected, replica, now);
+                members.apply(address(number), Event::Closed, now);
+                members.connect(address(number), Arc::new(Fake(1.0)), now);
             }
             let well = now + Duration::from_mins(2);
             while now < well {
                 now += Duration::from_secs(1);
-                if let Some(trial) = members.settle(now, &[]) {
+                if let Some(trial) = members.end_rests(now, &[]) {
                     let on_trial = (0..4).find(|number| {
                         members.is_connected_as(address(*number), &trial)
                     });
                     let on_trial = on_trial.expect("a trial is of a replica that is connected");
-                    members.change(address(on_trial), Event::Succeeded, None, now);
+                    members.apply(address(on_trial), Event::Succeeded, now);
                 }
             }
             prop_assert_eq!(members.up.len(), 4);

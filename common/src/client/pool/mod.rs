@@ -1,15 +1,15 @@
-//! The pool: the replicas of a service as one worker sees them, and which of them a call goes to.
+//! The pool: the replicas of a service as one worker sees them, and the choice among them.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
-//! | `state` | what can be true of a replica, and what changes it |
+//! | `state` | the state of a replica, and the events that change it |
 //! | `members` | the replicas by state, and the pick |
-//! | `balance` | what keepers and calls see of them; calls that wait for a replica |
-//! | `cost` | how dear one more call on a replica is |
-//! | `replica` | one replica that is up; what each response says about it |
+//! | `balance` | the members as tasks and calls see them, and the calls that wait for a replica |
+//! | `cost` | the cost of one more call on a replica |
+//! | `replica` | a connected replica, and what each response says about it |
 //! | `keeper` | the task that keeps a replica connected |
-//! | `question` | when a replica is asked whether it is there, and what its reply says |
-//! | `discovery` | names to addresses, and how many of them a worker connects to |
+//! | `question` | when a replica is asked whether it serves, and what its response says |
+//! | `discovery` | from names to addresses, and how many of them a worker connects to |
 //! | `backoff` | pauses that grow |
 
 mod backoff;
@@ -25,7 +25,7 @@ mod state;
 pub(super) use self::{
     backoff::Backoff,
     balance::{Balance, Waiting},
-    discovery::{Names, Share, keep},
+    discovery::{Names, Share, keep_replicas},
     keeper::keep_io,
     replica::{Replica, ReplicaBody},
 };

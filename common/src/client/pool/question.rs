@@ -1,11 +1,11 @@
-//! Whether a replica is there: when to ask it, and what its response says.
+//! Whether a replica is there: when it is asked, and what its response says.
 //!
-//! A slow response is no sign. A replica is asked when a call waits and nothing at all comes over
-//! its connection, and is taken for dead when nothing comes after the question either. The
-//! question is a call of `grpc.health.v1`: gRPC's servers close connections for PINGs (gRFC A8),
-//! but never for calls.
+//! A slow response alone says nothing. A replica is asked when a call waits and nothing at all
+//! comes over the connection, and is dead if nothing comes after the question either. The question
+//! is a call of `grpc.health.v1`: gRPC's servers close connections for PINGs (gRFC A8), but never
+//! for calls.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use http::Request;
 use tokio::{
@@ -16,7 +16,7 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tower::service_fn;
 
-use super::{backoff::Backoff, state::Event};
+use super::{backoff::Backoff, replica::End, state::Event};
 use crate::client::{
     Failure,
     request_body::RequestBody,
@@ -24,13 +24,14 @@ use crate::client::{
     wire::{Connection, Counts},
 };
 
-/// A call is late when nothing has come over its connection for this long, or up to twice that.
+/// A call is late when nothing has come over its connection for this long, or for up to twice as
+/// long.
 const LATE_AFTER: Duration = Duration::from_millis(250);
 
-/// A replica from which nothing comes for this long after a question is dead.
+/// A replica is dead when nothing has come for this long after a question.
 const DEAD_AFTER: Duration = Duration::from_secs(1);
 
-/// Pauses between the questions about a connection over which nothing but their responses comes.
+/// The pauses between questions while nothing but the responses to them comes.
 const QUESTION: Backoff = Backoff {
     base: LATE_AFTER,
     factor: 2.0,
@@ -38,14 +39,14 @@ const QUESTION: Backoff = Backoff {
     jitter: 0.0,
 };
 
-/// What came of a question.
+/// The reply to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// The replica is there. Most responses say so, and so does anything else that came.
+    /// The replica is there. Most responses mean this, and so does anything else that comes.
     Present,
-    /// It says that it does not serve.
+    /// The replica says that it does not serve.
     NotServing,
-    /// It says that it is unavailable, or a proxy says so.
+    /// The replica, or a proxy before it, says that it is unavailable.
     Unavailable,
     /// Nothing came.
     Nothing,
@@ -74,27 +75,27 @@ pub(super) async fn ask(connection: &Connection) -> Reply {
     }
 }
 
-/// Asks whenever a call is late, until the replica is not there any more or does not serve; the
-/// result says which. Tells what it finds out until then.
-pub(super) async fn ask_while_present(connection: &Connection, tell: impl Fn(Event)) -> Reply {
+/// Asks whenever a call is late, until the replica is silent or does not serve. Reports the
+/// questions and the responses until then.
+pub(super) async fn ask_until_gone(connection: &Connection, report: impl Fn(Event)) -> End {
     let mut watch = Watch::new(connection.signs.counts());
     let mut questions = 0;
     let mut next_question = Instant::now();
     loop {
         sleep(LATE_AFTER).await;
         match watch.look(connection.signs.counts()) {
-            Seen::Idle => connection.signs.call_begun().await,
-            Seen::Responses => questions = 0,
-            Seen::Silence => {}
+            Activity::Idle => connection.signs.call_begun().await,
+            Activity::Responses => questions = 0,
+            Activity::Silence => {}
             // A question that waits for a free stream would say nothing.
-            Seen::Late if Instant::now() < next_question || !connection.has_free_stream() => {}
-            Seen::Late => {
-                tell(Event::Asked);
-                let reply = ask(connection).await;
-                if matches!(reply, Reply::Nothing | Reply::NotServing) {
-                    return reply;
+            Activity::Late if Instant::now() < next_question || !connection.has_free_stream() => {}
+            Activity::Late => {
+                report(Event::Asked);
+                match ask(connection).await {
+                    Reply::Nothing => return End::Silent,
+                    Reply::NotServing => return End::NotServing,
+                    Reply::Present | Reply::Unavailable => report(Event::Responded),
                 }
-                tell(Event::Responded);
                 watch = Watch::new(connection.signs.counts());
                 questions += 1;
                 next_question = Instant::now() + QUESTION.pause(questions);
@@ -103,16 +104,16 @@ pub(super) async fn ask_while_present(connection: &Connection, tell: impl Fn(Eve
     }
 }
 
-/// What a look at a connection shows.
+/// The activity of a connection since the last look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    /// Something has come since the last look.
+enum Activity {
+    /// Something has come.
     Responses,
-    /// Nothing has come, and nothing need have.
+    /// Nothing has come, and no call waits.
     Idle,
-    /// Nothing has come since a call was begun.
+    /// Nothing has come since a call began.
     Silence,
-    /// The same for a second time: a call is late.
+    /// Nothing has come for the second time: a call is late.
     Late,
 }
 
@@ -124,7 +125,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// From now on; a call that waits already is late at the next look.
+    /// Starts with these counts. A call that waits already is late at the next look.
     fn new(now: Counts) -> Self {
         Self {
             last: now,
@@ -132,20 +133,20 @@ impl Watch {
         }
     }
 
-    fn look(&mut self, now: Counts) -> Seen {
+    fn look(&mut self, now: Counts) -> Activity {
         if now.reads != self.last.reads {
             *self = Self::new(now);
-            return Seen::Responses;
+            return Activity::Responses;
         }
-        // A call that was given up, as a hedge had its response before, was silent as well.
+        // A dropped call, such as one whose hedge had a response first, was silent as well.
         if now.begun == now.settled && now.begun == self.last.begun {
             self.was_silent = false;
-            return Seen::Idle;
+            return Activity::Idle;
         }
-        if std::mem::replace(&mut self.was_silent, true) {
-            Seen::Late
+        if mem::replace(&mut self.was_silent, true) {
+            Activity::Late
         } else {
-            Seen::Silence
+            Activity::Silence
         }
     }
 }
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
     use crate::client::{RequestIdNames, wire::Head};
 
-    /// Listens on a thread of its own, and responds `UNIMPLEMENTED` to everything.
+    /// Listens on a thread of its own and responds to each call with `UNIMPLEMENTED`.
     fn listen() -> std::net::SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_that_was_stuck_itself_does_not_take_the_replica_for_dead() {
+    async fn a_worker_that_was_stuck_does_not_take_the_replica_for_dead() {
         let head = Head::in_memory(RequestIdNames::Both);
         let connection = Connection::open(listen(), head).await.unwrap();
         assert_eq!(ask(&connection).await, Reply::Present);
@@ -212,17 +213,17 @@ mod tests {
     fn a_connection_without_calls_is_idle() {
         let mut watch = Watch::new(counts(3, 5, 5));
         for _ in 0..3 {
-            assert_eq!(watch.look(counts(3, 5, 5)), Seen::Idle);
+            assert_eq!(watch.look(counts(3, 5, 5)), Activity::Idle);
         }
     }
 
     #[test]
     fn a_call_is_late_when_nothing_came_between_two_looks() {
         let mut watch = Watch::new(counts(3, 5, 5));
-        assert_eq!(watch.look(counts(3, 6, 5)), Seen::Silence);
-        assert_eq!(watch.look(counts(3, 6, 5)), Seen::Late);
-        assert_eq!(watch.look(counts(4, 6, 6)), Seen::Responses);
-        assert_eq!(watch.look(counts(4, 6, 6)), Seen::Idle);
+        assert_eq!(watch.look(counts(3, 6, 5)), Activity::Silence);
+        assert_eq!(watch.look(counts(3, 6, 5)), Activity::Late);
+        assert_eq!(watch.look(counts(4, 6, 6)), Activity::Responses);
+        assert_eq!(watch.look(counts(4, 6, 6)), Activity::Idle);
     }
 
     #[test]
@@ -230,14 +231,14 @@ mod tests {
         let mut watch = Watch::new(counts(3, 5, 4));
         for more in 1..10 {
             let now = counts(3 + more, 5 + more, 4 + more);
-            assert_eq!(watch.look(now), Seen::Responses);
+            assert_eq!(watch.look(now), Activity::Responses);
         }
     }
 
     #[test]
-    fn calls_that_were_given_up_are_late_too() {
+    fn dropped_calls_are_late_too() {
         let mut watch = Watch::new(counts(3, 5, 5));
-        assert_eq!(watch.look(counts(3, 6, 6)), Seen::Silence);
-        assert_eq!(watch.look(counts(3, 7, 7)), Seen::Late);
+        assert_eq!(watch.look(counts(3, 6, 6)), Activity::Silence);
+        assert_eq!(watch.look(counts(3, 7, 7)), Activity::Late);
     }
 }

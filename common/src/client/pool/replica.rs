@@ -1,7 +1,6 @@
-//! [`Replica`]: a replica that is connected, and what each response says about it.
+//! [`Replica`]: a connected replica, and what each response says about it.
 
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -14,15 +13,15 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use tokio::{select, time::Instant};
 use tonic::{Code, Status};
 
 use super::{
-    balance::{Balance, WeakBalance},
+    balance::{Balance, Membership},
     cost::Cost,
     members::Candidate,
-    question::{Reply, ask, ask_while_present},
+    question::{Reply, ask, ask_until_gone},
     state::Event,
 };
 use crate::{
@@ -35,89 +34,80 @@ use crate::{
     metrics,
 };
 
-/// Why a replica that was connected gets no new calls.
+/// Why a connected replica gets no new calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its connection takes none.
+    /// The connection takes no new calls.
     Closed(Closed),
-    /// It does not say anything any more.
+    /// The replica does not respond.
     Silent,
-    /// It says that it does not serve.
+    /// The replica says that it does not serve.
     NotServing,
 }
 
-/// A replica that is connected, up to its end.
+/// A connected replica, up to its end.
 pub(super) trait Connected: Candidate {
     /// Waits for the end.
     fn ended(&self) -> impl Future<Output = End> + Send;
 }
 
-/// A replica that is connected.
+/// A replica with its connection.
 #[derive(Debug)]
 pub(in crate::client) struct Replica {
     address: SocketAddr,
     connection: Connection,
     cost: Cost,
-    counted: Arc<metrics::Replica>,
-    balance: WeakBalance<Self>,
-    /// Whether the balance waits for a success on it.
+    metrics: Arc<metrics::Replica>,
+    balance: Balance<Self>,
+    /// Whether the balance has to learn of the next success.
     is_doubted: AtomicBool,
 }
 
 impl Replica {
-    /// Asks the replica at the other end of a connection whether it serves.
-    pub(super) async fn new(
-        address: SocketAddr,
-        connection: Connection,
-        counted: Arc<metrics::Replica>,
-        balance: &Balance<Self>,
-    ) -> io::Result<Self> {
-        match ask(&connection).await {
-            Reply::Present => Ok(Self::unasked(address, connection, counted, balance)),
-            Reply::NotServing => Err(io::Error::other("it says that it does not serve")),
-            Reply::Unavailable => Err(io::Error::other("it says that it is unavailable")),
-            Reply::Nothing => {
-                connection.abort();
-                Err(io::Error::other("it does not say anything"))
-            }
-        }
-    }
-
-    /// The same without a question.
-    pub(super) fn unasked(
-        address: SocketAddr,
-        connection: Connection,
-        counted: Arc<metrics::Replica>,
-        balance: &Balance<Self>,
-    ) -> Self {
+    pub(super) fn new(membership: &Membership<Self>, connection: Connection) -> Self {
         Self {
-            address,
+            address: membership.address,
             connection,
             cost: Cost::new(),
-            counted,
-            balance: balance.downgrade(),
+            metrics: membership.metrics.clone(),
+            balance: membership.balance.clone(),
             is_doubted: AtomicBool::new(true),
         }
     }
 
-    /// Makes one attempt of a call on it.
+    /// Asks the other end of a connection whether it serves.
+    pub(super) async fn ask(
+        membership: &Membership<Self>,
+        connection: Connection,
+    ) -> io::Result<Self> {
+        match ask(&connection).await {
+            Reply::Present => Ok(Self::new(membership, connection)),
+            Reply::NotServing => Err(io::Error::other("it says that it does not serve")),
+            Reply::Unavailable => Err(io::Error::other("it says that it is unavailable")),
+            Reply::Nothing => {
+                connection.abort();
+                Err(io::Error::other("it does not respond"))
+            }
+        }
+    }
+
+    /// Makes one attempt of a call.
     pub(in crate::client) async fn attempt(
         self: Arc<Self>,
         request: Request<RequestBody>,
         until: Until,
     ) -> Result<Response<ReplicaBody>, Failure> {
-        self.counted.picks.add(1);
+        self.metrics.picks.add(1);
         let mut call = Call {
-            begin: Instant::now(),
+            begin: Some(Instant::now()),
             replica: self,
-            is_timed: false,
             is_judged: false,
         };
         match call.replica.connection.attempt(request, until).await {
             Ok(response) => {
                 match response.body().bare_status(response.headers()) {
                     Some(status) => call.ended(status),
-                    // A proxy that speaks no gRPC, for one.
+                    // Such as that of a proxy that knows no gRPC.
                     None if !response.status().is_success() => call.ended(response.headers()),
                     None => call.responded(),
                 }
@@ -130,18 +120,17 @@ impl Replica {
         }
     }
 
-    /// Returns whether that changed its state.
-    fn tell(&self, event: Event) -> bool {
-        let balance = self.balance.upgrade();
-        balance.is_some_and(|balance| balance.tell(self.address, event))
+    /// Applies an event to its state. Returns whether the state has changed.
+    fn apply(&self, event: Event) -> bool {
+        self.balance.apply(self.address, event)
     }
 
     fn succeeded(&self) {
         self.cost.ended(false);
         if self.is_doubted.load(Relaxed) {
             self.is_doubted.store(false, Relaxed);
-            // It was ejected, and would hardly be picked for what it did before.
-            if self.tell(Event::Succeeded) {
+            // The replica was ejected or late. Its failures until now would keep calls away.
+            if self.apply(Event::Succeeded) {
                 self.cost.forgive();
             }
         }
@@ -150,7 +139,7 @@ impl Replica {
     fn failed(&self) {
         self.is_doubted.store(true, Relaxed);
         self.cost.ended(true);
-        self.tell(Event::Failed);
+        self.apply(Event::Failed);
     }
 }
 
@@ -162,39 +151,38 @@ impl Candidate for Replica {
 
 impl Connected for Replica {
     async fn ended(&self) -> End {
-        let tell = |event| {
-            self.tell(event);
+        let report = |event| {
+            self.apply(event);
         };
-        select! {
+        let end = select! {
             why = self.connection.signs.closed() => End::Closed(why),
-            reply = ask_while_present(&self.connection, tell) => {
-                if reply == Reply::NotServing {
-                    return End::NotServing;
-                }
-                self.connection.abort();
-                End::Silent
-            }
+            end = ask_until_gone(&self.connection, report) => end,
+        };
+        if end == End::Silent {
+            self.connection.abort();
         }
+        end
     }
 }
 
-/// A call on a replica. If it is given up, it counts with the time that it took.
+/// A call on a replica. If it is dropped before its response, it counts with the time until then.
 #[derive(Debug)]
 struct Call {
     replica: Arc<Replica>,
-    begin: Instant,
-    is_timed: bool,
+    /// The start of the call, until its time is counted.
+    begin: Option<Instant>,
     is_judged: bool,
 }
 
 impl Call {
     /// The response has begun.
     fn responded(&mut self) {
-        self.is_timed = true;
-        self.replica.cost.responded(self.begin);
+        if let Some(begin) = self.begin.take() {
+            self.replica.cost.responded(begin);
+        }
     }
 
-    /// The response has come to its end, with this status.
+    /// The response has ended with this status.
     fn ended(&mut self, status: &HeaderMap) {
         if std::mem::replace(&mut self.is_judged, true) {
             return;
@@ -209,47 +197,39 @@ impl Call {
             | Code::DataLoss => {
                 self.took_at_least();
                 self.replica.failed();
-                if let Some(Pushback::After(rest)) = Pushback::of(status) {
-                    self.replica.tell(Event::PushedBack(rest));
+                if let Pushback::After(rest) = Pushback::of(status) {
+                    self.replica.apply(Event::PushedBack(rest));
                 }
             }
-            // It ran out of time, which may be the fault of whoever gave it too little.
+            // The deadline may have been too short.
             Code::DeadlineExceeded => self.took_at_least(),
             _ => {
-                if !self.is_timed {
-                    self.responded();
-                }
+                self.responded();
                 self.replica.succeeded();
             }
         }
     }
 
-    /// There is no response.
+    /// The attempt has no response.
     fn failed(&mut self, failure: &Failure) {
         let replica = &self.replica;
         match failure {
             Failure::Unprocessed(_) => {
-                // At once, or the next attempt would pick it again.
-                if let Some(balance) = replica.balance.upgrade() {
-                    balance.close(replica.address, replica);
-                }
-                self.is_timed = true;
+                // At once, or the next attempt would pick the replica again.
+                replica.balance.close(replica.address, replica);
+                self.begin = None;
             }
-            // Its keeper knows of the end of its connection.
-            Failure::Broken(_) if replica.connection.signs.is_closed() => self.is_timed = true,
-            // These are not its fault.
-            Failure::Full | Failure::Request(_) => self.is_timed = true,
-            Failure::Broken(_) | Failure::Refused(_) | Failure::NoReplica(_) => {
-                replica.failed();
-                self.took_at_least();
-            }
+            // The keeper of the replica learns of the end of the connection.
+            Failure::Broken(_) if replica.connection.signs.is_closed() => self.begin = None,
+            // These are not the replica's fault.
+            Failure::Full | Failure::Request(_) => self.begin = None,
+            Failure::Broken(_) | Failure::Refused(_) | Failure::NoReplica(_) => replica.failed(),
         }
     }
 
     fn took_at_least(&mut self) {
-        if !self.is_timed {
-            self.is_timed = true;
-            self.replica.cost.took_at_least(self.begin);
+        if let Some(begin) = self.begin.take() {
+            self.replica.cost.took_at_least(begin);
         }
     }
 }
@@ -271,8 +251,8 @@ pin_project_lite::pin_project! {
 }
 
 impl ReplicaBody {
-    /// The block of headers that has the gRPC status, where the response with this head is a
-    /// status and nothing else.
+    /// The headers with the gRPC status, if the response with this `head` is known to be a status
+    /// and nothing else.
     pub(in crate::client) fn bare_status<'a>(
         &'a self,
         head: &'a HeaderMap,
@@ -301,9 +281,5 @@ impl Body for ReplicaBody {
 
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -1,4 +1,4 @@
-//! [`Health`]: what is true of a replica, and the only place that changes it.
+//! [`Health`]: the state of a replica, and the only place that changes it.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 
-/// Failures in a row that eject a replica (linkerd's figure).
+/// The failures in a row that eject a replica (linkerd's figure).
 const EJECT_AFTER: u32 = 7;
 
-/// Pauses between the calls that try an ejected replica (linkerd: 1 to 60 s).
+/// The pauses between the calls that try an ejected replica (linkerd: 1 to 60 s).
 const TRIAL: Backoff = Backoff {
     base: Duration::from_secs(1),
     factor: 2.0,
@@ -17,28 +17,28 @@ const TRIAL: Backoff = Backoff {
     jitter: 0.2,
 };
 
-/// The longest that a replica is left alone because it asked for it.
+/// The longest rest that a replica gets because it asks for one.
 const MAX_REST: Duration = Duration::from_secs(30);
 
-/// What can be true of a replica.
+/// The state of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// It has no connection yet, or lost the one it had; one is being opened.
+    /// The replica has no connection yet or has lost it. A new one is being opened.
     Connecting,
-    /// The last try to connect failed.
+    /// The last attempt to connect failed.
     Unreachable,
-    /// It is connected and gets calls.
+    /// The replica is connected and gets calls.
     Up,
-    /// It was asked whether it is there, and has not responded yet.
+    /// The replica was asked whether it serves and has not responded yet.
     Late,
-    /// It asked to be left alone until then.
+    /// The replica asked for no calls until then.
     Resting { until: Instant },
-    /// It failed too often in a row. Single calls try it.
+    /// The replica failed too often in a row. Single calls try it.
     Ejected { next_trial: Instant },
 }
 
 impl State {
-    /// Its name in metrics.
+    /// The name in metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
@@ -55,34 +55,34 @@ impl State {
     }
 }
 
-/// What happens to a replica.
+/// An event in the life of a replica.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Event {
-    /// It is connected, and has responded.
+    /// The replica is connected.
     Connected,
-    /// It could not be connected.
+    /// The replica could not be connected.
     ConnectFailed,
-    /// Its connection takes no new calls.
+    /// The connection takes no new calls.
     Closed,
-    /// A call is late, and the replica was asked whether it is there.
+    /// A call is late, and the replica was asked whether it serves.
     Asked,
-    /// It is there.
+    /// The replica responded to the question.
     Responded,
-    /// A call on it succeeded.
+    /// A call succeeded.
     Succeeded,
-    /// A call on it failed by its fault.
+    /// A call failed by the fault of the replica.
     Failed,
-    /// It asked to be left alone for that time.
+    /// The replica asked for no calls for that time.
     PushedBack(Duration),
-    /// A call was sent to try it.
+    /// A call tries the ejected replica.
     Tried,
-    /// There is no other replica left.
+    /// No other replica is left.
     Pardoned,
-    /// Time has passed.
+    /// The time of a rest may be over.
     TimePassed,
 }
 
-/// The state of a replica, and what it remembers for the next.
+/// The state of a replica, and the counts that the next state depends on.
 #[derive(Debug)]
 pub(super) struct Health {
     state: State,
@@ -103,9 +103,8 @@ impl Health {
         self.state
     }
 
-    /// Changes the state. With `is_last` there is no other replica that gets calls, so this one
-    /// is not ejected.
-    pub(super) fn on(&mut self, event: Event, now: Instant, is_last: bool) {
+    /// Changes the state. With `is_last` no other replica is up, so this one is not ejected.
+    pub(super) fn apply(&mut self, event: Event, now: Instant, is_last: bool) {
         match event {
             Event::Failed => self.failures_in_a_row = self.failures_in_a_row.saturating_add(1),
             Event::Succeeded | Event::Pardoned => {
@@ -158,7 +157,7 @@ mod tests {
         let mut health = Health::new();
         let mut now = Instant::now();
         for event in events {
-            health.on(event, now, false);
+            health.apply(event, now, false);
             now += Duration::from_millis(1);
         }
         health
@@ -206,12 +205,12 @@ mod tests {
     fn the_last_replica_is_not_ejected() {
         let mut health = after([Event::Connected]);
         for _ in 0..100 {
-            health.on(Event::Failed, Instant::now(), true);
+            health.apply(Event::Failed, Instant::now(), true);
         }
         assert_eq!(health.state(), State::Up);
-        health.on(Event::Failed, Instant::now(), false);
+        health.apply(Event::Failed, Instant::now(), false);
         assert!(matches!(health.state(), State::Ejected { .. }));
-        health.on(Event::Pardoned, Instant::now(), true);
+        health.apply(Event::Pardoned, Instant::now(), true);
         assert_eq!(health.state(), State::Up);
     }
 
@@ -221,15 +220,15 @@ mod tests {
         let now = Instant::now();
         let mut last = Duration::ZERO;
         for _ in 0..4 {
-            health.on(Event::Tried, now, false);
-            health.on(Event::Failed, now, false);
+            health.apply(Event::Tried, now, false);
+            health.apply(Event::Failed, now, false);
             let State::Ejected { next_trial } = health.state() else {
                 panic!("{health:?}")
             };
             assert!(next_trial - now > last, "{last:?}");
             last = next_trial - now;
         }
-        health.on(Event::Succeeded, now, false);
+        health.apply(Event::Succeeded, now, false);
         assert_eq!(health.state(), State::Up);
         assert_eq!(health.trials, 0);
     }
@@ -243,16 +242,16 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_rests_for_as_long_as_it_asked_but_not_for_ever() {
+    fn a_replica_rests_as_long_as_it_asks_but_not_for_ever() {
         let mut health = after([Event::Connected]);
         let now = Instant::now();
-        health.on(Event::PushedBack(SECOND), now, false);
-        health.on(Event::TimePassed, now + SECOND / 2, false);
+        health.apply(Event::PushedBack(SECOND), now, false);
+        health.apply(Event::TimePassed, now + SECOND / 2, false);
         assert!(matches!(health.state(), State::Resting { .. }));
-        health.on(Event::TimePassed, now + SECOND, false);
+        health.apply(Event::TimePassed, now + SECOND, false);
         assert_eq!(health.state(), State::Up);
-        health.on(Event::PushedBack(Duration::MAX), now, false);
-        health.on(Event::TimePassed, now + MAX_REST, false);
+        health.apply(Event::PushedBack(Duration::MAX), now, false);
+        health.apply(Event::TimePassed, now + MAX_REST, false);
         assert_eq!(health.state(), State::Up);
     }
 }
