@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     net::SocketAddr,
     sync::{
         Arc,
@@ -19,16 +18,16 @@ use tokio::{
 
 use super::{
     Client, Config, RequestIdNames, Target,
-    layers::{AttemptsService, Budget, Usual},
-    pool::{Balance, Names, Share, Waiting, keep_io, keep_replicas},
+    layers::{Attempts, Budget, UsualLatency},
+    pool::{Balance, Names, Replica, Share, Waiting, keep_io, keep_replicas},
     stack::outbound,
     wire::Head,
 };
 use crate::methods::{Deadlines, Method, declared_in};
 
-/// A service that this process calls, and what all its workers share: the addresses, what is usual
-/// for each method, the budget of further attempts, the bounds of waiting calls and of connections.
-/// Clones share them as well.
+/// A service that this process calls, and what all its workers share: the addresses, the usual
+/// latency of each method, the budget of attempts, and the bounds of waiting calls and of
+/// connections. Clones share their state.
 ///
 /// Make one before the workers start, and [`connect`](Self::connect) it on each:
 ///
@@ -41,12 +40,13 @@ use crate::methods::{Deadlines, Method, declared_in};
 /// let client = channel.connect();
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Channel(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     names: Arc<Names>,
-    methods: HashMap<String, (Method, Arc<Usual>)>,
+    methods: HashMap<String, (Method, Arc<UsualLatency>)>,
     budget: Arc<Budget>,
     waiting: Waiting,
     workers: watch::Sender<usize>,
@@ -57,27 +57,27 @@ struct Shared {
 }
 
 impl Channel {
-    /// A channel to the service at `target`. Nothing is looked up or connected yet.
+    /// A channel to the service at `target`, which is not looked up or connected yet.
     ///
     /// `descriptors` is the encoded file descriptor set of the service. A method that it declares
-    /// idempotent (`idempotency_level`) is called again when an attempt fails; one that it does
-    /// not have is called once. `deadline` bounds each call whose method declares no other one
-    /// (`(mesh.deadline)`, see `common/protos/mesh/options.proto`); one that is part of a request
-    /// has what is left of that request at most. No call can forget to have one.
+    /// idempotent (`idempotency_level`) may be called again when an attempt fails. An undeclared
+    /// method is called again only if it was not processed.
+    ///
+    /// `deadline` bounds each call whose method declares no deadline of its own (`(mesh.deadline)`,
+    /// see `common/protos/mesh/options.proto`). A call that is part of a request never outlives the
+    /// deadline of that request. So each call has a deadline.
     ///
     /// # Panics
     ///
-    /// When the descriptors are not an encoded file descriptor set, or declare a deadline that is
-    /// none.
+    /// When the descriptors are not an encoded file descriptor set, or declare an invalid deadline.
     pub fn new(target: &Target, descriptors: &[u8], config: &Config, deadline: Duration) -> Self {
         let methods =
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
-        let deadlines = Deadlines::new(deadline, &methods);
-        let methods = methods.into_iter();
         Self(Arc::new(Shared {
-            deadlines,
+            deadlines: Deadlines::new(deadline, &methods),
             names: Arc::new(Names::new(target, config.request_id_names)),
             methods: methods
+                .into_iter()
                 .map(|(path, method)| (path, (method, Arc::default())))
                 .collect(),
             budget: Arc::new(Budget::new()),
@@ -90,25 +90,20 @@ impl Channel {
     }
 
     /// A client for one worker, with connections of its own. They are opened from now on, and
-    /// closed when the last clone of the client is dropped and its calls are over.
+    /// closed when the last clone of the client is dropped and its calls have ended.
     ///
     /// # Panics
     ///
     /// When it is called outside of a tokio runtime.
     #[must_use]
     pub fn connect(&self) -> Client {
-        let Shared {
-            names,
-            workers,
-            next_worker,
-            ..
-        } = &*self.0;
-        let share = Share::join(next_worker.fetch_add(1, Relaxed), workers);
-        self.client(|balance| keep_replicas(names.clone(), share, balance))
+        let names = self.0.names.clone();
+        let share = Share::join(self.0.next_worker.fetch_add(1, Relaxed), &self.0.workers);
+        self.client(|balance| keep_replicas(names, share, balance))
     }
 
-    /// The same over a connection that is open already, such as a [`tokio::io::duplex`]: for
-    /// tests. When it breaks, it is not opened again.
+    /// A client over a connection that is open already, such as a [`tokio::io::duplex`], for tests.
+    /// It is not opened again when it breaks.
     ///
     /// # Panics
     ///
@@ -120,29 +115,16 @@ impl Channel {
         self.client(|balance| keep_io(io, no_address, head, balance))
     }
 
-    fn client<F>(&self, task: impl FnOnce(Balance<super::pool::Replica>) -> F) -> Client
+    fn client<F>(&self, task: impl FnOnce(Balance<Replica>) -> F) -> Client
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Shared {
-            methods,
-            budget,
-            waiting,
-            failfast,
-            deadlines,
-            ..
-        } = &*self.0;
-        let balance = Balance::new(*failfast, waiting.clone());
+        let shared = &*self.0;
+        let balance = Balance::new(shared.failfast, shared.waiting.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(task(balance.clone()));
-        let attempts = AttemptsService::new(balance, methods, budget.clone(), tasks);
-        outbound(attempts, deadlines.clone())
-    }
-}
-
-impl fmt::Debug for Channel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").finish_non_exhaustive()
+        let attempts = Attempts::new(balance, &shared.methods, shared.budget.clone(), tasks);
+        outbound(attempts, shared.deadlines.clone())
     }
 }
 
@@ -234,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_not_known_delays_no_other() {
+    async fn an_unknown_name_delays_no_other() {
         let sockets = Sockets::default();
         let address = sockets.listen().await;
         let channel = channel(&format!("nowhere.invalid:1,{address}"));

@@ -1,4 +1,4 @@
-//! A replica for tests: HTTP/2 over a duplex, and a script of what it does with each call.
+//! A replica for tests: HTTP/2 over a duplex, with a script of what it does with each call.
 
 use std::{
     net::SocketAddr,
@@ -31,29 +31,29 @@ use crate::problem::PUSHBACK;
 pub(super) enum Does {
     /// Responds after that time.
     Respond(Duration),
-    /// Fails at once, and says when to call again.
+    /// Fails at once, with a pushback if there is one.
     Fail(Code, Option<&'static str>),
-    /// Reads its request to the end, and then fails.
+    /// Reads the request to its end, and then fails.
     ReadAndFail(Code),
-    /// Refuses it without processing it.
+    /// Refuses the call without processing it.
     Refuse,
-    /// Resets it.
+    /// Resets the call.
     Reset(Reason),
-    /// Refuses it and sends GOAWAY.
+    /// Refuses the call and sends GOAWAY.
     GoAway,
     /// Neither reads nor writes from now on.
     Freeze,
 }
 
-/// The calls that a replica has seen.
+/// What a replica has served.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct Served {
     calls: Arc<AtomicUsize>,
     received: Arc<AtomicUsize>,
     questions: Arc<AtomicUsize>,
 }
 
-impl Seen {
+impl Served {
     pub(super) fn calls(&self) -> usize {
         self.calls.load(Relaxed)
     }
@@ -68,23 +68,23 @@ impl Seen {
     }
 }
 
-/// Adds a replica to a balance that does what `script` says with its nth call, from 0.
+/// Adds a replica to a balance. It does what `script` says with its nth call, from 0.
 pub(super) fn replica(
     balance: &Balance<Replica>,
     tasks: &mut JoinSet<()>,
     script: impl Fn(usize) -> Does + Send + 'static,
-) -> Seen {
-    let seen = Seen::default();
+) -> Served {
+    let served = Served::default();
     let (ours, theirs) = duplex(64 * 1_024);
     let port = u16::try_from(tasks.len()).expect("few");
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let head = Head::in_memory(RequestIdNames::Both);
     tasks.spawn(keep_io(ours, address, head, balance.clone()));
-    tokio::spawn(serve(theirs, seen.clone(), script));
-    seen
+    tokio::spawn(serve(theirs, served.clone(), script));
+    served
 }
 
-async fn serve(io: tokio::io::DuplexStream, seen: Seen, script: impl Fn(usize) -> Does) {
+async fn serve(io: tokio::io::DuplexStream, served: Served, script: impl Fn(usize) -> Does) {
     // Many small requests come at once.
     let mut streams = server::Builder::new()
         .data_frame_budget(1_024 * 1_024)
@@ -94,13 +94,13 @@ async fn serve(io: tokio::io::DuplexStream, seen: Seen, script: impl Fn(usize) -
     let mut responses = JoinSet::new();
     while let Some(Ok((request, mut stream))) = streams.accept().await {
         if request.uri().path().starts_with("/grpc.health.v1") {
-            seen.questions.fetch_add(1, Relaxed);
+            served.questions.fetch_add(1, Relaxed);
             fail(&mut stream, Code::Unimplemented, None);
             continue;
         }
-        match script(seen.calls.fetch_add(1, Relaxed)) {
+        match script(served.calls.fetch_add(1, Relaxed)) {
             Does::Respond(after) => {
-                let received = seen.received.clone();
+                let received = served.received.clone();
                 responses.spawn(async move {
                     let at = Instant::now() + after;
                     read(request, &received).await;
@@ -112,7 +112,7 @@ async fn serve(io: tokio::io::DuplexStream, seen: Seen, script: impl Fn(usize) -
             }
             Does::Fail(code, pushback) => fail(&mut stream, code, pushback),
             Does::ReadAndFail(code) => {
-                let received = seen.received.clone();
+                let received = served.received.clone();
                 responses.spawn(async move {
                     read(request, &received).await;
                     fail(&mut stream, code, None);

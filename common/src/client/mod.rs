@@ -1,14 +1,14 @@
-//! The client: the stack that every outbound call passes, over a channel that is opened once
-//! and reused.
+//! The client: the stack that each outbound call passes, over connections that are opened once and
+//! reused.
 //!
-//! A [`Channel`] is a service that the process calls. [`Channel::connect`] gives each worker a
-//! [`Client`] to build generated gRPC clients on; clone it for each call.
+//! A [`Channel`] is a service that the process calls. [`Channel::connect`] makes a [`Client`] for a
+//! worker. Build the generated gRPC clients on it, and clone it for each call.
 //!
-//! | where | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | `stack` | **the outbound stack**, top to bottom: the type [`Client`] |
-//! | `layers` | the layers of the stack, and what they need |
-//! | `pool` | the replicas of the service, what is true of each, and the choice among them |
+//! | `layers` | the layers of the stack |
+//! | `pool` | the replicas of the service, the state of each, and the choice among them |
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
 //! | `channel` | [`Channel`]: what the workers of the process share |
 //! | `request_body` | what a call sends |
@@ -16,8 +16,8 @@
 //! | `pushback` | when a server wants a call again |
 //! | `serving` | [`wait_until_serving`], and the health check behind it |
 //!
-//! A replica is judged by true signs: the end of its connection, its failures, its silence when
-//! it is asked; never by one slow response.
+//! The state of a replica follows from its connection's end, its failures, its pushbacks and its
+//! silence after a question, and never from one slow response.
 
 mod attempt_failure;
 mod channel;
@@ -37,7 +37,7 @@ use self::attempt_failure::Failure;
 pub use self::{
     channel::Channel,
     client_config::{Config, RequestIdNames},
-    layers::{AttemptsService, DeadlineService, TimingService},
+    layers::{Attempts, CallDeadline, CallTiming},
     serving::wait_until_serving,
     stack::Client,
     target::{InvalidTarget, Target},

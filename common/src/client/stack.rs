@@ -1,23 +1,26 @@
 //! The outbound stack, all of it, top to bottom.
 
-use super::layers::{AttemptsService, DeadlineService, TimingService};
+use super::layers::{Attempts, CallDeadline, CallTiming};
 use crate::methods::Deadlines;
 
-/// What every outbound call passes:
+/// The layers that each outbound call passes:
 ///
-/// 1. [`TimingService`]: the call is in the `Server-Timing` of its request. On top, to measure
-///    what the handler waits for.
-/// 2. [`DeadlineService`]: with nothing left no call is made, and no call outlives its deadline.
-///    Above all the rest, as all attempts must fit in.
-/// 3. [`AttemptsService`]: what is safe to send again is; what is late gets company. Above the
-///    choice of a replica, so that each attempt goes to the one that is best then. Below it are
-///    no layers, but what all calls of a worker share:
-///    - `pool`: which replica an attempt goes to.
-///    - `wire`: the attempt on its connection. `request_id` and `grpc-timeout` are written there,
-///      last, so that the timeout says what is left when the attempt leaves.
-pub type Client = TimingService<DeadlineService<AttemptsService>>;
+/// 1. [`CallTiming`]: the time of the call goes into the `Server-Timing` of its request. On top,
+///    to measure what the handler waits for.
+/// 2. [`CallDeadline`]: no call starts or lasts beyond its deadline. Above the attempts, as the
+///    deadline bounds all of them together.
+/// 3. [`Attempts`]: a call is sent again where that is safe and may help, and a late one gets a
+///    second attempt. Above the choice of a replica, so that each attempt goes to the best replica
+///    of that moment.
+///
+/// Below the layers is what the calls of a worker share:
+///
+/// - `pool` picks the replica of an attempt.
+/// - `wire` makes the attempt on the replica's connection. It writes `request_id` and
+///   `grpc-timeout` last, so that the timeout is what is left when the attempt leaves.
+pub type Client = CallTiming<CallDeadline<Attempts>>;
 
 /// Puts the upper layers on the attempts.
-pub(super) fn outbound(attempts: AttemptsService, deadlines: Deadlines) -> Client {
-    TimingService::new(DeadlineService::new(attempts, deadlines))
+pub(super) fn outbound(attempts: Attempts, deadlines: Deadlines) -> Client {
+    CallTiming::new(CallDeadline::new(attempts, deadlines))
 }

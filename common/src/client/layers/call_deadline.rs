@@ -1,7 +1,7 @@
-//! Layer 2: the deadline of the call, from before it is made to the last byte of its answer.
+//! [`CallDeadline`]: the deadline of a call, from before its first attempt to the end of its
+//! response.
 
 use std::{
-    future::Future,
     pin::Pin,
     task::{self, Poll, ready},
 };
@@ -23,29 +23,31 @@ use crate::{
     protocol::Protocol,
 };
 
-/// Makes no call when nothing is left of the deadline, and drops one that outlives it; both are
-/// `DEADLINE_EXCEEDED`.
+/// Fails a call with `DEADLINE_EXCEEDED` when no time is left for it, and drops a call that
+/// outlives its deadline with the same status.
 ///
-/// A call has what its method may take, what its caller gives it (`tonic::Request::set_timeout`)
-/// and what is left of its request, whichever is shortest. One outside of any request is a request
+/// The deadline of a call is the earliest of three: its method's, its caller's
+/// (`tonic::Request::set_timeout`) and its request's. A call outside of any request is a request
 /// of its own, with a fresh id.
 #[derive(Debug, Clone)]
-pub struct DeadlineService<S> {
+pub struct CallDeadline<S> {
     inner: S,
     deadlines: Deadlines,
 }
 
-impl<S> DeadlineService<S> {
+impl<S> CallDeadline<S> {
     pub(in crate::client) fn new(inner: S, deadlines: Deadlines) -> Self {
         Self { inner, deadlines }
     }
 
-    /// The context of a call that is made now.
+    /// The context of a call that starts `now`.
     fn context<B>(&self, request: &Request<B>, now: Instant) -> Context {
-        let longest = self.deadlines.of(request.uri().path());
+        let mut timeout = self.deadlines.of(request.uri().path());
         let asked = request.headers().get(Deadline::GRPC_TIMEOUT);
-        let asked = asked.and_then(|timeout| parse_timeout(timeout).ok());
-        let deadline = Deadline::after_from(now, asked.map_or(longest, |asked| asked.min(longest)));
+        if let Some(Ok(asked)) = asked.map(parse_timeout) {
+            timeout = timeout.min(asked);
+        }
+        let deadline = Deadline::after_from(now, timeout);
         match context::current() {
             Some(context) => {
                 let deadline = deadline.min(context.deadline);
@@ -56,7 +58,7 @@ impl<S> DeadlineService<S> {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for DeadlineService<S>
+impl<S, B, R> Service<Request<B>> for CallDeadline<S>
 where
     S: Service<Request<B>, Response = Response<R>, Error = Status>,
     R: Body<Data = Bytes>,
@@ -83,7 +85,7 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The future of [`DeadlineService`].
+    /// The future of [`CallDeadline`].
     pub struct ResponseFuture<F> {
         #[pin]
         call: Bounded<TaskLocalFuture<Context, F>>,
@@ -129,7 +131,7 @@ mod tests {
         methods::{Method, Methods},
     };
 
-    type Answer = Result<Response<Empty<Bytes>>, Status>;
+    type Outcome = Result<Response<Empty<Bytes>>, Status>;
 
     const DEFAULT: Duration = Duration::from_secs(10);
     const SECOND: Duration = Duration::from_secs(1);
@@ -159,10 +161,8 @@ mod tests {
             (path.to_owned(), method)
         });
         let deadlines = Deadlines::new(DEFAULT, &Methods::from(declared));
-        let answer = DeadlineService::new(inner, deadlines)
-            .oneshot(request)
-            .await;
-        answer.map(drop).map_err(|status| status.code())
+        let outcome = CallDeadline::new(inner, deadlines).oneshot(request).await;
+        outcome.map(drop).map_err(|status| status.code())
     }
 
     async fn call<S>(inner: S) -> Result<(), Code>
@@ -172,14 +172,14 @@ mod tests {
         send(inner, Request::new(())).await
     }
 
-    /// The `grpc-timeout` with which a call of this method leaves.
+    /// The `grpc-timeout` that a call of this method carries.
     async fn timeout_of(method: &'static str, asked: Option<&'static str>) -> String {
         let (sent, timeout) = std::sync::mpsc::channel();
         let inner = service_fn(|mut request: Request<()>| {
             write(request.headers_mut());
             let timeout = request.headers()[Deadline::GRPC_TIMEOUT].to_str();
             sent.send(timeout.unwrap().to_owned()).unwrap();
-            future::ready(Answer::Ok(Response::default()))
+            future::ready(Outcome::Ok(Response::default()))
         });
         let mut request = Request::post(method);
         if let Some(asked) = asked {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_has_the_shortest_of_what_its_method_its_caller_and_its_request_give_it() {
+    async fn a_call_has_the_earliest_deadline_of_its_method_its_caller_and_its_request() {
         const ANY: &str = "/a.Service/Any";
         const LONG: &str = "/a.Service/Long";
         const SHORT: &str = "/a.Service/Short";
@@ -205,14 +205,14 @@ mod tests {
             let request = context(3 * SECOND).scope(timeout_of(method, None));
             assert_eq!(request.await, left, "{method}");
         }
-        // What is part of a stream without a deadline has one all the same.
+        // A call of a stream without a deadline has one all the same.
         let endless = context(Duration::MAX).scope(timeout_of(ANY, None));
         assert_eq!(endless.await, "10000m");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_carries_the_id_and_what_is_left_of_the_deadline() {
-        let inner = service_fn(async |mut request: Request<()>| -> Answer {
+        let inner = service_fn(async |mut request: Request<()>| -> Outcome {
             write(request.headers_mut());
             assert_eq!(request.headers()[RequestId::GRPC_METADATA], "the-request");
             assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "2000m");
@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_outside_of_any_request_has_a_fresh_id_and_the_default_deadline() {
-        let inner = service_fn(async |mut request: Request<()>| -> Answer {
+        let inner = service_fn(async |mut request: Request<()>| -> Outcome {
             write(request.headers_mut());
             assert_eq!(request.headers()[RequestId::GRPC_METADATA].len(), 36);
             assert_eq!(request.headers()[Deadline::GRPC_TIMEOUT], "10000m");

@@ -1,4 +1,4 @@
-//! [`TimingService`]: the time of each call goes into the timings of its request.
+//! [`CallTiming`]: the time of each call goes into the timings of its request.
 
 use std::{
     pin::Pin,
@@ -13,9 +13,9 @@ use crate::{body::HoldingBody, context, timings::Running};
 
 /// Measures each call up to the end of its response, for the `Server-Timing` of its request.
 #[derive(Debug, Clone)]
-pub struct TimingService<S>(S);
+pub struct CallTiming<S>(S);
 
-impl<S> TimingService<S> {
+impl<S> CallTiming<S> {
     pub(in crate::client) fn new(inner: S) -> Self {
         Self(inner)
     }
@@ -27,7 +27,7 @@ pub struct InProgress {
     _timing: Option<Running>,
 }
 
-impl<S, B, R> Service<Request<B>> for TimingService<S>
+impl<S, B, R> Service<Request<B>> for CallTiming<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     R: Body,
@@ -51,7 +51,7 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The future of [`TimingService`].
+    /// The future of [`CallTiming`].
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,

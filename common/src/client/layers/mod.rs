@@ -1,20 +1,14 @@
-//! The layers of the outbound stack, one file each, and what they need:
+//! The layers of the outbound stack.
 //!
-//! | file | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `call_timing` | the call is in the `Server-Timing` of its request |
-//! | `call_deadline` | no call outlives its deadline |
-//! | `attempts` | retries and hedges: the one loop that makes attempts |
-//! | `budget` | how many attempts there may be beyond the first of each call |
-//! | `usual` | how long a method usually takes |
+//! | `call_timing` | the time of a call, for the `Server-Timing` of its request |
+//! | `call_deadline` | the deadline of a call, enforced |
+//! | `attempts` | the attempts of a call: retries and hedges within one budget |
 
 mod attempts;
-mod budget;
 mod call_deadline;
 mod call_timing;
-mod usual;
 
-pub use self::{
-    attempts::AttemptsService, call_deadline::DeadlineService, call_timing::TimingService,
-};
-pub(super) use self::{budget::Budget, usual::Usual};
+pub(super) use self::attempts::{Budget, UsualLatency};
+pub use self::{attempts::Attempts, call_deadline::CallDeadline, call_timing::CallTiming};

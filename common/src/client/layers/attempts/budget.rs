@@ -1,5 +1,4 @@
-//! [`Budget`]: how many attempts there may be beyond the first of each call, for the whole
-//! process.
+//! [`Budget`]: how many attempts the process may add to the first of each call.
 
 use std::{
     sync::{
@@ -13,20 +12,21 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 
-/// Further attempts are a fifth of the calls of the last ten seconds, and ten a second more (the
+/// The budget is a fifth of the calls of the last ten seconds, and ten attempts a second (the
 /// figures of linkerd and finagle).
 const RATIO: f64 = 0.2;
 const MIN_PER_SECOND: f64 = 10.0;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// A budget that fills with the calls and is forgotten within the window.
+/// The attempts that all workers may add. Calls fill the budget, and what they add decays with the
+/// window.
 ///
-/// A call only adds to a counter of its worker. All counters are looked at when something is
-/// withdrawn, which is rare.
+/// A call only adds to a counter of its worker. The counters are read at a withdrawal, which is
+/// rare.
 #[derive(Debug)]
 pub(in crate::client) struct Budget(Mutex<State>);
 
-/// The calls of one worker.
+/// The number of calls of one worker.
 #[derive(Debug, Clone, Default)]
 pub(in crate::client) struct Calls(Arc<AtomicU64>);
 
@@ -40,10 +40,11 @@ impl Calls {
 struct State {
     workers: Vec<Calls>,
     balance: f64,
-    /// The calls that are in the balance.
+    /// The calls that the balance includes.
     counted: u64,
-    /// The calls of workers that are gone.
-    gone: u64,
+    /// The calls of workers that have ended.
+    ended: u64,
+    /// The time of the balance.
     at: Instant,
 }
 
@@ -53,21 +54,21 @@ impl Budget {
             workers: Vec::new(),
             balance: MIN_PER_SECOND * WINDOW.as_secs_f64(),
             counted: 0,
-            gone: 0,
+            ended: 0,
             at: Instant::now(),
         }))
     }
 
-    /// The counter of one more worker.
+    /// Adds a worker and returns its counter.
     pub(in crate::client) fn join(&self) -> Calls {
         let calls = Calls::default();
         let mut state = lock(&self.0);
-        state.forget_workers();
+        state.remove_ended_workers();
         state.workers.push(calls.clone());
         calls
     }
 
-    /// Whether there may be one more attempt; if so, it is paid for.
+    /// Takes one attempt out of the budget. Returns whether there was one.
     pub(super) fn withdraw(&self) -> bool {
         let mut state = lock(&self.0);
         state.fill();
@@ -80,24 +81,24 @@ impl Budget {
 }
 
 impl State {
-    fn forget_workers(&mut self) {
-        let gone = &mut self.gone;
+    fn remove_ended_workers(&mut self) {
+        let ended = &mut self.ended;
         self.workers.retain(|Calls(calls)| {
-            let is_there = Arc::strong_count(calls) > 1;
-            if !is_there {
-                *gone += calls.load(Relaxed);
+            let has_ended = Arc::strong_count(calls) == 1;
+            if has_ended {
+                *ended += calls.load(Relaxed);
             }
-            is_there
+            !has_ended
         });
     }
 
-    /// Adds what has come in since the last time as if it had come evenly, and forgets the rest
-    /// with its age.
+    /// Brings the balance up to date: the old one decays with its age, and the income since then
+    /// counts as if it had come evenly.
     fn fill(&mut self) {
         let now = Instant::now();
         let windows = (now - self.at).as_secs_f64() / WINDOW.as_secs_f64();
         let workers = self.workers.iter();
-        let calls = self.gone + workers.map(|Calls(calls)| calls.load(Relaxed)).sum::<u64>();
+        let calls = self.ended + workers.map(|Calls(calls)| calls.load(Relaxed)).sum::<u64>();
         #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         let new = (calls - self.counted) as f64;
         let income = new * RATIO + (now - self.at).as_secs_f64() * MIN_PER_SECOND;
@@ -125,22 +126,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_a_share_of_the_calls_and_some_more() {
+    async fn the_budget_is_a_share_of_the_calls_and_ten_a_second() {
         let budget = Budget::new();
         let calls = budget.join();
         (0..10_000).for_each(|_| calls.add());
         assert_eq!(granted(&budget), 2_100);
         assert_eq!(granted(&budget), 0);
         advance(Duration::from_secs(1)).await;
-        assert_eq!(
-            granted(&budget),
-            9,
-            "ten a second, but for what is forgotten"
-        );
+        assert_eq!(granted(&budget), 9, "ten a second, less the decay");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_does_not_grow_while_nothing_is_withdrawn() {
+    async fn the_budget_does_not_grow_beyond_its_window() {
         let budget = Budget::new();
         let calls = budget.join();
         for _ in 0..1_000 {
@@ -152,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_one_for_all_workers() {
+    async fn the_workers_share_one_budget() {
         let budget = Budget::new();
         let workers: Vec<_> = (0..64).map(|_| budget.join()).collect();
         for calls in &workers {
@@ -162,10 +159,6 @@ mod tests {
         drop(workers);
         let calls = budget.join();
         (0..100).for_each(|_| calls.add());
-        assert_eq!(
-            granted(&budget),
-            20,
-            "what was counted is not counted again"
-        );
+        assert_eq!(granted(&budget), 20, "a call is counted once");
     }
 }

@@ -1,5 +1,5 @@
-//! [`Usual`]: how long a method usually takes, to tell when a response is late. All workers of the
-//! process learn it together, so that it does not take longer with more of them.
+//! [`UsualLatency`]: how long a method usually takes, to tell when a response is late. The workers
+//! of the process learn it together, so that more workers do not take longer to learn it.
 
 use std::{
     sync::{
@@ -11,31 +11,31 @@ use std::{
 
 use crate::lock::lock;
 
-/// The share of responses that are not late ("The Tail at Scale" has the 95th percentile too).
+/// The percentile that lateness is measured by (that of "The Tail at Scale").
 const PERCENTILE: usize = 95;
 
-/// A response is late at this multiple of the percentile: with 1, one call in twenty would be
-/// hedged although nothing is wrong.
+/// A response is late at this multiple of the percentile. At 1, one call in twenty would be hedged
+/// although nothing is wrong.
 const MARGIN: u32 = 2;
 
-/// No response is late before: below, what is measured is the scheduler.
+/// No response is late before this: shorter times measure the scheduler.
 const FLOOR: Duration = Duration::from_millis(10);
 
-/// Responses of all workers after which the percentile is taken anew, from these alone.
+/// The responses of all workers that a percentile is taken from; the next one starts anew.
 const WINDOW: usize = 100;
 
-/// Responses that a worker keeps to itself before it adds them to the window.
+/// The responses that a worker collects before it adds them to the window.
 const BATCH: usize = 10;
 
-/// How long a method usually takes, for the whole process.
+/// The usual latency of a method, for the whole process.
 #[derive(Debug, Default)]
-pub(in crate::client) struct Usual {
-    /// In microseconds; 0 until the first window is full.
+pub(in crate::client) struct UsualLatency {
+    /// When a response is late, in microseconds; 0 until the first window is full.
     late_after: AtomicU64,
     window: Mutex<Vec<Duration>>,
 }
 
-impl Usual {
+impl UsualLatency {
     fn add(&self, latencies: &mut Vec<Duration>) {
         let mut window = lock(&self.window);
         window.append(latencies);
@@ -51,29 +51,29 @@ impl Usual {
     }
 }
 
-/// The latencies of a method that one worker sees.
+/// The latencies of a method, as one worker measures them.
 #[derive(Debug)]
 pub(super) struct Latencies {
-    usual: Arc<Usual>,
-    /// Never waited for: each worker has its own.
+    usual: Arc<UsualLatency>,
+    /// Uncontended, as each worker has its own.
     batch: Mutex<Vec<Duration>>,
 }
 
 impl Latencies {
-    pub(super) fn new(usual: Arc<Usual>) -> Self {
+    pub(super) fn new(usual: Arc<UsualLatency>) -> Self {
         Self {
             usual,
             batch: Mutex::default(),
         }
     }
 
-    /// When a response is later than usual; `None` until enough is known.
+    /// The time after which a response is late; `None` while the first window fills.
     pub(super) fn late_after(&self) -> Option<Duration> {
         let micros = self.usual.late_after.load(Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
-    /// A good response took that long.
+    /// Records the latency of a good response.
     pub(super) fn record(&self, latency: Duration) {
         let mut batch = lock(&self.batch);
         batch.push(latency);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_late_until_enough_is_known() {
+    fn no_response_is_late_until_the_first_window_is_full() {
         let latencies = Latencies::new(Arc::default());
         record(&latencies, WINDOW - 1, 50 * MILLI);
         assert_eq!(latencies.late_after(), None);
@@ -105,8 +105,8 @@ mod tests {
     }
 
     #[test]
-    fn all_workers_learn_together() {
-        let usual = Arc::<Usual>::default();
+    fn the_workers_learn_together() {
+        let usual = Arc::<UsualLatency>::default();
         let workers: Vec<_> = (0..10).map(|_| Latencies::new(usual.clone())).collect();
         for latencies in &workers {
             record(latencies, BATCH, 50 * MILLI);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_slow_responses_do_not_change_what_is_usual_but_many_do() {
+    fn a_few_slow_responses_do_not_change_the_usual_latency_but_many_do() {
         let latencies = Latencies::new(Arc::default());
         record(&latencies, 4, Duration::from_secs(1));
         record(&latencies, WINDOW - 4, 20 * MILLI);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_floor() {
+    fn no_response_is_late_below_the_floor() {
         let latencies = Latencies::new(Arc::default());
         record(&latencies, WINDOW, MILLI / 10);
         assert_eq!(latencies.late_after(), Some(FLOOR));
