@@ -10,13 +10,10 @@ use clap::{
 };
 use tracing_subscriber::filter::Targets;
 
-use crate::logging;
+use crate::{limits, logging};
 
 /// The exit code for a bad flag or variable.
 const EXIT_BAD_CONFIGURATION: i32 = 2;
-
-/// The longest duration of a setting. A clock can still add it.
-const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 /// The settings of every service.
 #[derive(Args, Debug, Clone)]
@@ -63,7 +60,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = cores(), hide_default_value = true, value_parser = at_most::<1_024>)]
     pub workers: NonZeroUsize,
 
-    /// Which events are logged: a level, and target=level pairs, with commas between them.
+    /// Which events are logged: a level and target=level pairs, separated by commas.
     /// Dependencies (h2, hyper, …) log errors, unless a pair names them [default: info]
     #[arg(
         long = "log",
@@ -108,7 +105,7 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    let is_bounded = duration <= MAX_DURATION;
+    let is_bounded = duration <= limits::MAX_DURATION;
     is_bounded
         .then_some(duration)
         .ok_or_else(|| "it must be at most 365days".into())

@@ -1,8 +1,13 @@
 //! Every limit that is not configuration, with its unit, its reason and its source.
 //!
 //! `docs/limits.md` lists these limits for operators, with what a client sees beyond each of them.
+//! Parameters of an algorithm, such as those of the cost of a replica, stand beside the algorithm.
 
 use std::time::Duration;
+
+/// The longest duration of a setting, and the longest deadline: far beyond any request, and any clock
+/// can add it.
+pub(crate) const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 // Connections.
 
@@ -161,6 +166,73 @@ pub(crate) const FAREWELL: Duration = Duration::from_millis(500);
 /// stuck in code that never yields.
 pub(crate) const STUCK_WORKER: Duration = Duration::from_secs(1);
 
+// Calls to other services.
+
+/// The most memory of a request stream that is kept for another attempt, in bytes. Once more has
+/// been sent, no attempt follows.
+pub(crate) const REPLAY: usize = 64 * 1_024;
+
+/// The most attempts of one call, with the first.
+pub(crate) const MAX_ATTEMPTS: u32 = 3;
+
+/// The most calls of a channel that wait for a replica, in the whole process. A waiting call has
+/// about 4 KiB of memory.
+pub(crate) const MAX_CALLS_WITHOUT_REPLICA: usize = 8_192;
+
+/// The most calls that wait for a stream of one connection, beyond those that its peer takes at
+/// once.
+pub(crate) const MAX_CALLS_WITHOUT_STREAM: u64 = 1_024;
+
+/// The bytes of a response that its replica may send before they are read. A round trip of 1 ms, as
+/// in one data centre, allows 128 MB/s. Half of it slows a stream over loopback by a quarter, and
+/// twice as much gains nothing. Each response that nobody reads holds as much memory.
+pub(crate) const RESPONSE_WINDOW: u32 = 128 * 1_024;
+
+/// The largest window of HTTP/2, so that responses that nobody reads do not stop the others on
+/// their connection. The windows of the streams bound what is buffered.
+pub(crate) const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// The memory of frames that wait to be read, without their data, in bytes (RUSTSEC-2026-0258). The
+/// smallest messages that fill the window of a stream take 6.5 MB, so a connection survives 40
+/// responses that nobody reads at all.
+pub(crate) const DATA_FRAME_BUDGET: usize = 256 * 1_024 * 1_024;
+
+/// The longest rest that a replica gets because it asks for one.
+pub(crate) const MAX_REST: Duration = Duration::from_secs(30);
+
+/// The connections of a channel, for the whole process. Each worker has an equal share of them and
+/// connects to as many replicas.
+pub(crate) const MAX_CHANNEL_CONNECTIONS: usize = 512;
+
+/// The fewest replicas that a worker connects to, if there are as many, even beyond its share. With
+/// fewer, it would lose half of its replicas with one.
+pub(crate) const MIN_REPLICAS: usize = 3;
+
+/// The shortest pause between two look-ups of a name, however many connections end.
+pub(crate) const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
+
+/// The rest of the pause if no connection ends, so that a name is looked up every 5 s.
+pub(crate) const LOOKUP_INTERVAL: Duration = Duration::from_millis(4_500);
+
+/// The time limit of a look-up.
+pub(crate) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time limit of opening a TCP connection.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The pause between two PINGs while calls are in flight. gRPC's servers close a connection for
+/// more than one PING in 5 minutes, and for any PING while no call is in flight (gRFC A8).
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(310);
+
+/// The time limit of the response to a PING (gRPC's default, gRFC A8).
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A host that acknowledges nothing for this long is gone (`TCP_USER_TIMEOUT`, gRFC A18). On an
+/// idle connection the kernel probes the host, which gRPC's servers do not see.
+pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+pub(crate) const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
 // Log.
 
 /// Warnings of a worker in a second about the headers of requests.
@@ -169,3 +241,16 @@ pub(crate) const HEADER_WARNINGS: u32 = 10;
 /// Warnings of a worker in a second about refused requests, and of the process about connections at
 /// their limit.
 pub(crate) const LIMIT_WARNINGS: u32 = 1;
+
+/// A worker writes its buffer when it has this many bytes, even if the worker is busy.
+pub(crate) const LOG_BUFFER: usize = 32 * 1024;
+
+/// The shortest time that records wait for stdout before they are dropped.
+pub(crate) const STDOUT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a write waits before it leaves its records to the thread. Readers pause while they wait
+/// for a core, and a short wait costs less than a change of threads.
+pub(crate) const STDOUT_PAUSE: Duration = Duration::from_millis(10);
+
+/// The most bytes of records that wait, in the whole process.
+pub(crate) const LOG_WAITING: usize = 4 * 1_024 * 1_024;

@@ -18,7 +18,7 @@ struct Config {
     #[arg(long, env, default_value_t = 8082)]
     port: u16,
 
-    /// Where service1 speaks gRPC: host:port or a URL, or several with commas between
+    /// Where service1 speaks gRPC: host:port or a URL; several are separated by commas
     #[arg(long, env, default_value = "localhost:50051")]
     service1_channel: Target,
 }

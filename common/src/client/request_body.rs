@@ -11,11 +11,7 @@ use bytes::Bytes;
 use http_body::Body;
 use tonic::Status;
 
-use crate::lock::lock;
-
-/// The most memory of a request stream that is kept for another attempt, in bytes. Once more has
-/// been sent, no attempt follows.
-pub(super) const REPLAY_LIMIT: usize = 64 * 1_024;
+use crate::{limits, lock::lock};
 
 /// What a call sends. A clone sends the same messages.
 #[derive(Debug, Clone)]
@@ -129,7 +125,7 @@ impl Reader {
 impl Source {
     fn keep(&mut self, data: &Bytes) {
         self.size += data.len() + size_of::<Bytes>();
-        self.is_whole &= self.size <= REPLAY_LIMIT;
+        self.is_whole &= self.size <= limits::REPLAY;
         if self.is_whole {
             self.begin.push(data.clone());
         } else {
@@ -204,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_beginning_that_is_too_large_is_not_kept() {
-        for sizes in [&[40_000, 40_000, 10], &[10, REPLAY_LIMIT, 10]] {
+        for sizes in [&[40_000, 40_000, 10], &[10, limits::REPLAY, 10]] {
             let body = replay(sizes);
             assert_eq!(read(&body, 3).await, [0, 1, 2]);
             assert!(!body.is_whole());

@@ -8,10 +8,7 @@ use std::{
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::{json, stdout};
-use crate::context;
-
-/// A worker writes its buffer when it has this many bytes, even if the worker is busy.
-pub const BUFFER_LIMIT: usize = 32 * 1024;
+use crate::{context, limits};
 
 thread_local! {
     /// The records of this thread that are not written yet; `None` if the thread has no buffer.
@@ -21,7 +18,7 @@ thread_local! {
 /// Gives this thread a buffer. From then on the thread must call [`flush`].
 pub(crate) fn buffer_this_thread() {
     // With room for the record that crosses the limit, so that the buffer seldom grows.
-    BUFFER.set(Some(Vec::with_capacity(BUFFER_LIMIT + 4 * 1024)));
+    BUFFER.set(Some(Vec::with_capacity(limits::LOG_BUFFER + 4 * 1024)));
 }
 
 /// Writes the buffer of this thread to stdout.
@@ -56,7 +53,7 @@ struct Lines {
 impl Lines {
     fn take() -> Self {
         let (bytes, limit) = match BUFFER.take() {
-            Some(bytes) => (bytes, BUFFER_LIMIT),
+            Some(bytes) => (bytes, limits::LOG_BUFFER),
             None => (Vec::new(), 0),
         };
         Self {

@@ -13,7 +13,7 @@
 //!   has one source, no filter can switch it off, and a request pays for no span. It is the last
 //!   field of a record; outside of a request it is `""`.
 //! - **Each worker has a buffer.** The worker writes it to stdout when it runs out of work, at
-//!   [`BUFFER_LIMIT`], at its end and on panic. So no line waits while the worker is idle, and a
+//!   32 KiB, at its end and on panic. So no line waits while the worker is idle, and a
 //!   line costs no system call of its own under load. Other threads write at once. Nothing waits
 //!   for a slow reader of stdout: lines that it does not take within a second are dropped and
 //!   counted (`stdout`).
@@ -41,10 +41,7 @@ use tracing_subscriber::{
 };
 
 pub(crate) use self::buffer::{buffer_this_thread, flush};
-pub use self::{
-    buffer::BUFFER_LIMIT,
-    filter::{InvalidFilter, parse_filter},
-};
+pub use self::filter::{InvalidFilter, parse_filter};
 use self::{buffer::Writer, record::Format};
 
 /// Logs all events that pass `filter`, and panics, to stdout. Each record has `service` as its

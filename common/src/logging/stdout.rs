@@ -2,7 +2,7 @@
 //!
 //! Records are written at once as far as stdout takes them, which is nearly always. The rest waits
 //! in memory for a thread, which is started when it is needed. Records that wait longer than
-//! [`PATIENCE`], or exceed [`WAITING_LIMIT`], are dropped and counted; a record reports the loss
+//! [`limits::STDOUT_PATIENCE`], or exceed [`limits::LOG_WAITING`], are dropped and counted; a record reports the loss
 //! once stdout takes records again.
 
 use std::{
@@ -26,17 +26,7 @@ use rustix::{
 };
 use tracing::warn;
 
-use crate::lock::lock;
-
-/// The shortest time that records wait for stdout before they are dropped.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long a write waits before it leaves its records to the thread. Readers pause while they wait
-/// for a core, and a short wait costs less than a change of threads.
-const PAUSE: Duration = Duration::from_millis(10);
-
-/// The most bytes of records that wait, in the whole process.
-const WAITING_LIMIT: usize = 4 * 1_024 * 1_024;
+use crate::{limits, lock::lock};
 
 /// The bytes that a ready pipe takes without blocking (POSIX: `PIPE_BUF`).
 const PIPE_BUF: usize = 4_096;
@@ -86,7 +76,7 @@ pub(super) fn write(records: &[u8]) {
     let mut taken = 0;
     if stdout.waiting.is_empty() {
         taken = stdout.write_now(records);
-        let end = Instant::now() + PAUSE;
+        let end = Instant::now() + limits::STDOUT_PAUSE;
         while taken < records.len() && is_writable(end.saturating_duration_since(Instant::now())) {
             match stdout.write_now(&records[taken..]) {
                 0 => break,
@@ -103,11 +93,11 @@ pub(super) fn write(records: &[u8]) {
     }
 }
 
-/// Waits up to [`PATIENCE`] for the waiting records, before the process ends.
+/// Waits up to [`limits::STDOUT_PATIENCE`] for the waiting records, before the process ends.
 pub(crate) fn finish() {
     let stdout = lock(&STDOUT);
     let is_waiting = |stdout: &mut Stdout| !stdout.waiting.is_empty();
-    let waited = WRITTEN_OUT.wait_timeout_while(stdout, PATIENCE, is_waiting);
+    let waited = WRITTEN_OUT.wait_timeout_while(stdout, limits::STDOUT_PATIENCE, is_waiting);
     drop(waited.unwrap_or_else(PoisonError::into_inner));
 }
 
@@ -153,7 +143,7 @@ impl Stdout {
 
     fn let_wait(&mut self, records: &[u8]) {
         // The first in the queue may be the rest of a line, so it is kept.
-        if self.waiting_bytes + records.len() > WAITING_LIMIT && !self.waiting.is_empty() {
+        if self.waiting_bytes + records.len() > limits::LOG_WAITING && !self.waiting.is_empty() {
             self.count_lost(records.len());
             return;
         }
@@ -168,7 +158,7 @@ impl Stdout {
             self.waiting_bytes -= rest.len();
             let taken = self.write_now(&rest);
             rest.advance(taken);
-            if since.elapsed() > PATIENCE {
+            if since.elapsed() > limits::STDOUT_PATIENCE {
                 // A line that stdout has the beginning of is still completed.
                 let line = rest.iter().position(|byte| *byte == b'\n');
                 let kept = line.filter(|_| self.is_in_line).map_or(0, |end| end + 1);
@@ -211,7 +201,7 @@ fn write_until_none_waits() {
             // Records are lost again, and this one may be among them.
             stdout.unreported += lost_bytes;
             drop(stdout);
-            thread::sleep(PATIENCE);
+            thread::sleep(limits::STDOUT_PATIENCE);
         }
     }
 }
@@ -264,7 +254,7 @@ fn write_some(bytes: &[u8]) -> Result<usize, Errno> {
 
 fn wait_until_writable() {
     if !matches!(sink(), Sink::File) {
-        is_writable(PATIENCE);
+        is_writable(limits::STDOUT_PATIENCE);
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
+use crate::limits;
+
 /// The instant at which a request must be over, wherever in the mesh it is by then.
 ///
 /// It is an instant and not a duration, so that time spent anywhere counts against it.
@@ -24,7 +26,7 @@ impl Deadline {
 
     /// The same for a time that began then.
     pub(crate) fn after_from(begin: Instant, timeout: Duration) -> Self {
-        Self(begin + timeout.min(LONGEST))
+        Self(begin + timeout.min(limits::MAX_DURATION))
     }
 
     /// The instant itself, for timers.
@@ -38,9 +40,6 @@ impl Deadline {
         (!left.is_zero()).then_some(left)
     }
 }
-
-/// The longest that a deadline may be away: far beyond any request, and no clock overflows.
-const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// The deadline of a request or of a call has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -180,7 +179,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_timeout_is_too_long() {
         let left = Deadline::after(Duration::MAX).remaining();
-        assert_eq!(left, Some(LONGEST));
+        assert_eq!(left, Some(limits::MAX_DURATION));
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,13 +23,10 @@ use super::{
 };
 use crate::{
     client::Failure,
+    limits,
     lock::lock,
     metrics::{self, CountedReplica},
 };
-
-/// The most calls of a channel that wait for a replica, in the whole process. A waiting call has
-/// about 4 KiB of memory.
-const MAX_WAITING: usize = 8_192;
 
 /// The number of calls that wait for a replica, in the whole process. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +44,7 @@ impl<'a> Place<'a> {
         worker.fetch_add(1, Relaxed);
         let process = &process.0;
         let place = Self { process, worker };
-        (process.fetch_add(1, Relaxed) < MAX_WAITING).then_some(place)
+        (process.fetch_add(1, Relaxed) < limits::MAX_CALLS_WITHOUT_REPLICA).then_some(place)
     }
 }
 
@@ -309,11 +306,11 @@ mod tests {
         let waiting = Waiting::default();
         let workers = [0; 2].map(|_| Balance::<Fake>::new(FAILFAST, waiting.clone()));
         let mut calls = Vec::new();
-        for number in 0..MAX_WAITING {
+        for number in 0..limits::MAX_CALLS_WITHOUT_REPLICA {
             let balance = workers[number % 2].clone();
             calls.push(tokio::spawn(async move { balance.pick(&[]).await.is_ok() }));
         }
-        let is_full = || waiting.0.load(Relaxed) == MAX_WAITING;
+        let is_full = || waiting.0.load(Relaxed) == limits::MAX_CALLS_WITHOUT_REPLICA;
         while !is_full() {
             tokio::task::yield_now().await;
         }

@@ -21,24 +21,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::{balance::Balance, keeper::keep_connected, replica::Replica};
-use crate::client::{RequestIdNames, target::Target, wire::Head};
-
-/// The shortest pause between two look-ups of a name, however many connections end.
-const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
-
-/// The rest of the pause if no connection ends, so that a name is looked up every 5 s.
-const LOOKUP_INTERVAL: Duration = Duration::from_millis(4_500);
-
-/// The time limit of a look-up.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The connections of a channel, for the whole process. Each worker has an equal share of them and
-/// connects to as many replicas.
-const MAX_CONNECTIONS: usize = 512;
-
-/// The fewest replicas that a worker connects to, if there are as many, even beyond its share. With
-/// fewer, it would lose half of its replicas with one.
-const MIN_REPLICAS: usize = 3;
+use crate::{
+    client::{RequestIdNames, target::Target, wire::Head},
+    limits,
+};
 
 /// The names of a service and their addresses, for the whole process.
 #[derive(Debug)]
@@ -90,7 +76,7 @@ impl Names {
         if last.is_some_and(|last| last.at.elapsed() < max_age) {
             return;
         }
-        let addresses = timeout(LOOKUP_TIMEOUT, addresses_of(authority)).await;
+        let addresses = timeout(limits::LOOKUP_TIMEOUT, addresses_of(authority)).await;
         let addresses = addresses.unwrap_or_else(|elapsed| Err(elapsed.into()));
         let was_success = last.is_none_or(|last| last.is_success);
         *last = Some(LookUp {
@@ -119,14 +105,14 @@ impl Names {
     /// Looks up a name every 5 s, as soon as a connection has ended, and every 0.5 s until it has
     /// addresses.
     async fn keep_looking_up(self: Arc<Self>, index: usize, mut ended: watch::Receiver<()>) {
-        let mut max_age = LOOKUP_PAUSE;
+        let mut max_age = limits::LOOKUP_PAUSE;
         loop {
             self.look_up(index, max_age).await;
-            sleep(LOOKUP_PAUSE).await;
-            max_age = LOOKUP_PAUSE;
+            sleep(limits::LOOKUP_PAUSE).await;
+            max_age = limits::LOOKUP_PAUSE;
             if !self.found.borrow()[index].is_empty() {
                 select! {
-                    () = sleep(LOOKUP_INTERVAL) => max_age = LOOKUP_INTERVAL,
+                    () = sleep(limits::LOOKUP_INTERVAL) => max_age = limits::LOOKUP_INTERVAL,
                     Ok(()) = ended.changed() => {}
                 }
             }
@@ -185,7 +171,7 @@ impl Share {
     /// The number of replicas that the worker connects to.
     fn replicas(&self) -> usize {
         let workers = (*self.workers.borrow()).max(1);
-        (MAX_CONNECTIONS / workers).max(MIN_REPLICAS)
+        (limits::MAX_CHANNEL_CONNECTIONS / workers).max(limits::MIN_REPLICAS)
     }
 }
 

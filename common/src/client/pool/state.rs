@@ -1,5 +1,6 @@
 //! [`Health`]: the state of a replica, and the only place that changes it.
 
+use crate::limits;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,9 +17,6 @@ const TRIAL: Backoff = Backoff {
     limit: Duration::from_secs(30),
     jitter: 0.2,
 };
-
-/// The longest rest that a replica gets because it asks for one.
-const MAX_REST: Duration = Duration::from_secs(30);
 
 /// The state of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +136,7 @@ impl Health {
             | (Late, Event::Responded | Event::Succeeded) => Up,
             (Up | Resting { .. }, Event::Asked) => Late,
             (Up | Late | Resting { .. }, Event::PushedBack(rest)) => Resting {
-                until: now + rest.min(MAX_REST),
+                until: now + rest.min(limits::MAX_REST),
             },
             (Resting { until }, Event::TimePassed) if until <= now => Up,
             (state, _) => state,
@@ -251,7 +249,7 @@ mod tests {
         health.apply(Event::TimePassed, now + SECOND, false);
         assert_eq!(health.state(), State::Up);
         health.apply(Event::PushedBack(Duration::MAX), now, false);
-        health.apply(Event::TimePassed, now + MAX_REST, false);
+        health.apply(Event::TimePassed, now + limits::MAX_REST, false);
         assert_eq!(health.state(), State::Up);
     }
 }

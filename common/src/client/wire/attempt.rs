@@ -15,12 +15,8 @@ use super::{
 };
 use crate::{
     client::{Failure, request_body::RequestBody},
-    metrics,
+    limits, metrics,
 };
-
-/// The most calls that wait for a stream of one connection, beyond those that its peer takes at
-/// once.
-pub(super) const MAX_WAITING: u64 = 1_024;
 
 /// The end of an attempt, after which the call has its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +40,7 @@ impl Connection {
         let mut in_flight = self.signs.start_call();
         let sender = self.sender();
         if let Some(waiting) = others.checked_sub(sender.current_max_send_streams() as u64) {
-            if waiting >= MAX_WAITING {
+            if waiting >= limits::MAX_CALLS_WITHOUT_STREAM {
                 return Err(Failure::Full);
             }
             metrics::count(|counters| &counters.stream_waits);

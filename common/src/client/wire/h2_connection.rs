@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, Weak},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -28,37 +27,7 @@ use super::{
     call_head::Head,
     signs::{Closed, Signs},
 };
-use crate::lock::lock;
-
-/// The time limit of opening a TCP connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The pause between two PINGs while calls are in flight. gRPC's servers close a connection for
-/// more than one PING in 5 minutes, and for any PING while no call is in flight (gRFC A8).
-const PING_INTERVAL: Duration = Duration::from_secs(310);
-
-/// The time limit of the response to a PING (gRPC's default, gRFC A8).
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A host that acknowledges nothing for this long is gone (`TCP_USER_TIMEOUT`, gRFC A18). On an
-/// idle connection the kernel probes the host, which gRPC's servers do not see.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
-const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The bytes of a response that its replica may send before they are read. A round trip of 1 ms, as
-/// in one data centre, allows 128 MB/s. Half of it slows a stream over loopback by a quarter, and
-/// twice as much gains nothing. Each response that nobody reads holds as much memory.
-const STREAM_WINDOW: u32 = 128 * 1_024;
-
-/// The largest window of HTTP/2, so that responses that nobody reads do not stop the others on
-/// their connection. The windows of the streams bound what is buffered.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-
-/// The memory of frames that wait to be read, without their data, in bytes (RUSTSEC-2026-0258). The
-/// smallest messages that fill the window of a stream take 6.5 MB, so a connection survives 40
-/// responses that nobody reads at all.
-const DATA_FRAME_BUDGET: usize = 256 * 1_024 * 1_024;
+use crate::{limits, lock::lock};
 
 /// An open connection to a replica. It closes once this is dropped and its calls have ended.
 #[derive(Debug)]
@@ -72,13 +41,13 @@ pub(in crate::client) struct Connection {
 impl Connection {
     /// Opens a connection. Whether the other end serves is not known yet.
     pub(in crate::client) async fn open(address: SocketAddr, head: Head) -> io::Result<Self> {
-        let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+        let socket = timeout(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
         let options = SockRef::from(&socket);
-        options.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+        options.set_tcp_user_timeout(Some(limits::TCP_USER_TIMEOUT))?;
         let keepalive = TcpKeepalive::new()
-            .with_time(TCP_KEEPALIVE_IDLE)
-            .with_interval(TCP_KEEPALIVE_INTERVAL);
+            .with_time(limits::TCP_KEEPALIVE_IDLE)
+            .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
         options.set_tcp_keepalive(&keepalive)?;
         Self::with_io(socket, head).await
     }
@@ -95,9 +64,9 @@ impl Connection {
         };
         let (sender, mut connection) = client::Builder::new()
             .enable_push(false)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .data_frame_budget(DATA_FRAME_BUDGET)
+            .initial_window_size(limits::RESPONSE_WINDOW)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
+            .data_frame_budget(limits::DATA_FRAME_BUDGET)
             .handshake(io)
             .await
             .map_err(io::Error::other)?;
@@ -187,12 +156,12 @@ impl<T> Drop for Driver<T> {
 /// Sends PINGs while calls are in flight, until one gets no response in time.
 async fn ping_until_silent(mut pings: PingPong, signs: Arc<Signs>) {
     loop {
-        sleep(PING_INTERVAL).await;
+        sleep(limits::PING_INTERVAL).await;
         if signs.in_flight() == 0 {
             continue;
         }
         let pong = pings.ping(Ping::opaque());
-        if !matches!(timeout(PING_TIMEOUT, pong).await, Ok(Ok(_))) {
+        if !matches!(timeout(limits::PING_TIMEOUT, pong).await, Ok(Ok(_))) {
             return;
         }
     }

@@ -14,8 +14,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Call, MAX_ATTEMPTS, Outcome, Shared, retry::Verdict, retry::bare_status};
-use crate::{client::pool::Replica, metrics};
+use super::{Call, Outcome, Shared, retry::Verdict, retry::bare_status};
+use crate::{client::pool::Replica, limits, metrics};
 
 impl Shared {
     /// Makes one attempt on `replica`, and a second one on another if the first is late.
@@ -56,7 +56,7 @@ impl Shared {
             // If this worker was stuck, the response may be there and is read now.
             () = yield_now() => {}
         }
-        if call.attempts >= MAX_ATTEMPTS {
+        if call.attempts >= limits::MAX_ATTEMPTS {
             return first.await;
         }
         call.tried.push(replica.clone());

@@ -41,9 +41,6 @@ use crate::{
     methods::Method,
 };
 
-/// The most attempts of one call, with the first.
-const MAX_ATTEMPTS: u32 = 3;
-
 /// The number of attempts before this one (gRFC A6).
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 

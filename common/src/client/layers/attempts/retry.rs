@@ -13,10 +13,10 @@ use http::HeaderMap;
 use tonic::{Code, Status};
 use tracing::warn;
 
-use super::{Call, MAX_ATTEMPTS, Outcome, Shared};
+use super::{Call, Outcome, Shared};
 use crate::{
     client::{Failure, pool::Backoff, pushback::Pushback},
-    metrics,
+    limits, metrics,
     protocol::code_name,
 };
 
@@ -97,7 +97,7 @@ impl Shared {
             Verdict::Retry(_) | Verdict::Final => return None,
         };
         let pause = self.pause_after(status, call)?;
-        let is_granted = call.attempts < MAX_ATTEMPTS && self.budget.withdraw();
+        let is_granted = call.attempts < limits::MAX_ATTEMPTS && self.budget.withdraw();
         metrics::count(|counters| {
             if is_granted {
                 &counters.retries

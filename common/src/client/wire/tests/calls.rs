@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::client::wire::{Closed, attempt::MAX_WAITING};
+use crate::{client::wire::Closed, limits};
 
 #[tokio::test]
 async fn an_attempt_is_in_flight_until_its_response_is_dropped() {
@@ -228,7 +228,9 @@ async fn calls_wait_for_a_stream_up_to_a_bound() {
     while connection.max_streams() > 1 {
         tokio::task::yield_now().await;
     }
-    let waiting: Vec<_> = (0..MAX_WAITING).map(|_| begin()).collect();
+    let waiting: Vec<_> = (0..limits::MAX_CALLS_WITHOUT_STREAM)
+        .map(|_| begin())
+        .collect();
     let too_many = timeout(PATIENCE, begin()).await.expect("at once");
     let too_many = too_many.unwrap().unwrap_err();
     assert!(matches!(too_many, Failure::Full), "{too_many:?}");
