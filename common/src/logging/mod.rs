@@ -28,6 +28,7 @@ pub(crate) mod fuzzing;
 mod json;
 mod record;
 pub(crate) mod stdout;
+mod time;
 
 use std::panic::{self, PanicHookInfo};
 

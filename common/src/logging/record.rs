@@ -2,19 +2,14 @@
 //!
 //! The formatter defines what a record is; a test in [`super`] compares the two.
 
-use std::{
-    fmt,
-    io::Write,
-    process,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, process};
 
 use tracing::{
     Event, Level,
     field::{Field, Visit},
 };
 
-use super::json;
+use super::{json, time};
 
 /// The part that all records of a process share.
 pub(super) struct Format {
@@ -41,9 +36,7 @@ impl Format {
         bytes.extend_from_slice(&self.begin);
         bytes.extend_from_slice(bunyan_level(*metadata.level()));
         bytes.extend_from_slice(br#","time":""#);
-        // humantime panics on a time before 1970, and writes nothing after the year 9999.
-        let now = SystemTime::now().max(UNIX_EPOCH);
-        let _ = write!(bytes, "{}", humantime::format_rfc3339_nanos(now));
+        time::now(bytes);
         bytes.extend_from_slice(br#"","target":"#);
         json::string(bytes, metadata.target());
         bytes.extend_from_slice(br#","line":"#);

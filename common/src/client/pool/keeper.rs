@@ -14,8 +14,8 @@ use tracing::{info, warn};
 use super::{
     backoff::Backoff,
     balance::{Balance, Membership},
-    replica::{Connected, End, Replica},
-    state::Event,
+    replica::{Connected, Replica},
+    state::{End, Event},
 };
 use crate::client::wire::{Closed, Connection, Head};
 

@@ -16,7 +16,10 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tower::service_fn;
 
-use super::{backoff::Backoff, replica::End, state::Event};
+use super::{
+    backoff::Backoff,
+    state::{End, Event},
+};
 use crate::client::{
     Failure,
     request_body::RequestBody,

@@ -22,28 +22,17 @@ use super::{
     cost::Cost,
     members::Candidate,
     question::{Reply, ask, ask_until_gone},
-    state::Event,
+    state::{End, Event},
 };
 use crate::{
     client::{
         Failure,
         pushback::Pushback,
         request_body::RequestBody,
-        wire::{Closed, Connection, ResponseBody, Until},
+        wire::{Connection, ResponseBody, Until},
     },
     metrics,
 };
-
-/// Why a connected replica gets no new calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// The connection takes no new calls.
-    Closed(Closed),
-    /// The replica does not respond.
-    Silent,
-    /// The replica says that it does not serve.
-    NotServing,
-}
 
 /// A connected replica, up to its end.
 pub(super) trait Connected: Candidate {

@@ -1,11 +1,11 @@
 //! [`Health`]: the state of a replica, and the only place that changes it.
 
-use crate::limits;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use crate::{client::wire::Closed, limits};
 
 /// The failures in a row that eject a replica (linkerd's figure).
 const EJECT_AFTER: u32 = 7;
@@ -17,6 +17,17 @@ const TRIAL: Backoff = Backoff {
     limit: Duration::from_secs(30),
     jitter: 0.2,
 };
+
+/// Why a connected replica gets no new calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The connection takes no new calls.
+    Closed(Closed),
+    /// The replica does not respond.
+    Silent,
+    /// The replica says that it does not serve.
+    NotServing,
+}
 
 /// The state of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
