@@ -1,4 +1,4 @@
-//! A `grpc-timeout`: one to eight digits and a unit, or an error.
+//! A `grpc-timeout` is one to eight digits and a unit, or an error.
 
 #![no_main]
 

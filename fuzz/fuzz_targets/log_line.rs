@@ -1,4 +1,4 @@
-//! A log line: one line of JSON in which no key stands twice, and nothing that a terminal acts on.
+//! A log line is one line of JSON without duplicate keys, and has nothing that a terminal acts on.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A query string: parameters, or a problem that says what is wrong, and never a panic.
+//! A query string becomes parameters, or a problem that says what is wrong, and never a panic.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A request id: 1 to 128 visible ASCII characters, which stay as they are, or an error.
+//! A request id is 1 to 128 visible ASCII characters, kept unchanged, or an error.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Raw bytes as the whole of a connection, HTTP/1.1 or HTTP/2. The first byte says what port it
-//! goes to. No panic, an end in time, and nothing but HTTP comes back.
+//! Raw bytes are all that a connection sends, in HTTP/1.1 or HTTP/2. The first byte selects the
+//! port. There is no panic, the connection ends in time, and only HTTP comes back.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 thread_local! {
-    /// Its time is not that of the clock: when all wait, the next timer fires.
+    /// Its clock is virtual: when everything waits, the next timer fires.
     static RUNTIME: Runtime = Builder::new_current_thread()
         .enable_all()
         .start_paused(true)

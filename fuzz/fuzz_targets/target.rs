@@ -1,4 +1,4 @@
-//! The addresses of a service: a list of hosts and ports, or an error.
+//! The target of a channel is a list of hosts and ports, or an error.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
 """gRPC's interoperability cases between `common` and grpcio (the C core), in both directions.
 
-As a server, grpcio does not tell a handler whether a request was compressed, so the case
-`compression_probe` is for `make test` alone."""
+A handler of grpcio can't see whether a request was compressed, so only `make test` runs the case
+`compression_probe`."""
 
 import collections
 import json
@@ -46,13 +46,13 @@ def output(request, *responses, **parameters):
 
 
 def silence(*requests):
-    """These requests, and then nothing, until the test is over."""
+    """These requests, and then nothing until the test is over."""
     yield from requests
     threading.Event().wait(PATIENCE)
 
 
 class AsClient(unittest.TestCase):
-    """grpcio calls. Each test is a request of its own, with its name as the id."""
+    """grpcio is the client. Each test is a request of its own, with the name of the test as its id."""
 
     calls = collections.Counter()
 
@@ -74,7 +74,7 @@ class AsClient(unittest.TestCase):
                 assert 0 < line.get("remaining", DEADLINE) <= DEADLINE, line
 
     def options(self, *metadata, calls=1, timeout=DEADLINE):
-        """The id and the deadline of a call, which counts as that many."""
+        """The id and the deadline of a call, which counts as that many calls."""
         self.calls[self._testMethodName] += calls
         return {"metadata": [("request_id", self._testMethodName), *metadata], "timeout": timeout}
 
@@ -258,7 +258,7 @@ class AsClient(unittest.TestCase):
 
 
 class Retrying(unittest.TestCase):
-    """grpcio retries by its own policy (gRFC A6), for which a response must have no head."""
+    """grpcio retries by its own policy (gRFC A6), and only where the response has no head."""
 
     POLICY = {
         "name": [{"service": "testing.Calls", "method": "Fail"}],
@@ -287,18 +287,18 @@ class Retrying(unittest.TestCase):
         request = calls_pb2.FailRequest(key=key, **request)
         return self.stub.Fail(request, metadata=[("request_id", key)], timeout=DEADLINE).attempts
 
-    def test_a_call_that_fails_is_made_again(self):
+    def test_a_call_that_fails_is_retried(self):
         self.assertEqual(self.fail("twice", times=2), 3)
         with self.assertRaises(grpc.RpcError) as failure:
             self.fail("always", times=100)
         self.assertEqual(failure.exception.details(), "this was attempt 4")
 
-    def test_it_waits_as_long_as_the_server_says(self):
+    def test_a_retry_waits_as_long_as_the_server_says(self):
         begin = time.monotonic()
         self.assertEqual(self.fail("later", times=1, pushback="500"), 2)
         self.assertGreaterEqual(time.monotonic() - begin, 0.5)
 
-    def test_it_is_not_made_again_where_the_server_says_so(self):
+    def test_a_call_is_not_retried_where_the_server_says_so(self):
         with self.assertRaises(grpc.RpcError) as failure:
             self.fail("never", times=1, pushback="-1")
         self.assertEqual(failure.exception.code(), grpc.StatusCode.UNAVAILABLE)
@@ -306,7 +306,7 @@ class Retrying(unittest.TestCase):
 
 
 class LongLived(unittest.TestCase):
-    """Streams that go on after the deadline of all other calls."""
+    """Streams that outlive the deadline of all other calls."""
 
     def test_a_watch_and_reflection_go_on_until_the_service_stops(self):
         service = Service("test_service", DEADLINE="300ms")
@@ -320,15 +320,15 @@ class LongLived(unittest.TestCase):
             health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             self.assertEqual(next(health).status, health_pb2.HealthCheckResponse.SERVING)
             reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
-            answers = reflection.ServerReflectionInfo(questions())
+            responses = reflection.ServerReflectionInfo(questions())
             for _ in range(2):
                 ask.release()
-                services = next(answers).list_services_response.service
+                services = next(responses).list_services_response.service
                 self.assertIn("testing.Calls", [service.name for service in services])
                 time.sleep(0.5)
             service.process.terminate()
             self.assertEqual(next(health).status, health_pb2.HealthCheckResponse.NOT_SERVING)
-            for stream in [health, answers]:
+            for stream in [health, responses]:
                 with self.assertRaises(grpc.RpcError) as end:
                     next(stream)
                 self.assertEqual(end.exception.code(), grpc.StatusCode.UNAVAILABLE)
@@ -336,7 +336,7 @@ class LongLived(unittest.TestCase):
 
 
 class TestService(test_pb2_grpc.TestServiceServicer):
-    """grpcio serves. `seen` has the metadata of each call by its id, and the time it was given."""
+    """grpcio is the server. `seen` has the metadata of each call by its id, and the time it was given."""
 
     def __init__(self):
         self.seen = collections.defaultdict(list)
@@ -345,7 +345,7 @@ class TestService(test_pb2_grpc.TestServiceServicer):
     def begin(self, context):
         metadata = dict(context.invocation_metadata())
         self.seen[metadata["request_id"]].append((metadata, context.time_remaining()))
-        # Also where there is nothing to echo: a client may wait for it before its first message.
+        # Even without anything to echo: a client may wait for the head before its first message.
         context.send_initial_metadata([(key, value) for key, value in metadata.items() if key == INITIAL[0]])
         if TRAILING[0] in metadata:
             context.set_trailing_metadata([(TRAILING[0], metadata[TRAILING[0]])])

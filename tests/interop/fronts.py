@@ -188,8 +188,8 @@ class SlowClients(Pair):
             while attack.poll() is None:
                 begin = time.monotonic()
                 try:
-                    with urllib.request.urlopen(f"http://{address}{PATH}", timeout=PATIENCE) as answer:
-                        answer.read()
+                    with urllib.request.urlopen(f"http://{address}{PATH}", timeout=PATIENCE) as response:
+                        response.read()
                     times.append(time.monotonic() - begin)
                 except OSError as error:
                     failed.append(str(error))

@@ -50,7 +50,7 @@ def items(length):
 
 
 class AsClient(unittest.TestCase):
-    """They call service1."""
+    """Clients of service1."""
 
     @classmethod
     def setUpClass(cls):
@@ -68,10 +68,10 @@ class AsClient(unittest.TestCase):
                 request_serializer=ProcessNameRequest.SerializeToString,
                 response_deserializer=ProcessNameResponse.FromString,
             )
-            answer, call = process_name.with_call(
+            response, call = process_name.with_call(
                 ProcessNameRequest(name="straße"), timeout=5, metadata=[("request_id", "from-grpcio")]
             )
-            self.assertEqual(answer.name, "STRASSE")
+            self.assertEqual(response.name, "STRASSE")
             self.assertEqual(dict(call.initial_metadata())["request_id"], "from-grpcio")
             self.service1.line(action="process_name", request_id="from-grpcio")
 
@@ -127,9 +127,9 @@ class AsClient(unittest.TestCase):
                 metadata = {"request_id": "from-grpclib"}
                 async with method.open(timeout=5, metadata=metadata) as stream:
                     await stream.send_message(ProcessNameRequest(name="test"), end=True)
-                    answer = await stream.recv_message()
+                    response = await stream.recv_message()
                     await stream.recv_trailing_metadata()
-                    self.assertEqual(answer.name, "TEST")
+                    self.assertEqual(response.name, "TEST")
                     self.assertEqual(stream.initial_metadata["request_id"], "from-grpclib")
                 with self.assertRaises(grpclib.GRPCError) as refusal:
                     await method(ProcessNameRequest(name="x" * 1025), timeout=5)
@@ -142,10 +142,10 @@ class AsClient(unittest.TestCase):
 
 
 class GrpcioServer(api_pb2_grpc.ApiServicer):
-    """Answers `{name} {the id it saw}` after `latency` seconds, or the name `sleep-3` after three;
-    with a `refusal`, a status code, it answers that, at once. `timeouts` has the seconds that each
-    call was given. Its items are those of service1, with a pause of `pace` seconds before each of
-    a stream, and one more before the last. `options` are those of grpcio."""
+    """Returns `{name} {request id}` after `latency` seconds, or after three for the name `sleep-3`. With
+    a `refusal`, a status code, it returns that at once. `timeouts` has the seconds that each call was
+    given. The items are those of service1; a stream pauses for `pace` seconds before each item, and
+    once more before the last. `options` are those of grpcio."""
 
     def __init__(self, options=(), latency=0, refusal=None, pace=0):
         self.latency, self.refusal, self.pace = latency, refusal, pace
@@ -241,15 +241,15 @@ class GrpclibServer:
 
 
 class AsServer(unittest.TestCase):
-    """They stand behind service2. Neither knows grpc.health.v1, so an `UNIMPLEMENTED` must do for
-    service2 to become ready."""
+    """Replicas of service2. Neither implements grpc.health.v1, so service2 must become ready on
+    `UNIMPLEMENTED`."""
 
     def check(self, backend):
         with service2_before(backend) as service2:
             for number in range(20):
                 request_id = f"id-{number}"
-                answer = service2.say_hello("test", request_id)
-                self.assertEqual(answer, (200, f"Hello, test {request_id}!", request_id))
+                response = service2.say_hello("test", request_id)
+                self.assertEqual(response, (200, f"Hello, test {request_id}!", request_id))
             self.assertEqual(service2.say_hello("fail", "failed"), (404, "no such name", "failed"))
             for left in backend.timeouts:
                 self.assertTrue(0 < left <= 10, left)
@@ -283,8 +283,8 @@ class AsServer(unittest.TestCase):
                 stream.result()
             self.assertEqual(failed.total(), 0, failed)
 
-    def test_a_slow_answer_of_the_only_replica_is_waited_for(self):
-        """Nobody else could be asked, and slow is not lost."""
+    def test_a_slow_response_of_the_only_replica_is_waited_for(self):
+        """No other replica could be called, and a slow one is not lost."""
         backend = GrpcioServer()
         with service2_before(backend) as service2:
             for asked, name in enumerate(["sleep-3", "sleep-9"], start=1):
@@ -293,8 +293,8 @@ class AsServer(unittest.TestCase):
             self.assertEqual(service2.lost_replicas(), [])
 
     def check_refusals(self, code, failed_at_most, asked_at_most):
-        """A replica that answers within 20 ms beside one that refuses at once, and after a second
-        to learn that: the shares of requests that may fail, and that the latter may see."""
+        """A replica that responds within 20 ms beside one that refuses at once. After a second to
+        learn that, bounds the shares of the requests that fail and of those that reach the latter."""
         bad = GrpcioServer(refusal=code)
         with service2_before(GrpcioServer(latency=0.02), bad) as service2:
             at_first = service2.failures(rate=100, seconds=1)
@@ -307,19 +307,19 @@ class AsServer(unittest.TestCase):
             self.assertGreater(len(bad.timeouts), 0)
             self.assertLessEqual(len(bad.timeouts) - asked_at_first, asked_at_most * 400)
 
-    def test_a_replica_that_is_unavailable_at_once_is_hardly_asked(self):
+    def test_a_replica_that_is_unavailable_at_once_is_hardly_called(self):
         self.check_refusals(grpc.StatusCode.UNAVAILABLE, failed_at_most=0, asked_at_most=0.05)
 
-    def test_a_replica_that_is_exhausted_at_once_is_hardly_asked(self):
+    def test_a_replica_that_is_exhausted_at_once_is_hardly_called(self):
         self.check_refusals(grpc.StatusCode.RESOURCE_EXHAUSTED, failed_at_most=0.05, asked_at_most=0.08)
 
-    def test_a_replica_that_is_broken_at_once_is_hardly_asked(self):
+    def test_a_replica_that_is_broken_at_once_is_hardly_called(self):
         self.check_refusals(grpc.StatusCode.INTERNAL, failed_at_most=0.05, asked_at_most=0.08)
 
 
 class OfFewWords(unittest.TestCase):
-    """A grpcio server from which nothing comes for minutes (gRFC A8). So that they pass beside the
-    other tests, they begin with the first, and these tests, the last, wait for what is left."""
+    """A grpcio server that sends nothing for minutes (gRFC A8). The minutes begin with the first test of
+    the module. These tests are the last, and wait for the rest."""
 
     @classmethod
     def begin(cls):
@@ -329,12 +329,12 @@ class OfFewWords(unittest.TestCase):
         backend = GrpcioServer()
         cls.waiting = unittest.enterModuleContext(service2_before(backend, DEADLINE="150s"))
         cls.call = caller.submit(cls.waiting.say_hello, f"sleep-{QUIET}", "quiet", timeout=150)
-        # Nobody waits for the call when these tests were not asked for.
+        # Nobody waits for the call when these tests are not selected.
         unittest.addModuleCleanup(backend.stopping.set)
 
-    def test_a_quiet_call_is_answered(self):
-        answer = self.call.result()
-        self.assertEqual(answer, (200, f"Hello, sleep-{QUIET} quiet!", "quiet"))
+    def test_a_quiet_call_gets_its_response(self):
+        response = self.call.result()
+        self.assertEqual(response, (200, f"Hello, sleep-{QUIET} quiet!", "quiet"))
         self.assertEqual(self.waiting.lost_replicas(), [])
 
     def test_an_idle_connection_is_kept(self):

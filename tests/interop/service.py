@@ -40,8 +40,8 @@ class Service:
         return self.line(action="listen", protocol=protocol)["address"]
 
     def get(self, path):
-        with urllib.request.urlopen(f"http://{self.address('http')}{path}", timeout=PATIENCE) as answer:
-            return answer.read().decode()
+        with urllib.request.urlopen(f"http://{self.address('http')}{path}", timeout=PATIENCE) as response:
+            return response.read().decode()
 
     def wait_until_ready(self):
         end = time.monotonic() + PATIENCE
@@ -61,8 +61,8 @@ class Service:
             headers={"X-Request-ID": request_id},
         )
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
-                return answer.status, json.load(answer), answer.headers["x-request-id"]
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                return response.status, json.load(response), response.headers["x-request-id"]
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)["detail"], error.headers["x-request-id"]
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::PATIENCE;
 
-/// What drives Chromium. It is ended, and its browsers with it, when it is dropped.
+/// The driver of Chromium. Dropping it ends the driver and its browsers.
 #[derive(Debug)]
 pub struct Driver {
     child: Child,
@@ -25,11 +25,11 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Starts Debian's chromedriver, or says why not.
+    /// Starts Debian's chromedriver, or says why that is impossible.
     ///
     /// # Panics
     ///
-    /// When it is there, but does not start.
+    /// When chromedriver is installed, and does not start.
     pub fn start() -> Result<Self, &'static str> {
         let is_there = |program| {
             let version = Command::new(program).arg("--version").output();
@@ -57,7 +57,7 @@ impl Driver {
         })
     }
 
-    /// Opens a window with nothing in it.
+    /// Opens an empty window.
     ///
     /// # Panics
     ///
@@ -73,7 +73,7 @@ impl Driver {
                 "goog:loggingPrefs".to_owned(),
                 json!({"browser": "ALL", "performance": "ALL"}),
             ),
-            // `goto` must not wait for the end of a page that is streamed.
+            // `goto` must not wait for the end of a streamed page.
             ("pageLoadStrategy".to_owned(), json!("none")),
         ]);
         let client = ClientBuilder::new(HttpConnector::new())
@@ -87,7 +87,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // On SIGTERM it ends its browsers, too.
+        // On SIGTERM the driver ends its browsers as well.
         let pid = self.child.id().to_string();
         let _ = Command::new("kill").args(["-s", "TERM", &pid]).status();
         let _ = self.child.wait();
@@ -100,16 +100,16 @@ pub struct Browser {
     client: Client,
 }
 
-/// Every question to the browser has an answer, or the test is over.
-const ANSWERS: &str = "the browser answers";
+/// Why a command to the browser may be expected to succeed.
+const RESPONDS: &str = "the browser responds";
 
 impl Browser {
     /// Begins to load a page.
     pub async fn goto(&self, url: &str) {
-        self.client.goto(url).await.expect(ANSWERS);
+        self.client.goto(url).await.expect(RESPONDS);
     }
 
-    /// The only element that this CSS selector is for, as soon as it is there.
+    /// The element with this CSS selector, as soon as it is there.
     pub async fn find(&self, css: &str) -> Element {
         let wait = self.client.wait().at_most(PATIENCE);
         wait.for_element(Locator::Css(css)).await.expect(css)
@@ -117,20 +117,20 @@ impl Browser {
 
     /// The text of an element, as soon as it is there.
     pub async fn text(&self, css: &str) -> String {
-        self.find(css).await.text().await.expect(ANSWERS)
+        self.find(css).await.text().await.expect(RESPONDS)
     }
 
-    /// How many elements there are now.
+    /// The number of elements now.
     pub async fn count(&self, css: &str) -> usize {
         let all = self.client.find_all(Locator::Css(css)).await;
-        all.expect(ANSWERS).len()
+        all.expect(RESPONDS).len()
     }
 
     /// Waits until a script returns true.
     ///
     /// # Panics
     ///
-    /// When that does not come to be.
+    /// When it does not in time.
     pub async fn wait_until(&self, script: &str) {
         let wait = async {
             while self.run(script).await != true {
@@ -147,9 +147,9 @@ impl Browser {
         self.wait_until(&script).await;
     }
 
-    /// What a script returns.
+    /// Runs a script and returns its value.
     pub async fn run(&self, script: &str) -> Value {
-        self.client.execute(script, vec![]).await.expect(ANSWERS)
+        self.client.execute(script, vec![]).await.expect(RESPONDS)
     }
 
     /// Whether a dialog is open, such as that of `alert`.
@@ -157,8 +157,8 @@ impl Browser {
         self.client.get_alert_text().await.is_ok()
     }
 
-    /// What Chromium has logged since the last call: `browser` is the console, `performance`
-    /// the events of its network, among others.
+    /// The log of Chromium since the last call: `browser` is the console, `performance` has the
+    /// events of the network, among others.
     ///
     /// # Panics
     ///
@@ -168,29 +168,29 @@ impl Browser {
         log.as_array().expect("a list").clone()
     }
 
-    /// A command of the protocol that the developer tools speak.
+    /// Sends a command of the protocol of the developer tools.
     pub async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
         self.command("goog/cdp/execute", body).await
     }
 
-    /// A picture of the window, as PNG.
+    /// Takes a picture of the window, as PNG.
     pub async fn screenshot(&self) -> Vec<u8> {
-        self.client.screenshot().await.expect(ANSWERS)
+        self.client.screenshot().await.expect(RESPONDS)
     }
 
     /// Closes the window.
     pub async fn close(self) {
-        self.client.close().await.expect(ANSWERS);
+        self.client.close().await.expect(RESPONDS);
     }
 
     async fn command(&self, path: &'static str, body: Value) -> Value {
         let command = VendorCommand { path, body };
-        self.client.issue_cmd(command).await.expect(ANSWERS)
+        self.client.issue_cmd(command).await.expect(RESPONDS)
     }
 }
 
-/// A command of Chromium's own.
+/// A command that only Chromium has.
 #[derive(Debug)]
 struct VendorCommand {
     path: &'static str,

@@ -1,5 +1,4 @@
-//! Frames of HTTP/2 as they are on the wire (RFC 9113, section 4.1), for peers that no library
-//! would be.
+//! Frames of HTTP/2 on the wire (RFC 9113, section 4.1), for peers that do what no library does.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -14,17 +13,17 @@ pub const PING: u8 = 6;
 /// The type of GOAWAY.
 pub const GOAWAY: u8 = 7;
 
-/// The flag of SETTINGS and PING that acknowledge one.
+/// The flag of an acknowledgement, on SETTINGS and PING.
 pub const ACK: u8 = 1;
 /// The flag of the last frame of a stream.
 pub const END_STREAM: u8 = 1;
-/// The flag of HEADERS that no CONTINUATION follows.
+/// The flag of HEADERS without CONTINUATION.
 pub const END_HEADERS: u8 = 4;
 
-/// The stream of the frames that concern the connection.
+/// The stream id of frames that concern the whole connection.
 pub const CONNECTION: [u8; 4] = [0; 4];
 
-/// What a client sends before any frame.
+/// The bytes that a client sends before any frame.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HEAD: usize = 9;
@@ -32,18 +31,18 @@ const HEAD: usize = 9;
 /// A frame.
 #[derive(Debug)]
 pub struct Frame {
-    /// Its type.
+    /// The type.
     pub kind: u8,
-    /// Its flags.
+    /// The flags.
     pub flags: u8,
-    /// The stream that it belongs to.
+    /// The id of its stream.
     pub stream: [u8; 4],
-    /// What comes after its head.
+    /// The bytes after the head.
     pub payload: Bytes,
 }
 
 impl Frame {
-    /// Takes the first frame, if all of it is there.
+    /// Takes the first frame off the bytes, if all of it has been received.
     pub fn take(received: &mut BytesMut) -> Option<Self> {
         let [a, b, c, kind, flags, stream @ ..] = *received.first_chunk::<HEAD>()?;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -64,7 +63,7 @@ impl Frame {
 ///
 /// # Panics
 ///
-/// When the payload is longer than a length of three bytes can say.
+/// When the length of the payload does not fit into three bytes.
 pub fn frame(kind: u8, flags: u8, stream: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("it is short");
     let [0, a, b, c] = length.to_be_bytes() else {
@@ -81,12 +80,12 @@ pub fn hello() -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, CONNECTION, b"")].concat()
 }
 
-/// The HEADERS of a request: GET to its end, or POST with a body to come. `number` counts the
-/// requests of a client from 0.
+/// The HEADERS of a request: a GET without a body, or a POST whose body follows. `number` counts
+/// the requests of a client from 0.
 ///
 /// # Panics
 ///
-/// When the path is longer than 126 bytes, or there are too many requests.
+/// When the path is longer than 126 bytes.
 pub fn request(number: u32, is_get: bool, path: &str) -> Vec<u8> {
     let method = if is_get { 0x82 } else { 0x83 };
     let length = u8::try_from(path.len()).ok().filter(|length| *length < 127);

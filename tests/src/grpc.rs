@@ -1,9 +1,9 @@
-//! A client for HTTP/2 and gRPC that sends just the headers and bytes it is told to.
+//! A client for HTTP/2 and gRPC that sends exactly the given headers and bytes.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -11,10 +11,10 @@ use tokio::{net::TcpStream, runtime, time::timeout};
 
 use crate::PATIENCE;
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
-pub struct Answer {
-    /// The HTTP status; 200 for all that gRPC answers.
+pub struct Response {
+    /// The HTTP status; 200 for every gRPC status.
     pub status: StatusCode,
     /// The headers: for gRPC the initial metadata.
     pub headers: HeaderMap,
@@ -24,8 +24,8 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-impl Answer {
-    /// The gRPC code, wherever it stands.
+impl Response {
+    /// The gRPC code, in the trailers or in the headers.
     ///
     /// # Panics
     ///
@@ -39,7 +39,7 @@ impl Answer {
         code.to_str().expect("a number").parse().expect("a number")
     }
 
-    /// The gRPC message as it came, percent-encoded; `""` where there is none.
+    /// The gRPC message, still percent-encoded; `""` where there is none.
     pub fn message(&self) -> &str {
         let message = self
             .trailers
@@ -52,17 +52,17 @@ impl Answer {
     ///
     /// # Panics
     ///
-    /// When it is not there once.
+    /// When it is missing, or there twice.
     pub fn id(&self) -> &str {
         let mut ids = self.headers.get_all("request_id").iter();
-        let id = ids.next().expect("every answer has an id");
+        let id = ids.next().expect("every response has an id");
         assert!(ids.next().is_none(), "the id is there twice");
         id.to_str().expect("visible ASCII")
     }
 }
 
 /// Calls `ProcessName` with this name.
-pub fn process_name(address: SocketAddr, name: &str, headers: &[(&str, &[u8])]) -> Answer {
+pub fn process_name(address: SocketAddr, name: &str, headers: &[(&str, &[u8])]) -> Response {
     let length = u8::try_from(name.len()).ok().filter(|length| *length < 128);
     let mut message = vec![0x0A]; // field 1, length-delimited
     match length {
@@ -76,8 +76,13 @@ pub fn process_name(address: SocketAddr, name: &str, headers: &[(&str, &[u8])]) 
     call(address, "/app.grpc.Service1/ProcessName", headers, &message)
 }
 
-/// Calls a method with this message, which need not be protobuf.
-pub fn call(address: SocketAddr, path: &str, headers: &[(&str, &[u8])], message: &[u8]) -> Answer {
+/// Calls a method with this message, which may be anything but protobuf.
+pub fn call(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &[u8])],
+    message: &[u8],
+) -> Response {
     let length = u32::try_from(message.len()).expect("messages of tests are shorter");
     let framed = [&[0], &length.to_be_bytes()[..], message].concat();
     let grpc: [(&str, &[u8]); 2] = [("content-type", b"application/grpc"), ("te", b"trailers")];
@@ -94,14 +99,14 @@ pub fn call(address: SocketAddr, path: &str, headers: &[(&str, &[u8])], message:
 ///
 /// # Panics
 ///
-/// When there is no answer.
+/// When there is no response.
 pub fn request(
     address: SocketAddr,
     method: Method,
     path: &str,
     headers: &[(&str, &[u8])],
     body: Vec<u8>,
-) -> Answer {
+) -> Response {
     let mut request = Request::builder()
         .method(method)
         .uri(format!("http://{address}{path}"));
@@ -114,7 +119,7 @@ pub fn request(
         .enable_all()
         .build()
         .expect("a runtime");
-    let answer = async {
+    let exchange = async {
         let connection = TcpStream::connect(address).await.expect("somebody listens");
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(connection))
@@ -124,15 +129,15 @@ pub fn request(
         let response = sender
             .send_request(request)
             .await
-            .expect("there is an answer");
-        let (parts, body) = Response::into_parts(response);
-        let body = body.collect().await.expect("the answer is whole");
-        Answer {
+            .expect("there is a response");
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.expect("the response is whole");
+        Response {
             status: parts.status,
             headers: parts.headers,
             trailers: body.trailers().cloned().unwrap_or_default(),
             body: body.to_bytes(),
         }
     };
-    runtime.block_on(async { timeout(PATIENCE, answer).await.expect("in time") })
+    runtime.block_on(async { timeout(PATIENCE, exchange).await.expect("in time") })
 }

@@ -1,4 +1,4 @@
-//! A client for HTTP/1.1 that sends just the bytes it is told to.
+//! A client for HTTP/1.1 that sends exactly the given bytes.
 
 use std::{
     io::{self, Read, Write},
@@ -7,14 +7,14 @@ use std::{
 
 use crate::PATIENCE;
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Response {
     /// The status code.
     pub status: u16,
     /// The headers in their order, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// What came after the head until the connection was closed, as it came.
+    /// The bytes after the head until the connection was closed, chunks and all.
     pub body: Vec<u8>,
 }
 
@@ -31,30 +31,31 @@ impl Response {
         value
     }
 
-    /// The request id that the answer has.
+    /// The request id of the response.
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// When the response has none.
     pub fn id(&self) -> &str {
-        self.header("x-request-id").expect("every answer has an id")
+        self.header("x-request-id")
+            .expect("every response has an id")
     }
 
     /// The body as text.
     ///
     /// # Panics
     ///
-    /// When it is none.
+    /// When the body is not UTF-8.
     pub fn text(&self) -> &str {
         str::from_utf8(&self.body).expect("the body is UTF-8")
     }
 
-    /// The body of an answer that came in chunks, and whether the last of them came: if not,
-    /// the answer was cut off.
+    /// The body of a response in chunks, and whether the last chunk came. Without it the response
+    /// was cut off.
     ///
     /// # Panics
     ///
-    /// When it did not come in chunks.
+    /// When the response did not come in chunks.
     pub fn chunked(&self) -> (String, bool) {
         assert_eq!(self.header("transfer-encoding"), Some("chunked"));
         let (mut rest, mut body) = (&self.body[..], Vec::new());
@@ -74,11 +75,11 @@ impl Response {
         (body, rest.starts_with(b"0\r\n"))
     }
 
-    /// The detail of a problem, after a look at all of its other members.
+    /// The detail of a problem. All other members are checked.
     ///
     /// # Panics
     ///
-    /// When it is no whole problem.
+    /// When the response is not a whole problem.
     pub fn problem(&self) -> String {
         assert_eq!(
             self.header("content-type"),
@@ -110,7 +111,7 @@ pub fn get_with(address: SocketAddr, path: &str, headers: &[(&str, &[u8])]) -> R
 ///
 /// # Panics
 ///
-/// When there is no answer.
+/// When there is no response, or the connection stays open.
 pub fn request(
     address: SocketAddr,
     method: &str,
@@ -130,14 +131,14 @@ pub fn request(
     let mut connection = send(address, &bytes);
     // A server that refuses a body may close before all of it was sent.
     let _ = connection.write_all(body);
-    read(connection).expect("there is an answer")
+    read(connection).expect("there is a response")
 }
 
 /// Opens a connection and sends these bytes on it.
 ///
 /// # Panics
 ///
-/// When that can't be done.
+/// When nobody listens, or the connection is closed meanwhile.
 pub fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut connection = TcpStream::connect(address).expect("somebody listens");
     connection

@@ -1,7 +1,10 @@
-//! What the tests of the pair stand on: [`Process`], a real service whose lines are read as
-//! they come, [`http`], [`grpc`] and [`frame`], clients that send just what they are told to, and
-//! [`browser`], a real one; [`load`] is many clients at once. [`testing`] is gRPC's own service and its
-//! cases.
+//! What the tests of the pair share.
+//!
+//! - [`Process`] is a real service whose log is read as it is written; [`Port`] is a port that a
+//!   service can come back to, and [`Fake`] a replica that breaks HTTP/2.
+//! - [`http`], [`grpc`] and [`frame`] are clients that send exactly the given bytes, [`browser`] is
+//!   Chromium, and [`load`] is many clients at once.
+//! - [`testing`] is gRPC's interoperability service and its cases.
 
 pub mod browser;
 mod fakes;

@@ -1,4 +1,4 @@
-//! [`Load`]: steady load from many connections, each answer of which is looked at.
+//! [`Load`]: steady load from many connections. Every response is checked.
 
 use std::{
     net::SocketAddr,
@@ -17,33 +17,33 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, runtime, task::JoinSet, time::sleep_until};
 
-/// What came of one request.
+/// One request and its outcome.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// When it was to be sent; waiting for its turn is part of its time.
+    /// When the request was due. Waiting for its turn counts as part of its time.
     pub at: Instant,
-    /// How long it took.
+    /// The time from then until the end of the response.
     pub took: Duration,
-    /// `Err` says what was wrong with the answer.
+    /// The error says what was wrong with the response.
     pub outcome: Result<(), String>,
-    /// Its request id.
+    /// The request id.
     pub id: String,
 }
 
-/// What a load asks for, and at which pace.
+/// The requests of a load, and their pace.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Connections, each with one request at a time.
+    /// The number of connections. Each has one request at a time.
     pub connections: usize,
-    /// From one request of a connection to its next, if the answer is there by then.
+    /// The time between two requests of a connection, if the response has come by then.
     pub interval: Duration,
-    /// The name to say hello to; `None` for another with each request.
+    /// The name to greet; `None` for a different name in each request.
     pub name: Option<&'static str>,
-    /// Whether a connection is kept for the next request.
+    /// Whether a connection is reused for the next request.
     pub is_kept: bool,
 }
 
-/// Load that runs.
+/// A load that is running.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -51,11 +51,11 @@ pub struct Load {
 }
 
 impl Load {
-    /// Begins.
+    /// Starts a load on a thread of its own.
     ///
     /// # Panics
     ///
-    /// When there is no thread for it.
+    /// When the thread can't be started.
     pub fn start(address: SocketAddr, plan: Plan) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
@@ -76,7 +76,7 @@ impl Load {
         Self { stop, thread }
     }
 
-    /// Ends it, and waits for the answers that are still to come.
+    /// Stops the load, and waits for the outstanding responses.
     ///
     /// # Panics
     ///
@@ -107,7 +107,7 @@ async fn connection(
 ) -> Vec<Sample> {
     let mut samples = Vec::new();
     let mut sender = None;
-    // Spread over the interval, not all at once.
+    // The connections start spread over the interval.
     let share = u32::try_from(number).unwrap_or(0);
     let all = u32::try_from(plan.connections).unwrap_or(1);
     let mut at = Instant::now() + plan.interval * share / all;
@@ -136,7 +136,7 @@ async fn connection(
             outcome,
             id,
         });
-        // Turns that were missed are left out, so that those who waited together part again.
+        // Missed turns are skipped, so that connections that waited together spread again.
         at += plan.interval;
         let now = Instant::now();
         while at < now {
@@ -157,14 +157,14 @@ async fn say_hello(sender: &mut Sender, name: &str, id: &str) -> Result<(), Stri
         .header("x-request-id", id)
         .body(Empty::new())
         .expect("a request");
-    let answer = sender.send_request(request).await;
-    let answer = answer.map_err(|error| format!("no answer: {error}"))?;
-    let status = answer.status();
-    let has_id = answer
+    let response = sender.send_request(request).await;
+    let response = response.map_err(|error| format!("no response: {error}"))?;
+    let status = response.status();
+    let has_id = response
         .headers()
         .get("x-request-id")
         .is_some_and(|its| its == id);
-    let body = answer.into_body().collect().await;
+    let body = response.into_body().collect().await;
     let body = body.map_err(|error| format!("cut: {error}"))?.to_bytes();
     if !has_id {
         return Err("it has another's id".into());
@@ -179,12 +179,12 @@ async fn say_hello(sender: &mut Sender, name: &str, id: &str) -> Result<(), Stri
         .ok_or_else(|| format!("a wrong body: {}", String::from_utf8_lossy(&body)))
 }
 
-/// What came of a load, in the order of time.
+/// The requests of a load, in the order of time.
 #[derive(Debug)]
 pub struct Samples(pub Vec<Sample>);
 
 impl Samples {
-    /// Those of a span of time.
+    /// The requests that were due in a span of time.
     #[must_use]
     pub fn within(&self, from: Instant, to: Instant) -> Self {
         let all = self.0.iter();
@@ -195,12 +195,12 @@ impl Samples {
         )
     }
 
-    /// How many there are.
+    /// The number of requests.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// What was wrong, by how often it was.
+    /// Each kind of failure, and how often it happened.
     pub fn failures(&self) -> Vec<(String, usize)> {
         let mut failures = std::collections::BTreeMap::<_, usize>::new();
         for failure in self.0.iter().filter_map(|one| one.outcome.as_ref().err()) {
@@ -209,16 +209,16 @@ impl Samples {
         failures.into_iter().collect()
     }
 
-    /// How many were answered as they should be.
+    /// The number of requests with the right response.
     pub fn served(&self) -> usize {
         self.0.iter().filter(|one| one.outcome.is_ok()).count()
     }
 
-    /// The time within which that share of the served was answered.
+    /// The time within which that share of the served requests had its response.
     ///
     /// # Panics
     ///
-    /// When none was.
+    /// When none was served.
     pub fn percentile(&self, share: f64) -> Duration {
         let served = self.0.iter().filter(|one| one.outcome.is_ok());
         let mut times: Vec<_> = served.map(|one| one.took).collect();

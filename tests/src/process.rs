@@ -16,11 +16,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{PATIENCE, Record};
 
-/// Asks `condition` until it has an answer.
+/// Calls `condition` until it returns a value.
 ///
 /// # Panics
 ///
-/// When there is none in time.
+/// When it returns none in time.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
@@ -32,7 +32,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A running service. It is killed when it is dropped.
+/// A running service. Dropping it kills the service.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -41,24 +41,24 @@ pub struct Process {
     stderr: Arc<Mutex<String>>,
 }
 
-/// What is left of a service that has ended.
+/// The exit status and the output of a service that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// What it wrote to stdout, by line: its log.
+    /// The lines of stdout: the log.
     pub stdout: Vec<String>,
-    /// What it wrote to stderr.
+    /// All of stderr.
     pub stderr: String,
 }
 
 impl Ended {
-    /// Its whole log.
+    /// The whole log.
     pub fn log(&self) -> Vec<Record> {
         read(&self.stdout)
     }
 
-    /// Its whole log by request id, each request's lines in their order.
+    /// The whole log by request id, with the lines of each request in their order.
     pub fn log_by_id(&self) -> HashMap<String, Vec<Record>> {
         let mut by_id = HashMap::<_, Vec<_>>::new();
         for line in self.log() {
@@ -68,7 +68,7 @@ impl Ended {
         by_id
     }
 
-    /// Whether there is a line with these text fields in its log.
+    /// Whether the log has a line with these text fields.
     pub fn has_line(&self, fields: &[(&str, &str)]) -> bool {
         self.log().iter().any(|line| line.has(fields))
     }
@@ -79,24 +79,24 @@ fn read(lines: &[String]) -> Vec<Record> {
 }
 
 impl Process {
-    /// Starts a program of this workspace with these variables, on loopback and on free ports
-    /// unless they say otherwise, and does not wait for anything.
+    /// Starts a program of this workspace with these variables, and waits for nothing. It listens
+    /// on loopback and on free ports unless the variables say otherwise.
     ///
     /// # Panics
     ///
-    /// When it can't be built or started.
+    /// When the program can't be built or started.
     pub fn spawn(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(path_of(program));
         command.args(arguments);
         Self::spawn_command(command, variables)
     }
 
-    /// Starts a service by way of `wrapper`, a program that replaces itself with the rest of its
-    /// arguments, and waits until it listens.
+    /// Starts a service through `wrapper`, a program that replaces itself with the rest of its
+    /// arguments, and waits until the service listens.
     ///
     /// # Panics
     ///
-    /// When it can't be built or started.
+    /// When the service can't be built or started.
     pub fn start_within(wrapper: &[&str], program: &str, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).arg(path_of(program));
@@ -167,7 +167,7 @@ impl Process {
         (service1, service2)
     }
 
-    /// Waits until `/readyz` answers 200.
+    /// Waits until `/readyz` returns 200.
     pub fn wait_until_ready(&self) {
         let address = self.http();
         wait_for("readiness", || {
@@ -175,12 +175,12 @@ impl Process {
         });
     }
 
-    /// The address of its HTTP port.
+    /// The address of the HTTP port.
     pub fn http(&self) -> SocketAddr {
         self.listens_with("http")
     }
 
-    /// The address of its gRPC port.
+    /// The address of the gRPC port.
     pub fn grpc(&self) -> SocketAddr {
         self.listens_with("grpc")
     }
@@ -192,12 +192,12 @@ impl Process {
             .expect("the line has the address")
     }
 
-    /// Its log up to now.
+    /// The log up to now.
     pub fn log(&self) -> Vec<Record> {
         read(&lock(&self.lines))
     }
 
-    /// The lines of its log up to now that have this request id.
+    /// The lines of the log up to now that have this request id.
     pub fn log_of(&self, id: &str) -> Vec<Record> {
         let mut log = self.log();
         log.retain(|line| line.text("request_id") == id);
@@ -224,8 +224,7 @@ impl Process {
         self.child.id()
     }
 
-    /// A figure of `/proc/PID/status` by its name, in KiB: `VmRSS` is its memory now, `VmHWM` the
-    /// most that it has had.
+    /// A figure of `/proc/PID/status` in KiB: `VmRSS` is the memory now, `VmHWM` its peak.
     ///
     /// # Panics
     ///
@@ -237,11 +236,12 @@ impl Process {
         figure.expect("the figure").parse().expect("a number")
     }
 
-    /// A figure of its `/metrics`, by what its line begins with; 0 where it is not there.
+    /// A figure of `/metrics` by the beginning of its line. A figure that is missing is 0, as
+    /// counters appear with their first count.
     ///
     /// # Panics
     ///
-    /// When it is no number.
+    /// When the figure is not a number.
     pub fn metric(&self, name: &str) -> f64 {
         let metrics = crate::http::get(self.http(), "/metrics");
         let mut lines = metrics.text().lines();
@@ -249,11 +249,11 @@ impl Process {
         figure.map_or(0.0, |figure| figure.trim().parse().expect("a number"))
     }
 
-    /// Sends it a signal by name, such as `TERM`.
+    /// Sends a signal by name, such as `TERM`. After `STOP`, waits until all threads have stopped.
     ///
     /// # Panics
     ///
-    /// When there is no process to send it to.
+    /// When the process is gone.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args(["-s", name, &self.pid().to_string()])
@@ -274,11 +274,11 @@ impl Process {
         }
     }
 
-    /// Waits for it to end.
+    /// Waits for the process to end.
     ///
     /// # Panics
     ///
-    /// When it does not.
+    /// When it does not end in time.
     pub fn ended(mut self) -> Ended {
         let status = wait_for("the end of the process", || {
             self.child.try_wait().expect("it is ours")
@@ -293,7 +293,7 @@ impl Process {
         }
     }
 
-    /// Ends it with SIGTERM.
+    /// Ends the process with SIGTERM.
     pub fn terminate(self) -> Ended {
         self.signal("TERM");
         self.ended()
@@ -302,7 +302,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended, or been stopped by a test; either way it goes.
+        // A test may have ended the process, or stopped it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -312,11 +312,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets this process have as many files open as the system allows, which connections are, too.
+/// Raises the limit of open files, and so of connections, as far as the system allows.
 ///
 /// # Panics
 ///
-/// When the system does not allow what it says it does.
+/// When the system refuses its own maximum.
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -326,7 +326,7 @@ pub fn raise_file_limit() {
     setrlimit(Resource::Nofile, raised).expect("it is not beyond the maximum");
 }
 
-/// A program that is to listen on free ports, for a test that has its own way with its stdout.
+/// A program that will listen on free ports, for a test that handles its stdout itself.
 pub fn command(program: &str, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(path_of(program));
     set_up(&mut command, variables);
@@ -346,7 +346,7 @@ fn set_up<'a>(command: &'a mut Command, variables: &[(&str, &str)]) -> &'a mut C
         .stdin(Stdio::null())
 }
 
-/// Where a program of this workspace is, built as it stands now.
+/// The path of a program of this workspace, built from the sources as they are now.
 fn path_of(program: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let directory = BUILT.get_or_init(|| {

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// A JSON object on a line of its own in which no key stands twice.
+/// A line that is a JSON object without duplicate keys.
 #[derive(Debug, Clone)]
 pub struct Record(Map<String, Value>);
 
@@ -17,12 +17,12 @@ impl Record {
     ///
     /// # Panics
     ///
-    /// When the line is no such object.
+    /// When the line is anything else.
     pub fn read(line: &str) -> Self {
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    /// A text field, or `""` where it is missing.
+    /// A text field, or `""` where the field is missing.
     pub fn text(&self, key: &str) -> &str {
         self.0.get(key).and_then(Value::as_str).unwrap_or_default()
     }
@@ -32,7 +32,8 @@ impl Record {
         self.0.get(key).and_then(Value::as_f64)
     }
 
-    /// Whether all of these text fields are there with these values.
+    /// Whether the line has all of these text fields with these values. A field that is missing
+    /// is not a field that is empty.
     pub fn has(&self, fields: &[(&str, &str)]) -> bool {
         fields.iter().all(|(key, value)| self.text(key) == *value)
     }

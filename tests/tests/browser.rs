@@ -1,5 +1,5 @@
-//! The page in a real browser. Without Chromium and its driver the tests are skipped, and say
-//! so; that is why they have a `main` of their own.
+//! The page in a real browser. Without Chromium and its driver the tests are skipped, and a `main`
+//! of their own says so.
 
 use std::{fs, path::Path};
 
@@ -24,11 +24,11 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        // One after the other: they share two cores with a browser.
+        // One after the other: a browser takes two cores.
         run(
             &driver,
-            "the form asks and the page answers",
-            the_form_asks_and_the_page_answers,
+            "the form is sent and the page greets",
+            the_form_is_sent_and_the_page_greets,
         )
         .await;
         run(
@@ -39,8 +39,8 @@ fn main() {
         .await;
         run(
             &driver,
-            "what is typed is never run",
-            what_is_typed_is_never_run,
+            "input is never run as code",
+            input_is_never_run_as_code,
         )
         .await;
         run(
@@ -51,8 +51,8 @@ fn main() {
         .await;
         run(
             &driver,
-            "a failure is told in its section",
-            a_failure_is_told_in_its_section,
+            "a failure is shown in its section",
+            a_failure_is_shown_in_its_section,
         )
         .await;
         run(
@@ -65,7 +65,7 @@ fn main() {
     println!();
 }
 
-/// Runs one test in a window of its own, and looks then at what all of them promise.
+/// Runs one test in a window of its own, and then checks what every page promises.
 async fn run(driver: &Driver, name: &str, test: impl AsyncFnOnce(&Browser) -> Process) {
     let browser = driver.open().await;
     let service2 = test(&browser).await;
@@ -74,7 +74,8 @@ async fn run(driver: &Driver, name: &str, test: impl AsyncFnOnce(&Browser) -> Pr
     println!("test {name} ... ok");
 }
 
-/// The console is clean, but for the statuses of the pages; all was fetched from this origin.
+/// Asserts that the console shows nothing but the statuses of pages, and that everything was fetched
+/// from this origin.
 async fn assert_nothing_is_wrong(browser: &Browser, origin: &str) {
     for entry in browser.log("browser").await {
         let message = entry["message"].as_str().expect("a text");
@@ -112,14 +113,14 @@ async fn load(browser: &Browser, service2: &Process, query: &str) {
     browser.find("footer").await;
 }
 
-/// Types into a field in place of what is there.
+/// Replaces the text of a field.
 async fn fill_in(browser: &Browser, field: &str, text: &str) {
     let field = browser.find(&format!("#{field}")).await;
     field.clear().await.expect("it is a field");
     field.send_keys(text).await.expect("it is a field");
 }
 
-/// Sends the form with the Enter key, and waits for the end of the page that comes.
+/// Sends the form with the Enter key, and waits for the end of the next page.
 async fn submit(browser: &Browser) {
     let before = browser.text("#request-id").await;
     let field = browser.find("#name").await;
@@ -130,7 +131,7 @@ async fn submit(browser: &Browser) {
     browser.wait_until(&changed).await;
 }
 
-async fn the_form_asks_and_the_page_answers(browser: &Browser) -> Process {
+async fn the_form_is_sent_and_the_page_greets(browser: &Browser) -> Process {
     let (service1, service2) = Process::pair(&[]);
     load(browser, &service2, "").await;
     assert_eq!(browser.text("h1").await, "Hello Gonzalo!");
@@ -165,13 +166,13 @@ async fn the_form_asks_and_the_page_answers(browser: &Browser) -> Process {
     let access = service2.access_line(&id);
     assert!(access.text("first_request_line").contains("name=Ada"));
 
-    // The network panel draws the hops.
+    // The network panel of the browser draws the hops.
     let entries = "return performance.getEntriesByType('navigation')[0].serverTiming.map(entry => entry.name)";
     assert_eq!(
         browser.run(entries).await,
         json!(["sayHello", "getAll", "getStream", "total"])
     );
-    // All that can be typed into has a label, and the keyboard gets to it in the order of the page.
+    // Each field has a label.
     let labels =
         "return [...document.querySelectorAll('input')].every(input => input.labels.length == 1)";
     assert_eq!(browser.run(labels).await, true);
@@ -183,7 +184,7 @@ async fn items_appear_as_they_come(browser: &Browser) -> Process {
     let service2 = Process::service2(&fixture, &[]);
     let url = format!("http://{}/?stream_length=5", service2.http());
     browser.goto(&url).await;
-    // The fixture makes no more before it is told to.
+    // The fixture makes no more items before the release.
     browser.wait_for_count("#streamed li", 3).await;
     assert_eq!(browser.count("footer").await, 0, "the page has not ended");
     let more = "return getComputedStyle(document.querySelector('#streamed ol'), '::after').content";
@@ -195,7 +196,7 @@ async fn items_appear_as_they_come(browser: &Browser) -> Process {
     service2
 }
 
-async fn what_is_typed_is_never_run(browser: &Browser) -> Process {
+async fn input_is_never_run_as_code(browser: &Browser) -> Process {
     let (_service1, service2) = Process::pair(&[]);
     load(browser, &service2, "").await;
     for name in [
@@ -242,20 +243,20 @@ async fn a_mistake_is_marked_at_its_field(browser: &Browser) -> Process {
     service2
 }
 
-async fn a_failure_is_told_in_its_section(browser: &Browser) -> Process {
+async fn a_failure_is_shown_in_its_section(browser: &Browser) -> Process {
     let (service1, service2) = Process::pair(&[]);
     drop(service1);
     load(browser, &service2, "").await;
     let id = browser.text("#request-id").await;
     for section in ["header", "#all", "#streamed"] {
-        let told = browser.text(&format!("{section} .failure")).await;
-        assert!(told.contains("can't be reached; try again"), "{told}");
-        assert!(told.contains(&id), "{told}");
+        let shown = browser.text(&format!("{section} .failure")).await;
+        assert!(shown.contains("can't be reached; try again"), "{shown}");
+        assert!(shown.contains(&id), "{shown}");
     }
     service2
 }
 
-/// Saves a picture of each, into `target/screenshots`.
+/// Saves a picture of each screen in `target/screenshots`.
 async fn the_page_fits_all_screens(browser: &Browser) -> Process {
     let (_service1, service2) = Process::pair(&[]);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../screenshots");

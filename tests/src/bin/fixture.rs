@@ -1,5 +1,5 @@
-//! A service on the same stack as the pair, whose handlers do what the pair's never should:
-//! panic, hang, stream without end. It stands in for service1 where a test needs that.
+//! A service on the same stack as the pair, whose handlers panic, hang, or stream without end. It
+//! stands in for service1 where a test needs that.
 
 use std::{
     convert::Infallible,
@@ -41,7 +41,7 @@ struct Config {
     port: u16,
     #[arg(long, env, default_value_t = 0)]
     grpc_port: u16,
-    /// What each call of `ProcessName` is to do, whatever its name says
+    /// The orders for each call of `ProcessName`, whatever its name says
     #[arg(long, env)]
     orders: Option<String>,
 }
@@ -81,15 +81,15 @@ async fn slow() -> &'static str {
     "slow but there"
 }
 
-/// Keeps its worker from everything else.
+/// Blocks its worker.
 async fn block() {
     info!(action = "started");
-    // The worker idles once more, and writes the line.
+    // The worker goes idle once more, and writes the line.
     sleep(Duration::from_millis(10)).await;
     std::thread::sleep(Duration::from_mins(1));
 }
 
-/// Waits for ever, and tells when it is dropped.
+/// Waits for ever, and logs when it is dropped.
 async fn hang() -> &'static str {
     struct Dropped;
     impl Drop for Dropped {
@@ -125,7 +125,7 @@ async fn panic_later() -> Body {
     Body::from_stream(lines)
 }
 
-/// Two tasks that log: one that belongs to the request, one that does not.
+/// Two tasks that log: one with the context of the request, and one without.
 async fn tasks() -> &'static str {
     let within = context::spawn(async { info!(action = "within") });
     let without = tokio::spawn(async { info!(action = "without") });
@@ -134,7 +134,7 @@ async fn tasks() -> &'static str {
     "done"
 }
 
-/// An error as a handler answers it that knows nothing of problems.
+/// The error of a handler that knows nothing of problems.
 async fn bare(
     axum::extract::Path(status): axum::extract::Path<u16>,
 ) -> (http::StatusCode, &'static str) {
@@ -149,7 +149,7 @@ fn grpc(worker: &Worker, orders: Option<String>) -> Router {
         .into_router(worker)
 }
 
-/// Does what the orders say; where they leave it open, the response is the name.
+/// Does what the orders say. The response is the name unless the orders say otherwise.
 async fn obey(orders: &str, name: &str) -> Result<String, Status> {
     let (order, figure) = orders.split_once(' ').unwrap_or((orders, ""));
     match (order, figure.parse::<u16>()) {
@@ -213,7 +213,7 @@ impl service1_server::Service1 for Service1 {
     }
 }
 
-/// How many more items the streams send before they wait for a call of `/release`.
+/// The number of items that the streams may still send before a call of `/release`.
 static ITEMS: Semaphore = Semaphore::const_new(3);
 
 struct Api;

@@ -1,6 +1,6 @@
-//! The cases of gRPC's interoperability tests, through `common`, against the server at an address.
-//! Each that held is a line with its name and how many calls it made; the first that did not is a
-//! panic.
+//! Runs the cases of gRPC's interoperability tests through `common` against a server. Prints a
+//! line for each case that passes, with its name and the number of its calls. The first failure is
+//! a panic.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -29,7 +29,7 @@ async fn main() -> ExitCode {
             println!("{} {}", case.name, case.calls);
         }
     }
-    // By then the last calls that were dropped are reset.
+    // The last calls that were dropped need this time for their resets.
     tokio::time::sleep(Duration::from_millis(100)).await;
     ExitCode::SUCCESS
 }

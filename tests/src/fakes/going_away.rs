@@ -1,4 +1,4 @@
-//! A server that bounds the age of its connections, as gRPC's do with `MAX_CONNECTION_AGE`.
+//! A server that bounds the age of its connections, as gRPC's servers do (`MAX_CONNECTION_AGE`).
 
 use std::{
     pin::pin,
@@ -20,7 +20,7 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 
 const PROCESS_NAME: &str = "/app.grpc.Service1/ProcessName";
 
-/// Of so many calls one is refused.
+/// One call in this many is refused.
 const REFUSE_ONE_OF: usize = 20;
 
 const ITEMS: u8 = 50;

@@ -1,4 +1,4 @@
-//! [`Fake`]: a server that stands in for a replica where the fault is in its HTTP/2.
+//! [`Fake`]: a server that stands in for a replica with a fault in its HTTP/2.
 
 mod going_away;
 mod ping_counter;
@@ -19,10 +19,10 @@ use tokio::{
     sync::oneshot,
 };
 
-/// A server on a free port of loopback. It ends when it is dropped.
+/// A server on a free port of loopback. Dropping it ends it.
 ///
-/// It echoes the name of `ProcessName`, as the request and the response have the same wire form,
-/// and does not implement `grpc.health.v1`.
+/// The server echoes the name of `ProcessName`, as the request and the response have the same wire
+/// form, and does not implement `grpc.health.v1`.
 #[derive(Debug)]
 pub struct Fake {
     address: SocketAddr,
@@ -31,7 +31,7 @@ pub struct Fake {
     _stop: oneshot::Sender<()>,
 }
 
-/// What became of the calls of `ProcessName`.
+/// The number of calls of `ProcessName` by outcome.
 #[derive(Debug, Default)]
 struct Calls {
     seen: AtomicUsize,
@@ -41,8 +41,8 @@ struct Calls {
 
 impl Fake {
     /// Starts a server that sends GOAWAY on each connection when it is a second old, and lets the
-    /// calls on it run to their end. It refuses one call in twenty without processing it. A stream
-    /// of it has 50 items, one each 100 ms.
+    /// calls on it run to their end. The server refuses one call in twenty without processing it.
+    /// Its streams have 50 items, one every 100 ms.
     pub fn going_away() -> Self {
         let calls = Arc::new(Calls::default());
         Self::start(calls.clone(), move |socket| {
@@ -93,22 +93,22 @@ impl Fake {
         }
     }
 
-    /// Where it listens.
+    /// The address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it has accepted.
+    /// The number of connections that were accepted.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many calls of `ProcessName` it has processed.
+    /// The number of calls of `ProcessName` that were processed.
     pub fn processed(&self) -> usize {
         self.calls.processed.load(Ordering::Relaxed)
     }
 
-    /// How many it has refused.
+    /// The number of calls of `ProcessName` that were refused.
     pub fn refused(&self) -> usize {
         self.calls.refused.load(Ordering::Relaxed)
     }

@@ -1,5 +1,5 @@
-//! A server that counts PINGs as gRPC's do (gRFC A8), written at the level of frames, as libraries
-//! acknowledge PINGs by themselves.
+//! A server that counts PINGs as gRPC's servers do (gRFC A8). It handles frames itself, as HTTP/2
+//! libraries acknowledge PINGs unseen.
 
 use std::{
     collections::HashMap,
@@ -21,16 +21,16 @@ use crate::frame::{
     SETTINGS, frame,
 };
 
-/// A PING that comes sooner after the one before is a strike, and so many strikes are borne: the
-/// defaults of gRPC's servers.
+/// A PING that follows another sooner than this is a strike. One strike more than the maximum
+/// closes the connection. These are the defaults of gRPC's servers.
 const MIN_PING_INTERVAL: Duration = Duration::from_mins(5);
 const MAX_PING_STRIKES: u32 = 2;
 
-/// How long the response for a quiet name takes.
+/// The time until the response for a quiet name.
 const QUIET: Duration = Duration::from_secs(100);
 
-/// The question of `grpc.health.v1` for the whole server: an empty message. It is told by that, as
-/// the path is compressed.
+/// The request of `grpc.health.v1` for the whole server: an empty message. The message identifies
+/// it, as the path is compressed.
 const HEALTH: &[u8] = &[0; 5];
 
 /// Headers as HPACK: `:status: 200`, the content type, and the gRPC status.
@@ -116,7 +116,7 @@ impl Connection {
         self.socket.write_all(&frame).await
     }
 
-    /// Sends the response to a message, with which the PINGs so far are forgotten.
+    /// Sends the response to a message, and forgets the PINGs so far.
     async fn respond(&mut self, stream: [u8; 4], message: &[u8]) -> io::Result<()> {
         self.pings = Pings::default();
         let last = END_HEADERS | END_STREAM;
@@ -129,7 +129,7 @@ impl Connection {
         self.send(HEADERS, last, stream, OK).await
     }
 
-    /// Acknowledges a PING, or closes the connection if it is one too many.
+    /// Acknowledges a PING, or closes the connection for one too many.
     async fn ping(&mut self, payload: &[u8]) -> io::Result<()> {
         if self.pings.is_one_too_many() {
             // The last stream that was served, any; ENHANCE_YOUR_CALM; why.

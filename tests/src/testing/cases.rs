@@ -1,6 +1,6 @@
-//! The cases as a client: what gRPC's
-//! [descriptions](https://github.com/grpc/grpc/blob/master/doc/interop-test-descriptions.md) say of
-//! each, and in which a failure is a panic.
+//! The cases of a client, by gRPC's
+//! [descriptions](https://github.com/grpc/grpc/blob/master/doc/interop-test-descriptions.md). A
+//! failure is a panic.
 
 use std::{pin::Pin, time::Duration};
 
@@ -25,9 +25,9 @@ use super::{
 /// A case.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    /// Its name, as gRPC has it.
+    /// The name of the case in gRPC's descriptions.
     pub name: &'static str,
-    /// How many calls of it come to a server.
+    /// The number of calls that reach a server.
     pub calls: usize,
     run: fn(&Connect) -> Run<'_>,
 }
@@ -41,7 +41,7 @@ macro_rules! cases {
     };
 }
 
-/// All of them.
+/// All cases.
 pub const ALL: [Case; 21] = cases![
     empty_unary: 1,
     large_unary: 1,
@@ -70,7 +70,7 @@ pub const ALL: [Case; 21] = cases![
 ///
 /// # Panics
 ///
-/// When it does not hold, or the id is none.
+/// When the case fails, or the id is invalid.
 pub async fn run(case: &Case, id: &str, connect: &Connect) {
     let id = id.parse().expect("an id");
     let context = Context::new(id, Deadline::after(DEADLINE));
@@ -193,7 +193,7 @@ fn requests<T: Send + 'static>() -> (
 
 async fn ping_pong(connect: &Connect) {
     let (sender, requests) = requests();
-    // The server has nothing to respond to yet: the head must come all the same.
+    // The head must come although the server has no message to respond to yet.
     let responses = client(connect).full_duplex_call(requests).await;
     let mut responses = responses.expect("a response").into_inner();
     for (request, response) in REQUESTS.into_iter().zip(RESPONSES) {
@@ -345,8 +345,8 @@ fn compressed_stream() -> [StreamingInputCallRequest; 2] {
     [first, input(45_904)]
 }
 
-/// What gRPC's two cases of compressing clients begin with: a server that sees compression refuses
-/// what was to be compressed and is not.
+/// The beginning of gRPC's two cases of compressing clients: a server that sees compression refuses
+/// a request that should be compressed and is not.
 async fn compression_probe(connect: &Connect) {
     let mut client = client(connect);
     let unary = client.unary_call(compressed_unary()).await;
@@ -378,7 +378,7 @@ async fn server_compressed_unary(connect: &Connect) {
         };
         let response = client.unary_call(request).await.expect("a response");
         check_large(response.get_ref());
-        // tonic names the encoding also where it sends the one message without it.
+        // tonic names the encoding even where it sends its one message uncompressed.
         assert!(is_compressed(&response) || response_compressed.is_none());
     }
 }
@@ -404,7 +404,7 @@ async fn server_compressed_streaming(connect: &Connect) {
     }
 }
 
-/// As many calls at once as two connections have streams for, over one.
+/// As many calls at once over one connection as two connections have streams for.
 async fn concurrent_calls(connect: &Connect) {
     let client = client(connect);
     let calls = (0..MANY).map(|_| client.clone()).map(async |mut client| {

@@ -1,7 +1,7 @@
 //! gRPC's own interoperability tests: their service, and their cases as a client.
 //!
-//! Both are generic over the other side: each runs through `common` and over plain tonic, and the
-//! tests in `tests/interop` run both against grpcio.
+//! Both run through `common` and over plain tonic, whichever is on the other side; the tests in
+//! `tests/interop` run both against grpcio.
 
 pub mod cases;
 pub mod peers;

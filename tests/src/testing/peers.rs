@@ -1,4 +1,4 @@
-//! Who calls and who serves: `common`, or plain tonic.
+//! Clients and servers: through `common`, or of plain tonic.
 
 use std::{
     net::SocketAddr,
@@ -33,10 +33,10 @@ pub type Service = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 /// Makes clients of one kind, each with a connection of its own.
 pub type Connect = Box<dyn Fn() -> Service + Send + Sync>;
 
-/// How long a call may take where nothing else is said.
+/// The deadline of a call that sets none.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The configuration of a channel that nobody has changed.
+/// The default configuration of a channel.
 fn default_config() -> client::Config {
     #[derive(clap::Parser)]
     struct Defaults {
@@ -50,7 +50,7 @@ fn default_config() -> client::Config {
 ///
 /// # Panics
 ///
-/// When the address is none.
+/// When the address is invalid.
 pub fn ours(address: &str) -> Connect {
     let target: Target = address.parse().expect("an address");
     let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &default_config(), DEADLINE);
@@ -62,11 +62,11 @@ pub fn ours(address: &str) -> Connect {
     })
 }
 
-/// Clients of plain tonic, which are told the id and the deadline of the request in hand.
+/// Clients of plain tonic, with the id and the deadline of the current request.
 ///
 /// # Panics
 ///
-/// When the address is none.
+/// When the address is invalid.
 pub fn plain(address: SocketAddr) -> Connect {
     let endpoint = Endpoint::try_from(format!("http://{address}")).expect("a URL");
     Box::new(move || {
@@ -86,20 +86,20 @@ pub fn plain(address: SocketAddr) -> Connect {
     })
 }
 
-/// A server of plain tonic on a thread of its own, which keeps the headers of all calls.
+/// A server of plain tonic on a thread of its own. It records the headers of all calls.
 #[derive(Debug)]
 pub struct PlainServer {
-    /// Where it listens.
+    /// The address of the server.
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<HeaderMap>>>,
 }
 
 impl PlainServer {
-    /// One that ends with this process.
+    /// Starts a server that ends with this process.
     ///
     /// # Panics
     ///
-    /// When it can't be started.
+    /// When the server can't be started.
     pub fn start() -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let record = {

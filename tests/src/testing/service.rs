@@ -33,7 +33,7 @@ use super::proto::{
     },
 };
 
-/// The metadata that comes back with the head of a response, and with its end.
+/// The metadata that is echoed in the head of a response, and in its trailers.
 pub(super) const ECHO_INITIAL: &str = "x-grpc-test-echo-initial";
 pub(super) const ECHO_TRAILING: &str = "x-grpc-test-echo-trailing-bin";
 
@@ -45,7 +45,7 @@ pub fn services() -> (TestServiceServer<TestService>, CallsServer<Calls>) {
     (service, CallsServer::new(Calls))
 }
 
-/// Sends the two back: tonic has no trailers for a call that went well.
+/// Echoes the metadata. tonic lets no handler add trailers to a successful call.
 pub async fn echo(request: HttpRequest, next: Next) -> HttpResponse {
     let initial = asked(&request, ECHO_INITIAL);
     let trailing = asked(&request, ECHO_TRAILING);
@@ -69,8 +69,8 @@ fn asked(request: &HttpRequest, name: &'static str) -> Option<(HeaderName, Heade
     Some((HeaderName::from_static(name), value.clone()))
 }
 
-/// Tells in the log what is left of the call's deadline.
-fn tell() {
+/// Logs what is left of the deadline of the call.
+fn log_call() {
     if let Some(deadline) = context::deadline() {
         let left = deadline.remaining().unwrap_or_default();
         info!(action = "call", remaining = left.as_secs_f64());
@@ -81,7 +81,7 @@ fn is_true(value: Option<BoolValue>) -> bool {
     value.is_some_and(|value| value.value)
 }
 
-/// Refuses a request that was to be compressed and is not.
+/// Refuses a request that should be compressed and is not.
 fn check_compression(metadata: &MetadataMap, expected: Option<BoolValue>) -> Result<(), Status> {
     if is_true(expected) && metadata.get("grpc-encoding").is_none() {
         return Err(Status::invalid_argument("the request is not compressed"));
@@ -110,7 +110,7 @@ fn size(payload: Option<Payload>) -> usize {
 
 type Responses = Pin<Box<dyn Stream<Item = Result<StreamingOutputCallResponse, Status>> + Send>>;
 
-/// What one request of a stream asks for.
+/// The responses that one request of a stream asks for.
 fn responses(request: StreamingOutputCallRequest) -> Responses {
     if let Err(status) = check_status(request.response_status) {
         return stream::once(async { Err(status) }).boxed();
@@ -126,14 +126,14 @@ fn responses(request: StreamingOutputCallRequest) -> Responses {
     responses.boxed()
 }
 
-/// gRPC's service.
+/// gRPC's own service.
 #[derive(Debug, Clone, Copy)]
 pub struct TestService;
 
 #[tonic::async_trait]
 impl test_service_server::TestService for TestService {
     async fn empty_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
-        tell();
+        log_call();
         Ok(Response::new(Empty {}))
     }
 
@@ -141,7 +141,7 @@ impl test_service_server::TestService for TestService {
         &self,
         request: Request<SimpleRequest>,
     ) -> Result<Response<SimpleResponse>, Status> {
-        tell();
+        log_call();
         let (metadata, _, request) = request.into_parts();
         check_compression(&metadata, request.expect_compressed)?;
         check_status(request.response_status)?;
@@ -159,7 +159,7 @@ impl test_service_server::TestService for TestService {
         &self,
         request: Request<StreamingOutputCallRequest>,
     ) -> Result<Response<Responses>, Status> {
-        tell();
+        log_call();
         let request = request.into_inner();
         let mut parameters = request.response_parameters.iter();
         let is_compressed = parameters.any(|parameters| is_true(parameters.compressed));
@@ -174,7 +174,7 @@ impl test_service_server::TestService for TestService {
         &self,
         request: Request<Streaming<StreamingInputCallRequest>>,
     ) -> Result<Response<StreamingInputCallResponse>, Status> {
-        tell();
+        log_call();
         let (metadata, _, mut requests) = request.into_parts();
         let mut sum = 0;
         while let Some(request) = requests.message().await? {
@@ -192,7 +192,7 @@ impl test_service_server::TestService for TestService {
         &self,
         request: Request<Streaming<StreamingOutputCallRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        tell();
+        log_call();
         let requests = request.into_inner();
         let responses = requests.map_ok(responses).try_flatten().boxed();
         let mut response = Response::new(responses as Responses);
@@ -205,7 +205,7 @@ impl test_service_server::TestService for TestService {
     }
 }
 
-/// Ours.
+/// The service for calls that gRPC's own does not have.
 #[derive(Debug, Clone, Copy)]
 pub struct Calls;
 
@@ -243,12 +243,12 @@ impl calls_server::Calls for Calls {
         &self,
         request: Request<Streaming<Chunk>>,
     ) -> Result<Response<Streaming<Chunk>>, Status> {
-        tell();
+        log_call();
         Ok(Response::new(request.into_inner()))
     }
 
     async fn upload(&self, request: Request<Streaming<Chunk>>) -> Result<Response<Total>, Status> {
-        tell();
+        log_call();
         let mut chunks = request.into_inner();
         let mut bytes = 0;
         loop {
@@ -269,7 +269,7 @@ impl calls_server::Calls for Calls {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
 
     async fn watch(&self, request: Request<Chunk>) -> Result<Response<Self::WatchStream>, Status> {
-        tell();
+        log_call();
         let chunk = request.into_inner();
         let once = stream::once(async { Ok(chunk) });
         Ok(Response::new(once.chain(stream::pending()).boxed()))

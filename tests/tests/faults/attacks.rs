@@ -1,4 +1,4 @@
-//! Clients that mean harm, beside those that do not.
+//! Attacks, and well-behaved clients beside them.
 
 use std::{
     io::{Read, Write},
@@ -64,13 +64,14 @@ fn half_requests() -> String {
     for mut connection in connections {
         let patience = Some(Duration::from_secs(20));
         connection.set_read_timeout(patience).expect("a timeout");
-        let mut answer = Vec::new();
-        // Closed or reset; but not open.
-        if let Err(error) = connection.read_to_end(&mut answer) {
+        let mut response = Vec::new();
+        // Closed or reset, and not open.
+        if let Err(error) = connection.read_to_end(&mut response) {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         }
     }
     let closed = begin.elapsed();
+    // Those of the load, and the one that asks.
     wait_for("the service to know", || {
         (service2.metric("connections_open") < f64::from(ATTACKERS)).then_some(())
     });
@@ -161,7 +162,7 @@ fn send_settings_until_closed(address: SocketAddr) {
     for number in 0..500 {
         open.extend(frame::request(number, false, "/api/v1/say-hello"));
     }
-    // Another window for all streams has the server look at each of them.
+    // A new window for all streams makes the server visit each of them.
     let window = |size: u8| {
         let initial_window_size = [0, 4, 0, 0, 0xFF, size];
         frame::frame(frame::SETTINGS, 0, frame::CONNECTION, &initial_window_size)
@@ -177,7 +178,7 @@ fn send_settings_until_closed(address: SocketAddr) {
     }
 }
 
-/// Opens streams and resets each at once, until the server has had enough.
+/// Opens streams and resets each at once, until the server closes the connection.
 async fn reset_flood(address: SocketAddr) -> usize {
     let (sender, connection) = connect(address).await;
     let mut resets = 0;
@@ -197,7 +198,7 @@ async fn reset_flood(address: SocketAddr) -> usize {
     let end = timeout(Duration::from_secs(20), connection).await;
     let end = end.expect("it is closed").expect("no panic");
     let error = end.expect_err("it was not the wish of the client");
-    // The client may be too busy writing to read why.
+    // A client that is busy writing may not read the reason.
     let reason = error.reason();
     assert!(
         error.is_io() || reason == Some(Reason::ENHANCE_YOUR_CALM),
@@ -218,39 +219,39 @@ async fn long_headers(address: SocketAddr) -> String {
             .insert(name, "x".repeat(1_000).parse().expect("visible"));
     }
     let mut sender = sender.ready().await.expect("it is open");
-    let (answer, _) = sender.send_request(long, true).expect("it is sent");
-    match timeout(Duration::from_secs(20), answer)
+    let (response, _) = sender.send_request(long, true).expect("it is sent");
+    match timeout(Duration::from_secs(20), response)
         .await
         .expect("in time")
     {
-        Ok(answer) => {
-            assert_eq!(answer.status(), 431);
+        Ok(response) => {
+            assert_eq!(response.status(), 431);
             "431".into()
         }
         Err(error) => format!("{:?}", error.reason().expect("a reason")),
     }
 }
 
-/// Asks for 10,000 streams on one connection at once: how many of them are refused.
+/// Opens 10,000 streams on one connection at once, and returns how many are refused.
 async fn many_streams(address: SocketAddr) -> usize {
     let (mut sender, _connection) = connect(address).await;
-    let mut answers = tokio::task::JoinSet::new();
+    let mut responses = tokio::task::JoinSet::new();
     for _ in 0..10_000 {
         sender = sender.ready().await.expect("it is open");
-        let (answer, _) = sender
+        let (response, _) = sender
             .send_request(request(address), true)
             .expect("it is sent");
-        answers.spawn(async move { answer.await.map(|answer| answer.status().as_u16()) });
+        responses.spawn(async move { response.await.map(|response| response.status().as_u16()) });
     }
-    let all = timeout(Duration::from_secs(20), answers.join_all()).await;
+    let all = timeout(Duration::from_secs(20), responses.join_all()).await;
     let all = all.expect("none is left waiting");
     let served = all
         .iter()
-        .filter(|answer| matches!(answer, Ok(200)))
+        .filter(|response| matches!(response, Ok(200)))
         .count();
     let shed = all
         .iter()
-        .filter(|answer| matches!(answer, Ok(503)))
+        .filter(|response| matches!(response, Ok(503)))
         .count();
     assert!(
         served + shed < 1_000,

@@ -1,4 +1,4 @@
-//! Clients of `common` by themselves, for what service2 never does.
+//! Clients of `common` without service2, for calls that service2 never makes.
 
 use std::{
     thread,
@@ -38,7 +38,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
 ];
 
-/// A channel whose methods are all declared as they are, or none as idempotent.
+/// A channel with the declared idempotency of all methods, or with none.
 fn channel(target: &str, is_idempotent: bool) -> Channel {
     #[derive(Parser)]
     struct Config {

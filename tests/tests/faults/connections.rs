@@ -1,4 +1,4 @@
-//! Connections that end, fill up or are watched while calls are on them.
+//! Connections that end, fill up or are idle, with calls on them.
 
 use std::{
     io::{self, Read},
@@ -39,7 +39,7 @@ pub(crate) const QUIET_ROWS: &[Row] = &[(
     pings_are_counted,
 )];
 
-/// A stream that goes on for as long as its deadline lets it.
+/// A stream that lasts until its deadline.
 const ENDLESS: &[u8] = b"GET /api/v1/items/stream?length=2147483647 HTTP/1.1\r\nhost: test\r\n\r\n";
 
 fn the_only_one_is_replaced_beside_a_stream() -> String {

@@ -70,18 +70,18 @@ fn other_codes_beside_a_good_one() -> String {
     shown.join("; ")
 }
 
-/// What was seen of a bad replica beside a good one.
+/// The effects of a bad replica beside a good one.
 struct Beside {
-    /// How many requests failed.
+    /// The number of requests that failed.
     failed: usize,
     /// The share of the requests that failed after the first second.
     failed_later: f64,
-    /// The share of the calls that reached the bad one after the first second.
+    /// The share of the calls that reached the bad replica after the first second.
     reached: f64,
     shown: String,
 }
 
-/// A replica that does as it is told at once, beside one that needs 20 ms.
+/// A replica that obeys these orders at once, beside one that needs 20 ms.
 fn beside_a_good_one(orders: &str) -> Beside {
     let (good, bad) = (
         fixture(&[("ORDERS", "wait 20")]),

@@ -1,4 +1,4 @@
-//! Clients that take all that a service has, and let newcomers have nothing.
+//! Clients that take everything a service has, and leave nothing to newcomers.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -56,7 +56,7 @@ fn pair() -> (Process, Process) {
     (service1, service2)
 }
 
-/// Lets newcomers ask for five seconds, in the middle of what `attack` does.
+/// Probes the service with newcomers for five seconds while `attack` goes on.
 fn probe_beside<F>(address: SocketAddr, attack: impl FnOnce() -> F + Send + 'static) -> String
 where
     F: Future<Output = ()>,
@@ -84,12 +84,12 @@ where
     )
 }
 
-/// Keeps that many streams of a path open on each of some connections, and takes nothing.
+/// Keeps that many streams of a path open on each connection, and reads nothing.
 async fn take_nothing(address: SocketAddr, connections: usize, streams: u32, path: &'static str) {
     take(0, address, connections, streams, path).await;
 }
 
-/// The same, but takes a byte.
+/// The same, but reads a byte of each.
 async fn take_little(address: SocketAddr, connections: usize, streams: u32, path: &'static str) {
     take(1, address, connections, streams, path).await;
 }
@@ -103,7 +103,7 @@ async fn take(
 ) {
     let connections = (0..connections).map(|_| async move {
         loop {
-            // A connection that is closed is opened again.
+            // A closed connection is opened again.
             let Ok(socket) = TcpStream::connect(address).await else {
                 return;
             };
@@ -124,7 +124,7 @@ async fn take(
     join_all(connections).await;
 }
 
-/// Keeps a stream open, and another when it ends.
+/// Keeps a stream open, and opens another when it ends.
 async fn hold(
     number: u32,
     sender: SendRequest<Bytes>,
@@ -166,7 +166,7 @@ fn scrapes_take_nothing() -> String {
     shown
 }
 
-/// service2 in front of a service1 that has room for all, so that service2 has to choose.
+/// service2 in front of a service1 with room for all calls, so that the limit of service2 counts.
 fn pair_with_room(variables: &[(&str, &str)]) -> (Process, Process) {
     let service1 = Process::start("service1", &[("MAX_IN_FLIGHT", "10000"), QUIET]);
     let service2 = edge(&[&service1], &[variables, &[QUIET]].concat());
@@ -174,8 +174,8 @@ fn pair_with_room(variables: &[(&str, &str)]) -> (Process, Process) {
     (service1, service2)
 }
 
-/// That many clients send something and read nothing. They come from another address than the
-/// newcomers, one every two milliseconds.
+/// That many clients send these bytes and read nothing. They start one every two milliseconds, and
+/// have another address than the newcomers.
 async fn read_nothing(address: SocketAddr, clients: u32, bytes: &str) {
     let clients = (0..clients).map(|number| async move {
         time::sleep(Duration::from_millis(2) * number).await;
@@ -184,7 +184,7 @@ async fn read_nothing(address: SocketAddr, clients: u32, bytes: &str) {
         let own = SocketAddr::from(([127, 0, 0, 2], 0));
         socket.bind(own).expect("all of 127.0.0.0/8 is ours");
         let mut socket = socket.connect(address).await.expect("it listens");
-        // It may be closed before it has all.
+        // The service may close the connection before it has read all.
         let _ = socket.write_all(bytes.as_bytes()).await;
         socket
     });
@@ -244,8 +244,8 @@ fn memory_of_the_backend() -> String {
     format!("{grown} MB; {refused} of 300 refused")
 }
 
-/// Sends all but the last byte of a message of 4 MB, and keeps the stream open. The gRPC status, if
-/// there is one before that.
+/// Sends all but the last byte of a message of 4 MB, and keeps the stream open. Returns the gRPC
+/// status of the response, which may come before the end.
 async fn send_half_a_message(sender: SendRequest<Bytes>, address: SocketAddr) -> Option<String> {
     const LENGTH: u32 = 4 * 1_024 * 1_024;
     let mut sender = sender.ready().await.ok()?;

@@ -1,8 +1,8 @@
 //! The failure suite: the pair under load, and what breaks around it.
 //!
-//! Real processes on loopback, one fault after the other. It prints a table and writes it to
-//! `target/faults.md`; `make faults` runs it on the release build. An argument selects the rows
-//! that have it in their fault.
+//! Real processes on loopback, one fault after the other. The suite prints a table and writes it
+//! to `target/faults.md`; `make faults` runs it on the release build. Each argument selects the
+//! rows that have it in their fault; an argument that selects none fails the suite.
 
 mod attacks;
 mod clients;
@@ -61,7 +61,7 @@ const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::process=info");
 /// One row: the fault, what must be seen, and the test that returns what was.
 type Row = (&'static str, &'static str, fn() -> String);
 
-/// The rows by subject, which run one after the other.
+/// The rows by subject. They run one after the other.
 const ROWS: [&[Row]; 8] = [
     replicas::ROWS,
     lateness::ROWS,
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// service2 in front of these, ready on all workers.
+/// service2 in front of these replicas, ready on all workers.
 fn edge(backends: &[&Process], variables: &[(&str, &str)]) -> Process {
     let targets: Vec<_> = backends.iter().map(|one| one.grpc().to_string()).collect();
     edge_of(&targets.join(","), variables)
@@ -136,7 +136,7 @@ fn backend(port: u16) -> Process {
     Process::start("service1", &[("GRPC_PORT", &port), log])
 }
 
-/// The fixture, with variables such as the `ORDERS` that say what its calls do.
+/// The fixture, with variables such as `ORDERS`, which say what its calls do.
 fn fixture(variables: &[(&str, &str)]) -> Process {
     Process::start("fixture", &[&[QUIET], variables].concat())
 }
@@ -145,7 +145,7 @@ fn picks(service2: &Process, replica: impl Display) -> f64 {
     service2.metric(&format!("replica_picks_total{{replica=\"{replica}\"}}"))
 }
 
-/// Nothing was wrong with any of the answers.
+/// Asserts that all responses were right.
 fn assert_none_failed(samples: &Samples) -> String {
     let failures = samples.failures();
     assert!(
@@ -156,7 +156,7 @@ fn assert_none_failed(samples: &Samples) -> String {
     format!("0 of {} failed", samples.count())
 }
 
-/// The log of an edge does not have that it has lost a replica.
+/// Asserts that an edge has logged no lost replica.
 fn assert_none_was_lost(service2: &Process) {
     let log = service2.log();
     let lost = log

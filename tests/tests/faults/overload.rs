@@ -1,4 +1,4 @@
-//! More than can be carried, by the edge or by what is behind it.
+//! More load than the edge, or a replica behind it, can carry.
 
 use std::{thread::sleep, time::Duration};
 
@@ -43,7 +43,7 @@ fn three_times_the_load() -> String {
     assert!(closed.failures().is_empty(), "{:?}", closed.failures());
     let peak = rate(closed.served());
     let before = service2.memory("VmHWM");
-    // So many connections that none has to wait for its turn.
+    // Enough connections that no request has to wait for its turn.
     let open = run(600, Duration::from_secs_f64(600.0 / (3.0 * peak)));
     let (goodput, p99) = (rate(open.served()), open.percentile(0.99));
     let refused: usize = open.failures().iter().map(|(_, count)| count).sum();
@@ -71,8 +71,8 @@ fn three_times_the_calls() -> String {
     let fixture = fixture(&[("WORKERS", "1"), ("ORDERS", "work")]);
     let service2 = edge(&[&fixture], &[("WORKERS", "1"), ("MAX_IN_FLIGHT", "10000")]);
     tests::raise_file_limit();
-    // So many connections that none has to wait for its turn, and so long that the deadlines of
-    // many calls end at once.
+    // Enough connections that no request has to wait for its turn, and long enough that the
+    // deadlines of many calls end at once.
     let plan = Plan {
         connections: 5 * 3 * 480,
         interval: 5 * SECOND,

@@ -1,4 +1,4 @@
-//! Replicas that die, freeze, vanish, come back and are replaced.
+//! Replicas that die, freeze, vanish, come back, or are replaced.
 
 use std::{
     collections::HashSet,
@@ -55,8 +55,8 @@ pub(crate) const ROWS: &[Row] = &[
     ),
 ];
 
-/// How long until a silent replica is known: its calls are late, then it has a second to show that
-/// it lives, and the rest is slack.
+/// The time until a silent replica is detected: its calls become late, then it has a second to
+/// show a sign of life. The rest is slack.
 const UNTIL_SILENCE_IS_KNOWN: Duration = Duration::from_secs(2);
 
 fn one_of_two_is_killed() -> String {
@@ -106,7 +106,7 @@ fn one_of_two_is_frozen() -> String {
     )
 }
 
-/// A replica is out for ten seconds without any sign of it.
+/// A replica is out for ten seconds, and nothing tells the edge.
 fn out_for_ten_seconds(
     service2: &Process,
     replica: &str,
@@ -123,7 +123,7 @@ fn out_for_ten_seconds(
     let before = picks(service2, replica);
     let returned = Instant::now();
     back();
-    // More than the probes, one for each worker.
+    // More picks than the probes, of which there is one for each worker.
     wait_for("picks", || {
         (picks(service2, replica) > before + 20.0).then_some(())
     });
@@ -147,7 +147,7 @@ fn out_for_ten_seconds(
     )
 }
 
-/// A network namespace of our own, with a cable to it.
+/// A network namespace, with a cable to it.
 struct Namespace;
 
 const NAMESPACE: &str = "mesh-faults";
@@ -176,7 +176,7 @@ impl Namespace {
         is_up.then_some(new)
     }
 
-    /// The end of the cable that is inside: what is sent while it is `down` is lost.
+    /// Sets the inner end of the cable `up` or `down`. Packets that meet it `down` are lost.
     fn cable(&self, state: &str) -> bool {
         let Self = self;
         ip(&["-n", NAMESPACE, "link", "set", "mesh-in", state])
@@ -283,7 +283,7 @@ fn all_are_gone_for_a_while() -> String {
     let begin = Instant::now();
     sleep(SECOND);
     let calm = Instant::now();
-    sleep(SECOND / 10); // for those in flight
+    sleep(SECOND / 10); // for requests in flight
     drop(replicas); // kill -9
     let gone = Instant::now();
     sleep(30 * SECOND);
@@ -327,7 +327,7 @@ fn all_are_gone_for_a_while() -> String {
     )
 }
 
-/// A mount namespace in which `/etc/hosts` is a file of ours, which then has the name no more.
+/// In a mount namespace with an `/etc/hosts` of its own, which loses the name.
 fn the_look_up_fails() -> String {
     let directory = std::env::temp_dir().join(format!("mesh-faults-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("it can be written");

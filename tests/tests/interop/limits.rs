@@ -1,4 +1,4 @@
-//! What is bounded, and how a client of tonic hears of it: messages, metadata, long-lived calls.
+//! The limits of messages, metadata and long-lived calls, as clients of tonic see them.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ async fn long_lived_calls_outlive_the_deadline_and_end_with_the_service() {
     let first = health.message().await.expect("it lives");
     assert_eq!(status(first), Some(ServingStatus::Serving));
 
-    // A quarter of all, with the one above.
+    // With the one above they are a quarter of all places.
     let mut watches = Vec::new();
     for client in [&plain, &ours, &ours] {
         watches.push(watch(client).await.expect("within the bound"));

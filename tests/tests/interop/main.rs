@@ -1,5 +1,5 @@
-//! gRPC's interoperability tests, and calls of every other kind: through `common` as server and as
-//! client, with plain tonic on the other side. `make interop` has grpcio there.
+//! gRPC's interoperability tests, and every other kind of call, through `common` as server and as
+//! client. The other side is plain tonic; in `make interop` it is grpcio.
 
 mod limits;
 mod streams;
@@ -15,7 +15,7 @@ use tests::{
 };
 use tokio::time::{sleep, timeout};
 
-/// The service through `common`; OK is an access line too.
+/// The service through `common`. It logs an access line for OK as well.
 fn service(variables: &[(&str, &str)]) -> Process {
     let mut all = vec![("RUST_LOG", "info,common=debug")];
     all.extend(variables);
@@ -59,7 +59,7 @@ async fn run_all(connect: &Connect, service: Process) {
     }
 }
 
-/// Waits for that many access lines with this id, while connections go on.
+/// Waits for that many access lines with this id, and lets the runtime go on meanwhile.
 async fn access_lines(service: &Process, id: &str, count: usize) -> Vec<Record> {
     let wait = async {
         loop {

@@ -1,4 +1,5 @@
-//! Calls as two streams with a common fate: between `common` and itself, unless it says otherwise.
+//! Calls as two streams with a common fate, between a client and a server of `common` unless a
+//! test says otherwise.
 
 use std::{
     sync::{
@@ -46,7 +47,7 @@ async fn as_request<F: Future>(id: &str, call: F) -> F::Output {
         .await
 }
 
-/// Never has a message, and counts how many such streams there are.
+/// A stream without messages. The count of its handle is the count of such streams.
 fn silent(alive: &Arc<()>) -> impl Stream<Item = Chunk> + Send + 'static {
     let alive = alive.clone();
     stream::poll_fn(move |_| {
@@ -55,7 +56,7 @@ fn silent(alive: &Arc<()>) -> impl Stream<Item = Chunk> + Send + 'static {
     })
 }
 
-/// Waits until nothing but the test has the handle any more.
+/// Waits until only the test has the handle.
 async fn released(alive: &Arc<()>) {
     let wait = async {
         while Arc::strong_count(alive) > 1 {
@@ -74,7 +75,7 @@ async fn an_idempotent_chat_has_its_head_before_its_first_message() {
     });
     let responses = client(&service).chat(messages).await;
     let mut responses = responses.expect("the head").into_inner();
-    // Far more than is kept for another attempt.
+    // Far more than the client keeps for another attempt.
     for _ in 0..100 {
         sender.send(chunk(8_192)).await.expect("it is sent");
         let back = responses.message().await.expect("a response");
@@ -135,7 +136,7 @@ async fn nothing_is_pulled_after_the_end_of_the_call() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_request_stream_is_the_failure_of_its_call_alone() {
+async fn a_panic_in_a_request_stream_fails_its_own_call_only() {
     let service = service(&[("DEADLINE", "1m")]);
     let mut client = client(&service);
     let chunks = stream::iter([1, 0]).map(|size| {
@@ -164,7 +165,7 @@ async fn an_early_response_releases_a_silent_stream() {
     let mut unserved = UnimplementedServiceClient::new(connect());
     let end = unserved.unimplemented_call(Empty {}).await;
     assert_eq!(end.expect_err("a failure").code(), Code::Unimplemented);
-    // The same with a stream, which the generated client of that service has no method for.
+    // The same with a stream, for which the generated client has no method.
     let mut client = tonic::client::Grpc::new(connect());
     client.ready().await.expect("it is");
     let path = "/testing.Nobody/Upload".parse().expect("a path");
@@ -192,9 +193,9 @@ async fn a_request_stream_has_the_context_of_its_caller() {
     assert_eq!(ids, vec![b"the-caller".to_vec(); 3]);
 }
 
-/// tonic takes a request stream that is cancelled for one at its end.
+/// tonic treats a cancelled request stream as a complete one.
 #[tokio::test]
-async fn an_upload_that_is_reset_is_no_shorter_upload_to_its_handler() {
+async fn a_reset_upload_never_looks_complete_to_its_handler() {
     let service = service(&[]);
     let connection = TcpStream::connect(service.grpc())
         .await
@@ -211,7 +212,7 @@ async fn an_upload_that_is_reset_is_no_shorter_upload_to_its_handler() {
         let (response, mut body) = client.send_request(request, false).expect("it is sent");
         let empty_message = Bytes::from_static(&[0; 5]);
         body.send_data(empty_message, false).expect("it is sent");
-        // Now together with the message, now after it.
+        // Sometimes together with the message, sometimes after it.
         sleep(Duration::from_millis(round % 4)).await;
         body.send_reset(h2::Reason::CANCEL);
         drop(response);

@@ -1,4 +1,4 @@
-//! What bad input gets: a clear answer with the id, and nothing is lost.
+//! Bad input gets a clear response with the id, and nothing is lost.
 
 use ::http::Method;
 use tests::{Process, grpc, http};
@@ -15,13 +15,13 @@ fn an_unusable_request_id_is_replaced_with_one_warning_and_never_shown() {
         (b"l\xC3\xADnea", "it has bytes other than visible ASCII"),
         (b"\xFF\xFE", "it has bytes other than visible ASCII"),
     ] {
-        let answer = http::get_with(
+        let response = http::get_with(
             service2.http(),
             "/api/v1/say-hello?name=test",
             &[("x-request-id", value)],
         );
-        assert_eq!(answer.status, 200);
-        let id = answer.id();
+        assert_eq!(response.status, 200);
+        let id = response.id();
         assert_eq!(id.len(), 36, "{value:?}");
         assert_eq!(
             service2.access_line(id).number("response_status"),
@@ -44,19 +44,21 @@ fn an_unusable_request_id_is_replaced_with_one_warning_and_never_shown() {
 fn an_id_that_is_sent_twice_is_replaced() {
     let (service1, service2) = Process::pair(&[]);
     let twice: [(&str, &[u8]); 2] = [("x-request-id", b"one"), ("X-Request-Id", b"one")];
-    let answer = http::get_with(service2.http(), "/api/v1/say-hello?name=test", &twice);
-    assert_eq!((answer.status, answer.id().len()), (200, 36));
+    let response = http::get_with(service2.http(), "/api/v1/say-hello?name=test", &twice);
+    assert_eq!((response.status, response.id().len()), (200, 36));
     assert_eq!(
-        service2.access_line(answer.id()).number("response_status"),
+        service2
+            .access_line(response.id())
+            .number("response_status"),
         Some(200.0)
     );
     assert_eq!(
-        service2.log_of(answer.id())[0].text("reason"),
+        service2.log_of(response.id())[0].text("reason"),
         "it was sent more than once"
     );
     let twice: [(&str, &[u8]); 2] = [("request_id", b"one"), ("request_id", b"two")];
-    let answer = grpc::process_name(service1.grpc(), "test", &twice);
-    assert_eq!((answer.code(), answer.id().len()), (0, 36));
+    let response = grpc::process_name(service1.grpc(), "test", &twice);
+    assert_eq!((response.code(), response.id().len()), (0, 36));
     assert!(service1.log_of("one").is_empty() && service2.log_of("one").is_empty());
 }
 
@@ -69,35 +71,35 @@ fn a_name_over_the_limit_is_refused_on_all_faces_with_the_limit() {
         (service2.http(), format!("/api/v1/say-hello?name={encoded}")),
         (service1.http(), format!("/api/v1/name?name={encoded}")),
     ] {
-        let answer = http::get(address, &path);
-        assert_eq!(answer.status, 400);
-        let detail = answer.problem();
+        let response = http::get(address, &path);
+        assert_eq!(response.status, 400);
+        let detail = response.problem();
         assert!(
             detail.contains("1026 bytes") && detail.contains("1024 bytes"),
             "{detail}"
         );
     }
-    let answer = grpc::process_name(service1.grpc(), &name, &[("request_id", b"too-long")]);
-    assert_eq!((answer.code(), answer.id()), (3, "too-long"));
+    let response = grpc::process_name(service1.grpc(), &name, &[("request_id", b"too-long")]);
+    assert_eq!((response.code(), response.id()), (3, "too-long"));
     assert!(
-        answer.message().contains("1024%20bytes"),
+        response.message().contains("1024%20bytes"),
         "{}",
-        answer.message()
+        response.message()
     );
     let access = service1.access_line("too-long");
     assert_eq!(access.text("grpc_code"), "INVALID_ARGUMENT");
     assert_eq!(access.number("level"), Some(30.0));
-    // Far over the limit, and still an answer of ours.
+    // Far over the limit, and still a problem document.
     for length in [2_000, 15_000] {
         let path = format!("/api/v1/say-hello?name={}", "a".repeat(length));
-        let answer = http::get(service2.http(), &path);
-        assert_eq!(answer.status, 400);
-        assert!(answer.problem().contains(&format!("{length} bytes")));
+        let response = http::get(service2.http(), &path);
+        assert_eq!(response.status, 400);
+        assert!(response.problem().contains(&format!("{length} bytes")));
     }
 }
 
 #[test]
-fn a_query_that_can_not_be_read_is_refused() {
+fn a_query_that_cannot_be_read_is_refused() {
     let (_service1, service2) = Process::pair(&[]);
     for (query, why) in [
         ("name=a&name=b", "more than once"),
@@ -107,9 +109,9 @@ fn a_query_that_can_not_be_read_is_refused() {
         ("name=%ff", "not percent-encoded UTF-8"),
         ("name=%C3%28", "not percent-encoded UTF-8"),
     ] {
-        let answer = http::get(service2.http(), &format!("/api/v1/say-hello?{query}"));
-        assert_eq!(answer.status, 400, "{query}");
-        assert!(answer.problem().contains(why), "{query}");
+        let response = http::get(service2.http(), &format!("/api/v1/say-hello?{query}"));
+        assert_eq!(response.status, 400, "{query}");
+        assert!(response.problem().contains(why), "{query}");
     }
 }
 
@@ -117,25 +119,25 @@ fn a_query_that_can_not_be_read_is_refused() {
 fn unknown_paths_wrong_methods_and_long_bodies_are_problems() {
     let (_service1, service2) = Process::pair(&[]);
     let address = service2.http();
-    let answer = http::get(address, "/api/v1/nope");
-    assert_eq!(answer.status, 404);
-    answer.problem();
-    let answer = http::request(address, "DELETE", "/api/v1/say-hello", &[], b"");
+    let response = http::get(address, "/api/v1/nope");
+    assert_eq!(response.status, 404);
+    response.problem();
+    let response = http::request(address, "DELETE", "/api/v1/say-hello", &[], b"");
     assert_eq!(
-        (answer.status, answer.header("allow")),
+        (response.status, response.header("allow")),
         (405, Some("GET,HEAD"))
     );
-    answer.problem();
-    let answer = http::request(
+    response.problem();
+    let response = http::request(
         address,
         "GET",
         "/api/v1/say-hello",
         &[],
         &vec![0; 64 * 1024 + 1],
     );
-    assert_eq!(answer.status, 413);
-    assert!(answer.problem().contains("65536 bytes"));
-    let answer = http::request(
+    assert_eq!(response.status, 413);
+    assert!(response.problem().contains("65536 bytes"));
+    let response = http::request(
         address,
         "HEAD",
         "/api/v1/say-hello?name=test",
@@ -143,7 +145,7 @@ fn unknown_paths_wrong_methods_and_long_bodies_are_problems() {
         b"",
     );
     assert_eq!(
-        (answer.status, answer.text(), answer.id()),
+        (response.status, response.text(), response.id()),
         (200, "", "head")
     );
     assert_eq!(
@@ -153,7 +155,7 @@ fn unknown_paths_wrong_methods_and_long_bodies_are_problems() {
 }
 
 #[test]
-fn a_client_that_sends_all_of_a_long_body_first_still_gets_its_answer() {
+fn a_client_that_sends_all_of_a_long_body_first_still_gets_its_response() {
     let fixture = Process::start("fixture", &[]);
     let body = vec![b'x'; 8 * 1024 * 1024];
     let chunks = [b"800000\r\n", &body[..], b"\r\n0\r\n\r\n"].concat();
@@ -166,30 +168,30 @@ fn a_client_that_sends_all_of_a_long_body_first_still_gets_its_answer() {
                 "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{framing}\r\n\r\n"
             );
             let request = [head.as_bytes(), body].concat();
-            let answer = http::read(http::send(fixture.http(), &request)).expect("an answer");
-            // By its length alone a body is refused before its path is looked at.
+            let response = http::read(http::send(fixture.http(), &request)).expect("a response");
+            // A body with a length is refused before its path is looked at.
             let refused = framing.starts_with("content-length");
             assert_eq!(
-                answer.status,
+                response.status,
                 if refused { 413 } else { status },
                 "{framing} {path}"
             );
-            answer.problem();
+            response.problem();
         }
     }
 }
 
 #[test]
-fn bare_errors_of_handlers_become_problems_and_a_5xx_keeps_its_text_inside() {
+fn bare_errors_of_handlers_become_problems_and_the_text_of_a_5xx_is_not_shown() {
     let fixture = Process::start("fixture", &[]);
-    let answer = http::get(fixture.http(), "/bare/418");
+    let response = http::get(fixture.http(), "/bare/418");
     assert_eq!(
-        (answer.status, answer.problem().as_str()),
+        (response.status, response.problem().as_str()),
         (418, "what the handler said")
     );
-    let answer = http::get(fixture.http(), "/bare/500");
-    assert_eq!(answer.status, 500);
-    assert!(!answer.problem().contains("what the handler said"));
+    let response = http::get(fixture.http(), "/bare/500");
+    assert_eq!(response.status, 500);
+    assert!(!response.problem().contains("what the handler said"));
 }
 
 #[test]
@@ -197,40 +199,40 @@ fn an_unknown_grpc_method_and_a_malformed_message_get_a_status_with_the_id() {
     let service1 = Process::start("service1", &[]);
     let id: [(&str, &[u8]); 1] = [("request_id", b"bad")];
     for path in ["/app.grpc.Service1/Nope", "/nope.Nope/Nope", "/"] {
-        let answer = grpc::call(service1.grpc(), path, &id, b"");
-        assert_eq!((answer.code(), answer.id()), (12, "bad"), "{path}");
+        let response = grpc::call(service1.grpc(), path, &id, b"");
+        assert_eq!((response.code(), response.id()), (12, "bad"), "{path}");
     }
-    let answer = grpc::call(
+    let response = grpc::call(
         service1.grpc(),
         "/app.grpc.Service1/ProcessName",
         &id,
         b"\xFF\xFF\xFF",
     );
-    assert!([3, 13].contains(&answer.code()), "{}", answer.code());
-    assert_eq!(answer.id(), "bad");
+    assert!([3, 13].contains(&response.code()), "{}", response.code());
+    assert_eq!(response.id(), "bad");
     // The name is not UTF-8.
-    let answer = grpc::call(
+    let response = grpc::call(
         service1.grpc(),
         "/app.grpc.Service1/ProcessName",
         &id,
         b"\x0A\x01\xFF",
     );
-    assert!([3, 13].contains(&answer.code()), "{}", answer.code());
-    // gRPC on the HTTP port is HTTP; what is no call is told so on the gRPC port.
-    let answer = grpc::process_name(service1.http(), "test", &id);
-    assert_eq!(answer.status, 404);
-    assert_eq!(answer.headers["content-type"], "application/problem+json");
+    assert!([3, 13].contains(&response.code()), "{}", response.code());
+    // The HTTP port treats a gRPC call as HTTP; the gRPC port refuses whatever is no call.
+    let response = grpc::process_name(service1.http(), "test", &id);
+    assert_eq!(response.status, 404);
+    assert_eq!(response.headers["content-type"], "application/problem+json");
     let json: [(&str, &[u8]); 1] = [("content-type", b"application/grpc+json")];
     for (method, headers, status) in [(Method::POST, &json, 415), (Method::GET, &json, 405)] {
         let path = "/app.grpc.Service1/ProcessName";
-        let answer = grpc::request(service1.grpc(), method, path, headers, Vec::new());
-        assert_eq!(answer.status, status);
-        assert!(answer.headers.contains_key("x-request-id"));
+        let response = grpc::request(service1.grpc(), method, path, headers, Vec::new());
+        assert_eq!(response.status, status);
+        assert!(response.headers.contains_key("x-request-id"));
     }
     for path in ["/", "/app.grpc.Service1/ProcessName"] {
-        let answer = http::request(service1.grpc(), "POST", path, &[], b"{}");
-        assert_eq!(answer.status, 415);
-        answer.problem();
+        let response = http::request(service1.grpc(), "POST", path, &[], b"{}");
+        assert_eq!(response.status, 415);
+        response.problem();
     }
 }
 
@@ -244,26 +246,30 @@ fn two_messages_of_a_unary_call_and_a_long_one_are_refused_before_they_are_read(
     };
     let empty = [0; 5];
     assert_eq!(call(empty.to_vec()).code(), 0);
-    let answer = call([empty, empty].concat());
-    assert_eq!(answer.code(), 3);
+    let response = call([empty, empty].concat());
+    assert_eq!(response.code(), 3);
     assert!(
-        answer.message().contains("one%20message"),
+        response.message().contains("one%20message"),
         "{}",
-        answer.message()
+        response.message()
     );
     // The length alone: nothing of it comes.
-    let answer = call(vec![0, 0, 1, 0, 1]);
-    assert_eq!(answer.code(), 8);
-    assert!(answer.message().contains("65536"), "{}", answer.message());
+    let response = call(vec![0, 0, 1, 0, 1]);
+    assert_eq!(response.code(), 8);
+    assert!(
+        response.message().contains("65536"),
+        "{}",
+        response.message()
+    );
 }
 
 #[test]
-fn requests_of_http_1_that_are_ambiguous_are_refused() {
+fn ambiguous_http_1_requests_are_refused() {
     let (_service1, service2) = Process::pair(&[]);
     let path = "/api/v1/say-hello?name=x";
     let ask = |method: &str, target: &str, headers: &str| {
         let request = format!("{method} {target} HTTP/1.1\r\nconnection: close\r\n{headers}\r\n");
-        http::read(http::send(service2.http(), request.as_bytes())).expect("an answer")
+        http::read(http::send(service2.http(), request.as_bytes())).expect("a response")
     };
     for (headers, status) in [
         ("host: a\r\n", 200),
@@ -272,14 +278,14 @@ fn requests_of_http_1_that_are_ambiguous_are_refused() {
         ("host: a b\r\n", 400),
         ("host: a\r\ntransfer-encoding: gzip, chunked\r\n", 501),
     ] {
-        let answer = ask("GET", path, headers);
-        assert_eq!(answer.status, status, "{headers:?}");
-        assert!(!answer.id().is_empty());
+        let response = ask("GET", path, headers);
+        assert_eq!(response.status, status, "{headers:?}");
+        assert!(!response.id().is_empty());
     }
-    let answer = ask("OPTIONS", "*", "host: a\r\n");
-    assert_eq!(answer.status, 204);
+    let response = ask("OPTIONS", "*", "host: a\r\n");
+    assert_eq!(response.status, 204);
     assert!(
-        answer
+        response
             .header("allow")
             .is_some_and(|allow| allow.contains("GET"))
     );
@@ -290,9 +296,9 @@ fn an_unusable_grpc_timeout_is_ignored_with_a_warning() {
     let service1 = Process::start("service1", &[]);
     for timeout in ["", "soon", "10", "100000000S", "-1S", "10s"] {
         let headers: [(&str, &[u8]); 1] = [("grpc-timeout", timeout.as_bytes())];
-        let answer = grpc::process_name(service1.grpc(), "test", &headers);
-        assert_eq!(answer.code(), 0, "{timeout}");
-        let warning = service1.line(&[("request_id", answer.id()), ("action", "grpc_timeout")]);
+        let response = grpc::process_name(service1.grpc(), "test", &headers);
+        assert_eq!(response.code(), 0, "{timeout}");
+        let warning = service1.line(&[("request_id", response.id()), ("action", "grpc_timeout")]);
         assert_eq!(
             (warning.text("status"), warning.number("level")),
             ("ignored", Some(40.0))
@@ -301,16 +307,16 @@ fn an_unusable_grpc_timeout_is_ignored_with_a_warning() {
 }
 
 #[test]
-fn a_grpc_timeout_of_nothing_is_over_at_once_and_one_of_years_is_capped() {
+fn a_grpc_timeout_of_zero_ends_at_once_and_one_of_years_is_capped() {
     let fixture = Process::start("fixture", &[("DEADLINE", "3s")]);
     let with = |timeout: &'static [u8]| [("grpc-timeout", timeout)];
-    let answer = grpc::process_name(fixture.grpc(), "remaining", &with(b"0u"));
-    assert_eq!(answer.code(), 4);
-    assert_eq!(answer.id().len(), 36);
+    let response = grpc::process_name(fixture.grpc(), "remaining", &with(b"0u"));
+    assert_eq!(response.code(), 4);
+    assert_eq!(response.id().len(), 36);
     let remaining = |timeout| {
-        let answer = grpc::process_name(fixture.grpc(), "remaining", &with(timeout));
-        assert_eq!(answer.code(), 0);
-        String::from_utf8_lossy(&answer.body[7..])
+        let response = grpc::process_name(fixture.grpc(), "remaining", &with(timeout));
+        assert_eq!(response.code(), 0);
+        String::from_utf8_lossy(&response.body[7..])
             .parse::<u32>()
             .expect("milliseconds")
     };
@@ -319,7 +325,7 @@ fn a_grpc_timeout_of_nothing_is_over_at_once_and_one_of_years_is_capped() {
 }
 
 #[test]
-fn what_is_no_http_at_all_does_no_harm() {
+fn bytes_that_are_not_http_end_their_connection_and_nothing_else() {
     let (_service1, service2) = Process::pair(&[]);
     for bytes in [
         &b"\0\0\0\0\r\n\r\n"[..],
@@ -329,18 +335,18 @@ fn what_is_no_http_at_all_does_no_harm() {
         // Whatever comes back, the connection ends and the service lives.
         let _ = http::read(http::send(service2.http(), bytes));
     }
-    let answer = grpc::request(service2.http(), Method::GET, "/healthz", &[], Vec::new());
-    assert_eq!(answer.status, 200);
+    let response = grpc::request(service2.http(), Method::GET, "/healthz", &[], Vec::new());
+    assert_eq!(response.status, 200);
 }
 
 #[test]
-fn headers_over_the_limit_are_refused_as_their_client_understands_it() {
+fn headers_over_the_limit_are_refused_with_a_grpc_status() {
     let service1 = Process::start("service1", &[]);
     let large = vec![b'a'; 17_000];
     let headers: [(&str, &[u8]); 2] = [("request_id", b"too-large"), ("x-large", &large)];
-    let answer = grpc::process_name(service1.grpc(), "test", &headers);
-    assert_eq!((answer.code(), answer.id()), (8, "too-large"));
-    assert!(answer.trailers.is_empty(), "one block of headers");
+    let response = grpc::process_name(service1.grpc(), "test", &headers);
+    assert_eq!((response.code(), response.id()), (8, "too-large"));
+    assert!(response.trailers.is_empty(), "one block of headers");
     let access = service1.access_line("too-large");
     assert_eq!(access.text("grpc_code"), "RESOURCE_EXHAUSTED");
 }

@@ -1,4 +1,4 @@
-//! The main job: one request, two services, one id.
+//! The main task: one request, two services, one id.
 
 use std::{collections::HashSet, thread};
 
@@ -8,14 +8,14 @@ use tests::{Process, grpc, http, wait_for};
 const SAY_HELLO: &str = "/api/v1/say-hello?name=test";
 
 #[test]
-fn say_hello_is_answered_and_leaves_three_lines_with_its_id() {
+fn say_hello_is_served_and_leaves_three_lines_with_its_id() {
     let (service1, service2) = Process::pair(&[]);
-    let answer = http::get(service2.http(), SAY_HELLO);
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.text(), "\"Hello, TEST!\"");
-    assert_eq!(answer.header("content-length"), Some("14"));
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    let id = answer.id().to_owned();
+    let response = http::get(service2.http(), SAY_HELLO);
+    assert_eq!(response.status, 200);
+    assert_eq!(response.text(), "\"Hello, TEST!\"");
+    assert_eq!(response.header("content-length"), Some("14"));
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    let id = response.id().to_owned();
     assert_eq!(id.len(), 36);
 
     let access = service2.access_line(&id);
@@ -54,9 +54,9 @@ fn say_hello_is_answered_and_leaves_three_lines_with_its_id() {
 fn names_are_upper_cased_by_the_rules_of_unicode_and_may_be_missing() {
     let (service1, service2) = Process::pair(&[]);
     let hello = |query: &str| {
-        let answer = http::get(service2.http(), &format!("/api/v1/say-hello{query}"));
-        assert_eq!(answer.status, 200);
-        answer.text().to_owned()
+        let response = http::get(service2.http(), &format!("/api/v1/say-hello{query}"));
+        assert_eq!(response.status, 200);
+        response.text().to_owned()
     };
     assert_eq!(hello("?name=stra%C3%9Fe"), "\"Hello, STRASSE!\"");
     assert_eq!(hello("?name=%22%5C"), r#""Hello, \"\\!""#);
@@ -68,37 +68,40 @@ fn names_are_upper_cased_by_the_rules_of_unicode_and_may_be_missing() {
         1024 + 10
     );
 
-    let answer = http::get(service1.http(), "/api/v1/name?name=test");
-    assert_eq!((answer.status, answer.text()), (200, r#"{"name":"TEST"}"#));
-    let answer = grpc::process_name(service1.grpc(), "stra\u{df}e", &[]);
+    let response = http::get(service1.http(), "/api/v1/name?name=test");
     assert_eq!(
-        (answer.code(), &answer.body[5..]),
+        (response.status, response.text()),
+        (200, r#"{"name":"TEST"}"#)
+    );
+    let response = grpc::process_name(service1.grpc(), "stra\u{df}e", &[]);
+    assert_eq!(
+        (response.code(), &response.body[5..]),
         (0, &b"\x0a\x07STRASSE"[..])
     );
 }
 
 #[test]
-fn an_id_of_the_client_goes_all_the_way_in_whatever_case_the_header_is() {
+fn the_id_of_a_client_reaches_service1_whatever_the_case_of_the_header() {
     let (service1, service2) = Process::pair(&[]);
     for (number, header) in ["x-request-id", "X-Request-ID", "X-REQUEST-ID"]
         .iter()
         .enumerate()
     {
         let id = format!("order-{number}\"\\");
-        let answer = http::get_with(service2.http(), SAY_HELLO, &[(header, id.as_bytes())]);
-        assert_eq!(answer.id(), id);
+        let response = http::get_with(service2.http(), SAY_HELLO, &[(header, id.as_bytes())]);
+        assert_eq!(response.id(), id);
         let access = service2.access_line(&id);
         assert_eq!(access.number("response_status"), Some(200.0));
         let line = service1.line(&[("request_id", &id)]);
         assert_eq!(line.text("action"), "process_name");
     }
     let longest = "~".repeat(128);
-    let answer = http::get_with(
+    let response = http::get_with(
         service2.http(),
         SAY_HELLO,
         &[("x-request-id", longest.as_bytes())],
     );
-    assert_eq!(answer.id(), longest);
+    assert_eq!(response.id(), longest);
 }
 
 #[test]
@@ -113,12 +116,12 @@ fn both_http_ports_speak_http2_without_tls() {
         ),
     ] {
         let id = [("x-request-id", &b"over-http2"[..])];
-        let answer = grpc::request(address, Method::GET, path, &id, Vec::new());
+        let response = grpc::request(address, Method::GET, path, &id, Vec::new());
         assert_eq!(
-            (answer.status.as_u16(), &answer.body[..]),
+            (response.status.as_u16(), &response.body[..]),
             (200, body.as_bytes())
         );
-        assert_eq!(answer.headers["x-request-id"], "over-http2");
+        assert_eq!(response.headers["x-request-id"], "over-http2");
     }
     let access = service2.access_line("over-http2");
     assert_eq!(
@@ -131,9 +134,9 @@ fn both_http_ports_speak_http2_without_tls() {
 fn the_grpc_metadata_carries_the_id_both_ways_and_wins_over_the_http_header() {
     let service1 = Process::start("service1", &[]);
     let id = |headers: &[(&str, &[u8])]| {
-        let answer = grpc::process_name(service1.grpc(), "test", headers);
-        assert_eq!(answer.code(), 0);
-        answer.id().to_owned()
+        let response = grpc::process_name(service1.grpc(), "test", headers);
+        assert_eq!(response.code(), 0);
+        response.id().to_owned()
     };
     assert_eq!(id(&[("request_id", b"metadata")]), "metadata");
     assert_eq!(id(&[("x-request-id", b"header")]), "header");
@@ -145,7 +148,7 @@ fn the_grpc_metadata_carries_the_id_both_ways_and_wins_over_the_http_header() {
 }
 
 #[test]
-fn many_at_once_leave_exactly_three_lines_each_and_none_has_anothers_data() {
+fn concurrent_requests_leave_three_lines_each_and_share_no_data() {
     const CLIENTS: usize = 200;
     let (service1, service2) = Process::pair(&[]);
     let address = service2.http();
@@ -158,18 +161,19 @@ fn many_at_once_leave_exactly_three_lines_each_and_none_has_anothers_data() {
                         format!("name-{client}-{round}"),
                     );
                     let path = format!("/api/v1/say-hello?name={name}");
-                    let answer = http::get_with(address, &path, &[("x-request-id", id.as_bytes())]);
+                    let response =
+                        http::get_with(address, &path, &[("x-request-id", id.as_bytes())]);
                     assert_eq!(
-                        answer.text(),
+                        response.text(),
                         format!("\"Hello, {}!\"", name.to_uppercase())
                     );
-                    assert_eq!(answer.id(), id);
+                    assert_eq!(response.id(), id);
                 }
             })
         })
         .collect();
     for client in clients {
-        client.join().expect("its answers are right");
+        client.join().expect("its responses are right");
     }
     let (log1, log2) = (
         service1.terminate().log_by_id(),
@@ -193,7 +197,7 @@ fn many_at_once_leave_exactly_three_lines_each_and_none_has_anothers_data() {
 }
 
 #[test]
-fn all_workers_serve_both_ports() {
+fn each_worker_opens_one_channel_and_keeps_it() {
     let (service1, service2) = Process::pair(&[("WORKERS", "3")]);
     let threads = |process: &Process| {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid())).expect("it runs");
@@ -204,8 +208,8 @@ fn all_workers_serve_both_ports() {
     };
     assert_eq!(threads(&service1).len(), 3);
     assert_eq!(threads(&service2).len(), 3);
-    // One channel a worker, opened once: service2 holds three connections, and a request does
-    // not open another.
+    // Each worker opens one channel, once: service2 has three connections, and a request opens no
+    // other.
     let connections = || {
         let port = format!(":{:04X}", service1.grpc().port());
         let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");

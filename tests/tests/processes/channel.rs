@@ -1,10 +1,10 @@
-//! What the workers of a process share of the channel to service1.
+//! The connections of many workers to many replicas.
 
 use tests::{Process, http, wait_for};
 
 #[test]
 fn many_workers_share_a_bounded_number_of_connections_to_many_replicas() {
-    // One process, which is fifty replicas by its addresses.
+    // One process stands in for fifty replicas, with an address for each.
     let service1 = Process::start("service1", &[("HOST", "0.0.0.0")]);
     let port = service1.grpc().port();
     let replicas: Vec<_> = (1..=50)
@@ -16,7 +16,7 @@ fn many_workers_share_a_bounded_number_of_connections_to_many_replicas() {
         &[("SERVICE1_CHANNEL", channel.as_str()), ("WORKERS", "64")],
     );
     service2.wait_until_ready();
-    // And one for this question.
+    // One connection is that of the request for the metrics.
     let open = || service1.metric("connections_open ") - 1.0;
     wait_for("64 shares of 8 connections", || {
         ((open() - 512.0).abs() < 0.5).then_some(())

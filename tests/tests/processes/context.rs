@@ -1,4 +1,4 @@
-//! Id and deadline, wherever the work goes on.
+//! The id and the deadline of a request, in every task and over the hop.
 
 use ::http::Method;
 use tests::{Process, grpc, http, wait_for};
@@ -19,8 +19,12 @@ fn the_id_is_on_every_kind_of_response() {
         ("/api/v1/say-hello?name=code%2014", 503),
         ("/api/v1/say-hello?name=hang", 504),
     ] {
-        let answer = http::get_with(service2.http(), path, &id);
-        assert_eq!((answer.status, answer.id()), (status, "the-id"), "{path}");
+        let response = http::get_with(service2.http(), path, &id);
+        assert_eq!(
+            (response.status, response.id()),
+            (status, "the-id"),
+            "{path}"
+        );
     }
     for (path, status) in [
         ("/panic", 500),
@@ -28,8 +32,12 @@ fn the_id_is_on_every_kind_of_response() {
         ("/bare/418", 418),
         ("/endless", 200),
     ] {
-        let answer = http::get_with(fixture.http(), path, &id);
-        assert_eq!((answer.status, answer.id()), (status, "the-id"), "{path}");
+        let response = http::get_with(fixture.http(), path, &id);
+        assert_eq!(
+            (response.status, response.id()),
+            (status, "the-id"),
+            "{path}"
+        );
         let over_http2 = grpc::request(service2.http(), Method::GET, "/nope", &id, Vec::new());
         assert_eq!(over_http2.headers["x-request-id"], "the-id");
     }
@@ -41,15 +49,15 @@ fn the_id_is_on_every_kind_of_response() {
         ("code 5", 5),
         ("code 14", 14),
     ] {
-        let answer = grpc::process_name(fixture.grpc(), name, &id);
-        assert_eq!((answer.code(), answer.id()), (code, "the-id"), "{name}");
+        let response = grpc::process_name(fixture.grpc(), name, &id);
+        assert_eq!((response.code(), response.id()), (code, "the-id"), "{name}");
     }
-    // A stream that waits after its first items: the deadline ends it, with the id up front.
+    // A stream that waits after its first items: the deadline ends it, and its head has the id.
     let length = [0x08, 10]; // field 1, a varint
-    let answer = grpc::call(fixture.grpc(), "/api.Api/getStream", &id, &length);
-    assert_eq!((answer.code(), answer.id()), (4, "the-id"));
+    let response = grpc::call(fixture.grpc(), "/api.Api/getStream", &id, &length);
+    assert_eq!((response.code(), response.id()), (4, "the-id"));
     assert!(
-        !answer.body.is_empty(),
+        !response.body.is_empty(),
         "the first items came before the deadline"
     );
 }
@@ -57,12 +65,12 @@ fn the_id_is_on_every_kind_of_response() {
 #[test]
 fn a_task_has_the_id_with_the_helper_and_none_without_it() {
     let fixture = Process::start("fixture", &[]);
-    let answer = http::get_with(
+    let response = http::get_with(
         fixture.http(),
         "/tasks",
         &[("x-request-id", b"the-request")],
     );
-    assert_eq!(answer.status, 200);
+    assert_eq!(response.status, 200);
     let within = fixture.line(&[("action", "within")]);
     assert_eq!(within.text("request_id"), "the-request");
     let without = fixture.line(&[("action", "without")]);
@@ -82,8 +90,8 @@ fn every_line_of_the_process_itself_has_an_empty_id() {
 fn the_deadline_shrinks_over_the_hop() {
     let fixture = Process::start("fixture", &[("DEADLINE", "1m")]);
     let service2 = Process::service2(&fixture, &[]);
-    let answer = http::get(service2.http(), "/api/v1/say-hello?name=remaining");
-    let left = answer
+    let response = http::get(service2.http(), "/api/v1/say-hello?name=remaining");
+    let left = response
         .text()
         .trim_start_matches("\"Hello, ")
         .trim_end_matches("!\"");
@@ -95,16 +103,16 @@ fn the_deadline_shrinks_over_the_hop() {
 }
 
 #[test]
-fn the_deadline_ends_a_body_in_the_middle_and_the_client_can_tell() {
+fn the_deadline_cuts_a_body_off_and_the_client_can_tell() {
     let fixture = Process::start("fixture", &[("DEADLINE", "300ms")]);
     let id: [(&str, &[u8]); 1] = [("x-request-id", b"cut")];
-    let answer = http::get_with(fixture.http(), "/endless", &id);
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+    let response = http::get_with(fixture.http(), "/endless", &id);
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("transfer-encoding"), Some("chunked"));
     assert_eq!(
-        answer.text(),
+        response.text(),
         "7\r\na line\n\r\n",
-        "no last chunk: the answer was cut"
+        "no last chunk: the response was cut"
     );
     let access = fixture.access_line("cut");
     assert_eq!(access.text("reason"), "the response broke off");
@@ -137,8 +145,8 @@ fn a_client_that_goes_away_is_a_499_and_its_work_is_dropped() {
 #[test]
 fn grpc_calls_that_succeed_have_their_access_line_at_debug() {
     let service1 = Process::start("service1", &[("RUST_LOG", "debug")]);
-    let answer = grpc::process_name(service1.grpc(), "test", &[]);
-    let access = service1.access_line(answer.id());
+    let response = grpc::process_name(service1.grpc(), "test", &[]);
+    let access = service1.access_line(response.id());
     assert!(access.has(&[
         ("grpc_code", "OK"),
         (

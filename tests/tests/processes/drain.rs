@@ -1,4 +1,4 @@
-//! SIGTERM: what is in flight is finished, what is stuck is bounded, what was logged is there.
+//! SIGTERM: requests in flight are finished, stuck ones are bounded, and no log line is lost.
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
 
 use tests::{Process, grpc, http, wait_for};
 
-/// How many requests have come to a handler.
+/// The number of requests that have reached a handler.
 fn started(fixture: &Process) -> usize {
     let log = fixture.log();
     log.iter()
@@ -109,7 +109,7 @@ fn a_second_signal_ends_the_process_at_once() {
 }
 
 #[test]
-fn a_draining_service_takes_no_new_connections_and_closes_the_old() {
+fn a_draining_service_accepts_no_connections_and_closes_the_open_ones() {
     let fixture = Process::start("fixture", &[]);
     let address = fixture.http();
     let idle = http::send(address, b"GET /tasks HTTP/1.1\r\nhost: test\r\n\r\n");
@@ -120,11 +120,11 @@ fn a_draining_service_takes_no_new_connections_and_closes_the_old() {
     wait_for("the end of accepting", || {
         std::net::TcpStream::connect(address).is_err().then_some(())
     });
-    // Both are kept alive by HTTP/1.1; the server closes them, the busy one after its answer.
-    assert_eq!(http::read(idle).expect("its answer").status, 200);
-    let answer = http::read(busy).expect("its answer");
+    // HTTP/1.1 would keep both alive. The server closes them, the busy one after its response.
+    assert_eq!(http::read(idle).expect("its response").status, 200);
+    let response = http::read(busy).expect("its response");
     assert_eq!(
-        (answer.status, answer.header("connection")),
+        (response.status, response.header("connection")),
         (200, Some("close"))
     );
     assert_eq!(fixture.ended().status.code(), Some(0));

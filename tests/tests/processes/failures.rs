@@ -1,4 +1,4 @@
-//! What the other side of the channel can do, and what comes of it.
+//! Failures of service1, as clients of service2 see them.
 
 use std::{
     thread,
@@ -18,20 +18,28 @@ fn without_service1_the_edge_answers_503_and_recovers_when_it_is_back() {
     drop(service1);
     for _ in 0..4 {
         let begin = Instant::now();
-        let answer = http::get(service2.http(), SAY_HELLO);
-        assert_eq!(answer.status, 503);
+        let response = http::get(service2.http(), SAY_HELLO);
+        assert_eq!(response.status, 503);
         assert!(
             begin.elapsed() < Duration::from_secs(5),
             "within the deadline"
         );
-        assert_eq!(answer.header("retry-after"), Some("1"));
-        assert!(!answer.problem().contains("127.0.0.1"), "no internal text");
-        assert!(service2.access_line(answer.id()).number("response_status") == Some(503.0));
+        assert_eq!(response.header("retry-after"), Some("1"));
+        assert!(
+            !response.problem().contains("127.0.0.1"),
+            "no internal text"
+        );
+        assert!(
+            service2
+                .access_line(response.id())
+                .number("response_status")
+                == Some(503.0)
+        );
     }
     let _service1 = Process::start("service1", &[("GRPC_PORT", &port)]);
     wait_for("both workers to find it", || {
-        let mut answers = (0..4).map(|_| http::get(service2.http(), SAY_HELLO).status);
-        answers.all(|status| status == 200).then_some(())
+        let mut responses = (0..4).map(|_| http::get(service2.http(), SAY_HELLO).status);
+        responses.all(|status| status == 200).then_some(())
     });
 }
 
@@ -42,12 +50,12 @@ fn the_edge_starts_without_service1_and_is_ready_once_that_has_answered() {
     drop(service1);
     let channel = format!("127.0.0.1:{port}");
     let service2 = Process::start("service2", &[("SERVICE1_CHANNEL", &channel)]);
-    let answer = http::get(service2.http(), "/readyz");
+    let response = http::get(service2.http(), "/readyz");
     assert_eq!(
-        (answer.status, answer.header("retry-after")),
+        (response.status, response.header("retry-after")),
         (503, Some("1"))
     );
-    answer.problem();
+    response.problem();
     assert_eq!(http::get(service2.http(), "/healthz").status, 200);
     assert_eq!(http::get(service2.http(), SAY_HELLO).status, 503);
     let _service1 = Process::start("service1", &[("GRPC_PORT", &port)]);
@@ -56,20 +64,20 @@ fn the_edge_starts_without_service1_and_is_ready_once_that_has_answered() {
 }
 
 #[test]
-fn a_service1_that_is_frozen_is_a_504_at_the_deadline() {
+fn a_frozen_service1_is_a_504_at_the_deadline() {
     let (service1, service2) = Process::pair(&[("DEADLINE", "700ms")]);
     assert_eq!(http::get(service2.http(), SAY_HELLO).status, 200);
     service1.signal("STOP");
     let begin = Instant::now();
-    let answer = http::get(service2.http(), SAY_HELLO);
+    let response = http::get(service2.http(), SAY_HELLO);
     assert!(
         begin.elapsed() >= Duration::from_millis(700),
         "not before the deadline"
     );
-    assert_eq!(answer.status, 504);
-    answer.problem();
+    assert_eq!(response.status, 504);
+    response.problem();
     let line = service2.line(&[("action", "say_hello"), ("status", "failure")]);
-    assert_eq!(line.text("request_id"), answer.id());
+    assert_eq!(line.text("request_id"), response.id());
     service1.signal("CONT");
     wait_for("the thaw", || {
         (http::get(service2.http(), SAY_HELLO).status == 200).then_some(())
@@ -80,31 +88,31 @@ fn a_service1_that_is_frozen_is_a_504_at_the_deadline() {
 fn a_handler_that_hangs_is_dropped_at_the_deadline_of_the_edge() {
     let fixture = Process::start("fixture", &[("DEADLINE", "1m")]);
     let service2 = Process::service2(&fixture, &[("DEADLINE", "500ms")]);
-    let answer = http::get(service2.http(), "/api/v1/say-hello?name=hang");
-    assert_eq!(answer.status, 504);
-    answer.problem();
+    let response = http::get(service2.http(), "/api/v1/say-hello?name=hang");
+    assert_eq!(response.status, 504);
+    response.problem();
     let dropped = fixture.line(&[("action", "dropped")]);
-    assert_eq!(dropped.text("request_id"), answer.id());
+    assert_eq!(dropped.text("request_id"), response.id());
 }
 
 #[test]
-fn a_service1_that_is_killed_in_the_middle_of_a_call_is_a_503() {
+fn a_service1_that_is_killed_during_a_call_is_a_503() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[]);
     let address = service2.http();
     let call = thread::spawn(move || http::get(address, "/api/v1/say-hello?name=hang"));
     fixture.line(&[("action", "started")]);
     drop(fixture); // kill -9
-    let answer = call.join().expect("it was answered");
+    let response = call.join().expect("it was answered");
     assert_eq!(
-        (answer.status, answer.header("retry-after")),
+        (response.status, response.header("retry-after")),
         (503, Some("1"))
     );
-    answer.problem();
+    response.problem();
 }
 
 #[test]
-fn a_call_that_its_client_gives_up_is_dropped_behind_the_edge_too() {
+fn a_call_whose_client_goes_away_is_dropped_behind_the_edge_too() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[]);
     let request =
@@ -130,10 +138,10 @@ fn a_panic_is_a_500_logged_once_and_the_worker_lives() {
     let fixture = Process::start("fixture", &[("WORKERS", "1")]);
     for round in 0..3 {
         let id = format!("panic-{round}");
-        let answer = http::get_with(fixture.http(), "/panic", &[("x-request-id", id.as_bytes())]);
-        assert_eq!(answer.status, 500);
+        let response = http::get_with(fixture.http(), "/panic", &[("x-request-id", id.as_bytes())]);
+        assert_eq!(response.status, 500);
         assert!(
-            !answer.problem().contains("the handler panics"),
+            !response.problem().contains("the handler panics"),
             "no internal text"
         );
         assert_eq!(
@@ -153,20 +161,20 @@ fn a_panic_is_a_500_logged_once_and_the_worker_lives() {
         );
         assert_eq!(panics[0].number("level"), Some(50.0));
     }
-    let answer = grpc::process_name(fixture.grpc(), "panic", &[]);
-    assert_eq!(answer.code(), 13);
-    assert!(!answer.message().contains("panics"));
+    let response = grpc::process_name(fixture.grpc(), "panic", &[]);
+    assert_eq!(response.code(), 13);
+    assert!(!response.message().contains("panics"));
     assert_eq!(http::get(fixture.http(), "/tasks").status, 200);
     assert_eq!(fixture.terminate().stderr, "", "nothing but the log line");
 }
 
 #[test]
-fn a_panic_in_the_middle_of_an_answer_cuts_it_off_and_nothing_else() {
+fn a_panic_in_a_body_cuts_off_that_response_and_nothing_else() {
     let fixture = Process::start("fixture", &[("WORKERS", "1")]);
     let id: [(&str, &[u8]); 1] = [("x-request-id", b"later")];
-    let answer = http::get_with(fixture.http(), "/panic-later", &id);
+    let response = http::get_with(fixture.http(), "/panic-later", &id);
     assert_eq!(
-        (answer.status, answer.text()),
+        (response.status, response.text()),
         (200, "7\r\na line\n\r\n"),
         "no last chunk"
     );
@@ -200,12 +208,12 @@ fn the_codes_of_the_backend_reach_the_edge_by_the_table() {
         (15, 502),
         (16, 401),
     ] {
-        let answer = http::get(
+        let response = http::get(
             service2.http(),
             &format!("/api/v1/say-hello?name=code%20{code}"),
         );
-        assert_eq!(answer.status, status, "{code}");
-        let detail = answer.problem();
+        assert_eq!(response.status, status, "{code}");
+        let detail = response.problem();
         assert_eq!(
             detail.contains("the fixture's text"),
             status < 500,
@@ -215,7 +223,7 @@ fn the_codes_of_the_backend_reach_the_edge_by_the_table() {
 }
 
 #[test]
-fn a_client_that_says_nothing_or_half_a_request_is_cut_off() {
+fn a_client_that_sends_nothing_or_half_a_request_is_cut_off() {
     let service1 = Process::start("service1", &[]);
     let begun = [
         http::send(service1.http(), b""),
@@ -225,7 +233,7 @@ fn a_client_that_says_nothing_or_half_a_request_is_cut_off() {
     for connection in begun {
         match http::read(connection) {
             // hyper says nothing, or 408, before it closes.
-            Ok(answer) => assert_eq!(answer.status, 408),
+            Ok(response) => assert_eq!(response.status, 408),
             Err(error) => assert_ne!(
                 error.kind(),
                 std::io::ErrorKind::WouldBlock,

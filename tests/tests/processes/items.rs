@@ -21,7 +21,7 @@ fn lines(length: i32) -> String {
     (1..=length).map(line).collect::<Vec<_>>().concat()
 }
 
-/// Runs a client of `api.Api` at this address.
+/// Runs these calls of `api.Api` at this address.
 fn with_api<R>(address: SocketAddr, calls: impl AsyncFnOnce(ApiClient<Channel>) -> R) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -36,29 +36,32 @@ fn with_api<R>(address: SocketAddr, calls: impl AsyncFnOnce(ApiClient<Channel>) 
 #[test]
 fn items_are_listed_and_streamed_as_json() {
     let (service1, service2) = Process::pair(&[]);
-    let answer = http::get(service2.http(), "/api/v1/items?length=2");
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let response = http::get(service2.http(), "/api/v1/items?length=2");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("application/json"));
     assert_eq!(
-        answer.text(),
+        response.text(),
         r#"[{"id":1,"name":"name 1"},{"id":2,"name":"name 2"}]"#
     );
     let all = [("action", "get_all"), ("status", "success")];
     for service in [&service1, &service2] {
-        let line = service.line(&[&all[..], &[("request_id", answer.id())]].concat());
+        let line = service.line(&[&all[..], &[("request_id", response.id())]].concat());
         assert_eq!(line.number("items"), Some(2.0));
     }
 
-    let answer = http::get(service2.http(), "/api/v1/items/stream?length=5000");
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
-    assert_eq!(answer.chunked(), (lines(5000), true));
+    let response = http::get(service2.http(), "/api/v1/items/stream?length=5000");
+    assert_eq!(response.status, 200);
+    assert_eq!(
+        response.header("content-type"),
+        Some("application/x-ndjson")
+    );
+    assert_eq!(response.chunked(), (lines(5000), true));
     let streamed = [("action", "get_stream"), ("status", "success")];
     for service in [&service1, &service2] {
-        let line = service.line(&[&streamed[..], &[("request_id", answer.id())]].concat());
+        let line = service.line(&[&streamed[..], &[("request_id", response.id())]].concat());
         assert_eq!(line.number("items"), Some(5000.0));
     }
-    let access = service2.access_line(answer.id());
+    let access = service2.access_line(response.id());
     assert_eq!(
         access.number("response_size"),
         Some(f64::from(u32::try_from(lines(5000).len()).expect("small")))
@@ -66,7 +69,7 @@ fn items_are_listed_and_streamed_as_json() {
 }
 
 #[test]
-fn none_is_a_length_and_a_missing_one_is_that_of_the_page() {
+fn a_length_may_be_zero_and_a_missing_one_is_that_of_the_page() {
     let (_service1, service2) = Process::pair(&[]);
     let list = |query| http::get(service2.http(), &format!("/api/v1/items{query}"));
     assert_eq!(list("?length=0").text(), "[]");
@@ -80,18 +83,18 @@ fn none_is_a_length_and_a_missing_one_is_that_of_the_page() {
 }
 
 #[test]
-fn a_length_that_is_none_is_a_400() {
+fn an_invalid_length_is_a_400() {
     let (_service1, service2) = Process::pair(&[]);
     for length in ["abc", "", "1e3", "99999999999", "-1", "%20", "1&length=1"] {
         for path in ["/api/v1/items", "/api/v1/items/stream"] {
-            let answer = http::get(service2.http(), &format!("{path}?length={length}"));
-            assert_eq!(answer.status, 400, "{path} {length}");
-            assert!(answer.problem().contains("length"), "{path} {length}");
+            let response = http::get(service2.http(), &format!("{path}?length={length}"));
+            assert_eq!(response.status, 400, "{path} {length}");
+            assert!(response.problem().contains("length"), "{path} {length}");
         }
     }
-    let answer = http::get(service2.http(), "/api/v1/items?length=10001");
-    assert_eq!(answer.status, 400);
-    let detail = answer.problem();
+    let response = http::get(service2.http(), "/api/v1/items?length=10001");
+    assert_eq!(response.status, 400);
+    let detail = response.problem();
     assert!(
         detail.contains("10000") && detail.contains("a stream has no limit"),
         "{detail}"
@@ -171,25 +174,25 @@ fn a_stream_ends_with_deadline_exceeded_at_the_deadline() {
     assert_eq!(line.number("length"), Some(2_147_483_647.0));
 }
 
-/// Begins to read a stream of service2: what comes after the head.
+/// Begins to read a stream of service2, up to the end of the head.
 fn begin(service2: &Process, length: i32, id: &str) -> BufReader<TcpStream> {
     let request = format!(
         "GET /api/v1/items/stream?length={length} HTTP/1.1\r\nhost: test\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"
     );
-    let mut answer = BufReader::new(http::send(service2.http(), request.as_bytes()));
+    let mut response = BufReader::new(http::send(service2.http(), request.as_bytes()));
     let mut line = String::new();
     while line != "\r\n" {
         line.clear();
-        answer.read_line(&mut line).expect("there is an answer");
+        response.read_line(&mut line).expect("there is a response");
     }
-    answer
+    response
 }
 
 /// Reads up to this text.
-fn read_to(answer: &mut impl BufRead, text: &str) -> String {
+fn read_to(response: &mut impl BufRead, text: &str) -> String {
     let mut read = String::new();
     while !read.contains(text) {
-        let line = answer.read_line(&mut read).expect("there is more");
+        let line = response.read_line(&mut read).expect("there is more");
         assert!(line > 0, "the end came first: {read}");
     }
     read
@@ -199,12 +202,12 @@ fn read_to(answer: &mut impl BufRead, text: &str) -> String {
 fn each_item_leaves_when_it_comes() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[]);
-    let mut answer = begin(&service2, 5, "slowly");
-    let read = read_to(&mut answer, "name 3");
-    // The fixture makes no more before it is told to.
+    let mut response = begin(&service2, 5, "slowly");
+    let read = read_to(&mut response, "name 3");
+    // The fixture makes no more items before the release.
     assert!(service2.log_of("slowly").is_empty());
     assert_eq!(http::get(fixture.http(), "/release").status, 200);
-    let rest = read_to(&mut answer, "\r\n0\r\n\r\n");
+    let rest = read_to(&mut response, "\r\n0\r\n\r\n");
     assert!(read.contains("name 1") && rest.contains("name 5"));
     assert_eq!(
         service2.access_line("slowly").number("response_status"),
@@ -212,15 +215,15 @@ fn each_item_leaves_when_it_comes() {
     );
 }
 
-/// What is left of an answer, to its end.
-fn rest(mut answer: BufReader<TcpStream>) -> String {
+/// The rest of a response.
+fn rest(mut response: BufReader<TcpStream>) -> String {
     let mut rest = String::new();
-    answer.read_to_string(&mut rest).expect("it ends");
+    response.read_to_string(&mut rest).expect("it ends");
     rest
 }
 
 #[test]
-fn a_stream_that_breaks_is_no_whole_answer() {
+fn a_client_can_tell_that_a_stream_broke_off() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[("DEADLINE", "2s")]);
     let broken = |id: &str| {
@@ -231,48 +234,48 @@ fn a_stream_that_breaks_is_no_whole_answer() {
         line
     };
 
-    // The deadline, while the fixture makes no more items than three.
-    let mut answer = begin(&service2, 5, "late");
-    let mut read = read_to(&mut answer, "name 3");
-    read += &rest(answer);
+    // The deadline passes while the fixture holds the fourth item back.
+    let mut response = begin(&service2, 5, "late");
+    let mut read = read_to(&mut response, "name 3");
+    read += &rest(response);
     assert!(
         !read.contains("name 4") && !read.ends_with("0\r\n\r\n"),
         "{read}"
     );
     assert_eq!(broken("late").number("items"), Some(3.0));
 
-    // An error of the backend: what came before it is sent.
+    // The backend fails. The items before its error are sent.
     assert_eq!(http::get(fixture.http(), "/release").status, 200);
-    let answer = rest(begin(&service2, 20, "error"));
+    let response = rest(begin(&service2, 20, "error"));
     assert!(
-        answer.contains("name 12") && !answer.ends_with("0\r\n\r\n"),
-        "{answer}"
+        response.contains("name 12") && !response.ends_with("0\r\n\r\n"),
+        "{response}"
     );
-    assert!(!answer.contains("the fixture's text"));
+    assert!(!response.contains("the fixture's text"));
     let line = broken("error");
     assert_eq!(line.number("items"), Some(12.0));
     assert!(line.text("error").contains("the fixture's text"));
 }
 
 #[test]
-fn a_stream_whose_service1_is_killed_is_no_whole_answer() {
+fn a_client_can_tell_that_the_service1_of_its_stream_was_killed() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[]);
-    let mut answer = begin(&service2, 5, "killed");
-    let mut read = read_to(&mut answer, "name 3");
+    let mut response = begin(&service2, 5, "killed");
+    let mut read = read_to(&mut response, "name 3");
     drop(fixture); // kill -9
-    read += &rest(answer);
+    read += &rest(response);
     assert!(!read.ends_with("0\r\n\r\n"), "{read}");
     let access = service2.access_line("killed");
     assert_eq!(access.text("reason"), "the response broke off");
 
     for path in ["/api/v1/items", "/api/v1/items/stream"] {
-        let answer = http::get(service2.http(), path);
+        let response = http::get(service2.http(), path);
         assert_eq!(
-            (answer.status, answer.header("retry-after")),
+            (response.status, response.header("retry-after")),
             (503, Some("1"))
         );
-        answer.problem();
+        response.problem();
     }
 }
 
@@ -285,7 +288,7 @@ fn cpu_time(process: &Process) -> u64 {
     next() + next()
 }
 
-/// The producer of this stream has stopped: it says so, and it uses no more CPU time.
+/// Asserts that the producer of a stream has stopped: it logs so, and uses no more CPU time.
 fn assert_stopped(service1: &Process, id: &str) {
     let line = service1.line(&[("action", "get_stream"), ("request_id", id)]);
     assert_eq!(line.text("status"), "failure");
@@ -298,10 +301,10 @@ fn assert_stopped(service1: &Process, id: &str) {
 #[test]
 fn the_producer_stops_when_its_client_goes_away() {
     let (service1, service2) = Process::pair(&[("DEADLINE", "1m")]);
-    let mut answer = begin(&service2, i32::MAX, "gone");
-    read_to(&mut answer, "name 10000\"");
+    let mut response = begin(&service2, i32::MAX, "gone");
+    read_to(&mut response, "name 10000\"");
     let gone = Instant::now();
-    drop(answer);
+    drop(response);
     service1.line(&[("action", "get_stream"), ("request_id", "gone")]);
     let took = gone.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -319,24 +322,24 @@ fn the_producer_stops_when_its_client_goes_away() {
         let mut items = items.expect("a stream").into_inner();
         assert!(items.message().await.expect("an item").is_some());
         drop(items);
-        // The channel is still there: it is the stream that is gone.
+        // The stream is gone, and the channel still works.
         assert!(api.get_all(ApiRequest { length: 1 }).await.is_ok());
     });
     assert_stopped(&service1, "reset");
 }
 
 #[test]
-fn a_client_that_takes_nothing_does_not_hold_a_stream_past_the_deadline() {
-    // Long enough for the buffers of the sockets to be full.
+fn a_client_that_reads_nothing_does_not_hold_a_stream_past_the_deadline() {
+    // A deadline long enough for the buffers of the sockets to fill up.
     let (service1, service2) = Process::pair(&[("DEADLINE", "3s")]);
-    // Over HTTP/1, to the edge: it does not read its socket.
+    // Over HTTP/1, at the edge: the client does not read its socket.
     let idle = begin(&service2, i32::MAX, "idle");
     assert_stopped(&service1, "idle");
-    // Cut off by the deadline layer or by the socket, as the buffers happen to be.
+    // The deadline layer or the socket cuts it off, depending on the buffers.
     assert_ne!(service2.access_line("idle").text("reason"), "");
     drop(idle);
 
-    // Over HTTP/2, to service1: it reads its socket, but makes no room for more of this answer.
+    // Over HTTP/2, at service1: the client reads its socket, but opens no window for this stream.
     with_api(service1.grpc(), async |mut api| {
         let mut request = tonic::Request::new(ApiRequest { length: i32::MAX });
         let id = "no-room".parse().expect("ASCII");
@@ -353,10 +356,10 @@ fn a_client_that_takes_nothing_does_not_hold_a_stream_past_the_deadline() {
 fn ten_million_items_need_no_more_memory_than_a_few() {
     let (service1, service2) = Process::pair(&[("DEADLINE", "10m")]);
     let stream = |length: i32| {
-        let mut answer = begin(&service2, length, "long");
+        let mut response = begin(&service2, length, "long");
         let (mut buffer, mut end, mut items) = (vec![0; 64 * 1024], Vec::new(), 0);
         loop {
-            let read = answer.read(&mut buffer).expect("there is more");
+            let read = response.read(&mut buffer).expect("there is more");
             if read == 0 {
                 break;
             }
@@ -370,7 +373,7 @@ fn ten_million_items_need_no_more_memory_than_a_few() {
     stream(10_000);
     let before = [&service1, &service2].map(|service| service.memory("VmRSS"));
     stream(10_000_000);
-    // At its peak, not at its end.
+    // The peak counts, not the end.
     let peak = [&service1, &service2].map(|service| service.memory("VmHWM"));
     for (before, peak) in before.into_iter().zip(peak) {
         assert!(peak <= before + 8 * 1024, "{before} to {peak} KiB");
@@ -398,24 +401,28 @@ fn the_response_says_where_its_time_went() {
         ("/", &["sayHello", "getAll", "getStream", "total"]),
         ("/nope", &["total"]),
     ] {
-        let answer = http::get(service2.http(), path);
-        assert_eq!(names(answer.header("server-timing")), expected, "{path}");
-        assert_eq!(answer.header("trailer"), None, "nobody asked for trailers");
+        let response = http::get(service2.http(), path);
+        assert_eq!(names(response.header("server-timing")), expected, "{path}");
+        assert_eq!(
+            response.header("trailer"),
+            None,
+            "nobody asked for trailers"
+        );
     }
 
     let stream = "/api/v1/items/stream";
-    let answer = http::get_with(service2.http(), stream, &[("te", b"trailers")]);
-    assert_eq!(answer.header("trailer"), Some("server-timing"));
-    let end = String::from_utf8_lossy(&answer.body);
+    let response = http::get_with(service2.http(), stream, &[("te", b"trailers")]);
+    assert_eq!(response.header("trailer"), Some("server-timing"));
+    let end = String::from_utf8_lossy(&response.body);
     let (_, trailer) = end.rsplit_once("server-timing: ").expect("a trailer");
     assert_eq!(names(Some(trailer.trim_end())), ["getStream", "total"]);
 
-    let answer = grpc::request(service2.http(), Method::GET, stream, &[], Vec::new());
-    assert_eq!(answer.body, lines(5));
-    let trailer = answer.trailers["server-timing"].to_str().ok();
+    let response = grpc::request(service2.http(), Method::GET, stream, &[], Vec::new());
+    assert_eq!(response.body, lines(5));
+    let trailer = response.trailers["server-timing"].to_str().ok();
     assert_eq!(names(trailer), ["getStream", "total"]);
 
-    // gRPC has no use for it.
-    let answer = grpc::process_name(service1.grpc(), "test", &[]);
-    assert!(!answer.headers.contains_key("server-timing"));
+    // gRPC has no Server-Timing.
+    let response = grpc::process_name(service1.grpc(), "test", &[]);
+    assert!(!response.headers.contains_key("server-timing"));
 }

@@ -1,4 +1,5 @@
-//! What clients can't do: fill the metrics or the log, take all places, hold connections for ever.
+//! Limits of clients: they can't fill the metrics or the log, take all places, or hold connections
+//! for ever.
 
 use std::{
     fs,
@@ -31,19 +32,24 @@ async fn connect(address: SocketAddr) -> SendRequest<Bytes> {
     sender
 }
 
-/// Sends that many requests at once; the statuses of their responses.
+/// Sends that many requests at once, and returns the statuses of their responses; 0 stands for a
+/// request that failed.
 async fn ask(sender: &SendRequest<Bytes>, path: String, count: usize) -> Vec<u16> {
-    let mut answers = JoinSet::new();
+    let mut responses = JoinSet::new();
     for _ in 0..count {
         let mut sender = sender.clone().ready().await.expect("it is open");
         let request = Request::get(&path).body(()).expect("a request");
-        let (answer, _) = sender.send_request(request, true).expect("it is sent");
-        answers.spawn(async { answer.await.map_or(0, |answer| answer.status().as_u16()) });
+        let (response, _) = sender.send_request(request, true).expect("it is sent");
+        responses.spawn(async {
+            response
+                .await
+                .map_or(0, |response| response.status().as_u16())
+        });
     }
-    answers.join_all().await
+    responses.join_all().await
 }
 
-/// Waits for the other side to close, with nothing sent before.
+/// Waits until the server closes the connection without sending anything before.
 fn closed_after(mut connection: &TcpStream) -> Duration {
     let begin = Instant::now();
     connection
@@ -120,7 +126,7 @@ fn a_flood_of_control_frames_ends_its_connection_and_leaves_no_lines() {
 }
 
 #[test]
-fn who_has_little_gets_in_where_another_has_all() {
+fn a_client_with_few_requests_is_served_while_another_holds_all_places() {
     let fixture = Process::start("fixture", &[("MAX_IN_FLIGHT", "16"), ("DEADLINE", "5s")]);
     let address = fixture.http();
     let greedy = thread::spawn(move || {
@@ -146,7 +152,7 @@ fn who_has_little_gets_in_where_another_has_all() {
 }
 
 #[test]
-fn the_limit_is_that_of_the_process_whatever_its_workers() {
+fn the_limit_holds_for_the_process_whatever_the_number_of_workers() {
     let limits = [("MAX_IN_FLIGHT", "128"), ("WORKERS", "16")];
     let fixture = Process::start("fixture", &limits);
     let address = fixture.http();
@@ -164,8 +170,8 @@ fn idle_connections_last_for_their_timeout_and_no_longer() {
     let mut idle = TcpStream::connect(service1.http()).expect("it listens");
     idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
         .expect("it is open");
-    let mut answer = [0; 1_024];
-    assert!(idle.read(&mut answer).expect("an answer") > 0);
+    let mut response = [0; 1_024];
+    assert!(idle.read(&mut response).expect("a response") > 0);
     let mut http2 = TcpStream::connect(service1.grpc()).expect("it listens");
     http2.write_all(&frame::hello()).expect("it is open");
     let http2 = thread::spawn(move || {
@@ -187,7 +193,7 @@ fn idle_connections_last_for_their_timeout_and_no_longer() {
 }
 
 #[test]
-fn a_connection_that_idles_takes_the_next_request_whatever_the_last_was() {
+fn an_idle_connection_takes_another_request_whatever_the_last_one_was() {
     let fixture = Process::start("fixture", &[]);
     let post = |path: &str| format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n");
     let get = || "GET /bare/200 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned();
@@ -201,7 +207,7 @@ fn a_connection_that_idles_takes_the_next_request_whatever_the_last_was() {
         let mut connection = plain::send(fixture.http(), head.as_bytes());
         thread::sleep(Duration::from_millis(100));
         connection.write_all(body.as_bytes()).expect("it is open");
-        assert!(connection.read(&mut [0; 4_096]).expect("an answer") > 0);
+        assert!(connection.read(&mut [0; 4_096]).expect("a response") > 0);
         connection
     });
     // Longer than the head of a request may take.
@@ -209,7 +215,7 @@ fn a_connection_that_idles_takes_the_next_request_whatever_the_last_was() {
     for mut connection in connections {
         connection.write_all(get().as_bytes()).expect("it is open");
         connection.shutdown(Shutdown::Write).expect("it is open");
-        assert_eq!(plain::read(connection).expect("an answer").status, 200);
+        assert_eq!(plain::read(connection).expect("a response").status, 200);
     }
 }
 
@@ -218,14 +224,14 @@ fn an_old_connection_ends_with_a_response_that_says_so() {
     let service1 = Process::start("service1", &[("MAX_CONNECTION_AGE", "500ms")]);
     let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut connection = TcpStream::connect(service1.http()).expect("it listens");
-    let mut answer = [0; 1_024];
+    let mut response = [0; 1_024];
     let says_so = (0..200).any(|_| {
         thread::sleep(Duration::from_millis(50));
         connection.write_all(request).expect("it is open");
-        let read = connection.read(&mut answer).expect("it is answered");
-        let answer = String::from_utf8_lossy(&answer[..read]).to_lowercase();
-        assert!(answer.starts_with("http/1.1 200 "), "{answer}");
-        answer.contains("\r\nconnection: close\r\n")
+        let read = connection.read(&mut response).expect("it is answered");
+        let response = String::from_utf8_lossy(&response[..read]).to_lowercase();
+        assert!(response.starts_with("http/1.1 200 "), "{response}");
+        response.contains("\r\nconnection: close\r\n")
     });
     assert!(says_so, "it lasts for ever");
     closed_after(&connection);
@@ -237,7 +243,7 @@ fn at_the_limit_the_longest_idle_connection_makes_room() {
     let idle: Vec<_> = (0..4)
         .map(|_| {
             let connection = plain::send(service1.http(), b"G");
-            thread::sleep(Duration::from_millis(5)); // which of them is the longest idle
+            thread::sleep(Duration::from_millis(5)); // so that the first is idle for longest
             connection
         })
         .collect();
@@ -246,7 +252,7 @@ fn at_the_limit_the_longest_idle_connection_makes_room() {
     let told = service1.line(&[("action", "accept"), ("status", "failure")]);
     assert_eq!(told.number("limit"), Some(4.0));
     assert!(service1.metric("connections_at_limit_total") >= 1.0);
-    // The other port is not starved.
+    // The gRPC port still accepts.
     assert_eq!(grpc::process_name(service1.grpc(), "a", &[]).code(), 0);
 }
 
@@ -261,7 +267,7 @@ fn a_burst_of_connections_waits_to_be_accepted() {
     tests::raise_file_limit();
     let service1 = Process::start("service1", &[]);
     service1.signal("STOP");
-    // Nobody accepts them; one beyond the backlog would wait for its second SYN, and the next.
+    // Nobody accepts them. One beyond the backlog would wait a second for its next SYN.
     let burst: Vec<_> = (0..BURST)
         .map(|_| TcpStream::connect_timeout(&service1.http(), Duration::from_millis(900)))
         .collect();
@@ -272,14 +278,14 @@ fn a_burst_of_connections_waits_to_be_accepted() {
 }
 
 #[test]
-fn a_half_closed_connection_is_answered() {
+fn a_half_closed_connection_gets_its_response() {
     let fixture = Process::start("fixture", &[]);
     for path in ["/bare/200", "/slow"] {
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
         let connection = plain::send(fixture.http(), request.as_bytes());
         connection.shutdown(Shutdown::Write).expect("it is open");
         assert_eq!(
-            plain::read(connection).expect("an answer").status,
+            plain::read(connection).expect("a response").status,
             200,
             "{path}"
         );
@@ -287,7 +293,7 @@ fn a_half_closed_connection_is_answered() {
 }
 
 #[test]
-fn a_silent_client_does_not_hold_the_drain_and_what_was_sent_is_answered() {
+fn a_silent_client_does_not_hold_the_drain_and_waiting_requests_are_served() {
     let service1 = Process::start("service1", &[]);
     let mut silent = TcpStream::connect(service1.grpc()).expect("it listens");
     silent.write_all(&frame::hello()).expect("it is open");
@@ -303,7 +309,7 @@ fn a_silent_client_does_not_hold_the_drain_and_what_was_sent_is_answered() {
     let begin = Instant::now();
     service1.signal("CONT");
     for connection in sent {
-        assert_eq!(plain::read(connection).expect("an answer").status, 200);
+        assert_eq!(plain::read(connection).expect("a response").status, 200);
     }
     let ended = service1.ended();
     assert!(

@@ -1,4 +1,4 @@
-//! The log when nobody reads it, or when it can't be written: requests do not notice.
+//! A log that nobody reads, or that can't be written, does not hold up requests.
 
 use std::{
     fs::OpenOptions,
@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tests::{Record, command, http, wait_for};
 
-/// A service whose log is read up to where it listens, and no further.
+/// A service whose log is read up to the line with its address, and no further.
 struct Unread {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -34,7 +34,7 @@ impl Unread {
         }
     }
 
-    /// Has the service log more than its pipe takes.
+    /// Makes the service log more than its pipe can hold.
     fn fill(&self) {
         let path = format!("/nope?{}", "x".repeat(8_000));
         for _ in 0..60 {
@@ -70,12 +70,12 @@ fn requests_and_signals_do_not_wait_for_the_reader_of_the_log() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_service_at_once() {
     let service = Unread::start();
     service.fill();
     let _in_flight = http::send(service.address, b"GET /block HTTP/1.1\r\nhost: a\r\n\r\n");
     service.signal();
-    // It has stopped to accept, so the first signal is taken.
+    // The service accepts no more, so it has seen the first signal.
     wait_for("the drain", || {
         std::net::TcpStream::connect(service.address)
             .is_err()
@@ -86,7 +86,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn what_is_lost_is_counted_and_told_once_the_log_is_read_again() {
+fn lost_lines_are_counted_and_logged_once_the_log_is_read_again() {
     let mut service = Unread::start();
     service.fill();
     wait_for("lines to be lost", || {

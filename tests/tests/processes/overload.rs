@@ -1,20 +1,20 @@
-//! Retries, load shedding, and what can be seen of both.
+//! Retries and load shedding, in the log and in the metrics.
 
 use std::{io::Read, net::Shutdown};
 
 use tests::{Process, grpc, http, wait_for};
 
 #[test]
-fn a_call_that_was_unavailable_is_made_again_with_the_same_id() {
+fn an_unavailable_call_is_retried_with_the_same_id() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[]);
-    let answer = http::get(service2.http(), "/api/v1/say-hello?name=again");
-    assert_eq!((answer.status, answer.text()), (200, "\"Hello, 1!\""));
+    let response = http::get(service2.http(), "/api/v1/say-hello?name=again");
+    assert_eq!((response.status, response.text()), (200, "\"Hello, 1!\""));
     let retry = service2.line(&[("action", "call"), ("status", "retry")]);
-    assert_eq!(retry.text("request_id"), answer.id());
+    assert_eq!(retry.text("request_id"), response.id());
     assert_eq!(retry.number("attempt"), Some(1.0));
     assert_eq!(retry.text("method"), "/app.grpc.Service1/ProcessName");
-    let lines = fixture.log_of(answer.id());
+    let lines = fixture.log_of(response.id());
     let failed = lines
         .iter()
         .filter(|line| line.text("grpc_code") == "UNAVAILABLE");
@@ -22,14 +22,14 @@ fn a_call_that_was_unavailable_is_made_again_with_the_same_id() {
 }
 
 #[test]
-fn a_server_that_does_not_want_a_call_again_does_not_get_it() {
+fn a_call_is_not_retried_where_its_server_says_so() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[]);
-    let answer = http::get(service2.http(), "/api/v1/say-hello?name=never");
-    assert_eq!(answer.status, 503);
-    answer.problem();
+    let response = http::get(service2.http(), "/api/v1/say-hello?name=never");
+    assert_eq!(response.status, 503);
+    response.problem();
     let calls = || {
-        let lines = fixture.log_of(answer.id());
+        let lines = fixture.log_of(response.id());
         lines
             .iter()
             .filter(|line| !line.text("grpc_code").is_empty())
@@ -40,7 +40,7 @@ fn a_server_that_does_not_want_a_call_again_does_not_get_it() {
 }
 
 #[test]
-fn what_is_more_than_the_limit_is_refused_at_once_and_told_once() {
+fn requests_over_the_limit_are_refused_at_once_and_logged_once_a_second() {
     let variables = [("WORKERS", "1"), ("MAX_IN_FLIGHT", "2"), ("DEADLINE", "3s")];
     let fixture = Process::start("fixture", &variables);
     let hang = b"GET /hang HTTP/1.1\r\nhost: test\r\n\r\n";
@@ -56,29 +56,30 @@ fn what_is_more_than_the_limit_is_refused_at_once_and_told_once() {
     };
     wait_for("both of them", || (started() == 2).then_some(()));
 
-    let answer = http::get(fixture.http(), "/tasks");
+    let response = http::get(fixture.http(), "/tasks");
     assert_eq!(
-        (answer.status, answer.header("retry-after")),
+        (response.status, response.header("retry-after")),
         (503, Some("1"))
     );
-    assert!(answer.problem().contains("overloaded"));
+    assert!(response.problem().contains("overloaded"));
     let told = fixture.line(&[("action", "shed")]);
-    assert_eq!(told.text("request_id"), answer.id());
+    assert_eq!(told.text("request_id"), response.id());
     assert_eq!(told.number("limit"), Some(2.0));
     assert_eq!(
-        fixture.access_line(answer.id()).number("response_status"),
+        fixture.access_line(response.id()).number("response_status"),
         Some(503.0)
     );
 
-    let answer = grpc::process_name(fixture.grpc(), "test", &[("request_id", b"refused")]);
-    assert_eq!((answer.code(), answer.id()), (8, "refused"));
-    assert_eq!(answer.headers["grpc-retry-pushback-ms"], "1000");
+    let response = grpc::process_name(fixture.grpc(), "test", &[("request_id", b"refused")]);
+    assert_eq!((response.code(), response.id()), (8, "refused"));
+    assert_eq!(response.headers["grpc-retry-pushback-ms"], "1000");
     assert!(
         fixture.log_of("refused").is_empty(),
         "one line a second is enough"
     );
 
-    // A body that comes along is read, or the connection is reset, and the answer may be lost.
+    // The body of a refused request is read. Otherwise the connection would be reset, and the
+    // response might be lost.
     let body = "a".repeat(12 * 1_024 * 1_024);
     let post = format!(
         "POST /echo HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}",
@@ -86,11 +87,11 @@ fn what_is_more_than_the_limit_is_refused_at_once_and_told_once() {
     );
     let mut connection = http::send(fixture.http(), post.as_bytes());
     connection.shutdown(Shutdown::Write).expect("it is open");
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).expect("no reset");
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let mut response = String::new();
+    connection.read_to_string(&mut response).expect("no reset");
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
 
-    // Whoever asks how it is gets an answer.
+    // Probes are served at the limit.
     assert_eq!(http::get(fixture.http(), "/readyz").status, 200);
     let metrics = http::get(fixture.http(), "/metrics");
     assert_eq!(metrics.status, 200);
@@ -100,13 +101,13 @@ fn what_is_more_than_the_limit_is_refused_at_once_and_told_once() {
         metrics.text()
     );
     for connection in in_flight {
-        assert_eq!(http::read(connection).expect("its answer").status, 504);
+        assert_eq!(http::read(connection).expect("its response").status, 504);
     }
     assert_eq!(http::get(fixture.http(), "/tasks").status, 200);
 }
 
 #[test]
-fn the_metrics_tell_what_was_asked_and_who_answered() {
+fn the_metrics_count_requests_by_route_and_replicas_by_state() {
     let (service1, service2) = Process::pair(&[]);
     for _ in 0..3 {
         assert_eq!(

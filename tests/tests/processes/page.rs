@@ -1,25 +1,25 @@
-//! The page, as it goes over the wire; `tests/browser.rs` looks at it with a browser.
+//! The page on the wire; `tests/browser.rs` has it in a browser.
 
 use tests::{Process, http, wait_for};
 
-/// The page for this query, and what it has between this text and the next tag.
+/// A page, checked for what all pages have in common.
 struct Page {
-    answer: http::Response,
+    response: http::Response,
     html: String,
 }
 
 impl Page {
     fn get(service2: &Process, query: &str) -> Self {
-        let answer = http::get(service2.http(), &format!("/{query}"));
-        let html = if answer.header("content-length").is_some() {
-            answer.text().to_owned()
+        let response = http::get(service2.http(), &format!("/{query}"));
+        let html = if response.header("content-length").is_some() {
+            response.text().to_owned()
         } else {
-            let (html, whole) = answer.chunked();
+            let (html, whole) = response.chunked();
             assert!(whole, "{html}");
             html
         };
         assert_eq!(
-            answer.header("content-type"),
+            response.header("content-type"),
             Some("text/html; charset=utf-8")
         );
         assert!(
@@ -27,11 +27,12 @@ impl Page {
             "{html}"
         );
         assert!(!html.contains("<script") && !html.contains(" style="));
-        let page = Self { answer, html };
-        assert_eq!(page.text_after("id=\"request-id\">"), page.answer.id());
+        let page = Self { response, html };
+        assert_eq!(page.text_after("id=\"request-id\">"), page.response.id());
         page
     }
 
+    /// The text between this mark and the next tag.
     fn text_after(&self, mark: &str) -> &str {
         let (_, rest) = self.html.split_once(mark).expect(mark);
         rest.split('<').next().expect("there is a tag")
@@ -56,10 +57,10 @@ impl Page {
 fn the_page_greets_lists_and_streams_as_the_original() {
     let (service1, service2) = Process::pair(&[]);
     let page = Page::get(&service2, "");
-    assert_eq!(page.answer.status, 200);
+    assert_eq!(page.response.status, 200);
     assert_eq!(page.greeting(), "Hello Gonzalo!");
     assert_eq!((page.items("all"), page.items("streamed")), (10, 5));
-    let id = page.answer.id();
+    let id = page.response.id();
     assert_eq!(
         page.text_after("id=\"trace\">"),
         format!("make trace ID={id}")
@@ -72,9 +73,9 @@ fn the_page_greets_lists_and_streams_as_the_original() {
         let millis = row.split(" ms</td>").next().expect("a time");
         assert!(millis.parse::<f64>().expect("a number") < 20_000.0);
     }
-    let policy = page.answer.header("content-security-policy");
+    let policy = page.response.header("content-security-policy");
     assert!(policy.is_some_and(|policy| policy.starts_with("default-src 'none'")));
-    assert_eq!(page.answer.header("cache-control"), Some("no-store"));
+    assert_eq!(page.response.header("cache-control"), Some("no-store"));
     for action in ["say_hello", "get_all", "get_stream"] {
         service1.line(&[
             ("action", action),
@@ -91,7 +92,7 @@ fn the_page_greets_lists_and_streams_as_the_original() {
 }
 
 #[test]
-fn what_is_typed_is_shown_as_text() {
+fn input_is_shown_as_text() {
     let (_service1, service2) = Process::pair(&[]);
     let page = Page::get(&service2, "?name=%3Cscript%3Ealert(1)%3C/script%3E");
     assert_eq!(
@@ -109,7 +110,7 @@ fn what_is_typed_is_shown_as_text() {
 }
 
 #[test]
-fn a_field_with_a_mistake_says_so_and_the_rest_is_there() {
+fn a_field_with_a_mistake_says_so_and_the_rest_of_the_page_is_there() {
     let (_service1, service2) = Process::pair(&[]);
     let cases = [
         ("length", "abc", "whole number"),
@@ -126,14 +127,14 @@ fn a_field_with_a_mistake_says_so_and_the_rest_is_there() {
     ];
     for (field, value, hint) in cases {
         let page = Page::get(&service2, &format!("?{field}={value}"));
-        assert_eq!(page.answer.status, 400, "{field}={value}");
+        assert_eq!(page.response.status, 400, "{field}={value}");
         assert!(
             page.text_after(&format!("id=\"{field}-mistake\">"))
                 .contains(hint),
             "{field}={value}"
         );
         assert_eq!(page.html.matches("aria-invalid").count(), 1);
-        let access = service2.access_line(page.answer.id());
+        let access = service2.access_line(page.response.id());
         assert_eq!(access.number("response_status"), Some(400.0));
         let whole = [
             field == "name" || page.greeting() == "Hello Gonzalo!",
@@ -152,38 +153,38 @@ fn a_field_with_a_mistake_says_so_and_the_rest_is_there() {
 }
 
 #[test]
-fn the_page_comes_without_service1_too() {
+fn the_page_is_shown_without_service1_too() {
     let (service1, service2) = Process::pair(&[("DEADLINE", "1s")]);
     service1.signal("STOP");
     let page = Page::get(&service2, "");
-    assert_eq!(page.answer.status, 504);
+    assert_eq!(page.response.status, 504);
     let told = format!(
         "There was no response before the deadline; try again later. <span>Request id: <code>{}",
-        page.answer.id()
+        page.response.id()
     );
     assert_eq!(page.html.matches(&told).count(), 3);
 
     drop(service1); // kill -9
     let page = wait_for("the channel to see it", || {
         let page = Page::get(&service2, "");
-        (page.answer.status == 503).then_some(page)
+        (page.response.status == 503).then_some(page)
     });
     let told = format!(
         "can&#39;t be reached; try again. <span>Request id: <code>{}",
-        page.answer.id()
+        page.response.id()
     );
     assert_eq!(page.html.matches(&told).count(), 3);
-    let access = service2.access_line(page.answer.id());
+    let access = service2.access_line(page.response.id());
     assert_eq!(access.number("response_status"), Some(503.0));
 }
 
 #[test]
-fn the_page_is_whole_where_the_stream_is_not() {
+fn the_page_is_whole_although_its_stream_broke_off() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[("DEADLINE", "1s")]);
     // The fixture holds the fourth item back, and its list always fails.
     let page = Page::get(&service2, "?stream_length=5");
-    assert_eq!(page.answer.status, 502);
+    assert_eq!(page.response.status, 502);
     assert_eq!(page.greeting(), "Gonzalo");
     assert_eq!(page.items("streamed"), 3);
     assert!(page.section("streamed").contains("before the deadline"));
@@ -191,7 +192,7 @@ fn the_page_is_whole_where_the_stream_is_not() {
         page.section("all")
             .contains("report it with the request_id")
     );
-    let access = service2.access_line(page.answer.id());
+    let access = service2.access_line(page.response.id());
     assert_eq!(access.text("reason"), "", "the page itself did not break");
 
     assert_eq!(http::get(fixture.http(), "/release").status, 200);
@@ -207,8 +208,8 @@ fn an_id_that_make_would_misread_is_quoted_for_the_shell() {
     let (_service1, service2) = Process::pair(&[]);
     let trace = |id: &str| {
         let headers: [(&str, &[u8]); 1] = [("x-request-id", id.as_bytes())];
-        let answer = http::get_with(service2.http(), "/", &headers);
-        let (html, _) = answer.chunked();
+        let response = http::get_with(service2.http(), "/", &headers);
+        let (html, _) = response.chunked();
         let (_, rest) = html.split_once("id=\"trace\">").expect("it is there");
         rest.split('<')
             .next()
@@ -221,15 +222,15 @@ fn an_id_that_make_would_misread_is_quoted_for_the_shell() {
 }
 
 #[test]
-fn all_that_the_page_needs_is_served() {
+fn the_files_of_the_page_are_served() {
     let (_service1, service2) = Process::pair(&[]);
     for (path, media_type) in [
         ("/page.css", "text/css; charset=utf-8"),
         ("/favicon.ico", "image/svg+xml"),
     ] {
-        let answer = http::get(service2.http(), path);
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.header("content-type"), Some(media_type));
+        let response = http::get(service2.http(), path);
+        assert_eq!(response.status, 200);
+        assert_eq!(response.header("content-type"), Some(media_type));
         let links = Page::get(&service2, "").html.matches(path).count();
         assert_eq!(links, 1, "{path}");
     }

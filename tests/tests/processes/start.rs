@@ -136,7 +136,7 @@ fn grpc_health_and_reflection_know_the_service() {
             name.as_bytes(),
         ]
         .concat();
-        // It listens before all of its workers are there.
+        // The service listens before all of its workers have started.
         wait_for("it to serve", || {
             let response = grpc::call(service1.grpc(), CHECK, &[], &request);
             assert_eq!(response.code(), 0);
@@ -150,9 +150,9 @@ fn grpc_health_and_reflection_know_the_service() {
     for version in ["v1", "v1alpha"] {
         // list_services: ""
         let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
-        let answer = grpc::call(service1.grpc(), &path, &[], b"\x3A\x00");
-        assert_eq!(answer.code(), 0);
-        let text = String::from_utf8_lossy(&answer.body);
+        let response = grpc::call(service1.grpc(), &path, &[], b"\x3A\x00");
+        assert_eq!(response.code(), 0);
+        let text = String::from_utf8_lossy(&response.body);
         assert!(
             text.contains("app.grpc.Service1") && text.contains("grpc.health.v1.Health"),
             "{text}"
@@ -170,15 +170,15 @@ fn a_draining_service_is_not_ready_and_accepts_for_the_drain_delay() {
     );
     service1.signal("TERM");
     service1.line(&[("action", "drain")]);
-    let answer = http::get(service1.http(), "/readyz");
-    assert_eq!(answer.status, 503);
-    assert!(answer.problem().contains("draining"));
+    let response = http::get(service1.http(), "/readyz");
+    assert_eq!(response.status, 503);
+    assert!(response.problem().contains("draining"));
     wait_for("not serving", || {
-        let answer = grpc::call(service1.grpc(), CHECK, &[], b"");
-        answer.body.ends_with(&[8, 2]).then_some(())
+        let response = grpc::call(service1.grpc(), CHECK, &[], b"");
+        response.body.ends_with(&[8, 2]).then_some(())
     });
-    let answer = http::get(service1.http(), "/api/v1/name?name=test");
-    assert_eq!(answer.status, 200);
+    let response = http::get(service1.http(), "/api/v1/name?name=test");
+    assert_eq!(response.status, 200);
     let (http, ended) = (service1.http(), service1.ended());
     assert_eq!(ended.status.code(), Some(0));
     assert!(std::net::TcpStream::connect(http).is_err());
