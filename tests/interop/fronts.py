@@ -56,10 +56,14 @@ backend service2
 """
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+@contextlib.contextmanager
+def kept_port():
+    """A free port, kept by a socket that never listens. A program that sets SO_REUSEADDR, as both do,
+    can listen there all the same, but Linux gives the port to nobody who asks for any port."""
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
 
 
 def listens(port):
@@ -69,9 +73,8 @@ def listens(port):
 
 @contextlib.contextmanager
 def front(program, address, idle):
-    """One of the two in front of an address, with that idle timeout for its connections to it."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as directory:
+    """nginx or HAProxy in front of an address, with that idle timeout for its connections to it."""
+    with kept_port() as port, tempfile.TemporaryDirectory() as directory:
         configuration = Path(directory, "configuration")
         template, command = {
             "nginx": (NGINX, ["nginx", "-p", directory, "-c"]),
@@ -131,7 +134,7 @@ class Pair(unittest.TestCase):
             "service2",
             cls.build,
             SERVICE1_CHANNEL=channel,
-            RUST_LOG="error,common::server::process=info",
+            RUST_LOG="error",
             **cls.variables,
         )
         cls.service2.wait_until_ready()

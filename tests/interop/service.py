@@ -10,12 +10,17 @@ from concurrent import futures
 
 PATIENCE = 20  # seconds; far more than anything needs
 
+# The addresses are read off this module's lines, so they are always logged.
+LISTENING = "common::server::process=info"
+
 
 class Service:
-    """A service of the pair as a real process on free ports."""
+    """A service on free ports."""
 
     def __init__(self, program, build="debug", **variables):
         environment = {"HOST": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0", "WORKERS": "2", **variables}
+        if "RUST_LOG" in variables:
+            environment["RUST_LOG"] += f",{LISTENING}"
         self.process = subprocess.Popen(
             [f"target/{build}/{program}"], env=environment, stdout=subprocess.PIPE, text=True
         )

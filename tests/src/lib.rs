@@ -12,11 +12,13 @@ pub mod frame;
 pub mod grpc;
 pub mod http;
 pub mod load;
+mod port;
 mod process;
 mod record;
 pub mod testing;
 
 pub use fakes::Fake;
+pub use port::Port;
 pub use process::{Ended, Process, command, raise_file_limit, wait_for};
 pub use record::Record;
 

@@ -333,7 +333,12 @@ pub fn command(program: &str, variables: &[(&str, &str)]) -> Command {
     command
 }
 
+/// The harness reads the ports off this module's lines, so they are always logged.
+const LISTENING: &str = "common::server::process=info";
+
 fn set_up<'a>(command: &'a mut Command, variables: &[(&str, &str)]) -> &'a mut Command {
+    let mut log = variables.iter().filter(|(name, _)| *name == "RUST_LOG");
+    let log = log.next_back().map(|(_, levels)| levels);
     command
         .env_clear()
         .envs([
@@ -343,6 +348,7 @@ fn set_up<'a>(command: &'a mut Command, variables: &[(&str, &str)]) -> &'a mut C
             ("WORKERS", "2"),
         ])
         .envs(variables.iter().copied())
+        .envs(log.map(|levels| ("RUST_LOG", format!("{levels},{LISTENING}"))))
         .stdin(Stdio::null())
 }
 

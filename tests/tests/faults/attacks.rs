@@ -40,7 +40,7 @@ pub(crate) const ROWS: &[Row] = &[
 const ATTACKERS: u32 = 5_000;
 
 fn pair() -> (Process, Process) {
-    let service1 = backend(0);
+    let service1 = backend();
     let service2 = edge(&[&service1], &[]);
     (service1, service2)
 }

@@ -11,14 +11,14 @@ use futures_util::future::join_all;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use protos::app::grpc::{ProcessNameRequest, service1_client::Service1Client};
-use tests::{Fake, wait_for};
+use tests::{Fake, Port, wait_for};
 use tokio::{
     runtime,
     task::JoinSet,
     time::{interval, sleep},
 };
 
-use crate::{Row, SECOND, backend};
+use crate::{Row, SECOND, backend, backend_on};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -99,7 +99,7 @@ fn nothing_is_idempotent() -> String {
 }
 
 fn clients_are_dropped() -> String {
-    let service1 = backend(0);
+    let service1 = backend();
     let channel = channel(&service1.grpc().to_string(), true);
     let open = || service1.metric("connections_open");
     tests::raise_file_limit();
@@ -125,10 +125,8 @@ fn clients_are_dropped() -> String {
 }
 
 fn calls_come_before_the_connection() -> String {
-    let gone = backend(0);
-    let address = gone.grpc();
-    drop(gone);
-    let channel = channel(&address.to_string(), true);
+    let port = Port::keep();
+    let channel = channel(&port.address().to_string(), true);
     let calls = thread::spawn(move || {
         run(async {
             let client = channel.connect();
@@ -136,7 +134,7 @@ fn calls_come_before_the_connection() -> String {
         })
     });
     thread::sleep(SECOND);
-    let _service1 = backend(address.port());
+    let _service1 = backend_on(&port);
     let calls = calls.join().expect("no panic");
     let failed: Vec<_> = calls
         .iter()

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::{Fake, Process, http, load::Load, wait_for};
+use tests::{Fake, Port, Process, http, load::Load, wait_for};
 
 use crate::{
-    FEW, LOAD, Row, SECOND, assert_none_failed, assert_none_was_lost, backend, edge, edge_of,
-    millis,
+    FEW, LOAD, Row, SECOND, assert_none_failed, assert_none_was_lost, backend, backend_on, edge,
+    edge_of, millis,
 };
 
 pub(crate) const ROWS: &[Row] = &[
@@ -43,7 +43,8 @@ pub(crate) const QUIET_ROWS: &[Row] = &[(
 const ENDLESS: &[u8] = b"GET /api/v1/items/stream?length=2147483647 HTTP/1.1\r\nhost: test\r\n\r\n";
 
 fn the_only_one_is_replaced_beside_a_stream() -> String {
-    let only = backend(0);
+    let port = Port::keep();
+    let only = backend_on(&port);
     let service2 = edge(&[&only], &[("WORKERS", "1")]);
     let load = Load::start(service2.http(), FEW);
     let mut stream = http::send(service2.http(), ENDLESS);
@@ -64,7 +65,7 @@ fn the_only_one_is_replaced_beside_a_stream() -> String {
             connection.is_err().then_some(())
         });
         sleep(SECOND * 12 / 10);
-        let successor = backend(only.grpc().port());
+        let successor = backend_on(&port);
         sleep(3 * SECOND);
         let samples = load.stop();
         is_over.store(true, Ordering::Relaxed);
@@ -97,7 +98,7 @@ fn connections_go_away_beside_a_stream() -> String {
 }
 
 fn readers_are_slow() -> String {
-    let service1 = backend(0);
+    let service1 = backend();
     let service2 = edge(&[&service1], &[]);
     let load = Load::start(service2.http(), LOAD);
     sleep(SECOND);

@@ -51,7 +51,7 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 fn pair() -> (Process, Process) {
-    let service1 = backend(0);
+    let service1 = backend();
     let service2 = edge(&[&service1], &[QUIET]);
     (service1, service2)
 }
@@ -225,7 +225,7 @@ fn memory_of_lists() -> String {
 }
 
 fn memory_of_the_backend() -> String {
-    let service1 = backend(0);
+    let service1 = backend();
     let before = service1.memory("VmHWM");
     let address = service1.grpc();
     let runtime = runtime::Builder::new_current_thread().enable_all().build();

@@ -31,10 +31,7 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 fn responses_take_seconds() -> String {
-    let fixture = Process::start(
-        "fixture",
-        &[("RUST_LOG", "warn,fixture=info,common::server::process=info")],
-    );
+    let fixture = Process::start("fixture", &[("RUST_LOG", "warn,fixture=info")]);
     let service2 = edge(&[&fixture], &[("WORKERS", "1")]);
     let load = Load::start(service2.http(), FEW);
     let address = service2.http();
@@ -71,7 +68,7 @@ fn responses_take_seconds() -> String {
 }
 
 fn one_of_two_is_frozen_before_few_clients() -> String {
-    let (one, other) = (backend(0), backend(0));
+    let (one, other) = (backend(), backend());
     let service2 = edge(&[&one, &other], &[]);
     let load = Load::start(service2.http(), FEW);
     thread::sleep(3 * SECOND);

@@ -25,7 +25,7 @@ use std::{
 };
 
 use tests::{
-    Process,
+    Port, Process,
     load::{Plan, Samples},
 };
 
@@ -55,10 +55,13 @@ const PROBES: Plan = Plan {
     is_kept: false,
 };
 
-/// For a process that would log each of many failures.
-const QUIET: (&str, &str) = ("RUST_LOG", "error,common::server::process=info");
+/// For a process whose warnings matter.
+const WARNINGS: (&str, &str) = ("RUST_LOG", "warn");
 
-/// One row: the fault, what must be seen, and the test that returns what was.
+/// For a process that would warn of each of many failures.
+const QUIET: (&str, &str) = ("RUST_LOG", "error");
+
+/// One row: the fault, the requirement, and the test, which returns what it measured.
 type Row = (&'static str, &'static str, fn() -> String);
 
 /// The rows by subject. They run one after the other.
@@ -119,21 +122,21 @@ fn edge(backends: &[&Process], variables: &[(&str, &str)]) -> Process {
 }
 
 fn edge_of(target: &str, variables: &[(&str, &str)]) -> Process {
-    let mut all = vec![
-        ("SERVICE1_CHANNEL", target),
-        ("RUST_LOG", "warn,common::server::process=info"),
-    ];
+    let mut all = vec![("SERVICE1_CHANNEL", target), WARNINGS];
     all.extend(variables);
     let service2 = Process::start("service2", &all);
     service2.wait_until_ready();
     service2
 }
 
-/// service1, on a port of its own where it is to come back to it.
-fn backend(port: u16) -> Process {
-    let port = port.to_string();
-    let log = ("RUST_LOG", "warn,common::server::process=info");
-    Process::start("service1", &[("GRPC_PORT", &port), log])
+/// service1 on any free port.
+fn backend() -> Process {
+    Process::start("service1", &[WARNINGS])
+}
+
+/// service1 on a port that it may come back to.
+fn backend_on(port: &Port) -> Process {
+    Process::start("service1", &[("GRPC_PORT", &port.variable()), WARNINGS])
 }
 
 /// The fixture, with variables such as `ORDERS`, which say what its calls do.

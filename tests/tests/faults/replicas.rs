@@ -8,9 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::{Process, http, load::Load, wait_for};
+use tests::{Port, Process, http, load::Load, wait_for};
 
-use crate::{LOAD, Row, SECOND, assert_none_failed, backend, edge, edge_of, millis, picks};
+use crate::{
+    LOAD, Row, SECOND, WARNINGS, assert_none_failed, backend, backend_on, edge, edge_of, millis,
+    picks,
+};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -60,7 +63,7 @@ pub(crate) const ROWS: &[Row] = &[
 const UNTIL_SILENCE_IS_KNOWN: Duration = Duration::from_secs(2);
 
 fn one_of_two_is_killed() -> String {
-    let (one, other) = (backend(0), backend(0));
+    let (one, other) = (backend(), backend());
     let dead = one.grpc().to_string();
     let service2 = edge(&[&one, &other], &[]);
     let load = Load::start(service2.http(), LOAD);
@@ -76,14 +79,14 @@ fn one_of_two_is_killed() -> String {
 }
 
 fn the_only_one_is_killed_and_comes_back() -> String {
-    let only = backend(0);
-    let port = only.grpc().port();
+    let port = Port::keep();
+    let only = backend_on(&port);
     let service2 = edge(&[&only], &[]);
     let load = Load::start(service2.http(), LOAD);
     sleep(2 * SECOND);
     drop(only); // kill -9
     sleep(2 * SECOND);
-    let _back = backend(port);
+    let _back = backend_on(&port);
     sleep(2 * SECOND);
     let samples = load.stop();
     let longest = samples.percentile(1.0);
@@ -95,7 +98,7 @@ fn the_only_one_is_killed_and_comes_back() -> String {
 }
 
 fn one_of_two_is_frozen() -> String {
-    let (one, other) = (backend(0), backend(0));
+    let (one, other) = (backend(), backend());
     let frozen = one.grpc().to_string();
     let service2 = edge(&[&one, &other], &[]);
     out_for_ten_seconds(
@@ -202,13 +205,9 @@ fn packets_to_one_of_two_are_dropped() -> String {
     let one = Process::start_within(
         &["ip", "netns", "exec", NAMESPACE],
         "service1",
-        &[
-            ("HOST", INSIDE),
-            ("GRPC_PORT", "50051"),
-            ("RUST_LOG", "warn,common::server::process=info"),
-        ],
+        &[("HOST", INSIDE), ("GRPC_PORT", "50051"), WARNINGS],
     );
-    let other = backend(0);
+    let other = backend();
     let cut_off = format!("{INSIDE}:50051");
     let service2 = edge_of(&format!("{cut_off},{}", other.grpc()), &[]);
     let shown = out_for_ten_seconds(
@@ -222,12 +221,12 @@ fn packets_to_one_of_two_are_dropped() -> String {
 }
 
 fn three_are_restarted_one_by_one() -> String {
-    let mut replicas = [backend(0), backend(0), backend(0)];
+    let ports = [(); 3].map(|()| Port::keep());
+    let mut replicas = ports.each_ref().map(backend_on);
     let service2 = edge(&replicas.each_ref(), &[]);
     let load = Load::start(service2.http(), LOAD);
     sleep(SECOND);
-    for replica in &mut replicas {
-        let port = replica.grpc().port();
+    for (replica, port) in replicas.iter_mut().zip(&ports) {
         replica.signal("TERM");
         wait_for("its end", || {
             std::net::TcpStream::connect(replica.grpc())
@@ -236,7 +235,7 @@ fn three_are_restarted_one_by_one() -> String {
         });
         sleep(SECOND / 2);
         let before = picks(&service2, replica.grpc());
-        let old = std::mem::replace(replica, backend(port));
+        let old = std::mem::replace(replica, backend_on(port));
         assert_eq!(old.ended().status.code(), Some(0));
         wait_for("picks of the new one", || {
             (picks(&service2, replica.grpc()) > before + 20.0).then_some(())
@@ -246,7 +245,7 @@ fn three_are_restarted_one_by_one() -> String {
 }
 
 fn the_edge_is_told_to_stop() -> String {
-    let only = backend(0);
+    let only = backend();
     let service2 = edge(&[&only], &[("RUST_LOG", "info")]);
     let load = Load::start(service2.http(), LOAD);
     sleep(2 * SECOND);
@@ -275,8 +274,8 @@ fn the_edge_is_told_to_stop() -> String {
 }
 
 fn all_are_gone_for_a_while() -> String {
-    let replicas = [backend(0), backend(0)];
-    let ports = replicas.each_ref().map(|one| one.grpc().port());
+    let ports = [(); 2].map(|()| Port::keep());
+    let replicas = ports.each_ref().map(backend_on);
     let service2 = edge(&replicas.each_ref(), &[]);
     let load = Load::start(service2.http(), LOAD);
     sleep(SECOND);
@@ -288,7 +287,7 @@ fn all_are_gone_for_a_while() -> String {
     let gone = Instant::now();
     sleep(30 * SECOND);
     let back = Instant::now();
-    let _replicas = ports.map(backend);
+    let _replicas = ports.each_ref().map(backend_on);
     let ready = Instant::now();
     sleep(3 * SECOND);
     let samples = load.stop();
@@ -345,7 +344,7 @@ fn the_look_up_fails() -> String {
     if !is_possible.is_ok_and(|status| status.success()) {
         return "not run here: it needs root and unshare".into();
     }
-    let only = backend(0);
+    let only = backend();
     let target = format!("replicas.test:{}", only.grpc().port());
     let service2 = Process::start_within(&wrapper, "service2", &[("SERVICE1_CHANNEL", &target)]);
     service2.wait_until_ready();

@@ -5,14 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::{Process, grpc, http, wait_for};
+use tests::{Port, Process, grpc, http, wait_for};
 
 const SAY_HELLO: &str = "/api/v1/say-hello?name=test";
 
 #[test]
-fn without_service1_the_edge_answers_503_and_recovers_when_it_is_back() {
-    let service1 = Process::start("service1", &[]);
-    let port = service1.grpc().port().to_string();
+fn without_service1_the_edge_returns_503_and_recovers_when_service1_is_back() {
+    let port = Port::keep();
+    let start = || Process::start("service1", &[("GRPC_PORT", &port.variable())]);
+    let service1 = start();
     let service2 = Process::service2(&service1, &[("DEADLINE", "5s")]);
     assert_eq!(http::get(service2.http(), SAY_HELLO).status, 200);
     drop(service1);
@@ -36,7 +37,7 @@ fn without_service1_the_edge_answers_503_and_recovers_when_it_is_back() {
                 == Some(503.0)
         );
     }
-    let _service1 = Process::start("service1", &[("GRPC_PORT", &port)]);
+    let _service1 = start();
     wait_for("both workers to find it", || {
         let mut responses = (0..4).map(|_| http::get(service2.http(), SAY_HELLO).status);
         responses.all(|status| status == 200).then_some(())
@@ -44,11 +45,9 @@ fn without_service1_the_edge_answers_503_and_recovers_when_it_is_back() {
 }
 
 #[test]
-fn the_edge_starts_without_service1_and_is_ready_once_that_has_answered() {
-    let service1 = Process::start("service1", &[]);
-    let port = service1.grpc().port().to_string();
-    drop(service1);
-    let channel = format!("127.0.0.1:{port}");
+fn the_edge_starts_without_service1_and_is_ready_once_service1_serves() {
+    let port = Port::keep();
+    let channel = port.address().to_string();
     let service2 = Process::start("service2", &[("SERVICE1_CHANNEL", &channel)]);
     let response = http::get(service2.http(), "/readyz");
     assert_eq!(
@@ -58,7 +57,7 @@ fn the_edge_starts_without_service1_and_is_ready_once_that_has_answered() {
     response.problem();
     assert_eq!(http::get(service2.http(), "/healthz").status, 200);
     assert_eq!(http::get(service2.http(), SAY_HELLO).status, 503);
-    let _service1 = Process::start("service1", &[("GRPC_PORT", &port)]);
+    let _service1 = Process::start("service1", &[("GRPC_PORT", &port.variable())]);
     service2.wait_until_ready();
     assert_eq!(http::get(service2.http(), SAY_HELLO).status, 200);
 }

@@ -64,8 +64,8 @@ fn closed_after(mut connection: &TcpStream) -> Duration {
 }
 
 #[test]
-fn made_up_routes_do_not_fill_the_metrics() {
-    let (service1, service2) = Process::pair(&[("RUST_LOG", "error,common::server::process=info")]);
+fn unknown_routes_do_not_fill_the_metrics() {
+    let (service1, service2) = Process::pair(&[("RUST_LOG", "error")]);
     let call: [(&str, &[u8]); 2] = [
         ("content-type", b"application/grpc"),
         ("grpc-timeout", b"1n"),

@@ -3,12 +3,12 @@
 use std::{
     fs::OpenOptions,
     io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::{Child, ChildStdout, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{Record, command, http, wait_for};
+use tests::{Port, Record, command, http, wait_for};
 
 /// A service whose log is read up to the line with its address, and no further.
 struct Unread {
@@ -115,15 +115,14 @@ fn lost_lines_are_counted_and_logged_once_the_log_is_read_again() {
 }
 
 #[test]
-fn lines_that_can_not_be_written_are_counted_as_lost() {
-    let port = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = port.local_addr().expect("it is bound");
-    drop(port);
+fn lines_that_cannot_be_written_are_counted_as_lost() {
+    let port = Port::keep();
+    let address = port.address();
     let full = OpenOptions::new()
         .write(true)
         .open("/dev/full")
         .expect("Linux has it");
-    let mut child = command("service1", &[("PORT", &address.port().to_string())])
+    let mut child = command("service1", &[("PORT", &port.variable())])
         .stdout(full)
         .spawn()
         .expect("the program starts");
