@@ -27,7 +27,7 @@ impl<'de> Deserialize<'de> for Record {
                 let mut record = BTreeMap::new();
                 while let Some((key, value)) = entries.next_entry()? {
                     if record.insert(key, value).is_some() {
-                        return Err(M::Error::custom("a key stands twice"));
+                        return Err(M::Error::custom("a duplicate key"));
                     }
                 }
                 Ok(Record(record))

@@ -96,7 +96,8 @@ def front(program, address, idle):
 
 
 async def ask(port, method, pauses):
-    """One client with one connection: a request after each pause. The statuses it gets."""
+    """A client with one connection and a request after each pause. Returns the statuses; 0 stands for a
+    request without a response."""
     statuses = []
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for pause in [0, *pauses]:
@@ -164,7 +165,7 @@ class Fronts(Pair):
 
 
 class Defaults(Fronts):
-    """With no setting at all, with pauses around the five seconds of a request's head."""
+    """Without settings, and with pauses around the five seconds that the head of a request may take."""
 
     variables = {}
 
@@ -178,7 +179,7 @@ class Defaults(Fronts):
 class SlowClients(Pair):
     """4,000 slow clients, and 20 new connections a second beside them."""
 
-    build = "release"  # 4,000 lists in a few seconds are work
+    build = "release"  # a debug build is too slow for 4,000 lists in a few seconds
 
     def undisturbed(self, *mode):
         address = self.service2.address("http")

@@ -1,4 +1,4 @@
-"""A service of ours as a real process, whose log is read as it comes."""
+"""A service of the pair as a real process, whose log is read as it is written."""
 
 import collections
 import json
@@ -25,7 +25,8 @@ class Service:
             [f"target/{build}/{program}"], env=environment, stdout=subprocess.PIPE, text=True
         )
         self.lines = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self):
         for line in self.process.stdout:
@@ -72,16 +73,16 @@ class Service:
             return error.code, json.load(error)["detail"], error.headers["x-request-id"]
 
     def failures(self, rate, seconds):
-        """Sends that many say-hello requests a second, 20 at a time at most. Counts those that
-        fail, by status and detail."""
+        """Sends that many say-hello requests a second, at most 20 at a time. Counts the failures by
+        status and detail."""
         begin = time.monotonic()
-        answers = []
+        requests = []
         with futures.ThreadPoolExecutor(20) as clients:
             for number in range(rate * seconds):
                 time.sleep(max(0, begin + number / rate - time.monotonic()))
-                answers.append(clients.submit(self.say_hello, "test", f"load-{number}"))
-        answers = [answer.result() for answer in answers]
-        return collections.Counter((status, detail) for status, detail, _ in answers if status != 200)
+                requests.append(clients.submit(self.say_hello, "test", f"load-{number}"))
+        responses = [request.result() for request in requests]
+        return collections.Counter((status, detail) for status, detail, _ in responses if status != 200)
 
     def stop(self):
         self.process.terminate()
@@ -89,4 +90,5 @@ class Service:
 
     def wait_until_ended(self):
         assert self.process.wait(PATIENCE) == 0
+        self.reader.join(PATIENCE)
         self.process.stdout.close()

@@ -148,15 +148,39 @@ pub fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     connection
 }
 
-/// Reads an answer up to the end of the connection.
-pub fn read(mut connection: TcpStream) -> io::Result<Response> {
+/// Reads a response up to the end of the connection.
+///
+/// # Errors
+///
+/// When there is no response, or the connection stays open.
+pub fn read(connection: TcpStream) -> io::Result<Response> {
+    match read_to_end(connection)? {
+        (bytes, End::Reset) if bytes.is_empty() => Err(io::ErrorKind::ConnectionReset.into()),
+        (bytes, _) => parse(&bytes).ok_or(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The server closed the connection.
+    Closed,
+    /// The server reset the connection, as it does with a request that it has not read to its end.
+    Reset,
+}
+
+/// Reads all bytes up to the end of the connection, which must come.
+///
+/// # Errors
+///
+/// When the connection stays open.
+pub fn read_to_end(mut connection: TcpStream) -> io::Result<(Vec<u8>, End)> {
     let mut bytes = Vec::new();
     match connection.read_to_end(&mut bytes) {
-        Err(error) if bytes.is_empty() => return Err(error),
-        // Reset after the answer: the server did not want the rest of the request.
-        _ => {}
+        Ok(_) => Ok((bytes, End::Closed)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok((bytes, End::Reset)),
+        Err(error) => Err(error),
     }
-    parse(&bytes).ok_or(io::ErrorKind::InvalidData.into())
 }
 
 fn parse(bytes: &[u8]) -> Option<Response> {

@@ -22,5 +22,5 @@ pub use port::Port;
 pub use process::{Ended, Process, command, raise_file_limit, wait_for};
 pub use record::Record;
 
-/// How long an answer, or a condition, may take to come; far more than any needs.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+/// The longest wait for a response or a condition; far more than any needs.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

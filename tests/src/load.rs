@@ -15,7 +15,14 @@ use http::{Request, header::HOST};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, runtime, task::JoinSet, time::sleep_until};
+use tokio::{
+    net::TcpStream,
+    runtime,
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+
+use crate::PATIENCE;
 
 /// One request and its outcome.
 #[derive(Debug, Clone)]
@@ -123,7 +130,8 @@ async fn connection(
                 Some(open) => open,
                 None => connect(address).await?,
             };
-            say_hello(&mut open, &name, &id).await?;
+            let response = timeout(PATIENCE, say_hello(&mut open, &name, &id));
+            response.await.map_err(|_| "no response in time")??;
             if plan.is_kept && open.ready().await.is_ok() {
                 sender = Some(open);
             }
@@ -167,7 +175,7 @@ async fn say_hello(sender: &mut Sender, name: &str, id: &str) -> Result<(), Stri
     let body = response.into_body().collect().await;
     let body = body.map_err(|error| format!("cut: {error}"))?.to_bytes();
     if !has_id {
-        return Err("it has another's id".into());
+        return Err("the id of another request".into());
     }
     if status != 200 {
         return Err(status.as_u16().to_string());

@@ -24,8 +24,8 @@ use crate::{PATIENCE, Record};
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
-        if let Some(answer) = condition() {
-            return answer;
+        if let Some(value) = condition() {
+            return value;
         }
         assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(5));

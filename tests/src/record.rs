@@ -35,7 +35,8 @@ impl Record {
     /// Whether the line has all of these text fields with these values. A field that is missing
     /// is not a field that is empty.
     pub fn has(&self, fields: &[(&str, &str)]) -> bool {
-        fields.iter().all(|(key, value)| self.text(key) == *value)
+        let is = |(key, value): &(&str, &str)| self.0.get(*key).is_some_and(|field| field == value);
+        fields.iter().all(is)
     }
 }
 

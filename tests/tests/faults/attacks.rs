@@ -17,7 +17,7 @@ use http::Request;
 use tests::{Process, frame, load::Load, wait_for};
 use tokio::{runtime, time::timeout};
 
-use crate::{LOAD, PROBES, Row, SECOND, assert_none_failed, backend, edge, millis};
+use crate::{LOAD, PROBES, Row, SECOND, assert_none_failed, backend, edge, float, millis};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -58,7 +58,7 @@ fn half_requests() -> String {
             connection
         })
         .collect();
-    wait_for("them to be open", || {
+    wait_for("all connections to be open", || {
         (service2.metric("connections_open") >= f64::from(ATTACKERS)).then_some(())
     });
     for mut connection in connections {
@@ -73,7 +73,7 @@ fn half_requests() -> String {
     let closed = begin.elapsed();
     // Those of the load, and the one that asks.
     wait_for("the service to know", || {
-        (service2.metric("connections_open") < f64::from(ATTACKERS)).then_some(())
+        (service2.metric("connections_open") <= float(LOAD.connections + 1)).then_some(())
     });
     let shown = assert_none_failed(&load.stop());
     format!("all closed after {:.1} s; {shown}", closed.as_secs_f64())

@@ -89,6 +89,7 @@ fn three_times_the_calls() -> String {
         failures.iter().all(|(failure, _)| is_refused(failure)),
         "{failures:?}"
     );
+    assert!(!failures.is_empty(), "three times the calls");
     format!(
         "not once; {} of {} served, the slowest took {}",
         samples.served(),

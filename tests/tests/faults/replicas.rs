@@ -255,7 +255,7 @@ fn the_edge_is_told_to_stop() -> String {
     assert_eq!(ended.status.code(), Some(0));
     let samples = load.stop();
     let taken: HashSet<_> = ended.log_by_id().into_keys().collect();
-    let answered: HashSet<_> = samples
+    let served: HashSet<_> = samples
         .0
         .iter()
         .filter(|one| one.outcome.is_ok())
@@ -263,12 +263,13 @@ fn the_edge_is_told_to_stop() -> String {
         .collect();
     let lost: Vec<_> = taken
         .iter()
-        .filter(|id| id.starts_with("load-") && !answered.contains(id))
+        .filter(|id| id.starts_with("load-") && !served.contains(id))
         .collect();
-    assert!(lost.is_empty(), "taken and not answered: {lost:?}");
+    assert!(lost.is_empty(), "taken, and without a response: {lost:?}");
+    assert!(served.iter().all(|id| taken.contains(*id)));
     format!(
         "all {} that it took were answered; exit 0 after {}",
-        answered.len(),
+        served.len(),
         millis(took)
     )
 }

@@ -11,7 +11,7 @@ use tests::testing::{
         grpc::testing::{Empty, test_service_client::TestServiceClient},
     },
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic::{Code, Request, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
@@ -112,9 +112,8 @@ async fn long_lived_calls_outlive_the_deadline_and_end_with_the_service() {
         let next = timeout(Duration::from_millis(300), watch.message()).await;
         assert!(next.is_err(), "it goes on: {next:?}");
     }
-    sleep(Duration::from_millis(100)).await;
     service.signal("TERM");
-    let last = health.message().await.expect("it is told");
+    let last = health.message().await.expect("a last message");
     assert_eq!(status(last), Some(ServingStatus::NotServing));
     assert_eq!(
         health.message().await.expect_err("over").code(),

@@ -1,14 +1,17 @@
 //! SIGTERM: requests in flight are finished, stuck ones are bounded, and no log line is lost.
 
 use std::{
+    collections::HashSet,
+    io::{ErrorKind, Write},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
 };
 
-use tests::{Process, grpc, http, wait_for};
+use tests::{Port, Process, grpc, http, wait_for};
 
 /// The number of requests that have reached a handler.
 fn started(fixture: &Process) -> usize {
@@ -16,6 +19,11 @@ fn started(fixture: &Process) -> usize {
     log.iter()
         .filter(|line| line.text("action") == "started")
         .count()
+}
+
+/// Whether any client still waits for its response.
+fn is_any_in_flight<T>(clients: &[JoinHandle<T>]) -> bool {
+    clients.iter().any(|client| !client.is_finished())
 }
 
 #[test]
@@ -28,9 +36,10 @@ fn requests_in_flight_are_finished() {
             .collect();
         wait_for("all of them", || (started(&fixture) == 20).then_some(()));
         fixture.signal(signal);
+        assert!(is_any_in_flight(&in_flight));
         for request in in_flight {
-            let answer = request.join().expect("it was answered");
-            assert_eq!((answer.status, answer.text()), (200, "slow but there"));
+            let response = request.join().expect("a response");
+            assert_eq!((response.status, response.text()), (200, "slow but there"));
         }
         let ended = fixture.ended();
         assert_eq!(ended.status.code(), Some(0));
@@ -47,10 +56,11 @@ fn grpc_calls_in_flight_are_finished() {
         .collect();
     wait_for("all of them", || (started(&fixture) == 4).then_some(()));
     fixture.signal("TERM");
+    assert!(is_any_in_flight(&calls));
     for call in calls {
-        let answer = call.join().expect("it was answered");
-        assert_eq!(answer.code(), 0);
-        assert!(answer.body.ends_with(b"slow but there"));
+        let response = call.join().expect("a response");
+        assert_eq!(response.code(), 0);
+        assert!(response.body.ends_with(b"slow but there"));
     }
     assert_eq!(fixture.ended().status.code(), Some(0));
 }
@@ -64,7 +74,7 @@ fn the_edge_lets_its_calls_finish() {
     fixture.line(&[("action", "started")]);
     let ended = service2.terminate();
     assert_eq!(ended.status.code(), Some(0));
-    assert_eq!(request.join().expect("it was answered").status, 504);
+    assert_eq!(request.join().expect("a response").status, 504);
 }
 
 #[test]
@@ -118,7 +128,7 @@ fn a_draining_service_accepts_no_connections_and_closes_the_open_ones() {
     fixture.signal("TERM");
     fixture.line(&[("action", "drain")]);
     wait_for("the end of accepting", || {
-        std::net::TcpStream::connect(address).is_err().then_some(())
+        TcpStream::connect(address).is_err().then_some(())
     });
     // HTTP/1.1 would keep both alive. The server closes them, the busy one after its response.
     assert_eq!(http::read(idle).expect("its response").status, 200);
@@ -127,49 +137,76 @@ fn a_draining_service_accepts_no_connections_and_closes_the_open_ones() {
         (response.status, response.header("connection")),
         (200, Some("close"))
     );
-    assert_eq!(fixture.ended().status.code(), Some(0));
+    let ended = fixture.ended();
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(!ended.has_line(&[("action", "drain"), ("status", "failure")]));
+}
+
+/// Sends requests, each on a connection of its own, until the service accepts no more. Returns the
+/// ids of those with the right response.
+fn send_until_refused(address: SocketAddr, client: usize, is_stopping: &AtomicBool) -> Vec<String> {
+    let mut served = Vec::new();
+    loop {
+        let id = format!("load-{client}-{}", served.len());
+        match say_hello(address, &id, is_stopping) {
+            Ok(response) => assert_eq!(response.text(), "\"Hello, X!\""),
+            Err(error) => {
+                assert!(is_stopping.load(Ordering::SeqCst), "{id}: {error}");
+                let next = TcpStream::connect(address).map_err(|error| error.kind());
+                assert_eq!(next.err(), Some(ErrorKind::ConnectionRefused), "{error}");
+                return served;
+            }
+        }
+        served.push(id);
+    }
+}
+
+/// A request that was sent before the signal must have its response. One that is sent later may
+/// meet a closed listener, or a closed connection.
+fn say_hello(
+    address: SocketAddr,
+    id: &str,
+    is_stopping: &AtomicBool,
+) -> std::io::Result<http::Response> {
+    let request = format!(
+        "GET /api/v1/say-hello?name=x HTTP/1.1\r\nhost: test\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"
+    );
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_read_timeout(Some(tests::PATIENCE))?;
+    connection.write_all(request.as_bytes())?;
+    let is_promised = !is_stopping.load(Ordering::SeqCst);
+    let response = http::read(connection);
+    assert!(!is_promised || response.is_ok(), "{id}: {response:?}");
+    response
 }
 
 #[test]
-fn under_load_no_answer_and_no_line_is_lost() {
-    let (service1, service2) = Process::pair(&[]);
+fn under_load_no_response_and_no_line_is_lost() {
+    let port = Port::keep(); // so that nobody else listens there after the service
+    let service1 = Process::start("service1", &[]);
+    let service2 = Process::service2(&service1, &[("PORT", &port.variable())]);
     let address = service2.http();
-    let stop = Arc::new(AtomicBool::new(false));
+    let is_stopping = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..8)
         .map(|client| {
-            let stop = stop.clone();
-            thread::spawn(move || {
-                let mut answered = Vec::new();
-                for round in 0.. {
-                    let id = format!("load-{client}-{round}");
-                    let request = format!(
-                        "GET /api/v1/say-hello?name=x HTTP/1.1\r\nhost: test\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"
-                    );
-                    let Ok(mut connection) = std::net::TcpStream::connect(address) else { break };
-                    let _ = std::io::Write::write_all(&mut connection, request.as_bytes());
-                    match http::read(connection) {
-                        Ok(answer) => {
-                            assert_eq!(answer.text(), "\"Hello, X!\"");
-                            answered.push(id);
-                        }
-                        // Not accepted any more: never taken, so not lost.
-                        Err(_) if stop.load(Ordering::Relaxed) => break,
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-                answered
-            })
+            let is_stopping = is_stopping.clone();
+            thread::spawn(move || send_until_refused(address, client, &is_stopping))
         })
         .collect();
     wait_for("some load", || (service2.log().len() > 500).then_some(()));
-    stop.store(true, Ordering::Relaxed);
+    is_stopping.store(true, Ordering::SeqCst);
     let ended = service2.terminate();
     assert_eq!(ended.status.code(), Some(0));
     let (log1, log2) = (service1.terminate().log_by_id(), ended.log_by_id());
-    for id in clients
+    let served: HashSet<_> = clients
         .into_iter()
-        .flat_map(|client| client.join().expect("all answers are right"))
-    {
-        assert_eq!((log1[&id].len(), log2[&id].len()), (1, 2), "{id}");
+        .flat_map(|client| client.join().expect("all responses are right"))
+        .collect();
+    for id in &served {
+        assert_eq!((log1[id].len(), log2[id].len()), (1, 2), "{id}");
     }
+    let taken = log1.keys().chain(log2.keys());
+    let is_lost = |id: &&String| id.starts_with("load-") && !served.contains(*id);
+    let lost: Vec<_> = taken.filter(is_lost).collect();
+    assert!(lost.is_empty(), "taken, and without a response: {lost:?}");
 }

@@ -102,7 +102,7 @@ fn a_service1_that_is_killed_during_a_call_is_a_503() {
     let call = thread::spawn(move || http::get(address, "/api/v1/say-hello?name=hang"));
     fixture.line(&[("action", "started")]);
     drop(fixture); // kill -9
-    let response = call.join().expect("it was answered");
+    let response = call.join().expect("a response");
     assert_eq!(
         (response.status, response.header("retry-after")),
         (503, Some("1"))
@@ -230,14 +230,12 @@ fn a_client_that_sends_nothing_or_half_a_request_is_cut_off() {
         http::send(service1.http(), b"GET / HTTP/1.1\r\nhost: te"),
     ];
     for connection in begun {
-        match http::read(connection) {
-            // hyper says nothing, or 408, before it closes.
-            Ok(response) => assert_eq!(response.status, 408),
-            Err(error) => assert_ne!(
-                error.kind(),
-                std::io::ErrorKind::WouldBlock,
-                "closed, not waiting"
-            ),
-        }
+        let (bytes, _) = http::read_to_end(connection).expect("the connection ends");
+        // hyper sends 408, or nothing, before it closes.
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(
+            text.is_empty() || text.starts_with("HTTP/1.1 408 "),
+            "{text}"
+        );
     }
 }

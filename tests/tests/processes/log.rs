@@ -5,6 +5,8 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, ChildStdout, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,7 +15,7 @@ use tests::{Port, Record, command, http, wait_for};
 /// A service whose log is read up to the line with its address, and no further.
 struct Unread {
     child: Child,
-    stdout: BufReader<ChildStdout>,
+    stdout: Option<BufReader<ChildStdout>>,
     address: SocketAddr,
 }
 
@@ -29,7 +31,7 @@ impl Unread {
         let address = Record::read(&line).text("address").parse();
         Self {
             child,
-            stdout,
+            stdout: Some(stdout),
             address: address.expect("it listens"),
         }
     }
@@ -98,20 +100,18 @@ fn lost_lines_are_counted_and_logged_once_the_log_is_read_again() {
             .find_map(|line| line.strip_prefix("log_lost_bytes_total "));
         (lost.expect("it is counted") != "0").then_some(())
     });
-    let mut line = String::new();
-    let told = loop {
-        line.clear();
-        service
-            .stdout
-            .read_line(&mut line)
-            .expect("the log is UTF-8");
-        let record = Record::read(&line); // each line is whole
+    let (lines, log) = mpsc::channel();
+    let stdout = service.stdout.take().expect("it is read once");
+    thread::spawn(move || stdout.lines().try_for_each(|line| lines.send(line)));
+    let report = loop {
+        let line = log.recv_timeout(tests::PATIENCE).expect("another line");
+        let record = Record::read(&line.expect("the log is UTF-8")); // each line is whole
         if record.text("action") == "log" {
             break record;
         }
     };
-    assert_eq!(told.text("status"), "lost");
-    assert!(told.number("lost_bytes").is_some_and(|bytes| bytes > 0.0));
+    assert_eq!(report.text("status"), "lost");
+    assert!(report.number("lost_bytes").is_some_and(|bytes| bytes > 0.0));
 }
 
 #[test]
