@@ -1,0 +1,135 @@
+"""The breaks of tests/breaks/run. Each text to search must be in one place in common/src; white space in
+it matches any white space, so that formatting and moves of files change nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Break:
+    """One behaviour, the edit that breaks it, and the tests that should notice."""
+
+    name: str
+    search: str
+    replace: str
+    tests: str
+
+
+UNIT = "--package common --lib"
+PROCESSES = "--package tests --test processes"
+
+BREAKS = [
+    Break(
+        "the request id of a client is not kept",
+        "RequestId::try_from(value).map(Some),",
+        "RequestId::try_from(value).map(|_| None),",
+        f"{PROCESSES} call::the_id",
+    ),
+    Break(
+        "a 404 has no request id",
+        "let headers = response.headers_mut(); "
+        "let Context { protocol, request_id, timings, .. } = &line.context; "
+        "headers.insert(",
+        "let is_lost = response.status() == 404; "
+        "let headers = response.headers_mut(); "
+        "let Context { protocol, request_id, timings, .. } = &line.context; "
+        "let mut lost = HeaderMap::new(); "
+        "(if is_lost { &mut lost } else { &mut *headers }).insert(",
+        f"{PROCESSES} context::the_id",
+    ),
+    Break(
+        "a call carries no grpc-timeout",
+        "headers.insert(Deadline::GRPC_TIMEOUT, format_timeout(left));",
+        "let _ = format_timeout(left);",
+        f"{UNIT} client::",
+    ),
+    Break(
+        "the deadline does not end a stream that waits",
+        "} else { ready!(poll_timer(this.timer, *this.deadline, cx)); } this.body.drop_body();",
+        "} else { return Poll::Pending; } this.body.drop_body();",
+        f"{PROCESSES} context::the_deadline",
+    ),
+    Break(
+        "a call that is not idempotent is retried",
+        "if call.method.declared.is_idempotent => status,",
+        "=> status,",
+        f"{UNIT} attempts::",
+    ),
+    Break(
+        "retries ignore their budget",
+        "call.attempts < MAX_ATTEMPTS && self.budget.withdraw()",
+        "call.attempts < MAX_ATTEMPTS",
+        f"{UNIT} attempts::",
+    ),
+    Break(
+        "a retry ignores the pushback",
+        "millis.map_or(Self::Never,",
+        "millis.map_or(Self::After(Duration::ZERO),",
+        f"{PROCESSES} overload::",
+    ),
+    Break(
+        "a panic ends its connection",
+        "catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx)));",
+        "Ok::<_, ()>(inner.as_mut().poll(cx));",
+        f"{PROCESSES} failures::a_panic",
+    ),
+    Break(
+        "response_size is that of the last frame",
+        "this.line.size += data",
+        "this.line.size = data",
+        f"{PROCESSES} items::items",
+    ),
+    Break(
+        "a client that went away is logged as 200",
+        '(CLIENT_CLOSED_REQUEST, Some("the client went away"))',
+        '(200, Some("the client went away"))',
+        f"{PROCESSES} context::a_client",
+    ),
+    Break(
+        "a body may be a byte over the limit",
+        "RequestBodyLimitLayer::new(",
+        "RequestBodyLimitLayer::new(1 | ",
+        f"{PROCESSES} bad_input::unknown_paths",
+    ),
+    Break(
+        "log lines are not escaped",
+        "if is_plain(text.as_bytes()) {",
+        "if is_plain(text.as_bytes()) || true {",
+        f"{UNIT} logging::",
+    ),
+    Break(
+        "a drain drops the requests in flight",
+        "timeout(settings.drain_timeout, connections.wait())",
+        "timeout(Duration::ZERO, connections.wait())",
+        f"{PROCESSES} drain::",
+    ),
+    Break(
+        "a drain drops the connections that wait to be accepted",
+        "while let Ok((stream, peer)) = socket.accept() {",
+        "if let Ok((stream, peer)) = socket.accept() {",
+        f"{PROCESSES} limits::a_silent_client",
+    ),
+    Break(
+        "a 503 has no Retry-After",
+        "headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));",
+        "let _ = wait;",
+        f"{PROCESSES} failures::without_service1",
+    ),
+    Break(
+        "a draining service says that it is ready",
+        "self.0.send_replace(State::Draining);",
+        "",
+        f"{PROCESSES} start::a_draining",
+    ),
+    Break(
+        "the last log lines are lost",
+        "logging::stdout::finish();",
+        "",
+        f"{PROCESSES} call::say_hello",
+    ),
+    Break(
+        "NOT_FOUND becomes 409",
+        "Code::NotFound => StatusCode::NOT_FOUND,",
+        "Code::NotFound => StatusCode::CONFLICT,",
+        f"{UNIT} problem::",
+    ),
+]
