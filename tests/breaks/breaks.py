@@ -121,10 +121,10 @@ BREAKS = [
         f"{PROCESSES} start::a_draining",
     ),
     Break(
-        "the last log lines are lost",
+        "the last log lines do not wait for a slow reader",
         "logging::stdout::finish();",
         "",
-        f"{PROCESSES} call::say_hello",
+        f"{PROCESSES} log::",
     ),
     Break(
         "NOT_FOUND becomes 409",

@@ -298,7 +298,8 @@ fn a_silent_client_does_not_hold_the_drain_and_waiting_requests_are_served() {
     });
     service1.signal("STOP");
     let request = b"GET /api/v1/name?name=a HTTP/1.1\r\nhost: a\r\n\r\n";
-    let sent: Vec<_> = (0..50)
+    // More than the service accepts before it looks at the signal.
+    let sent: Vec<_> = (0..300)
         .map(|_| plain::send(service1.http(), request))
         .collect();
     service1.signal("TERM");

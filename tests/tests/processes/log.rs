@@ -7,6 +7,7 @@ use std::{
     process::{Child, ChildStdout, Stdio},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -85,6 +86,25 @@ fn a_second_signal_ends_the_service_at_once() {
     });
     service.signal();
     assert_eq!(service.ends_with(), Some(128 + 15));
+}
+
+#[test]
+fn the_last_lines_wait_for_a_slow_reader() {
+    let mut service = Unread::start();
+    service.fill();
+    service.signal();
+    wait_for("the drain", || {
+        std::net::TcpStream::connect(service.address)
+            .is_err()
+            .then_some(())
+    });
+    // The service ends meanwhile, unless it waits for the reader.
+    thread::sleep(Duration::from_millis(200));
+    let stdout = service.stdout.take().expect("it is read once");
+    let lines = BufReader::new(stdout.into_inner()).lines();
+    let last = lines.last().expect("a line").expect("the log is UTF-8");
+    assert_eq!(Record::read(&last).text("action"), "stop");
+    assert_eq!(service.ends_with(), Some(0));
 }
 
 #[test]
