@@ -36,14 +36,15 @@ pub type Connect = Box<dyn Fn() -> Service + Send + Sync>;
 /// The deadline of a call that sets none.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The default configuration of a channel.
-fn default_config() -> client::Config {
+/// The configuration of a channel. A call waits for a replica as long as its deadline lets it, as a
+/// thousand connections at once take seconds on a busy machine.
+fn config() -> client::Config {
     #[derive(clap::Parser)]
-    struct Defaults {
+    struct Flags {
         #[command(flatten)]
         client: client::Config,
     }
-    <Defaults as clap::Parser>::parse_from(["test"]).client
+    <Flags as clap::Parser>::parse_from(["test", "--failfast", "10s"]).client
 }
 
 /// Clients of `common`.
@@ -53,7 +54,7 @@ fn default_config() -> client::Config {
 /// When the address is invalid.
 pub fn ours(address: &str) -> Connect {
     let target: Target = address.parse().expect("an address");
-    let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &default_config(), DEADLINE);
+    let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config(), DEADLINE);
     Box::new(move || {
         let client = channel
             .connect()
