@@ -236,6 +236,16 @@ impl Process {
         figure.expect("the figure").parse().expect("a number")
     }
 
+    /// The number of open files, which connections are, too.
+    ///
+    /// # Panics
+    ///
+    /// When the process is gone.
+    pub fn open_files(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        files.expect("it runs").count()
+    }
+
     /// A figure of `/metrics` by the beginning of its line. A figure that is missing is 0, as
     /// counters appear with their first count.
     ///

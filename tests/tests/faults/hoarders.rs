@@ -56,11 +56,17 @@ fn pair() -> (Process, Process) {
     (service1, service2)
 }
 
-/// Probes the service with newcomers for five seconds while `attack` goes on.
-fn probe_beside<F>(address: SocketAddr, attack: impl FnOnce() -> F + Send + 'static) -> String
+/// Probes the service with newcomers for five seconds while `attack` goes on, which must hold this
+/// many connections at the end.
+fn probe_beside<F>(
+    service2: &Process,
+    connections: usize,
+    attack: impl FnOnce() -> F + Send + 'static,
+) -> String
 where
     F: Future<Output = ()>,
 {
+    let before = service2.open_files();
     let (stop, stopped) = oneshot::channel::<()>();
     let attackers = thread::spawn(move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
@@ -72,9 +78,12 @@ where
         });
     });
     sleep(SECOND);
-    let probes = Load::start(address, PROBES);
+    let probes = Load::start(service2.http(), PROBES);
     sleep(5 * SECOND);
     let samples = probes.stop();
+    // The metrics may be refused meanwhile.
+    let open = service2.open_files().saturating_sub(before);
+    assert!(open >= connections, "{open} connections");
     drop(stop);
     attackers.join().expect("it does not panic");
     format!(
@@ -148,7 +157,7 @@ async fn hold(
 fn streams_take_nothing() -> String {
     let (_service1, service2) = pair();
     let address = service2.http();
-    let shown = probe_beside(address, move || {
+    let shown = probe_beside(&service2, 2, move || {
         take_nothing(address, 4, 512, "/api/v1/say-hello?name=x")
     });
     let gave_way = service2.metric("requests_gave_way_total");
@@ -159,7 +168,9 @@ fn streams_take_nothing() -> String {
 fn scrapes_take_nothing() -> String {
     let (_service1, service2) = pair();
     let address = service2.http();
-    let shown = probe_beside(address, move || take_nothing(address, 20, 500, "/metrics"));
+    let shown = probe_beside(&service2, 10, move || {
+        take_nothing(address, 20, 500, "/metrics")
+    });
     let scrape = plain::get(address, "/metrics");
     assert_eq!(scrape.status, 200);
     assert!(scrape.body.len() < 256 * 1_024);
@@ -195,7 +206,7 @@ async fn read_nothing(address: SocketAddr, clients: u32, bytes: &str) {
 fn memory_of_the_edge() -> String {
     let (_service1, service2) = pair_with_room(&[]);
     let address = service2.http();
-    let shown = probe_beside(address, move || async move {
+    let shown = probe_beside(&service2, 1_000, move || async move {
         let half_head = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(400 * 1_024));
         let stream = "GET /api/v1/items/stream?length=2147483647 HTTP/1.1\r\nhost: a\r\n\r\n";
         tokio::join!(
@@ -212,13 +223,16 @@ fn memory_of_lists() -> String {
     const LIST: &str = "/api/v1/items?length=10000";
     let (_service1, service2) = pair_with_room(&[("MAX_IN_FLIGHT", "256")]);
     let address = service2.http();
-    let shown = probe_beside(address, move || async move {
+    let shown = probe_beside(&service2, 1, move || async move {
         let list = format!("GET {LIST} HTTP/1.1\r\nhost: a\r\n\r\n");
         tokio::join!(
             read_nothing(address, 1_200, &list),
             take_little(address, 2, 300, LIST)
         );
     });
+    let left_out =
+        ["requests_shed_total", "requests_gave_way_total"].map(|name| service2.metric(name));
+    assert!(left_out.iter().sum::<f64>() > 0.0, "all places were taken");
     let most = service2.memory("VmHWM") / 1_024;
     assert!(most < 256, "{most} MB");
     format!("{shown}; at most {most} MB")
