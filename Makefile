@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint fmt images up down logs trace e2e faults fuzz interop instructions bench
+.PHONY: help run test check lint fmt images up down logs trace e2e faults fuzz interop breaks instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ fuzz: ## Fuzz the input of clients, each target for a minute or for SECONDS=…
 
 interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest)
 	tests/interop/run
+
+breaks: ## Break behaviours of common one at a time, and name the tests that notice
+	tests/breaks/run
 
 bench: ## Compare the pair with its peers and write bench/results (needs wrk and Python 3)
 	cargo run --release --package bench

@@ -61,6 +61,8 @@ pub(crate) struct Open {
     is_old: AtomicBool,
     /// The client sends nothing more.
     has_ended: AtomicBool,
+    /// The end of input is held back from hyper, until the request has its response.
+    holds_end: AtomicBool,
     /// Bytes wait for the client to take them.
     is_writing: AtomicBool,
     close: AtomicU8,
@@ -81,6 +83,7 @@ impl Open {
             is_http2: AtomicBool::new(false),
             is_old: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
+            holds_end: AtomicBool::new(false),
             is_writing: AtomicBool::new(false),
             close: AtomicU8::new(0),
             waker: AtomicWaker::new(),
@@ -143,6 +146,16 @@ impl Open {
     /// Whether the client has closed its side while a request is in flight.
     pub(crate) fn is_half_closed(&self) -> bool {
         self.has_ended.load(Relaxed) && self.in_flight() > 0
+    }
+
+    /// Holds the end of input back from hyper, which would drop the request in flight.
+    pub(crate) fn hold_end(&self) {
+        self.holds_end.store(true, Relaxed);
+    }
+
+    /// Whether the end was held back and the request has had its response: hyper must read on.
+    pub(crate) fn release_end(&self) -> bool {
+        self.holds_end.load(Relaxed) && self.in_flight() == 0 && self.holds_end.swap(false, Relaxed)
     }
 
     /// Whether bytes wait for the client to take them, as of the last write.

@@ -88,6 +88,9 @@ where
             if let Poll::Ready(end) = self.as_mut().project().connection.poll(cx) {
                 return Poll::Ready(end.unwrap_or(Ok(())));
             }
+            if self.open.release_end() {
+                continue;
+            }
             if self.as_mut().hold_place_of_rest(cx).is_err() {
                 return Poll::Ready(Ok(()));
             }

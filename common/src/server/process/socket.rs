@@ -103,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
             this.open.note_end();
             if this.open.is_half_closed() {
                 // hyper would drop the request, and the client may wait for the response.
+                this.open.hold_end();
                 return Poll::Pending;
             }
         }
