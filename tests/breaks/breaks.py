@@ -56,8 +56,8 @@ BREAKS = [
     ),
     Break(
         "retries ignore their budget",
-        "call.attempts < MAX_ATTEMPTS && self.budget.withdraw()",
-        "call.attempts < MAX_ATTEMPTS",
+        "call.attempts < limits::MAX_ATTEMPTS && self.budget.withdraw()",
+        "call.attempts < limits::MAX_ATTEMPTS",
         f"{UNIT} attempts::",
     ),
     Break(
