@@ -6,17 +6,17 @@ use tonic::Status;
 /// An attempt that failed before its response began.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// No replica takes the call, for this reason.
+    /// No replica can take the call, for this reason.
     NoReplica(&'static str),
-    /// The call did not leave, or a GOAWAY of the replica says that it was not processed.
+    /// The call was not sent, or the replica's GOAWAY says that it was not processed.
     Unprocessed(Status),
     /// The replica refused the call without processing it (`REFUSED_STREAM`).
     Refused(Status),
-    /// Too many calls wait for a stream of the connection already.
+    /// Too many other calls wait for a stream of the connection.
     Full,
     /// The call may have been processed.
     Broken(Status),
-    /// The caller's side failed, as it would on any replica.
+    /// The caller's side failed. No other replica would help.
     Request(Status),
 }
 
@@ -56,8 +56,8 @@ impl From<h2::Error> for Failure {
     }
 }
 
-/// The status of a call: by gRPC's table of HTTP/2 error codes if its stream was reset, and
-/// `UNAVAILABLE` for any other error of its connection.
+/// The status of a call whose stream or connection failed: gRPC's table of HTTP/2 error codes for a
+/// reset of its stream, `UNAVAILABLE` for any other error.
 ///
 /// tonic maps the other errors to `UNKNOWN` or `INTERNAL`, which blame the service.
 pub(super) fn status_of(error: h2::Error) -> Status {

@@ -29,14 +29,14 @@ use crate::methods::{Deadlines, Method, declared_in};
 /// latency of each method, the budget of attempts, and the bounds of waiting calls and of
 /// connections. Clones share their state.
 ///
-/// Make one before the workers start, and [`connect`](Self::connect) it on each:
+/// Create one before the workers start, and call [`connect`](Self::connect) on each worker:
 ///
 /// ```no_run
 /// use common::client::{Channel, Config, Target};
 /// # fn example(target: &Target, config: &Config, descriptors: &[u8]) {
 /// let deadline = std::time::Duration::from_secs(10);
 /// let channel = Channel::new(target, descriptors, config, deadline);
-/// // On each worker, and cloned for each call:
+/// // Once on each worker. Clone the client for each call:
 /// let client = channel.connect();
 /// # }
 /// ```
@@ -57,7 +57,7 @@ struct Shared {
 }
 
 impl Channel {
-    /// A channel to the service at `target`, which is not looked up or connected yet.
+    /// Creates a channel to the service at `target`, without looking it up or connecting to it.
     ///
     /// `descriptors` is the encoded file descriptor set of the service. A method that it declares
     /// idempotent (`idempotency_level`) may be called again when an attempt fails. An undeclared
@@ -65,7 +65,7 @@ impl Channel {
     ///
     /// `deadline` bounds each call whose method declares no deadline of its own (`(mesh.deadline)`,
     /// see `common/protos/mesh/options.proto`). A call that is part of a request never outlives the
-    /// deadline of that request. So each call has a deadline.
+    /// deadline of that request.
     ///
     /// # Panics
     ///
@@ -89,8 +89,8 @@ impl Channel {
         }))
     }
 
-    /// A client for one worker, with connections of its own. They are opened from now on, and
-    /// closed when the last clone of the client is dropped and its calls have ended.
+    /// Returns a client for one worker, and starts to open the client's own connections. They close
+    /// when the last clone of the client is dropped and its calls have ended.
     ///
     /// # Panics
     ///
@@ -102,8 +102,8 @@ impl Channel {
         self.client(|balance| keep_replicas(names, share, balance))
     }
 
-    /// A client over a connection that is open already, such as a [`tokio::io::duplex`], for tests.
-    /// It is not opened again when it breaks.
+    /// Returns a client over an open connection, such as a [`tokio::io::duplex`], for tests. A
+    /// broken connection is not opened again.
     ///
     /// # Panics
     ///

@@ -29,7 +29,7 @@ use crate::problem::PUSHBACK;
 /// What a replica does with a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Does {
-    /// Responds after that time.
+    /// Responds after this time.
     Respond(Duration),
     /// Fails at once, with a pushback if there is one.
     Fail(Code, Option<&'static str>),
@@ -68,7 +68,8 @@ impl Served {
     }
 }
 
-/// Adds a replica to a balance. It does what `script` says with its nth call, from 0.
+/// Adds a replica to a balance. `script` maps the number of each call, from 0, to what the replica
+/// does.
 pub(super) fn replica(
     balance: &Balance<Replica>,
     tasks: &mut JoinSet<()>,
@@ -85,7 +86,7 @@ pub(super) fn replica(
 }
 
 async fn serve(io: tokio::io::DuplexStream, served: Served, script: impl Fn(usize) -> Does) {
-    // Many small requests come at once.
+    // Tests send many small requests at once.
     let mut streams = server::Builder::new()
         .data_frame_budget(1_024 * 1_024)
         .handshake(io)

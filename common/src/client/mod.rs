@@ -11,13 +11,15 @@
 //! | `pool` | the replicas of the service, the state of each, and the choice among them |
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
 //! | `channel` | [`Channel`]: what the workers of the process share |
+//! | `target` | [`Target`]: the addresses of the service |
+//! | `client_config` | [`Config`]: the settings of a client |
 //! | `request_body` | what a call sends |
 //! | `attempt_failure` | why an attempt has no response |
 //! | `pushback` | when a server wants a call again |
 //! | `serving` | [`wait_until_serving`], and the health check behind it |
 //!
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its
-//! silence after a question, and never from one slow response.
+//! reply to a health check, or the lack of one. It never follows from one slow response.
 
 mod attempt_failure;
 mod channel;

@@ -11,15 +11,15 @@ use crate::problem::PUSHBACK;
 pub(super) enum Pushback {
     /// Nothing.
     Unspecified,
-    /// To wait for that time.
+    /// To wait for this time.
     After(Duration),
     /// Not to call again.
     Never,
 }
 
 impl Pushback {
-    /// The pushback in the headers that have the gRPC status. A value that is no number of
-    /// milliseconds means never.
+    /// Reads the pushback from the headers that have the gRPC status. A value that is not a number
+    /// of milliseconds means [`Never`](Self::Never).
     pub(super) fn of(status: &HeaderMap) -> Self {
         let Some(value) = status.get(PUSHBACK) else {
             return Self::Unspecified;

@@ -45,7 +45,7 @@ impl RequestBody {
         }
     }
 
-    /// Keeps nothing more, as no other attempt will follow.
+    /// Stops keeping what is read: no other attempt will follow.
     pub(super) fn commit(&self) {
         if let Self::Stream(replay) = self {
             lock(&replay.0).is_whole = false;
@@ -53,7 +53,7 @@ impl RequestBody {
     }
 }
 
-/// A request stream, and its beginning as long as that can be sent again.
+/// A request stream, with its beginning for as long as that can be sent again.
 #[derive(Debug, Clone)]
 pub(super) struct Replay(Arc<Mutex<Source>>);
 
@@ -63,7 +63,7 @@ struct Source {
     is_over: bool,
     /// The beginning of the stream.
     begin: Vec<Bytes>,
-    /// The memory of what was read.
+    /// The memory that all frames read so far take, in bytes.
     size: usize,
     /// Whether `begin` is all that was read.
     is_whole: bool,
@@ -80,7 +80,7 @@ impl Replay {
         })))
     }
 
-    /// A reader of the whole stream, for one attempt. The attempt before must have ended.
+    /// Returns a reader of the whole stream, for one attempt. The previous attempt must have ended.
     pub(super) fn reader(&self) -> Reader {
         Reader {
             source: self.0.clone(),
@@ -93,7 +93,7 @@ impl Replay {
 #[derive(Debug)]
 pub(super) struct Reader {
     source: Arc<Mutex<Source>>,
-    /// How much of `begin` was read.
+    /// The number of frames of `begin` that were read.
     read: usize,
 }
 

@@ -14,7 +14,8 @@ use tonic_health::pb::{
 use super::Client;
 use crate::{Context, Deadline, RequestId};
 
-/// The time limit of one check in [`wait_until_serving`]: a slow service serves all the same.
+/// The time limit of one check in [`wait_until_serving`]. It is long, as a slow service still
+/// serves.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause before the next check.
@@ -36,7 +37,7 @@ pub async fn wait_until_serving(client: Client) {
     }
 }
 
-/// Calls `grpc.health.v1` over `service`, as a request of its own that takes `limit` at most.
+/// Calls `grpc.health.v1` over `service`, in a context of its own whose deadline is in `limit`.
 pub(super) async fn check_health<S>(service: S, limit: Duration) -> Result<ServingStatus, Status>
 where
     S: GrpcService<tonic::body::Body, Error: Into<BoxError>>,

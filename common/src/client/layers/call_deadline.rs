@@ -205,7 +205,7 @@ mod tests {
             let request = context(3 * SECOND).scope(timeout_of(method, None));
             assert_eq!(request.await, left, "{method}");
         }
-        // A call of a stream without a deadline has one all the same.
+        // A call has a deadline even if its request has none.
         let endless = context(Duration::MAX).scope(timeout_of(ANY, None));
         assert_eq!(endless.await, "10000m");
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// The pauses after failures: `base` after the first, `factor` times as long after each other one,
-/// and at most `limit`. Each is longer or shorter by a random share of up to `jitter`, so that
-/// clients that fail together do not come back together.
+/// The pauses after failures: `base` after the first failure, `factor` times longer after each
+/// further one, and at most `limit`. A random share of up to `jitter` lengthens or shortens each
+/// pause, so that clients that fail together do not come back together.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::client) struct Backoff {
     pub(in crate::client) base: Duration,
@@ -14,12 +14,12 @@ pub(in crate::client) struct Backoff {
 }
 
 impl Backoff {
-    /// The pause after the last of so many failures.
+    /// Returns the pause after this many failures.
     pub(in crate::client) fn pause(&self, failures: u32) -> Duration {
         self.pause_at(failures, fastrand::f64())
     }
 
-    /// The pause with a `random` number from 0 to 1.
+    /// `random` is from 0 to 1.
     fn pause_at(&self, failures: u32, random: f64) -> Duration {
         let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.base.as_secs_f64() * self.factor.powi(exponent);

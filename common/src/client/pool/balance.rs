@@ -61,7 +61,7 @@ pub(in crate::client) struct Balance<R>(Arc<Shared<R>>);
 
 #[derive(Debug)]
 struct Shared<R> {
-    /// Uncontended, as each worker has its own.
+    /// Each worker has its own, so the lock is uncontended.
     members: Mutex<Members<R>>,
     /// Since when no replica has been connected; `None` while one is.
     away: watch::Sender<Option<Instant>>,
@@ -69,7 +69,7 @@ struct Shared<R> {
     /// The calls that wait in the process, and on this worker.
     waiting: Waiting,
     waiting_here: AtomicUsize,
-    /// Notified of each call that finds no replica, whether or not it waits.
+    /// Notified by each call that finds no replica, whether or not the call waits.
     wanted: Notify,
     reachability: Notify,
 }
@@ -81,7 +81,7 @@ impl<R> Clone for Balance<R> {
 }
 
 impl<R: Candidate> Balance<R> {
-    /// A balance without replicas, which counts as away from now on.
+    /// Creates a balance without replicas. The service counts as away from now on.
     pub(in crate::client) fn new(failfast: Duration, waiting: Waiting) -> Self {
         Self(Arc::new(Shared {
             members: Mutex::default(),
@@ -94,7 +94,7 @@ impl<R: Candidate> Balance<R> {
         }))
     }
 
-    /// Adds a replica, which is not connected yet, until the result is dropped.
+    /// Adds a replica that is not connected yet. It leaves when the result is dropped.
     pub(super) fn join(&self, address: SocketAddr) -> Membership<R> {
         let counted = CountedReplica::new(address);
         let membership = Membership {
@@ -106,7 +106,7 @@ impl<R: Candidate> Balance<R> {
         membership
     }
 
-    /// The replica at this address is connected.
+    /// Marks the replica at this address as connected.
     pub(super) fn connect(&self, address: SocketAddr, replica: Arc<R>) {
         self.lock().connect(address, replica, Instant::now());
         self.0.away.send_replace(None);
@@ -131,8 +131,8 @@ impl<R: Candidate> Balance<R> {
         is_changed
     }
 
-    /// The connection of `replica` takes no new calls. Does nothing if another connection has
-    /// taken its place.
+    /// Notes that the connection of `replica` takes no new calls. Does nothing if another
+    /// connection has taken its place.
     pub(super) fn close(&self, address: SocketAddr, replica: &R) {
         if self.lock().is_connected_as(address, replica) {
             self.apply(address, Event::Closed);
@@ -168,7 +168,7 @@ impl<R: Candidate> Balance<R> {
         self.lock().pick_other(tried)
     }
 
-    /// Whether another replica than this one is up.
+    /// Whether a replica other than this one is up.
     pub(in crate::client) fn has_other(&self, replica: &Arc<R>) -> bool {
         self.lock().has_other(replica)
     }

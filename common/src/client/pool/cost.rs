@@ -20,13 +20,13 @@ const FLOOR: Duration = Duration::from_millis(2);
 /// Added to the latency of a replica, times its share of failures (linkerd's load biaser: 5 s).
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
 
-/// The weight of one response in the share of failures: one failure costs half a second.
+/// The weight of one response in the share of failures. One failure adds half a second to the cost.
 const FAILURE_WEIGHT: f64 = 0.1;
 
 /// The peak-EWMA latency of a replica, and its share of failures.
 ///
-/// A slow response raises the latency at once, and the latency falls slowly: the cost is that of a
-/// bad case. The lock is uncontended, as each worker has its own.
+/// A slow response raises the latency at once, and the latency falls slowly, so the cost reflects
+/// the recent bad cases. Each worker has its own averages, so the lock is uncontended.
 #[derive(Debug)]
 pub(super) struct Cost(Mutex<Averages>);
 
@@ -36,12 +36,13 @@ struct Averages {
     latency: f64,
     /// The share of failures, from 0 to 1.
     failures: f64,
-    /// The time of the averages.
+    /// The time of the last update of the averages.
     at: Instant,
 }
 
 impl Cost {
-    /// The cost of a replica without responses. Its calls in flight raise the cost until one comes.
+    /// The cost of a replica that has not responded yet. Until it does, only its calls in flight
+    /// raise the cost.
     pub(super) fn new() -> Self {
         Self(Mutex::new(Averages {
             latency: 0.0,
@@ -50,7 +51,7 @@ impl Cost {
         }))
     }
 
-    /// The cost of one more call, in seconds, with so many in flight.
+    /// The cost of one more call beside those in flight, in seconds.
     pub(super) fn of_a_call(&self, in_flight: u64) -> f64 {
         let mut averages = *lock(&self.0);
         averages.decay(Instant::now(), |old, kept| old * kept);
@@ -68,7 +69,7 @@ impl Cost {
         lock(&self.0).decay(now, latency);
     }
 
-    /// Records that a call ended before its response: that would have taken longer.
+    /// Records that a call ended before its response, which would have taken longer.
     pub(super) fn took_at_least(&self, call: Instant) {
         let now = Instant::now();
         let latency = (now - call).as_secs_f64();
@@ -89,8 +90,8 @@ impl Cost {
 }
 
 impl Averages {
-    /// Lets the averages decay up to `now`. `latency` makes the new latency of the old one and the
-    /// weight that the old one keeps.
+    /// Lets the averages decay up to `now`. `latency` returns the new latency, given the old one
+    /// and the weight that the old one keeps.
     fn decay(&mut self, now: Instant, latency: impl FnOnce(f64, f64) -> f64) {
         let age = now - self.at;
         self.latency = latency(self.latency, weight(age, DECAY));
@@ -101,7 +102,7 @@ impl Averages {
     }
 }
 
-/// The weight of a response of that age.
+/// The weight of a response of this age.
 fn weight(age: Duration, decay: Duration) -> f64 {
     (-age.as_secs_f64() / decay.as_secs_f64()).exp()
 }

@@ -30,7 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::client) struct Names {
     all: Vec<Name>,
-    /// The addresses of each name; none until it is looked up.
+    /// The addresses of each name: none until the name is looked up.
     found: watch::Sender<Vec<Vec<SocketAddr>>>,
     /// Seeds the order in which the workers of this process prefer replicas.
     seed: u64,
@@ -67,8 +67,8 @@ impl Names {
         }
     }
 
-    /// Looks up a name, unless a worker has done so within `max_age`. The last addresses are kept if
-    /// the look-up fails.
+    /// Looks up a name, unless a worker has done so within `max_age`. If the look-up fails, the
+    /// last addresses stay.
     async fn look_up(&self, index: usize, max_age: Duration) {
         let Name { head, last_look_up } = &self.all[index];
         let authority = &head.authority;
@@ -138,7 +138,8 @@ impl Names {
     }
 }
 
-/// The addresses of one family: the two addresses of a name such as `localhost` are one replica.
+/// Looks up the addresses of one family. The IPv4 and the IPv6 address of a name such as
+/// `localhost` are the same replica.
 async fn addresses_of(authority: &Authority) -> io::Result<Vec<SocketAddr>> {
     let all: Vec<_> = lookup_host(authority.as_str()).await?.collect();
     let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().partition(SocketAddr::is_ipv4);
@@ -159,7 +160,8 @@ pub(in crate::client) struct Share {
 }
 
 impl Share {
-    /// The share of one more worker, with a number of its own. `workers` is the count of workers.
+    /// Returns the share of one more worker. `number` is the worker's own, `workers` counts them
+    /// all.
     pub(in crate::client) fn join(number: usize, workers: &watch::Sender<usize>) -> Self {
         workers.send_modify(|workers| *workers += 1);
         Self {
@@ -218,7 +220,7 @@ pub(in crate::client) async fn keep_replicas(
     }
 }
 
-/// The shortest prefix of a ring with `count` replicas that are not unreachable.
+/// The shortest prefix of a ring that has `count` replicas other than the unreachable ones.
 fn prefix<T>(
     ring: &[(SocketAddr, T)],
     count: usize,
@@ -258,7 +260,7 @@ mod tests {
         assert_eq!(prefix(&ring, 3, |address| address.port() == 3).len(), 3);
     }
 
-    /// The connections that each of 50 replicas gets from so many workers of one process.
+    /// The number of connections to each of 50 replicas from this many workers of one process.
     fn connections(workers: usize) -> Vec<usize> {
         let target = "service:1".parse().expect("a target");
         let names = Names::new(&target, RequestIdNames::Both);

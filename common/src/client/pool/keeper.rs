@@ -19,9 +19,9 @@ use super::{
 };
 use crate::client::wire::{Closed, Connection, Head};
 
-/// The pauses between attempts to connect a replica. gRPC's own are 1 s × 1.6 up to 120 s, made for
-/// clients all over a network. These replicas are neighbours: two services that start together
-/// find each other within milliseconds, and a restart takes a second.
+/// The pauses between attempts to connect a replica. gRPC's defaults (1 s × 1.6, up to 120 s) suit
+/// clients all over a network. These replicas are near: two services that start together find each
+/// other within milliseconds, and a restart takes a second.
 const RECONNECT: Backoff = Backoff {
     base: Duration::from_millis(5),
     factor: 2.0,
@@ -32,10 +32,10 @@ const RECONNECT: Backoff = Backoff {
 /// The longest pause while calls wait for a replica.
 const RECONNECT_WHILE_WANTED: Duration = Duration::from_millis(500);
 
-/// A connection that ends before this was no success: the pauses go on growing.
+/// A connection that ends earlier counts as a failure to connect: the pauses keep growing.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
-/// Keeps a replica connected while polled. `ended` changes with the end of each connection.
+/// Keeps a replica connected while polled. Notifies `ended` of the end of each connection.
 pub(super) async fn keep_connected(
     address: SocketAddr,
     head: Head,
@@ -56,8 +56,7 @@ pub(super) async fn keep_connected(
     keep(&membership, connect, report).await;
 }
 
-/// Keeps a connection that is open already in `balance` until its end, as the replica at
-/// `address`.
+/// Keeps an open connection in `balance` until its end, as the replica at `address`.
 pub(in crate::client) async fn keep_io(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     address: SocketAddr,
@@ -162,11 +161,11 @@ mod tests {
     use super::*;
     use crate::client::pool::{balance::Waiting, members::Candidate};
 
-    /// The outcome of an attempt to connect, after so many milliseconds.
+    /// The outcome of an attempt to connect, after this many milliseconds.
     #[derive(Debug, Clone, Copy)]
     enum Outcome {
         Fails(u64),
-        /// The connection ends after so many more.
+        /// The connection ends after this many more milliseconds.
         Connects(u64, u64, End),
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The pick takes one of two random replicas: the first, unless the second costs far less ("power
 //! of two choices"). So callers do not all turn to the same best replica. Replicas that are late or
-//! resting get calls only while no replica is up. An ejected replica gets single calls.
+//! resting get calls only while no replica is up. An ejected replica gets single calls as trials.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -12,8 +12,9 @@ use tracing::{info, warn};
 use super::state::{Event, Health, State};
 use crate::metrics::CountedReplica;
 
-/// The second of two replicas is preferred if the first costs this many times as much. With less,
-/// noise, or one call in flight or none, would rank equal replicas and make their shares uneven.
+/// The second of two replicas is preferred if the first costs this many times as much. A smaller
+/// factor would rank equal replicas by noise, or by a single call in flight, and make their shares
+/// uneven.
 const FAR_LESS: f64 = 2.5;
 
 /// A replica, as the pick sees it.
@@ -36,7 +37,7 @@ pub(super) struct Members<R> {
     up: Vec<Arc<R>>,
     /// The replicas that are late or resting.
     aside: Vec<Arc<R>>,
-    /// Whether a replica rests or is ejected, which ends with time.
+    /// Whether a replica rests or is ejected: states that end with time.
     has_timers: bool,
 }
 
@@ -82,7 +83,7 @@ impl<R: Candidate> Members<R> {
         member.is_some_and(|member| member.health.state() == State::Unreachable)
     }
 
-    /// Whether another replica than this one is up.
+    /// Whether a replica other than this one is up.
     pub(super) fn has_other(&self, replica: &Arc<R>) -> bool {
         self.up.iter().any(|up| !Arc::ptr_eq(up, replica))
     }
@@ -112,7 +113,7 @@ impl<R: Candidate> Members<R> {
         all.find(|member| member.counted.address == address)
     }
 
-    /// The replica at this address is connected.
+    /// Marks the replica at this address as connected.
     pub(super) fn connect(&mut self, address: SocketAddr, replica: Arc<R>, now: Instant) {
         if let Some(member) = self.find(address) {
             member.connected = Some(replica);
@@ -154,7 +155,7 @@ impl<R: Candidate> Members<R> {
         self.sort();
     }
 
-    /// Ends the rests whose time is over. Returns an ejected replica if one is due for a trial.
+    /// Ends the rests that are over. Returns an ejected replica that is due for a trial, if any.
     fn end_rests(&mut self, now: Instant, tried: &[Arc<R>]) -> Option<Arc<R>> {
         let mut trial = None;
         let mut is_changed = false;
@@ -164,7 +165,7 @@ impl<R: Candidate> Members<R> {
                     member.apply(Event::TimePassed, now, false);
                     is_changed = true;
                 }
-                // A call that has failed once takes no second risk.
+                // A call that has failed once does not risk a trial.
                 State::Ejected { next_trial }
                     if next_trial <= now && tried.is_empty() && trial.is_none() =>
                 {
@@ -225,7 +226,7 @@ impl<R> Member<R> {
     }
 }
 
-/// Picks one of two random replicas, out of two at least.
+/// Picks one of two random replicas. `replicas` has at least two.
 fn cheaper_of_two<R: Candidate>(replicas: &[Arc<R>]) -> Arc<R> {
     let one = fastrand::usize(..replicas.len());
     let other = fastrand::usize(..replicas.len() - 1);
@@ -235,7 +236,7 @@ fn cheaper_of_two<R: Candidate>(replicas: &[Arc<R>]) -> Arc<R> {
     if prefer_other { other } else { one }.clone()
 }
 
-/// The cheapest replica that was not tried. Further attempts are too few to crowd it.
+/// The cheapest replica that was not tried. Retries and hedges are too few to overload it.
 fn cheapest_of<R: Candidate>(replicas: &[Arc<R>], tried: &[Arc<R>]) -> Option<Arc<R>> {
     let is_new = |replica: &&Arc<R>| !tried.iter().any(|one| Arc::ptr_eq(one, replica));
     let by_cost = |one: &&Arc<R>, other: &&Arc<R>| one.cost().total_cmp(&other.cost());

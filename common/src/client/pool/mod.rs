@@ -4,11 +4,11 @@
 //! |---|---|
 //! | `state` | the state of a replica, and the events that change it |
 //! | `members` | the replicas by state, and the pick |
-//! | `balance` | the members as tasks and calls see them, and the calls that wait for a replica |
+//! | `balance` | the members, shared by tasks and calls, and the calls that wait for a replica |
 //! | `cost` | the cost of one more call on a replica |
 //! | `replica` | a connected replica, and what each response says about it |
 //! | `keeper` | the task that keeps a replica connected |
-//! | `question` | when a replica is asked whether it serves, and what its response says |
+//! | `question` | when a replica gets a health check, and what its response says |
 //! | `discovery` | from names to addresses, and how many of them a worker connects to |
 //! | `backoff` | pauses that grow |
 

@@ -1,9 +1,9 @@
-//! Whether a replica is there: when it is asked, and what its response says.
+//! The health check of a connected replica: when it is sent, and what its response says.
 //!
 //! A slow response alone says nothing. A replica is asked when a call waits and nothing at all
-//! comes over the connection, and is dead if nothing comes after the question either. The question
-//! is a call of `grpc.health.v1`: gRPC's servers close connections for PINGs (gRFC A8), but never
-//! for calls.
+//! comes over the connection. If nothing comes after the question either, the replica is dead. The
+//! question is a call of `grpc.health.v1`, as gRPC servers close connections that send many PINGs
+//! (gRFC A8).
 
 use std::{mem, time::Duration};
 
@@ -27,8 +27,8 @@ use crate::client::{
     wire::{Connection, Counts},
 };
 
-/// A call is late when nothing has come over its connection for this long, or for up to twice as
-/// long.
+/// A call is late when nothing has come over its connection for this long. The check may notice up
+/// to this much later.
 const LATE_AFTER: Duration = Duration::from_millis(250);
 
 /// A replica is dead when nothing has come for this long after a question.
@@ -45,7 +45,7 @@ const QUESTION: Backoff = Backoff {
 /// The reply to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// The replica is there. Most responses mean this, and so does anything else that comes.
+    /// The replica is there: most responses mean this, and so do bytes of other calls.
     Present,
     /// The replica says that it does not serve.
     NotServing,
@@ -66,7 +66,7 @@ pub(super) async fn ask(connection: &Connection) -> Reply {
     let before = connection.signs.counts().reads;
     let reply = timeout(DEAD_AFTER, check_health(exchange, DEAD_AFTER)).await;
     if reply.is_err() {
-        // If this worker was stuck, the response may be there and is read now.
+        // If this worker was stuck, the response may have arrived and is read now.
         yield_now().await;
     }
     match reply {
@@ -90,7 +90,7 @@ pub(super) async fn ask_until_gone(connection: &Connection, report: impl Fn(Even
             Activity::Idle => connection.signs.call_begun().await,
             Activity::Responses => questions = 0,
             Activity::Silence => {}
-            // A question that waits for a free stream would say nothing.
+            // A question that has to wait for a free stream would prove nothing.
             Activity::Late if Instant::now() < next_question || !connection.has_free_stream() => {}
             Activity::Late => {
                 report(Event::Asked);
@@ -128,7 +128,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Starts with these counts. A call that waits already is late at the next look.
+    /// Starts with these counts. A call that is waiting now is late at the next look.
     fn new(now: Counts) -> Self {
         Self {
             last: now,
@@ -141,7 +141,7 @@ impl Watch {
             *self = Self::new(now);
             return Activity::Responses;
         }
-        // A dropped call, such as one whose hedge had a response first, was silent as well.
+        // A call that was dropped in between, such as the loser of a hedge, had no response either.
         if now.begun == now.settled && now.begun == self.last.begun {
             self.was_silent = false;
             return Activity::Idle;

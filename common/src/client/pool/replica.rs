@@ -34,9 +34,9 @@ use crate::{
     metrics,
 };
 
-/// A connected replica, up to its end.
+/// A connected replica, until its connection ends.
 pub(super) trait Connected: Candidate {
-    /// Waits for the end.
+    /// Waits until the replica is gone.
     fn ended(&self) -> impl Future<Output = End> + Send;
 }
 
@@ -48,7 +48,7 @@ pub(in crate::client) struct Replica {
     cost: Cost,
     metrics: Arc<metrics::Replica>,
     balance: Balance<Self>,
-    /// Whether the balance has to learn of the next success.
+    /// Whether to report the next success to the balance.
     is_doubted: AtomicBool,
 }
 
@@ -96,7 +96,7 @@ impl Replica {
             Ok(response) => {
                 match response.body().bare_status(response.headers()) {
                     Some(status) => call.ended(status),
-                    // Such as that of a proxy that knows no gRPC.
+                    // Such as the response of a proxy that does not speak gRPC.
                     None if !response.status().is_success() => call.ended(response.headers()),
                     None => call.responded(),
                 }
@@ -109,7 +109,7 @@ impl Replica {
         }
     }
 
-    /// Applies an event to its state. Returns whether the state has changed.
+    /// Applies an event to the replica's state. Returns whether the state has changed.
     fn apply(&self, event: Event) -> bool {
         self.balance.apply(self.address, event)
     }
@@ -118,7 +118,7 @@ impl Replica {
         self.cost.ended(false);
         if self.is_doubted.load(Relaxed) {
             self.is_doubted.store(false, Relaxed);
-            // The replica was ejected or late. Its failures until now would keep calls away.
+            // The replica was ejected or late. Its past failures would keep calls away.
             if self.apply(Event::Succeeded) {
                 self.cost.forgive();
             }
@@ -154,7 +154,8 @@ impl Connected for Replica {
     }
 }
 
-/// A call on a replica. If it is dropped before its response, it counts with the time until then.
+/// A call on a replica. If it is dropped before its response, its time so far is a lower bound of
+/// the latency.
 #[derive(Debug)]
 struct Call {
     replica: Arc<Replica>,
@@ -164,14 +165,14 @@ struct Call {
 }
 
 impl Call {
-    /// The response has begun.
+    /// Records that the response has begun.
     fn responded(&mut self) {
         if let Some(begin) = self.begin.take() {
             self.replica.cost.responded(begin);
         }
     }
 
-    /// The response has ended with this status.
+    /// Records that the response has ended with this status.
     fn ended(&mut self, status: &HeaderMap) {
         if std::mem::replace(&mut self.is_judged, true) {
             return;
@@ -199,7 +200,7 @@ impl Call {
         }
     }
 
-    /// The attempt has no response.
+    /// Records why the attempt has no response.
     fn failed(&mut self, failure: &Failure) {
         let replica = &self.replica;
         match failure {
@@ -208,7 +209,7 @@ impl Call {
                 replica.balance.close(replica.address, replica);
                 self.begin = None;
             }
-            // The keeper of the replica learns of the end of the connection.
+            // The connection has ended, which the keeper of the replica reports.
             Failure::Broken(_) if replica.connection.signs.is_closed() => self.begin = None,
             // These are not the replica's fault.
             Failure::Full | Failure::Request(_) => self.begin = None,

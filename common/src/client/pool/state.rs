@@ -40,7 +40,7 @@ pub(super) enum State {
     Up,
     /// The replica was asked whether it serves and has not responded yet.
     Late,
-    /// The replica asked for no calls until then.
+    /// The replica asked for no calls for some time.
     Resting { until: Instant },
     /// The replica failed too often in a row. Single calls try it.
     Ejected { next_trial: Instant },
@@ -79,9 +79,9 @@ pub(super) enum Event {
     Responded,
     /// A call succeeded.
     Succeeded,
-    /// A call failed by the fault of the replica.
+    /// A call failed, and the replica is at fault.
     Failed,
-    /// The replica asked for no calls for that time.
+    /// The replica asked for no calls for this time.
     PushedBack(Duration),
     /// A call tries the ejected replica.
     Tried,
@@ -112,7 +112,8 @@ impl Health {
         self.state
     }
 
-    /// Changes the state. With `is_last` no other replica is up, so this one is not ejected.
+    /// Changes the state. `is_last` means that no other replica is up: the last one is never
+    /// ejected.
     pub(super) fn apply(&mut self, event: Event, now: Instant, is_last: bool) {
         match event {
             Event::Failed => self.failures_in_a_row = self.failures_in_a_row.saturating_add(1),

@@ -18,7 +18,7 @@ use crate::{
     limits, metrics,
 };
 
-/// The end of an attempt, after which the call has its response.
+/// How far an attempt reads before the call gets its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum Until {
     /// The head of the response. A caller of a stream may wait for the head before it sends, and
@@ -30,7 +30,7 @@ pub(in crate::client) enum Until {
 }
 
 impl Connection {
-    /// Makes one attempt of a call, which is in flight until the end of its response.
+    /// Makes one attempt of a call. The call is in flight until the end of its response.
     pub(in crate::client) async fn attempt(
         &self,
         request: Request<RequestBody>,
@@ -54,8 +54,8 @@ impl Connection {
         Ok(response)
     }
 
-    /// Sends a request over a sender of this connection and returns the head of its response, without
-    /// counting a call.
+    /// Sends a request over a sender of this connection and returns once the response has begun.
+    /// Does not count as a call.
     pub(in crate::client) async fn exchange(
         &self,
         mut sender: SendRequest<Bytes>,

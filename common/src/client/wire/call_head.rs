@@ -8,10 +8,10 @@ use http::{
 
 use crate::{Deadline, RequestId, client::RequestIdNames, context, deadline::format_timeout};
 
-/// The `user-agent` of calls whose callers set none.
+/// The default `user-agent`.
 const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_PKG_VERSION")));
 
-/// What the heads of all requests on a connection have in common.
+/// The part of the head that all requests on a connection share.
 #[derive(Debug, Clone)]
 pub(in crate::client) struct Head {
     pub(in crate::client) authority: Authority,
@@ -27,9 +27,9 @@ impl Head {
         }
     }
 
-    /// Completes the head of a request that leaves now.
+    /// Completes the head of a request, just before it is sent.
     pub(super) fn write_to<B>(&self, request: &mut Request<B>) {
-        // The generated clients make a URI of the path alone.
+        // The URI of a generated client has only a path.
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
         uri.scheme = Some(Scheme::HTTP);
         uri.authority = Some(self.authority.clone());

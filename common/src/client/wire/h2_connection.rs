@@ -52,7 +52,7 @@ impl Connection {
         Self::with_io(socket, head).await
     }
 
-    /// Makes a connection of one that is open already.
+    /// Starts HTTP/2 on a connection that is open already.
     pub(in crate::client) async fn with_io(
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         head: Head,
@@ -80,7 +80,7 @@ impl Connection {
         };
         let pinger = ping_until_silent(pings, signs.clone());
         let driver = tokio::spawn(async move {
-            // The reason of the end does not matter here: the calls learn it.
+            // The reason for the end does not matter here: each call gets it.
             select! {
                 () = driver => {}
                 () = pinger => {}
@@ -100,12 +100,12 @@ impl Connection {
         self.signs.close(Closed::Lost);
     }
 
-    /// Whether the peer takes one more stream now; if not, one more call waits for its turn.
+    /// Whether the peer takes one more stream now. If not, the next call has to wait.
     pub(in crate::client) fn has_free_stream(&self) -> bool {
         self.signs.in_flight() < self.max_streams()
     }
 
-    /// How many streams the peer takes at once.
+    /// The most streams that the peer takes at once.
     pub(super) fn max_streams(&self) -> u64 {
         self.sender().current_max_send_streams() as u64
     }
@@ -115,8 +115,8 @@ impl Connection {
     }
 }
 
-/// Reads and writes the connection until its end, and notices a GOAWAY: h2 refuses new requests
-/// from then on, but the connection's future goes on while streams are open.
+/// Drives the connection until its end, and notices a GOAWAY. From then on h2 refuses new
+/// requests, but the connection's future goes on while streams are open.
 struct Driver<T> {
     connection: client::Connection<T, Bytes>,
     sender: Weak<Mutex<SendRequest<Bytes>>>,

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::{signs::InFlight, upload::Upload};
 use crate::client::Failure;
 
-/// The body of a response. The upload of the request stream ends with it.
+/// The body of a response. When it ends, so does the upload of the request stream.
 #[derive(Debug)]
 pub(in crate::client) struct ResponseBody {
     /// A frame that was read ahead.
@@ -67,7 +67,7 @@ impl ResponseBody {
         let frame = match poll_frame(rest, cx) {
             Poll::Ready(Some(Ok(frame))) => Some(Ok(frame)),
             Poll::Ready(None) => None,
-            // A request stream that fails resets its call: its failure is the cause.
+            // A request stream that failed has reset its call. Its failure is the cause.
             broken => match self.upload.as_mut().map(|upload| upload.poll_failure(cx)) {
                 Some(Poll::Ready(status)) => Some(Err(Failure::Request(status))),
                 _ => ready!(broken).map(|frame| frame.map_err(Failure::from)),
@@ -89,7 +89,7 @@ fn poll_frame(
 ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
     if let Some(data) = ready!(stream.poll_data(cx)) {
         return Poll::Ready(Some(data.map(|data| {
-            // The peer may send as much again. This fails only for more than was received.
+            // Lets the peer send as much again. Fails only if more is released than was received.
             let _ = stream.flow_control().release_capacity(data.len());
             Frame::data(data)
         })));

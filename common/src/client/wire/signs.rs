@@ -16,7 +16,7 @@ pub(in crate::client) struct Signs {
     settled: AtomicU64,
     ended: AtomicU64,
     closed: SetOnce<Closed>,
-    /// Whether the next call need not notify [`Self::call_begun`].
+    /// Whether [`Self::call_begun`] was notified, so that further calls need not do it again.
     is_awake: AtomicBool,
     call_begun: Notify,
 }
@@ -37,7 +37,7 @@ pub(in crate::client) struct Counts {
     pub(in crate::client) reads: u64,
     /// Calls that have begun.
     pub(in crate::client) begun: u64,
-    /// Calls whose response has begun, or that were dropped before.
+    /// Calls whose response has begun, or that ended without one.
     pub(in crate::client) settled: u64,
 }
 
@@ -69,7 +69,7 @@ impl Signs {
         *self.closed.wait().await
     }
 
-    /// Waits until a call begins. Only the first call after this pays for the notification.
+    /// Waits until a call begins. Only the first call pays for the notification.
     pub(in crate::client) async fn call_begun(&self) {
         self.is_awake.store(false, Relaxed);
         let counts = self.counts();

@@ -22,8 +22,8 @@ use crate::{
     context,
 };
 
-/// The upload of a request stream, in the context of its call and up to the call's deadline. When
-/// this is dropped, the upload ends, and the stream is reset unless all of it was sent.
+/// The upload of a request stream, in the context of its call and up to the call's deadline. A drop
+/// ends the upload, and resets the stream unless all of it was sent.
 ///
 /// A task of its own sends the stream, as a caller may send without reading the response.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Upload {
                 Err(_panic) => Err(Status::internal("the request stream panicked")),
             };
             if let Err(status) = sent {
-                // Before `outgoing` is dropped: the response would name its reset as the cause.
+                // Before `outgoing` is dropped, whose reset would become the cause of the failure.
                 let _ = failed.send(status);
             }
         });
@@ -61,7 +61,7 @@ impl Upload {
         }
     }
 
-    /// Is ready if the request stream itself fails, and never otherwise.
+    /// Becomes ready only if the request stream itself fails.
     pub(super) fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         if self.failure.is_terminated() {
             return Poll::Pending;
@@ -102,7 +102,7 @@ impl Outgoing {
         let _reason = poll_fn(|cx| self.stream.poll_reset(cx)).await;
     }
 
-    /// Sends all of `data`, as the window of the stream has room for it.
+    /// Sends all of `data`, at the pace of the stream's window.
     async fn send(&mut self, mut data: Bytes) -> Result<(), h2::Error> {
         while data.has_remaining() {
             self.stream.reserve_capacity(data.len());

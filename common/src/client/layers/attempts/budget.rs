@@ -44,7 +44,7 @@ struct State {
     counted: u64,
     /// The calls of workers that have ended.
     ended: u64,
-    /// The time of the balance.
+    /// The time of the last update of the balance.
     at: Instant,
 }
 
@@ -92,8 +92,8 @@ impl State {
         });
     }
 
-    /// Brings the balance up to date: the old one decays with its age, and the income since then
-    /// counts as if it had come evenly.
+    /// Updates the balance: the old balance decays with its age, and the new income counts as if it
+    /// had come at a constant rate.
     fn fill(&mut self) {
         let now = Instant::now();
         let windows = (now - self.at).as_secs_f64() / WINDOW.as_secs_f64();
@@ -144,7 +144,7 @@ mod tests {
             (0..100).for_each(|_| calls.add());
             advance(Duration::from_secs(1)).await;
         }
-        // 20 and 10 a second for ten seconds.
+        // 20 a second from calls and 10 a second from the minimum, for ten seconds.
         assert_eq!(granted(&budget), 300);
     }
 

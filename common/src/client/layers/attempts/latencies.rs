@@ -11,7 +11,7 @@ use std::{
 
 use crate::lock::lock;
 
-/// The percentile that lateness is measured by (that of "The Tail at Scale").
+/// The percentile that defines a late response (the one of "The Tail at Scale").
 const PERCENTILE: usize = 95;
 
 /// A response is late at this multiple of the percentile. At 1, one call in twenty would be hedged
@@ -21,7 +21,8 @@ const MARGIN: u32 = 2;
 /// No response is late before this: shorter times measure the scheduler.
 const FLOOR: Duration = Duration::from_millis(10);
 
-/// The responses of all workers that a percentile is taken from; the next one starts anew.
+/// The responses, of all workers together, that one percentile is taken from. Windows do not
+/// overlap.
 const WINDOW: usize = 100;
 
 /// The responses that a worker collects before it adds them to the window.
@@ -30,7 +31,7 @@ const BATCH: usize = 10;
 /// The usual latency of a method, for the whole process.
 #[derive(Debug, Default)]
 pub(in crate::client) struct UsualLatency {
-    /// When a response is late, in microseconds; 0 until the first window is full.
+    /// The time after which a response is late, in microseconds; 0 until the first window is full.
     late_after: AtomicU64,
     window: Mutex<Vec<Duration>>,
 }

@@ -7,8 +7,8 @@
 //! | `budget` | how many attempts the process may add to the first of each call |
 //! | `latencies` | how long a method usually takes, to tell when a response is late |
 //!
-//! Retries and hedges draw on one budget, so that a service that is down for good gets about a
-//! fifth more calls and not three times as many.
+//! Retries and hedges draw on one budget: a service that stays down gets about a fifth more calls,
+//! not three times as many.
 
 mod budget;
 mod hedge;
@@ -70,7 +70,7 @@ struct Known {
 type Outcome = Result<Response<ReplicaBody>, Failure>;
 
 impl Attempts {
-    /// The `tasks` end when the last clone is dropped.
+    /// Creates the layer. Its `tasks` end when the last clone is dropped.
     pub(in crate::client) fn new(
         balance: Balance<Replica>,
         methods: &HashMap<String, (Method, Arc<UsualLatency>)>,
@@ -100,7 +100,7 @@ impl Service<Request<tonic::body::Body>> for Attempts {
     type Future = Pin<Box<dyn Future<Output = Result<Response<ReplicaBody>, Status>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(())) // a call waits for its replica itself
+        Poll::Ready(Ok(())) // each call waits for a replica on its own
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {

@@ -1,11 +1,12 @@
 //! Whether another attempt follows one that failed, and after which pause.
 //!
-//! - A call that no service has processed is sent again on another replica, whatever its method:
-//!   its connection was closed before, or the replica says so (gRFC A6: transparent retries).
-//! - A call that failed with `UNAVAILABLE`, or with `RESOURCE_EXHAUSTED` and a pushback, is
-//!   retried, on another replica if there is one. Its method must be declared idempotent, and its
-//!   response must not have begun. A request stream is sent again only while all of it that was
-//!   sent is kept ([`REPLAY_LIMIT`](crate::client::request_body::REPLAY_LIMIT)).
+//! - A call that was not processed is sent again, whatever its method: its connection had closed
+//!   before, or the replica says so (gRFC A6: transparent retries).
+//! - A call of an idempotent method that failed before its response began is retried. After
+//!   `UNAVAILABLE` it goes to another replica if there is one; after `RESOURCE_EXHAUSTED` with a
+//!   pushback it goes only to another one.
+//!
+//! A request stream is sent again only while everything sent so far is kept ([`limits::REPLAY`]).
 
 use std::time::Duration;
 
@@ -33,10 +34,10 @@ const RETRY: Backoff = Backoff {
 pub(super) enum Verdict {
     /// There is no next attempt: the response has begun, or another attempt would fail as well.
     Final,
-    /// The call was not processed and its connection takes no more: it is sent again.
+    /// The call was not processed, and its connection takes no new calls: it is sent again.
     Resend,
-    /// The call was not processed, but its connection goes on: it is sent again once, and from
-    /// then on retried.
+    /// The call was not processed, and its connection stays open: it is sent again once. After
+    /// that it is retried.
     ResendOnce(Status),
     /// The call may have been processed: it is retried where that is safe.
     Retry(Status),
@@ -117,13 +118,13 @@ impl Shared {
         is_granted.then_some(pause)
     }
 
-    /// The pause that a failed attempt asks for, or `None` if it asks for no retry.
+    /// The pause after a failed attempt, or `None` if a retry would not help.
     fn pause_after(&self, status: &Status, call: &Call<'_>) -> Option<Duration> {
         let usual = RETRY.pause(call.attempts);
         let is_overloaded = status.code() == Code::ResourceExhausted;
         match Pushback::of(status.metadata().as_ref()) {
             Pushback::Never => None,
-            // The pushback is the replica's own; another one may have room now.
+            // The pushback is for this replica. Another one may have room now.
             Pushback::After(_) if is_overloaded => {
                 self.balance.pick_other(&call.tried).map(|_| usual)
             }

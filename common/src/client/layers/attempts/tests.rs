@@ -25,7 +25,7 @@ const IDEMPOTENT: &str = "/a.Service/Get";
 const ONCE: &str = "/a.Service/Create";
 const STREAM: &str = "/a.Service/Chat";
 
-/// A client, and what its replicas have served; each is up and follows a script.
+/// A client with a replica for each script, and what each replica has served. All are up.
 async fn client<F>(scripts: Vec<F>) -> (Attempts, Vec<Served>)
 where
     F: Fn(usize) -> Does + Send + 'static,
@@ -203,7 +203,7 @@ async fn retries_are_a_share_of_the_calls() {
     let [calls] = calls(&served)[..] else {
         unreachable!()
     };
-    // The budget has 100 at first, a fifth of the calls, and ten a second.
+    // The budget: 100 at first, a fifth of the calls, and ten a second.
     assert!((1_200..1_500).contains(&calls), "{calls}");
 }
 
@@ -258,11 +258,11 @@ async fn a_call_that_was_not_processed_is_sent_again_whatever_its_method() {
 async fn a_replica_that_refuses_everything_gets_each_call_twice() {
     let (client, served) = client(vec![|_| Does::Refuse]).await;
     assert_eq!(call(&client, ONCE).await.0, Code::Unavailable);
-    // A resend, and the retries that the budget grants.
+    // The resend does not count as an attempt, and three attempts are the limit.
     assert_eq!(calls(&served), [4]);
 }
 
-/// The same, after so many fast responses that a slow one is late.
+/// Such a client after so many fast responses that a slow one is late.
 async fn warmed_up<F>(scripts: Vec<F>) -> (Attempts, Vec<Served>)
 where
     F: Fn(usize) -> Does + Send + 'static,
@@ -325,7 +325,7 @@ async fn hedges_are_a_share_of_the_calls() {
     let many = (0..2_000).map(|_| call(&client, IDEMPOTENT));
     futures_util::future::join_all(many).await;
     let all = calls(&served).iter().sum::<usize>() - before;
-    // The budget has 100 at most, a fifth of these calls, and ten for the second.
+    // The budget: at most 100 from before, a fifth of these calls, and ten for the second.
     assert!((2_100..2_650).contains(&all), "{all}");
 }
 

@@ -43,8 +43,8 @@ async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     in_time.unwrap_or_else(|_| panic!("{what}: not in time"))
 }
 
-/// A connection whose other end runs `serve` for its first call, and the reason with which the
-/// call was reset after that.
+/// A connection whose other end runs `serve` for its first call, and the reason of the reset that
+/// follows.
 async fn reset_after<F>(
     serve: impl FnOnce(Request<RecvStream>, server::SendResponse<Bytes>) -> F + Send + 'static,
 ) -> (Connection, oneshot::Receiver<Reason>)
@@ -69,7 +69,7 @@ where
     (connection, was_reset)
 }
 
-/// A call that is kept open: its request, and its response before or after the head.
+/// A call that is kept open: its request, and what is left of its response.
 type Held = (Request<RecvStream>, Half);
 
 enum Half {
