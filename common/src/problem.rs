@@ -19,13 +19,13 @@ use tonic::{Code, Status};
 
 use crate::context;
 
-/// How long a client is asked to wait if a service is overloaded or can't be reached.
+/// The pause that `Retry-After` asks for if a service is overloaded or can't be reached.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The `Retry-After` of gRPC, in milliseconds (gRFC A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// The status for a client that went away. HTTP has none; this one is from nginx.
+/// The status of a request whose client went away. HTTP defines none, so this is nginx's.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// An error as the client sees it.
@@ -49,7 +49,7 @@ pub struct Problem {
 impl Problem {
     /// Creates a problem. Its `detail` says what is wrong and what to do.
     ///
-    /// The detail of a 5xx must not contain internal text: log that instead.
+    /// The detail of a 5xx must not contain internal text. Log such text instead.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -69,7 +69,7 @@ impl Problem {
         &self.detail
     }
 
-    /// Asks the client to retry after that time, in whole seconds.
+    /// Asks the client to retry after this time, in whole seconds.
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
         Self {
@@ -172,14 +172,15 @@ pub fn http_status(code: Code) -> StatusCode {
     }
 }
 
-/// The problem of a request whose gRPC call failed. A message is passed on if the client can mend
-/// the error; others stay inside.
+/// The problem of a request whose gRPC call failed. The client gets the call's message only if it
+/// can mend the error.
 impl From<Status> for Problem {
     fn from(grpc: Status) -> Self {
         let status = http_status(grpc.code());
         match grpc.code() {
             Code::DeadlineExceeded => Self::deadline_exceeded(),
-            // With a pushback the replica is overloaded. Without, the client asked for too much.
+            // A pushback means that the replica is overloaded. Without one, the client asked for
+            // too much.
             Code::ResourceExhausted if grpc.metadata().contains_key(PUSHBACK) => Self {
                 detail: "A service that this one needs is overloaded; try again later.".into(),
                 ..Self::overloaded()
@@ -201,7 +202,7 @@ impl From<Status> for Problem {
     }
 }
 
-/// The members of the JSON document.
+/// The JSON document.
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: &'static str,
@@ -221,7 +222,7 @@ impl IntoResponse for Problem {
         };
         let document = context::with_request_id(|request_id| {
             serde_json::to_vec(&Document {
-                // RFC 9457, 4.2.1: the problem means no more than its status code.
+                // RFC 9457, 4.2.1: the problem has no meaning beyond its status code.
                 r#type: "about:blank",
                 title,
                 status: self.status.as_u16(),
@@ -241,7 +242,7 @@ impl IntoResponse for Problem {
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
-        // The inbound stack takes it from here if the client speaks gRPC.
+        // If the client speaks gRPC, the inbound stack turns the problem into a gRPC status.
         response.extensions_mut().insert(self);
         response
     }

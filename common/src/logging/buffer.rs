@@ -1,4 +1,4 @@
-//! The way of a record to stdout: through the buffer of its worker, or at once.
+//! Writes a record to stdout, through the buffer of its worker or at once.
 
 use std::{
     cell::RefCell,
@@ -17,7 +17,7 @@ thread_local! {
 
 /// Gives this thread a buffer. From then on the thread must call [`flush`].
 pub(crate) fn buffer_this_thread() {
-    // With room for the record that crosses the limit, so that the buffer seldom grows.
+    // Has room for the record that crosses the limit, so that the buffer seldom grows.
     BUFFER.set(Some(Vec::with_capacity(limits::LOG_BUFFER + 4 * 1024)));
 }
 
@@ -41,8 +41,8 @@ pub(super) fn write(append: impl FnOnce(&mut Vec<u8>)) {
     lines.whole = lines.bytes.len();
 }
 
-/// The lines of this thread, taken out of [`BUFFER`]: a value that logs or panics while it is
-/// formatted finds no buffer, and its line is written at once.
+/// The lines of this thread, taken out of [`BUFFER`] while a record is formatted. If a value logs
+/// or panics meanwhile, that line finds no buffer and is written at once.
 struct Lines {
     bytes: Vec<u8>,
     /// The length up to the end of the last whole line.
@@ -98,7 +98,7 @@ impl<'a> MakeWriter<'a> for Writer {
 impl Write for Writer {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let open = record.strip_suffix(b"}\n").unwrap_or(record);
-        // A record is ASCII outside of its strings, so it is escaped as a whole.
+        // Only strings of a record can have such characters, so the record is escaped as a whole.
         let open = json::with_escapes(&String::from_utf8_lossy(open)).into_owned();
         write(|lines| lines.extend_from_slice(open.as_bytes()));
         Ok(record.len())

@@ -2,8 +2,8 @@
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// Dependencies that log. A client can choose how much (h2 logs a warning for a frame of nine
-/// bytes), so only their errors are logged, unless the filter names the dependency.
+/// Dependencies that log. Clients decide how much (a frame of nine bytes makes h2 log a warning),
+/// so only errors of a dependency are logged, unless the filter names it.
 const DEPENDENCIES: [&str; 9] = [
     "axum",
     "h2",
@@ -23,8 +23,8 @@ const DEPENDENCIES: [&str; 9] = [
 )]
 pub struct InvalidFilter(String);
 
-/// Parses a filter: parts separated by commas. A level is for all targets but the dependencies
-/// (default: `info`); `target=level` is for one module or dependency.
+/// Parses a filter: parts separated by commas. A level alone (default: `info`) applies to all
+/// targets except dependencies. `target=level` applies to one module or dependency.
 ///
 /// ```
 /// use common::logging::parse_filter;
@@ -36,7 +36,7 @@ pub struct InvalidFilter(String);
 ///
 /// # Errors
 ///
-/// [`InvalidFilter`] if a part is neither.
+/// [`InvalidFilter`] if a part is neither of the two.
 pub fn parse_filter(text: &str) -> Result<Targets, InvalidFilter> {
     let quiet = DEPENDENCIES.map(|dependency| (dependency, LevelFilter::ERROR));
     let mut filter = Targets::new()
@@ -67,7 +67,7 @@ fn parse_level(text: &str) -> Option<LevelFilter> {
     text.parse().ok().filter(|_| is_word && !text.is_empty())
 }
 
-/// Whether it looks like a path of modules.
+/// Whether the text looks like a module path.
 fn is_target(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-.".contains(&byte);
     !text.is_empty() && text.bytes().all(is_plain)

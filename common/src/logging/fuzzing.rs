@@ -1,4 +1,4 @@
-//! For the fuzzer: the log line of any text.
+//! For the fuzzer: a log line with any text in it.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,21 +1,21 @@
 //! Bunyan JSON records on stdout, one a line, each with the id of its request.
 //!
-//! [`tracing_bunyan_formatter`] defines the format. Its layer writes the events inside of a span:
-//! the name of the span is in `msg`, the span's fields are in the record. Events outside of any
-//! span, which are nearly all, are written by `record` instead: as the same JSON, without the map
-//! that the formatter collects the fields in (its cost: bench/README.md). A test compares the two.
+//! [`tracing_bunyan_formatter`] defines the format. Its layer writes events inside a span: `msg`
+//! has the name of the span, and the record has the span's fields. `record` writes events outside
+//! of any span, which are nearly all: as the same JSON, but without the map in which the formatter
+//! collects the fields (its cost: bench/README.md). A test compares the two.
 //!
 //! Three things differ from the formatter alone:
 //!
-//! - **Spans have no lines.** The formatter writes a START and an END record for each span; only
-//!   events are passed on to it.
+//! - **Spans have no lines.** The formatter would write a START and an END record for each span, so
+//!   it gets only events.
 //! - **The `request_id` field comes from the [`Context`](crate::Context)**, not from a span. So it
 //!   has one source, no filter can switch it off, and a request pays for no span. It is the last
 //!   field of a record; outside of a request it is `""`.
 //! - **Each worker has a buffer.** The worker writes it to stdout when it runs out of work, at
 //!   32 KiB, at its end and on panic. So no line waits while the worker is idle, and a
-//!   line costs no system call of its own under load. Other threads write at once. Nothing waits
-//!   for a slow reader of stdout: lines that it does not take within a second are dropped and
+//!   line costs no system call of its own under load. Other threads write at once. A slow reader of
+//!   stdout delays a write by at most 10 ms: lines that wait longer than a second are dropped and
 //!   counted (`stdout`).
 //!
 //! Bunyan reserves the field names `name`, `msg`, `level`, `time`, `pid`, `hostname` and `v`: an
@@ -74,7 +74,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     flush();
 }
 
-/// Writes events, and no lines for spans.
+/// Writes events, but no START and END records of spans.
 struct Events {
     format: Format,
     formatter: BunyanFormattingLayer<Writer>,
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::lock::lock;
 
-    /// What the formatter writes by itself.
+    /// Keeps what the formatter writes.
     #[derive(Clone, Default)]
     struct Theirs(Arc<Mutex<Vec<u8>>>);
 

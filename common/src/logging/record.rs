@@ -1,6 +1,6 @@
 //! An event outside of any span as a bunyan record, written straight into the buffer.
 //!
-//! The formatter defines what a record is; a test in [`super`] compares the two.
+//! The formatter defines the format. A test in [`super`] compares the two.
 
 use std::{fmt, process};
 
@@ -68,7 +68,7 @@ fn bunyan_level(level: Level) -> &'static [u8] {
     }
 }
 
-/// Writes fields as they come.
+/// Writes each field as soon as it is visited.
 struct Fields<'a> {
     bytes: &'a mut Vec<u8>,
     has_message: bool,
@@ -81,7 +81,7 @@ impl Fields<'_> {
         self.bytes.push(b':');
     }
 
-    /// Writes the key of a field of the event, unless the name is reserved: then the field is
+    /// Writes the key of an event's field. Returns `false` for a reserved name, whose field is
     /// dropped.
     fn begin(&mut self, name: &str) -> bool {
         match name {
@@ -96,7 +96,7 @@ impl Fields<'_> {
     }
 
     fn value<V: serde::Serialize>(&mut self, field: &Field, value: V) {
-        // A message is a text; any other is dropped.
+        // A message that is not a text is dropped.
         if field.name() != "message" && self.begin(field.name()) {
             json::value(self.bytes, &value);
         }
@@ -128,7 +128,7 @@ impl Visit for Fields<'_> {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let name = field.name();
-        // Names with `log.` are metadata of records of the `log` crate.
+        // Fields named `log.…` are metadata of records of the `log` crate.
         if !name.starts_with("log.") && self.begin(name) {
             json::text(self.bytes, format_args!("{value:?}"));
         }

@@ -1,9 +1,9 @@
-//! Stdout, as a writer that never waits for a slow reader: no request may wait for the log.
+//! Stdout, as a writer that barely waits for a slow reader, so that the log never stops requests.
 //!
-//! Records are written at once as far as stdout takes them, which is nearly always. The rest waits
-//! in memory for a thread, which is started when it is needed. Records that wait longer than
-//! [`limits::STDOUT_PATIENCE`], or exceed [`limits::LOG_WAITING`], are dropped and counted; a record reports the loss
-//! once stdout takes records again.
+//! Stdout nearly always takes records at once. What it does not take within
+//! [`limits::STDOUT_PAUSE`] waits in memory for a thread, which is started when it is needed.
+//! Records that wait longer than [`limits::STDOUT_PATIENCE`], or exceed [`limits::LOG_WAITING`],
+//! are dropped and counted. Once stdout takes records again, a record reports the loss.
 
 use std::{
     collections::VecDeque,
@@ -40,7 +40,7 @@ static STDOUT: Mutex<Stdout> = Mutex::new(Stdout {
     has_thread: false,
 });
 
-/// Notified when no record waits any more.
+/// Notified when the last waiting record is written or dropped.
 static WRITTEN_OUT: Condvar = Condvar::new();
 
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
@@ -57,16 +57,16 @@ pub(crate) fn lost_bytes() -> u64 {
 }
 
 struct Stdout {
-    /// Records that stdout has not taken yet, with the time since when they wait.
+    /// Records that stdout has not taken yet, each with the start of its wait.
     waiting: VecDeque<(Instant, Bytes)>,
     waiting_bytes: usize,
-    /// Stdout has only the beginning of the last line.
+    /// Whether stdout has only the beginning of the last line.
     is_in_line: bool,
-    /// The rest of that line is lost, so a line end goes before the next record.
+    /// Whether the rest of that line is lost. Then a line end goes before the next record.
     line_is_lost: bool,
     /// Lost bytes that no record has reported yet.
     unreported: u64,
-    /// The thread runs.
+    /// Whether the thread runs.
     has_thread: bool,
 }
 
@@ -102,8 +102,8 @@ pub(crate) fn finish() {
 }
 
 impl Stdout {
-    /// Writes as much as stdout takes at once, and returns how many bytes are done with. After an
-    /// error that is all of them: they are lost.
+    /// Writes as much as stdout takes at once, and returns how many bytes are written or lost. An
+    /// error loses all that are left.
     fn write_now(&mut self, records: &[u8]) -> usize {
         if self.line_is_lost {
             match write_some(b"\n") {
@@ -142,7 +142,7 @@ impl Stdout {
     }
 
     fn let_wait(&mut self, records: &[u8]) {
-        // The first in the queue may be the rest of a line, so it is kept.
+        // The first of the queue may be the rest of a line, so it always has room.
         if self.waiting_bytes + records.len() > limits::LOG_WAITING && !self.waiting.is_empty() {
             self.count_lost(records.len());
             return;
@@ -159,7 +159,7 @@ impl Stdout {
             let taken = self.write_now(&rest);
             rest.advance(taken);
             if since.elapsed() > limits::STDOUT_PATIENCE {
-                // A line that stdout has the beginning of is still completed.
+                // Completes a line whose beginning stdout already has.
                 let line = rest.iter().position(|byte| *byte == b'\n');
                 let kept = line.filter(|_| self.is_in_line).map_or(0, |end| end + 1);
                 self.count_lost(rest.len() - kept);
@@ -198,7 +198,7 @@ fn write_until_none_waits() {
         );
         let mut stdout = lock(&STDOUT);
         if stdout.unreported > 0 {
-            // Records are lost again, and this one may be among them.
+            // More records are lost, and the report may be among them.
             stdout.unreported += lost_bytes;
             drop(stdout);
             thread::sleep(limits::STDOUT_PATIENCE);
@@ -208,11 +208,11 @@ fn write_until_none_waits() {
 
 /// How to write to stdout without blocking.
 enum Sink {
-    /// A pipe or a terminal, opened a second time: `O_NONBLOCK` belongs to the open file, and other
-    /// processes share the first.
+    /// A pipe or a terminal, opened a second time: `O_NONBLOCK` belongs to the open file, and the
+    /// first one is shared with other processes.
     Nonblocking(OwnedFd),
-    /// One that belongs to another user and can't be opened again. It takes [`PIPE_BUF`] when it is
-    /// ready.
+    /// A pipe or a terminal that belongs to another user, so that it can't be opened again. It
+    /// takes [`PIPE_BUF`] when it is ready.
     Blocking,
     Socket,
     /// A file takes all bytes at once.
@@ -258,7 +258,7 @@ fn wait_until_writable() {
     }
 }
 
-/// Whether stdout becomes ready, or fails, within that time.
+/// Whether stdout becomes ready, or fails, within this time.
 fn is_writable(within: Duration) -> bool {
     let stdout = io::stdout();
     let mut stdout = [PollFd::new(&stdout, PollFlags::OUT)];

@@ -1,4 +1,5 @@
-//! The time of a record: the date from humantime, once a second, and the fraction of the second.
+//! The time of a record: humantime writes the date once a second, and each record adds the
+//! fraction.
 
 use std::{
     cell::Cell,
@@ -9,15 +10,15 @@ use std::{
 type Text = [u8; 19];
 
 thread_local! {
-    /// The last second that was written, since 1970, and its text. To ask humantime for each record
-    /// costs 30 ns and 440 instructions more.
+    /// The last second that was written, since 1970, and its text. Calling humantime for each
+    /// record would cost 30 ns and 440 instructions more.
     static LAST: Cell<(u64, Text)> = const { Cell::new((0, *b"1970-01-01T00:00:00")) };
 }
 
 /// Appends the time in the form of RFC 3339, in UTC and to the nanosecond.
 pub(super) fn now(bytes: &mut Vec<u8>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    append(bytes, now.unwrap_or_default()); // a clock before 1970 was never set
+    append(bytes, now.unwrap_or_default()); // before 1970 only if the clock was never set
 }
 
 fn append(bytes: &mut Vec<u8>, now: Duration) {
@@ -31,7 +32,7 @@ fn append(bytes: &mut Vec<u8>, now: Duration) {
         LAST.set((second, text));
     }
     bytes.extend_from_slice(&text);
-    let nanos = 1_000_000_000 + now.subsec_nanos(); // ten digits, the first to be a point
+    let nanos = 1_000_000_000 + now.subsec_nanos(); // ten digits; a point replaces the first
     let at = bytes.len();
     bytes.extend_from_slice(itoa::Buffer::new().format(nanos).as_bytes());
     bytes[at] = b'.';

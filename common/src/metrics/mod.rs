@@ -1,7 +1,7 @@
-//! What the process counts, for `/metrics`.
+//! The counters of the process, for `/metrics`.
 //!
-//! Each thread has its own counters, which no other thread writes: counting costs neither a lock
-//! nor a contended cache line. A scrape adds up the counters of all threads.
+//! Each thread writes only its own counters, so counting costs neither a lock nor a contended cache
+//! line. A scrape adds up the counters of all threads.
 
 mod replicas;
 mod requests;
@@ -23,13 +23,13 @@ pub(crate) use self::{
 };
 use crate::lock::lock;
 
-/// A number that goes up. One thread adds to it, so adding needs no atomic read-modify-write; any
-/// thread may read it.
+/// A number that goes up. Only one thread adds to it, so adding needs no atomic read-modify-write.
+/// Any thread may read it.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
-    /// Returns the sum.
+    /// Adds to the number, and returns the sum.
     pub(crate) fn add(&self, more: u64) -> u64 {
         let sum = self.get().wrapping_add(more);
         self.0.store(sum, Relaxed);

@@ -39,7 +39,7 @@ impl Replica {
     }
 }
 
-/// A replica that is in `/metrics` until this is dropped.
+/// A replica in `/metrics`. A drop removes it.
 #[derive(Debug)]
 pub(crate) struct CountedReplica {
     counters: Arc<Counters>,

@@ -10,13 +10,13 @@ use prometheus_client::{
 use super::{Counter, Counters, of_this_thread};
 use crate::lock::lock;
 
-/// The upper bounds of the buckets in seconds, from the time of a call within a machine to the
-/// default deadline.
+/// The upper bounds of the buckets, in seconds: from a call within one machine to the default
+/// deadline.
 const BUCKETS: [f64; 14] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
 
-/// The route of requests that match no route.
+/// The route label of requests that match no route.
 pub(crate) const OTHER: &str = "other";
 
 /// The requests of one route that ended with one status.
@@ -29,7 +29,7 @@ pub(super) struct Requests {
 }
 
 thread_local! {
-    /// The `requests` of this thread's counters, without their lock.
+    /// The same as `requests` in this thread's counters, but without the lock.
     static MINE: RefCell<Vec<Arc<Requests>>> = const { RefCell::new(Vec::new()) };
 }
 
