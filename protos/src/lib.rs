@@ -2,7 +2,7 @@
 //!
 //! Package names become modules: `app.grpc` is [`app::grpc`], `api` is [`api`].
 
-// Generated code: the .proto files have the docs, and the contract the names.
+// Generated code: its docs are in the .proto files, and the contract sets its names.
 #![allow(missing_docs, non_camel_case_types, clippy::pedantic)]
 
 pub mod app {

@@ -57,7 +57,8 @@ impl api_server::Api for Api {
         Ok(Response::new(Items { items }))
     }
 
-    // Always ready: tonic fills whole frames with it, and polls it as fast as the client reads.
+    // The stream is always ready: tonic fills whole frames, and polls it as fast as the client
+    // reads.
     type getStreamStream =
         stream::Iter<iter::Map<items::Stream, fn(items::Item) -> Result<Item, Status>>>;
 

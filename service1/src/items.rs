@@ -1,11 +1,11 @@
-//! Lists items 1 to `length`: as a whole, or one by one.
+//! Lists items 1 to `length`: all at once, or one by one.
 
 use std::{iter::FusedIterator, ops::RangeInclusive};
 
 use tracing::{info, warn};
 
-/// The most items in a list, which is one message. It takes 0.2 MB; gRPC implementations
-/// accept 4 MB by default.
+/// The most items in a list, which is one message of 0.2 MB. gRPC implementations accept 4 MB by
+/// default.
 pub(crate) const MAX_ALL: i32 = 10_000;
 
 /// An item.
@@ -24,7 +24,7 @@ impl Item {
     }
 }
 
-/// A length that a list or a stream can't have.
+/// The length is not allowed for a list, or not for a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidLength {
     #[error("length is {0}; it must be 0 or more")]
@@ -66,7 +66,7 @@ pub(crate) fn get_stream(length: i32) -> Result<Stream, InvalidLength> {
     })
 }
 
-/// The items of [`get_stream`]. On drop it logs how many were made.
+/// The items of [`get_stream`]. A drop logs how many were made.
 #[derive(Debug)]
 pub(crate) struct Stream {
     ids: RangeInclusive<i32>,

@@ -13,7 +13,7 @@ use crate::{
     items::{Item, Items},
 };
 
-/// The channel to service1. Clones share its connections, and each makes one call.
+/// A client of service1. Clones share its connections, and each makes one call.
 #[derive(Debug, Clone)]
 pub(crate) struct Backend(pub(crate) Client);
 
@@ -57,7 +57,7 @@ impl Items for Backend {
             .get_stream(ApiRequest { length })
             .await?;
         let mut items = response.into_inner();
-        // An error in place of the first item is an error of the call.
+        // An error before the first item counts as an error of the call.
         let first = items.message().await?;
         Ok(stream::iter(first.map(Ok))
             .chain(items)

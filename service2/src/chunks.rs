@@ -3,14 +3,14 @@
 use axum::body::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 
-/// The most items of a chunk. As JSON they take about 13 KB.
+/// The most items in a chunk: about 13 KB of JSON.
 const CHUNK: usize = 400;
 
 /// Room for an item, in bytes.
 const ITEM: usize = 48;
 
-/// Writes all items that are ready into one chunk, up to [`CHUNK`] of them. An item never waits for
-/// another. An error ends the stream, after the chunk of the items before it.
+/// Writes all items that are ready into one chunk, up to [`CHUNK`] of them. A ready item never
+/// waits for another. An error comes after the chunk of the items before it.
 pub(crate) fn chunks<T, E>(
     items: impl Stream<Item = Result<T, E>>,
     mut write: impl FnMut(&T, &mut Vec<u8>),

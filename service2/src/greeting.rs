@@ -1,4 +1,4 @@
-//! Greets people: with their name as the backend processes it, or in the words of the backend.
+//! Greets people: by the name that the backend has processed, or in the backend's own words.
 
 use std::fmt::Display;
 

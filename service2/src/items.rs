@@ -1,4 +1,4 @@
-//! Lists the items of the backend: as a whole, or as they come.
+//! Lists the items of the backend: all at once, or one by one as they come.
 
 use std::{fmt::Display, future::Future};
 
@@ -20,7 +20,7 @@ pub(crate) trait Items {
     /// Items 1 to `length`.
     fn get_all(self, length: i32) -> impl Future<Output = Result<Vec<Item>, Self::Error>>;
 
-    /// Items 1 to `length` as they come. If there are none to be had, that is the outer error.
+    /// Items 1 to `length` as they come. The outer error comes in place of the first item.
     fn get_stream(
         self,
         length: i32,
@@ -57,7 +57,7 @@ pub(crate) async fn get_stream<I: Items>(
     Ok(items.inspect(move |item| progress.see(item)))
 }
 
-/// The progress of a stream, which is logged on drop.
+/// The progress of a stream. It is logged on drop.
 struct Progress {
     items: i32,
     length: i32,

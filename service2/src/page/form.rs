@@ -1,4 +1,4 @@
-//! The form of the page: the text of each field, its value, and the response to it.
+//! The form of the page: for each field its text, its value and the response of the backend.
 
 use std::future::Future;
 
@@ -10,7 +10,7 @@ const NAME: &str = "Gonzalo";
 const LENGTH: i32 = 10;
 const STREAM_LENGTH: i32 = 5;
 
-/// The most streamed items on the page: more are hard on the browser.
+/// The most streamed items on the page. More would slow the browser down.
 const MAX_STREAM_LENGTH: i32 = 100_000;
 
 /// The fields of the form.
@@ -40,7 +40,7 @@ impl Form {
     }
 }
 
-/// A field. Its outcome is first the value of the text, then the response to it.
+/// A field. Its outcome is first the value of its text, and then the response of the backend.
 pub(super) struct Field<T> {
     /// The text, as typed.
     pub(super) typed: String,
@@ -81,7 +81,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The problem of the text, if the text is the problem.
+    /// What is wrong with the text, if the text is to blame.
     pub(super) fn mistake(&self) -> Option<&str> {
         let problem = self.outcome.as_ref().err()?;
         (problem.status() == StatusCode::BAD_REQUEST).then(|| problem.detail())

@@ -1,4 +1,5 @@
-//! The page for people: a greeting, a list and a stream, each sent as soon as it is there.
+//! The page for people: a greeting and a list, and then a stream of items that are sent as they
+//! come.
 
 mod form;
 mod view;
@@ -32,7 +33,7 @@ use crate::{
     items::{self, Item},
 };
 
-/// Only our own style sheet and icon are loaded, and no script runs.
+/// Allows only our own style sheet, icon and form, and no script.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
                       base-uri 'none'; frame-ancestors 'none'";
 
@@ -89,8 +90,8 @@ async fn page(State(backend): State<Backend>, query: Query) -> Response {
     (status, headers, body).into_response()
 }
 
-/// Runs the calls with 95 % of the time left for the page. The rest is for the page itself, which
-/// reports the calls that ran out of time.
+/// Runs the calls within 95 % of the time that is left. The rest is for the page, which reports the
+/// calls that ran out of time.
 async fn with_time_to_report<F: Future>(calls: F) -> F::Output {
     let context = context::current().expect("a handler runs within a request");
     let left = context.deadline.remaining().unwrap_or_default();
@@ -98,7 +99,7 @@ async fn with_time_to_report<F: Future>(calls: F) -> F::Output {
     context.with_deadline(earlier).scope(calls).await
 }
 
-/// The streamed items, and the bottom of the page: the page is complete even if the stream is not.
+/// The streamed items, and then the bottom of the page, even if the stream fails.
 fn rest<E: Into<Problem> + Send>(
     items: impl Stream<Item = Result<Item, E>> + Send,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {

@@ -26,7 +26,7 @@ impl Top<'_> {
         if id.chars().all(plain) {
             format!("make trace ID={id}")
         } else {
-            // make and the shell would each expand it.
+            // Both make and the shell would expand such an id.
             format!("scripts/trace '{}'", id.replace('\'', r"'\''"))
         }
     }
