@@ -1,4 +1,4 @@
-//! Sends requests through one of the stacks, without sockets, for callgrind to count:
+//! Sends requests through one stack, without sockets, so that callgrind can count the instructions:
 //! `stacks NAME REQUESTS`. See `bench/instructions`.
 
 use std::{env, hint::black_box, time::Duration};
@@ -41,11 +41,11 @@ async fn main() {
         "inbound-http" => inbound_http(requests).await,
         "inbound-grpc" => inbound_grpc(requests).await,
         "outbound" => outbound(requests).await,
-        _ => panic!("there is no such stack"),
+        _ => panic!("the first argument is inbound-http, inbound-grpc or outbound"),
     }
 }
 
-/// An id and a deadline are made, the answer gets its headers, and there is an access line.
+/// The stack makes an id and a deadline, adds headers to the response, and logs an access line.
 async fn inbound_http(requests: usize) {
     let router = Router::new().route("/", get(|| async { "Hello!" }));
     let request = || {
@@ -57,7 +57,7 @@ async fn inbound_http(requests: usize) {
     ask(requests, stack, request).await;
 }
 
-/// An id and a deadline are taken over; a gRPC call that succeeds has no access line.
+/// The stack takes the id and the deadline of the call. A successful gRPC call has no access line.
 async fn inbound_grpc(requests: usize) {
     let answer = || async { [("content-type", "application/grpc"), ("grpc-status", "0")] };
     let router = Router::new().route("/", post(answer));
@@ -76,7 +76,7 @@ async fn inbound_grpc(requests: usize) {
     ask(requests, stack, request).await;
 }
 
-/// Asks up to the last of each answer.
+/// Sends the requests one after the other, and reads each response to its end.
 async fn ask<S, B>(requests: usize, stack: S, request: impl Fn() -> http::Result<Request<Body>>)
 where
     S: Service<Request<Body>, Response = Response<B>, Error = BoxError> + Clone,
@@ -84,13 +84,13 @@ where
 {
     for _ in 0..requests {
         let request = request().expect("a request");
-        let answer = stack.clone().oneshot(request).await.expect("an answer");
+        let answer = stack.clone().oneshot(request).await.expect("a response");
         assert_eq!(answer.status(), 200);
         black_box(answer.into_body().collect().await.expect("a whole body"));
     }
 }
 
-/// Calls by way of a generated client; HTTP/2 is in it, and a peer that knows just enough of it.
+/// Calls through a generated client and HTTP/2, to a peer that speaks just enough of it.
 async fn outbound(requests: usize) {
     #[derive(Parser)]
     struct Config {
@@ -110,11 +110,11 @@ async fn outbound(requests: usize) {
         };
         let context = Context::new(RequestId::fresh(), Deadline::after(DEADLINE));
         let answer = context.scope(service1.process_name(name)).await;
-        assert_eq!(answer.expect("an answer").into_inner().name, "TEST");
+        assert_eq!(answer.expect("a response").into_inner().name, "TEST");
     }
 }
 
-/// Frames of HTTP/2 (RFC 9113, 6): type and flags.
+/// Types and flags of HTTP/2 frames (RFC 9113, 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
@@ -122,7 +122,7 @@ const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// Answers each call with `TEST`.
+/// Responds to each call with `TEST`.
 async fn answer(mut io: DuplexStream) -> io::Result<()> {
     let mut preface = [0; 24];
     io.read_exact(&mut preface).await?;
@@ -139,7 +139,7 @@ async fn answer(mut io: DuplexStream) -> io::Result<()> {
         }
         if kind == DATA && flags & END_STREAM != 0 {
             let answer = [
-                // `:status: 200`, and a literal value for the name with the index 31.
+                // `:status: 200`, and `content-type`: name 31 of the static table, literal value.
                 frame(
                     HEADERS,
                     END_HEADERS,

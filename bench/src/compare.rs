@@ -1,4 +1,5 @@
-//! All pairs in turns: A B C A B C …, so that whatever else the machine does meets all of them.
+//! Measures all pairs in turns, A B C A B C …, so that other load on the machine affects all of
+//! them.
 
 use std::time::Duration;
 
@@ -13,31 +14,31 @@ use crate::{
     wrk,
 };
 
-/// Connections of both loops.
+/// The number of connections, in both loops.
 pub(crate) const CONNECTIONS: usize = 100;
 
-/// Before anything is measured.
+/// The warm-up before each measurement.
 pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
-/// The percentiles that are written down, in percent; the last one is the maximum.
+/// The percentiles that are reported, in percent. The last one is the maximum.
 pub(crate) const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) closed: Vec<Closed>,
-    /// Requests a second of the open loop: half the peak of the first pair.
+    /// The requests a second of the open loop: half the peak of the first pair.
     pub(crate) rate: f64,
     pub(crate) open: Vec<Open>,
 }
 
-/// A pair under the closed loop.
+/// The results of a pair under the closed loop.
 #[derive(Debug, Serialize)]
 pub(crate) struct Closed {
     pub(crate) pair: Kind,
     pub(crate) turns: Vec<Turn>,
 }
 
-/// What a pair did in one round; CPU, switches and memory are those of all its processes.
+/// The figures of a pair in one round. CPU, switches and memory are sums over its processes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Turn {
     pub(crate) requests_per_second: f64,
@@ -57,13 +58,13 @@ impl Closed {
     }
 }
 
-/// A pair under the open loop.
+/// The results of a pair under the open loop.
 #[derive(Debug, Serialize)]
 pub(crate) struct Open {
     pub(crate) pair: Kind,
-    /// Of each round.
+    /// The p99 of each round.
     pub(crate) p99_millis: Vec<f64>,
-    /// Of all rounds together.
+    /// The percentiles of all rounds together.
     pub(crate) percentiles: Vec<Percentile>,
     #[serde(skip)]
     all: Histogram<u64>,
@@ -100,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<Comparison> {
     let rate = (peak(&closed[0]) / 2.0).round();
     let mut open: Vec<_> = closed
         .iter()
-        .filter(|results| peak(results) > rate * 1.1) // the others would only queue
+        .filter(|results| peak(results) > rate * 1.1) // a slower pair would only queue requests
         .map(|results| Open {
             pair: results.pair,
             p99_millis: Vec::new(),
@@ -138,7 +139,7 @@ fn closed_turn(kind: Kind, time: Duration) -> Result<Turn> {
     Ok(turn)
 }
 
-/// One turn of a pair that runs.
+/// Measures one turn of a running pair.
 pub(crate) fn measure(pair: &Pair, time: Duration) -> Result<Turn> {
     wrk::run(&pair.hello, CONNECTIONS, WARM_UP)?;
     pair.settle()?;

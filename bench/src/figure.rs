@@ -1,10 +1,10 @@
-//! [`Figure`]: what came out of several rounds.
+//! [`Figure`]: the result of several rounds.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// The median of some rounds, and how far they spread.
+/// The median and the spread of several rounds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Figure {
     pub(crate) median: f64,
@@ -13,7 +13,7 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// Of at least one round.
+    /// The figure of one or more rounds.
     pub(crate) fn of(rounds: impl IntoIterator<Item = f64>) -> Self {
         let mut rounds: Vec<_> = rounds.into_iter().collect();
         rounds.sort_by(f64::total_cmp);
@@ -25,13 +25,13 @@ impl Figure {
         }
     }
 
-    /// The ratios of what was measured in the same rounds.
+    /// The figure of the ratios, round by round.
     pub(crate) fn ratio(rounds: &[f64], to: &[f64]) -> Self {
         Self::of(rounds.iter().zip(to).map(|(this, that)| this / that))
     }
 }
 
-/// `median (min to max)`, with the precision that the format asks for.
+/// `median (min to max)`, with the precision of the format string.
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(0);
@@ -41,7 +41,7 @@ impl fmt::Display for Figure {
     }
 }
 
-/// A number with commas between its thousands.
+/// Formats a number with commas between thousands.
 pub(crate) fn grouped(number: f64, digits: usize) -> String {
     let text = format!("{number:.digits$}");
     let whole = text.find('.').unwrap_or(text.len());

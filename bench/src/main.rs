@@ -1,17 +1,18 @@
-//! Runs our pair and its peers in turns and writes down how fast they are: `bench --help`.
+//! Measures our pair and its peers in turns, and reports the figures: `bench --help`.
 //!
 //! | module | what is in it |
 //! |---|---|
 //! | `pair` | the pairs: how each is built and started |
-//! | `service` | one process: its stdout drained, its figures from `/proc` |
-//! | `wrk` | the closed loop: as fast as 100 connections go |
-//! | `question` | our own client, for what wrk can't do: one request on one connection, checked |
-//! | `open_loop` | a constant rate, and the latency from the time that a request was due |
-//! | `rotation` | a closed loop that goes round many connections |
+//! | `service` | one process: drains its stdout, and reads its figures from `/proc` |
+//! | `wrk` | the closed loop: as many requests as the connections can carry |
+//! | `question` | our own client, which checks each response, as wrk can't |
+//! | `open_loop` | requests at a constant rate, and latencies from the time that each was due |
+//! | `rotation` | a closed loop that rotates through many connections |
 //! | `compare` | all pairs in turns under both loops |
 //! | `scale` | our pair alone: connections, replicas, sizes, streams, start, shutdown |
-//! | `figure` | medians, spread and ratios |
-//! | `report` | what is written to `bench/results`, `plot` its two pictures |
+//! | `figure` | medians, spreads and ratios |
+//! | `report` | the files in `bench/results` |
+//! | `plot` | the two plots among them |
 
 mod compare;
 mod figure;
@@ -32,29 +33,29 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use pair::Kind;
 
-/// What goes wrong here ends the run, and a person reads it.
+/// Any error ends the run, and a person reads it.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Compares the pair with its peers, and shows how it scales
+/// Compares our pair with its peers, and measures how it scales
 #[derive(Parser)]
 struct Options {
-    /// Rounds, in each of which every pair has its turn
+    /// The number of rounds; each pair has one turn in a round
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// How long a pair is measured in its turn, after a warm-up of a second
+    /// The time that a turn measures, after a warm-up of 1 s
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     turn: Duration,
 
-    /// The pairs to run; ratios are to the first of them
+    /// The pairs to run; ratios are to the first one
     #[arg(long, value_delimiter = ',', default_values_t = Kind::ALL)]
     pairs: Vec<Kind>,
 
-    /// Leaves out how our pair scales
+    /// Skips the measurements of how our pair scales
     #[arg(long)]
     no_scale: bool,
 
-    /// Where results.json, results.md and the plots go
+    /// The directory for results.json, results.md and the plots
     #[arg(long, default_value = "bench/results")]
     results: PathBuf,
 }
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut options: Options) -> Result<()> {
-    // 10,000 connections are as many open files.
+    // Each of 10,000 connections is an open file.
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -88,10 +89,9 @@ fn run(mut options: Options) -> Result<()> {
             }
         }
     }
-    // From here on they are those that there are.
     options.pairs = built;
     if options.pairs.is_empty() {
-        return Err("there is no pair to run".into());
+        return Err("no pair was built".into());
     }
     let comparison = compare::run(&options)?;
     let scale = if options.no_scale {

@@ -1,4 +1,4 @@
-//! The open loop: requests come at a constant rate, whether or not the answers do.
+//! The open loop: sends requests at a constant rate, however slow the responses are.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,14 +14,14 @@ use crate::{
     question::{Connection, Question},
 };
 
-/// Of latencies in microseconds, up to a minute, to three digits.
+/// A histogram of latencies in microseconds, up to a minute, with three significant digits.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("these bounds are valid")
 }
 
-/// Asks `rate` times a second for `warm_up` and then for `time`, on `connections` in turn, and
-/// returns the latencies of the latter, each from the time that its request was due: one that
-/// had to wait for its connection was late, too.
+/// Sends `rate` requests a second for `warm_up` and then for `time`, on `connections` in turn.
+/// Returns the latencies of `time`. Each counts from the time that the request was due, so it
+/// includes the wait for the connection.
 pub(crate) async fn run(
     question: &Question,
     connections: usize,
@@ -44,7 +44,7 @@ pub(crate) async fn run(
                 let counts_from = *counts_from.get_or_insert(due + warm_up);
                 if due >= counts_from {
                     let micros = due.elapsed().as_micros();
-                    let mut latencies = latencies.lock().expect("nobody panics with it");
+                    let mut latencies = latencies.lock().expect("never poisoned");
                     latencies.record(u64::try_from(micros)?)?;
                 }
             }
@@ -53,18 +53,18 @@ pub(crate) async fn run(
     }
     thread::spawn(move || {
         pace(rate, warm_up + time, |index, due| {
-            let _ = queues[index % connections].send(due); // its task says why it is gone
+            let _ = queues[index % connections].send(due); // fails only after its task has failed
         });
     });
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    let latencies = Arc::into_inner(latencies).expect("the tasks are over");
+    let latencies = Arc::into_inner(latencies).expect("all tasks have ended");
     Ok(latencies.into_inner()?)
 }
 
-/// Calls `begin` for each request when it is due, from a thread of its own: the runtime's timer
-/// has steps of a millisecond.
+/// Calls `begin` for each request when it is due. Run it on a thread of its own, as the timer of
+/// the runtime has steps of a millisecond.
 fn pace(rate: f64, time: Duration, mut begin: impl FnMut(usize, Instant)) {
     let start = Instant::now();
     for index in 0_u32.. {

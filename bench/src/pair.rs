@@ -18,15 +18,15 @@ use crate::{
     service::{Service, Usage},
 };
 
-/// What is compared.
+/// The pairs that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
-    /// axum and tonic as their documentation has them.
+    /// axum and tonic, as in their documentation.
     Plain,
-    /// The same with ids, logs and a timeout.
+    /// [`Self::Plain`] with ids, logs and a timeout.
     PlainLogged,
-    /// Our service2 over HTTP/1.1 and JSON to our service1.
+    /// Our inbound stack, with HTTP/1.1 and JSON between the services.
     Rest,
     /// aiohttp and grpcio.
     Python,
@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// Builds it, alone: features of one pair must not leak into another.
+    /// Builds the pair on its own, so that cargo does not unify its features with another pair's.
     pub(crate) fn build(self) -> Result<()> {
         let what: &[&str] = match self {
             Self::Plain => &["plain", "--bin=plain-service*"],
@@ -71,7 +71,7 @@ impl Kind {
         succeed(&mut cargo)
     }
 
-    /// What runs as service1 (0) or service2 (1).
+    /// The command that runs service1 (0) or service2 (1).
     fn command(self, service: usize) -> Command {
         let name = ["service1", "service2"][service];
         if self == Self::Python {
@@ -104,7 +104,7 @@ impl FromStr for Kind {
         let kind = Self::ALL.into_iter().find(|kind| kind.name() == name);
         kind.ok_or_else(|| {
             format!(
-                "there is no such pair; there are {}",
+                "unknown pair; the pairs are {}",
                 Self::ALL.map(Self::name).join(", ")
             )
         })
@@ -151,34 +151,34 @@ fn succeed(command: &mut Command) -> Result<()> {
     Err(format!("{command:?} failed: {status}").into())
 }
 
-/// How long a pair may take until it answers.
+/// The longest time until a pair responds correctly.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Below the range of ephemeral ports, each used once: what lingers of one pair does not meet
-/// the next.
+/// Returns a port below the ephemeral range. Each is used once, so that lingering connections of
+/// one pair do not affect the next.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Asks until the answer is right.
+/// Sends the request until the response is right.
 fn until_right(question: &Question) -> Result<()> {
     let begin = Instant::now();
     while let Err(error) = ask_once(question) {
         if begin.elapsed() > ANSWER_TIMEOUT {
-            return Err(format!("no right answer in {ANSWER_TIMEOUT:?}: {error}").into());
+            return Err(format!("no right response in {ANSWER_TIMEOUT:?}: {error}").into());
         }
         thread::sleep(Duration::from_micros(500));
     }
     Ok(())
 }
 
-/// How to start a pair, where it is not as usual.
+/// Options for the start of a pair.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setting {
-    /// How many of service1.
+    /// The number of replicas of service1.
     pub(crate) replicas: usize,
-    /// Whether to keep what they write.
+    /// Whether to keep what the services write to stdout.
     pub(crate) keep_stdout: bool,
 }
 
@@ -191,19 +191,19 @@ impl Default for Setting {
     }
 }
 
-/// A pair that runs.
+/// A running pair.
 #[derive(Debug)]
 pub(crate) struct Pair {
     pub(crate) backends: Vec<Service>,
     pub(crate) edge: Service,
-    /// The usual question to it.
+    /// The request that the loops send.
     pub(crate) hello: Question,
-    /// From the start of its processes to its first answer.
+    /// The time from the start of the processes to the first right response.
     pub(crate) started_in: Duration,
 }
 
 impl Pair {
-    /// Starts a pair and waits until it answers.
+    /// Starts a pair and waits until it responds correctly.
     pub(crate) fn start(kind: Kind, setting: Setting) -> Result<Self> {
         let begin = Instant::now();
         let mut backends = Vec::new();
@@ -216,7 +216,7 @@ impl Pair {
                 ("PORT", http.to_string()),
             ];
             if kind == Kind::Rest {
-                // Its access line has no match in the gRPC pair: three lines a request in both.
+                // No access line, as in service1 over gRPC: three lines a request in both pairs.
                 environment.push((
                     "RUST_LOG",
                     "info,common::server::layers::access=warn".to_owned(),
@@ -249,9 +249,10 @@ impl Pair {
         })
     }
 
-    /// Lets a load that has ended pass by. Its connections close with requests in flight; the
-    /// plain edge cancels their calls, which looks like an attack to the plain backend (h2 takes
-    /// no more than 20 resets at once), and until it has connected again it answers 502.
+    /// Waits for the effects of a load that has ended. Its connections close with requests in
+    /// flight. The plain edge cancels their calls, which looks like an attack to the plain backend:
+    /// h2 takes at most 20 resets at once. Until the edge has connected again, it responds with
+    /// 502.
     pub(crate) fn settle(&self) -> Result<()> {
         thread::sleep(Duration::from_millis(100));
         until_right(&self.hello)
@@ -261,7 +262,7 @@ impl Pair {
         self.backends.iter().chain([&self.edge])
     }
 
-    /// What all of its processes have used.
+    /// The usage of all processes together.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let mut sum = Usage::default();
         for service in self.services() {
@@ -270,13 +271,13 @@ impl Pair {
         Ok(sum)
     }
 
-    /// The most that all of its processes ever had, in KiB.
+    /// The sum of the peak memory of all processes, in KiB.
     pub(crate) fn peak_kib(&self) -> Result<u64> {
         let peaks = self.services().map(Service::peak_kib);
         Ok(peaks.sum::<std::io::Result<u64>>()?)
     }
 
-    /// Asks once more whether its answers are right, and ends it.
+    /// Checks once more that the response is right, and stops the processes.
     pub(crate) fn stop(self) -> Result<()> {
         self.settle()?;
         self.edge.stop()?;

@@ -1,5 +1,4 @@
-//! The two pictures that tell the story, as SVG. They are few enough shapes to be written as
-//! they are: bars, lines and text.
+//! The two plots, as SVG. Their few shapes (bars, lines and text) need no library.
 
 use std::fmt::Write;
 
@@ -10,10 +9,10 @@ use crate::{
 };
 
 const WIDTH: f64 = 760.0;
-/// Left of the plots, for names and units.
+/// The margin on the left, for names and units.
 const MARGIN: f64 = 110.0;
 
-/// One of the figures of a turn.
+/// Reads one figure of a turn.
 type Column = fn(&Turn) -> f64;
 
 fn color(kind: Kind) -> &'static str {
@@ -50,7 +49,7 @@ const LABEL: &str = "fill=\"#212529\" text-anchor=\"end\"";
 const VALUE: &str = "fill=\"#212529\"";
 const GRID: &str = "#dee2e6";
 
-/// Requests a second, and CPU time of one, by pair; the bars are medians, the lines the spread.
+/// Plots requests a second and CPU time a request, by pair. Bars are medians, lines the spread.
 pub(crate) fn pairs(comparison: &Comparison) -> String {
     const BAR: f64 = 20.0;
     const ROW: f64 = 30.0;
@@ -78,7 +77,7 @@ pub(crate) fn pairs(comparison: &Comparison) -> String {
             .iter()
             .map(|results| results.figure(column))
             .collect();
-        // One that is far off would leave the others too small to be told apart.
+        // An outlier would leave the other bars too short to compare, so its bar is cut.
         let is_cut = |figure: &Figure| figure.median > 5.0 * figures[0].median;
         let longest = figures
             .iter()
@@ -115,7 +114,7 @@ pub(crate) fn pairs(comparison: &Comparison) -> String {
     svg + "</svg>\n"
 }
 
-/// Latency over percentile, both logarithmic, of the pairs at one rate.
+/// Plots latency over percentile, both logarithmic, of the pairs at one rate.
 pub(crate) fn latencies(comparison: &Comparison) -> String {
     const TOP: f64 = 50.0;
     const BOTTOM: f64 = 330.0;
@@ -127,7 +126,7 @@ pub(crate) fn latencies(comparison: &Comparison) -> String {
     );
     text(&mut svg, [20.0, 25.0], TITLE, &title);
 
-    // The maximum has no place on this axis.
+    // A logarithmic axis has no place for the maximum, 100 %.
     let ticks = &PERCENTILES[..PERCENTILES.len() - 1];
     let shown = |open: &Open| open.percentiles[..ticks.len()].to_vec();
     let all: Vec<f64> = comparison
@@ -146,7 +145,7 @@ pub(crate) fn latencies(comparison: &Comparison) -> String {
         highest.max(millis.log10().ceil())
     });
     let y = |millis: f64| BOTTOM - (millis.log10() - lowest) / (highest - lowest) * (BOTTOM - TOP);
-    // 90, 99, 99.9 % are one step from each other.
+    // 90, 99 and 99.9 % are at equal distances.
     let nines = |percent: f64| -(1.0 - percent / 100.0).log10();
     let x = |percent: f64| {
         let (first, last) = (nines(ticks[0]), nines(ticks[ticks.len() - 1]));
@@ -174,7 +173,7 @@ pub(crate) fn latencies(comparison: &Comparison) -> String {
             &format!("{percent} %"),
         );
     }
-    // Names at the ends of their lines, moved apart where they would meet.
+    // Names stand at the ends of their lines, moved apart where they would overlap.
     let mut names: Vec<(f64, Kind)> = Vec::new();
     for open in &comparison.open {
         let points: Vec<String> = shown(open)

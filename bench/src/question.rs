@@ -1,4 +1,4 @@
-//! [`Question`]: a request and its right answer, and [`Connection`], which asks it.
+//! [`Question`]: a request and its right response. [`Connection`]: sends it.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::Result;
 
-/// A GET, and what the body of its answer must be.
+/// A GET request, and the right body of its response.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
     pub(crate) address: SocketAddr,
@@ -23,7 +23,7 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// Says hello to `name`, which is ASCII letters and digits.
+    /// Says hello to `name`, which must be ASCII letters and digits.
     pub(crate) fn hello(port: u16, name: &str) -> Self {
         let path = format!("/api/v1/say-hello?name={name}");
         let answer = format!("\"Hello, {}!\"", name.to_uppercase());
@@ -34,7 +34,7 @@ impl Question {
         }
     }
 
-    /// As a URL, for wrk.
+    /// The URL, for wrk.
     pub(crate) fn url(&self) -> String {
         format!("http://{}{}", self.address, self.path)
     }
@@ -61,7 +61,7 @@ impl Connection {
         Ok(self.0.send_request(request).await?)
     }
 
-    /// Asks, and checks the answer.
+    /// Sends the request, and checks the response.
     pub(crate) async fn ask(&mut self, question: &Question) -> Result<()> {
         let answer = self.get(question.path.clone()).await?;
         let status = answer.status();
@@ -70,13 +70,13 @@ impl Connection {
             return Ok(());
         }
         Err(format!(
-            "a wrong answer: {status} {}",
+            "a wrong response: {status} {}",
             String::from_utf8_lossy(&body)
         )
         .into())
     }
 
-    /// Asks for a stream of lines, and counts them.
+    /// Gets a stream of lines, and counts them.
     pub(crate) async fn count_lines(&mut self, path: &str) -> Result<usize> {
         let mut body = self.get(path.parse()?).await?.into_body();
         let mut lines = 0;
@@ -89,7 +89,7 @@ impl Connection {
     }
 }
 
-/// Asks on a connection of its own, and waits for it.
+/// Sends the request on a connection of its own, and checks the response. Blocks the thread.
 pub(crate) fn ask_once(question: &Question) -> Result<()> {
     const TIMEOUT: Duration = Duration::from_secs(5);
     let mut socket = std::net::TcpStream::connect_timeout(&question.address, TIMEOUT)?;
@@ -104,5 +104,5 @@ pub(crate) fn ask_once(question: &Question) -> Result<()> {
     if answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(&question.answer) {
         return Ok(());
     }
-    Err(format!("a wrong answer: {}", String::from_utf8_lossy(&answer)).into())
+    Err(format!("a wrong response: {}", String::from_utf8_lossy(&answer)).into())
 }

@@ -1,4 +1,4 @@
-//! What is written down: all figures as JSON, those to be read as Markdown, and the plots.
+//! The files in `bench/results`: all figures as JSON, the main ones as Markdown, and the plots.
 
 use std::{env, fmt::Write, fs, process::Command, thread, time::SystemTime};
 
@@ -13,7 +13,7 @@ use crate::{
     scale::{Row, Scale},
 };
 
-/// Where and how the figures came about.
+/// The origin of the figures: machine, versions and options.
 #[derive(Debug, Serialize)]
 struct Origin {
     date: String,

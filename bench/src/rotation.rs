@@ -1,5 +1,5 @@
-//! A closed loop that goes round many connections, so that all of them are in use while the
-//! requests in flight stay as many: what differs is the number of connections alone.
+//! A closed loop that rotates through many connections. The number of requests in flight stays the
+//! same, so that only the number of connections differs.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use crate::{
     question::{Connection, Question},
 };
 
-/// Requests in flight, if there are as many connections.
+/// The requests in flight; fewer if there are fewer connections.
 const IN_FLIGHT: usize = 100;
 
-/// Open connections, in as many groups as requests in flight.
+/// Open connections, in groups. Each group has one request in flight.
 #[derive(Debug)]
 pub(crate) struct Rotation {
     question: Question,
@@ -21,7 +21,7 @@ pub(crate) struct Rotation {
 }
 
 impl Rotation {
-    /// Opens all groups at once: a server does not wait long for the first request.
+    /// Opens all groups at once, as a server does not wait long for the first request.
     pub(crate) async fn open(question: &Question, connections: usize) -> Result<Self> {
         let count = connections.min(IN_FLIGHT);
         let mut opening = JoinSet::new();
@@ -46,8 +46,8 @@ impl Rotation {
         })
     }
 
-    /// Asks for some time, and on each connection at least once, and returns how many requests
-    /// that were and how long it took.
+    /// Sends requests for at least `time`, and at least one on each connection. Returns the number
+    /// of requests and the time that they took.
     pub(crate) async fn run(&mut self, time: Duration) -> Result<(u64, Duration)> {
         let begin = Instant::now();
         let mut tasks = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Our pair alone: what it costs with more of this and of that.
+//! Our pair alone: how it scales with connections, replicas, sizes and streams.
 
 use std::{
     collections::HashMap,
@@ -35,19 +35,19 @@ pub(crate) struct Scale {
     pub(crate) replicas: Vec<Row>,
     pub(crate) name_bytes: Vec<Row>,
     pub(crate) streams: Vec<Stream>,
-    /// Items a second from a grpcio server to a grpcio client, if Python is there.
+    /// Items a second from a grpcio server to a grpcio client, if the Python pair is there.
     pub(crate) grpcio_items_per_second: Option<Figure>,
-    /// From the start of both processes to the first answer.
+    /// The time from the start of both processes to the first response.
     pub(crate) start_millis: Figure,
-    /// Memory of service1 and of service2 after the first answer.
+    /// The memory of service1 and of service2, a second after the first response.
     pub(crate) idle_kib: [u64; 2],
-    /// Sizes of the images, where Docker has them, and of the binaries.
+    /// The sizes of the images, if Docker has them.
     pub(crate) image_bytes: Option<[u64; 2]>,
     pub(crate) binary_bytes: [u64; 2],
     pub(crate) shutdown: Shutdown,
 }
 
-/// Under the closed loop of wrk, with so many of something.
+/// The figures under wrk with `count` replicas, or with names of `count` bytes.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) count: usize,
@@ -55,15 +55,15 @@ pub(crate) struct Row {
     pub(crate) cpu_micros_per_request: Figure,
 }
 
-/// At most 100 requests in flight over so many connections.
+/// The figures with at most 100 requests in flight over `count` connections.
 #[derive(Debug, Serialize)]
 pub(crate) struct Connections {
     pub(crate) count: usize,
     pub(crate) requests_per_second: Figure,
     pub(crate) cpu_micros_per_request: Figure,
-    /// What the cost is of that at 100, in the same round.
+    /// The ratio of the CPU time to that at 100 connections in the same round.
     pub(crate) cost_ratio: Figure,
-    /// Memory of service2 beyond what it had without connections, for each of them.
+    /// The memory that service2 takes for each connection.
     pub(crate) kib_per_connection: Figure,
 }
 
@@ -73,12 +73,12 @@ pub(crate) struct Stream {
     pub(crate) items_per_second: Figure,
 }
 
-/// SIGTERM to service2 in the middle of full load.
+/// The log lines of a pair whose service2 gets SIGTERM under full load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Shutdown {
     pub(crate) requests: usize,
     pub(crate) lines: usize,
-    /// Lines that a request should have and has not.
+    /// Lines that are missing, or that a request has too many of.
     pub(crate) lost: usize,
     /// Lines that are not a JSON object.
     pub(crate) torn: usize,
@@ -110,7 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<Scale> {
 }
 
 fn connections(options: &Options) -> Result<Vec<Connections>> {
-    /// Of one round, for each count.
+    /// The figures of each round, for one count.
     #[derive(Default)]
     struct Columns {
         rate: Vec<f64>,
@@ -138,7 +138,7 @@ fn connections(options: &Options) -> Result<Vec<Connections>> {
     let usual = CONNECTION_COUNTS
         .iter()
         .position(|count| *count == CONNECTIONS);
-    let usual = all[usual.expect("it is one of them")].cpu.clone();
+    let usual = all[usual.expect("CONNECTION_COUNTS has it")].cpu.clone();
     let rows = CONNECTION_COUNTS.into_iter().zip(all);
     Ok(rows
         .map(|(count, columns)| Connections {
@@ -151,10 +151,10 @@ fn connections(options: &Options) -> Result<Vec<Connections>> {
         .collect())
 }
 
-/// Requests a second, CPU microseconds of each, and KiB of each connection.
+/// Returns requests a second, CPU microseconds a request, and KiB a connection.
 #[allow(clippy::cast_precision_loss)] // counts of some seconds, and KiB
 async fn with_connections(pair: &Pair, count: usize, time: Duration) -> Result<(f64, f64, f64)> {
-    // What the first requests make it allocate for good is not the connections'.
+    // The first requests allocate memory that stays. It does not count as the connections'.
     Rotation::open(&pair.hello, CONNECTIONS)
         .await?
         .run(WARM_UP)
@@ -174,7 +174,7 @@ async fn with_connections(pair: &Pair, count: usize, time: Duration) -> Result<(
     ))
 }
 
-/// In turns, with each of the counts.
+/// Measures a pair with each of the counts, in turns.
 fn rows(
     what: &str,
     counts: &[usize],
@@ -206,7 +206,7 @@ fn rows(
         .collect())
 }
 
-/// One stream after the other on one connection, from service1 through the NDJSON of service2.
+/// Reads one stream after the other on one connection, as NDJSON from service2.
 fn streams(options: &Options) -> Result<Vec<Stream>> {
     let pair = Pair::start(Kind::Ours, Setting::default())?;
     let runtime = runtime::Builder::new_current_thread()
@@ -245,7 +245,7 @@ fn streams(options: &Options) -> Result<Vec<Stream>> {
     Ok(streams)
 }
 
-/// The same in Python, for comparison, if the Python pair is there.
+/// Measures a stream in Python, for comparison, if the Python pair is there.
 fn grpcio_streams(options: &Options) -> Result<Option<Figure>> {
     const ITEMS: &str = "30000"; // two seconds
     if !options.pairs.contains(&Kind::Python) {
@@ -280,7 +280,7 @@ fn idle() -> Result<[u64; 2]> {
     Ok(idle)
 }
 
-/// As `make images` built them; `None` where Docker or the images are not there.
+/// The sizes of the images that `make images` built; `None` without Docker or the images.
 fn images() -> Option<[u64; 2]> {
     let size = |service: &str| {
         let inspect = ["image", "inspect", "--format", "{{.Size}}"];
@@ -308,7 +308,7 @@ fn shutdown() -> Result<Shutdown> {
     };
     let pair = Pair::start(Kind::Ours, setting)?;
     let question = pair.hello.clone();
-    // It sees its connections closed in the middle, and says so.
+    // wrk fails, as its connections close while it runs.
     let load = thread::spawn(move || wrk::run(&question, CONNECTIONS, WARM_UP * 2));
     thread::sleep(WARM_UP);
     pair.edge.terminate()?;
@@ -320,7 +320,8 @@ fn shutdown() -> Result<Shutdown> {
     Ok(count_lines(&String::from_utf8_lossy(&output)))
 }
 
-/// Each request has three lines: `process_name`, `say_hello` and the access line.
+/// Counts the lines of each request, which must be three: `process_name`, `say_hello` and the
+/// access line.
 fn count_lines(output: &str) -> Shutdown {
     const LINES: usize = 3;
     let mut requests = HashMap::<String, usize>::new();

@@ -20,7 +20,7 @@ pub(crate) struct Service {
     stdout: Option<JoinHandle<io::Result<Vec<u8>>>>,
 }
 
-/// What one or several processes have used.
+/// The resources that one or several processes have used.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu_micros: f64,
@@ -50,7 +50,7 @@ impl Sub for Usage {
 }
 
 impl Service {
-    /// Starts it. What it writes to stdout is kept for [`Service::stop`], or thrown away.
+    /// Starts the process. With `keep_stdout`, [`Service::stop`] returns its output.
     pub(crate) fn start(
         command: &mut Command,
         environment: &[(&str, String)],
@@ -61,7 +61,7 @@ impl Service {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut pipe = child.stdout.take().expect("it is piped");
+        let mut pipe = child.stdout.take().expect("stdout is piped");
         let stdout = thread::spawn(move || {
             let mut kept = Vec::new();
             if keep_stdout {
@@ -85,7 +85,7 @@ impl Service {
         fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))
     }
 
-    /// What it has used up to now.
+    /// The resources that the process has used so far.
     pub(crate) fn usage(&self) -> io::Result<Usage> {
         // The second field is the name, in parentheses; utime and stime are the 14th and 15th.
         let stat = self.proc("stat")?;
@@ -100,29 +100,29 @@ impl Service {
                 .iter()
                 .sum::<u64>();
         }
-        #[allow(clippy::cast_precision_loss)] // far below
+        #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         Ok(Usage {
             cpu_micros: ticks as f64 * 1e6 / clock_ticks_per_second() as f64,
             context_switches: context_switches as f64,
         })
     }
 
-    /// The memory that it has now, in KiB.
+    /// The resident memory, in KiB.
     pub(crate) fn resident_kib(&self) -> io::Result<u64> {
         Ok(field(&self.proc("status")?, "VmRSS:"))
     }
 
-    /// The most that it ever had, in KiB.
+    /// The peak of the resident memory, in KiB.
     pub(crate) fn peak_kib(&self) -> io::Result<u64> {
         Ok(field(&self.proc("status")?, "VmHWM:"))
     }
 
-    /// Tells it to end.
+    /// Sends SIGTERM.
     pub(crate) fn terminate(&self) -> io::Result<()> {
         Ok(kill_process(self.pid(), Signal::TERM)?)
     }
 
-    /// Ends it, and returns what it has written if that was to be kept.
+    /// Stops the process, and returns its output if that was kept.
     pub(crate) fn stop(mut self) -> io::Result<Vec<u8>> {
         self.terminate()?;
         self.child.wait()?;
@@ -133,13 +133,13 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // It is gone already after `stop`.
+        // Does nothing after `stop`.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The number after a name at the beginning of a line.
+/// The number after `name` at the beginning of a line.
 fn field(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_whitespace().next())

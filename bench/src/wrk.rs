@@ -1,10 +1,10 @@
-//! The closed loop: each of some connections asks again as soon as it has its answer.
+//! The closed loop: each connection sends a request as soon as it has the response to the last one.
 
 use std::{process::Command, time::Duration};
 
 use crate::{Result, question::Question};
 
-/// What wrk found.
+/// The figures of wrk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report {
     pub(crate) requests: f64,
@@ -12,7 +12,7 @@ pub(crate) struct Report {
     pub(crate) p99: Duration,
 }
 
-/// Runs wrk, on one thread: the cores are for those who are measured.
+/// Runs wrk on one thread, to leave the cores to the services.
 pub(crate) fn run(question: &Question, connections: usize, time: Duration) -> Result<Report> {
     let output = Command::new("wrk")
         .args(["-t1", "--latency", "--timeout", "10s"])
@@ -33,7 +33,7 @@ pub(crate) fn run(question: &Question, connections: usize, time: Duration) -> Re
     })
 }
 
-/// `None` where something went wrong.
+/// Parses the output of wrk. Returns `None` if there were errors.
 fn parse(text: &str) -> Option<Report> {
     if text.contains("Non-2xx") || text.contains("Socket errors") {
         return None;
@@ -51,7 +51,7 @@ fn parse(text: &str) -> Option<Report> {
     })
 }
 
-/// As wrk writes it: `1.23ms`.
+/// Parses a duration of wrk, such as `1.23ms`.
 fn duration(text: &str) -> Option<Duration> {
     let unit = text.find(|character: char| character.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(unit);

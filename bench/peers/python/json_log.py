@@ -1,4 +1,4 @@
-"""JSON records on stdout, each with the id of the request in hand."""
+"""JSON records on stdout, each with the id of its request."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 request_id = ContextVar("request_id", default="")
 
-# What every record has; anything beyond was given to the call as `extra`.
+# The attributes of every record. All others come from the `extra` of the call.
 STANDARD = vars(logging.makeLogRecord({})).keys() | {"message"}
 
 

@@ -1,6 +1,6 @@
-"""The backend as the original has it: a grpc.aio server whose interceptor keeps the request id.
+"""The backend, as in the original: a grpc.aio server whose interceptor keeps the request id.
 
-Started with GRPC_PORT, and the modules that grpc_tools.protoc makes in PYTHONPATH."""
+Needs GRPC_PORT, and the modules from grpc_tools.protoc in PYTHONPATH."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger("service1")
 
 
 class RequestIdInterceptor(grpc.aio.ServerInterceptor):
-    """Each call is a task of its own, so what is set here is seen in its handler only."""
+    """Each call is a task of its own, so only its handler sees the id that is set here."""
 
     async def intercept_service(self, continuation, handler_call_details):
         metadata = dict(handler_call_details.invocation_metadata)

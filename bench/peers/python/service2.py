@@ -1,8 +1,7 @@
-"""The edge as the original has it: an aiohttp application that keeps one grpc.aio channel for as
-long as it runs, and sends the request id on with each call.
+"""The edge, as in the original: an aiohttp application with a single grpc.aio channel, which passes
+the request id on with each call.
 
-Started with PORT and SERVICE1_CHANNEL, and the modules that grpc_tools.protoc makes in
-PYTHONPATH."""
+Needs PORT and SERVICE1_CHANNEL, and the modules from grpc_tools.protoc in PYTHONPATH."""
 
 import logging
 import os

@@ -1,5 +1,5 @@
-"""Streams items from a grpcio server to a grpcio client, each a process, as the original does, and
-prints the items/s that the client took: stream.py ITEMS"""
+"""Streams items from a grpcio server to a grpcio client, each in its own process as in the
+original, and prints the items/s that the client received: stream.py ITEMS"""
 
 import multiprocessing
 import sys

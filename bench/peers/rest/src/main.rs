@@ -1,5 +1,5 @@
-//! The peer of service2 that differs in the transport alone: the same stack and the same lines,
-//! but it asks the REST face of service1, over HTTP/1.1 connections that are kept alive.
+//! The peer of service2 with another transport: the same inbound stack and the same log lines, but
+//! it calls the REST face of service1, over HTTP/1.1 connections that are kept alive.
 
 mod service1;
 
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::service1::Service1;
 
-/// service2, with REST in place of gRPC.
+/// service2, with REST in place of gRPC
 #[derive(Parser)]
 struct Config {
     #[command(flatten)]
@@ -26,7 +26,7 @@ struct Config {
     #[arg(long, env)]
     port: u16,
 
-    /// Where service1 speaks HTTP: host:port
+    /// The HTTP address of service1: host:port
     #[arg(long, env)]
     service1_channel: Authority,
 }

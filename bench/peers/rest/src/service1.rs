@@ -1,4 +1,4 @@
-//! [`Service1`]: the REST face of service1, over connections that are kept and taken again.
+//! [`Service1`]: a client of service1's REST face, over connections that are reused.
 
 use std::{
     fmt::Display,
@@ -21,13 +21,13 @@ use tonic::{Code, Status};
 
 type Connection = SendRequest<Empty<Bytes>>;
 
-/// service1, as seen from one worker.
+/// A worker's client of service1.
 ///
-/// Failures are those of gRPC, which is what the stack has words and HTTP statuses for.
+/// It fails with a gRPC status, which [`common::Problem`] turns into a response.
 pub(crate) struct Service1 {
     address: String,
     host: HeaderValue,
-    /// The connections that no request is on; the last one in is the first one out.
+    /// The connections without a request. The most recent one is taken first.
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -36,7 +36,7 @@ struct Name {
     name: String,
 }
 
-/// What is read of a problem.
+/// The part of a problem that is used.
 #[derive(Deserialize)]
 struct Refusal {
     detail: String,
@@ -51,9 +51,9 @@ impl Service1 {
         }
     }
 
-    /// The name as service1 makes it, by the deadline of the request in hand.
+    /// Asks service1 for the processed name, within the deadline of the request in hand.
     pub(crate) async fn process_name(&self, name: &str) -> Result<String, Status> {
-        let context = context::current().expect("handlers run below the layer that sets it");
+        let context = context::current().expect("a handler runs within a request");
         let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
         let request = Request::get(format!("/api/v1/name?name={name}"))
             .header(HOST, &self.host)
@@ -91,7 +91,7 @@ impl Service1 {
     ) -> Result<(Connection, Response<Incoming>), Status> {
         while let Some(mut connection) = self.take() {
             if connection.ready().await.is_err() {
-                continue; // closed since
+                continue; // closed while idle
             }
             match connection.try_send_request(request).await {
                 Ok(response) => return Ok((connection, response)),
@@ -111,17 +111,17 @@ impl Service1 {
         let socket = socket.map_err(unavailable)?;
         socket.set_nodelay(true).map_err(unavailable)?;
         let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(unavailable)?;
-        tokio::spawn(connection); // why it ends, the request on it knows
+        tokio::spawn(connection); // its request gets the error
         Ok(sender)
     }
 
-    /// Takes one out, and lets go of the lock.
+    /// A function of its own, so that the lock is released at once.
     fn take(&self) -> Option<Connection> {
         self.idle().pop()
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().expect("nobody panics with it in hand")
+        self.idle.lock().expect("never poisoned")
     }
 }
 

@@ -1,5 +1,5 @@
 //! The peer of service1 with logs: tonic's own server, and request ids, spans and bunyan records
-//! as the documentation of tower-http and of the formatter has them.
+//! as in the documentation of tower-http and the formatter.
 
 use axum::http::{HeaderName, HeaderValue, Request as HttpRequest};
 use protos::app::grpc::{
@@ -37,7 +37,7 @@ impl service1_server::Service1 for Service1 {
     }
 }
 
-/// The span of a request; its fields are in each record that is made in it.
+/// The span of a request. Each record within it has its fields.
 fn span<B>(request: &HttpRequest<B>) -> Span {
     let request_id = request.headers().get(REQUEST_ID);
     let request_id = request_id.and_then(|id: &HeaderValue| id.to_str().ok());

@@ -1,5 +1,5 @@
 //! The peer of service2 with logs: `axum::serve`, a timeout on calls, and request ids, spans and
-//! bunyan records as the documentation of tower-http and of the formatter has them.
+//! bunyan records as in the documentation of tower-http and the formatter.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use tracing::{Level, Span, info, info_span, warn};
 use tracing_bunyan_formatter::{BunyanFormattingLayer, JsonStorageLayer};
 use tracing_subscriber::{Registry, filter::LevelFilter, layer::SubscriberExt};
 
-/// How long a call of service1 may take.
+/// The time limit of a call to service1.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
@@ -63,7 +63,7 @@ async fn say_hello(
     }
 }
 
-/// The span of a request; its fields are in each record that is made in it.
+/// The span of a request. Each record within it has its fields.
 fn span(request: &extract::Request) -> Span {
     let request_id = request.headers().get("x-request-id");
     let request_id = request_id.and_then(|id: &HeaderValue| id.to_str().ok());
@@ -103,8 +103,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/api/v1/say-hello", get(say_hello))
         .with_state(Service1Client::new(channel))
         .layer(layers);
-    // As ours has it; tonic sets it by itself, on both sides. A socket that can't have it serves
-    // all the same.
+    // TCP_NODELAY, as in ours. tonic sets it by default, on both sides. If it can't be set, the
+    // connection is served without it.
     let listener = TcpListener::bind(("127.0.0.1", port))
         .await?
         .tap_io(|socket| drop(socket.set_nodelay(true)));

@@ -1,4 +1,4 @@
-//! The peer of service1: tonic's own server on tokio's default runtime, and nothing else.
+//! The peer of service1: only tonic's own server, on tokio's default runtime.
 
 use protos::app::grpc::{
     ProcessNameRequest, ProcessNameResponse,

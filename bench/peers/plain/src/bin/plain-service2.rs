@@ -1,4 +1,4 @@
-//! The peer of service2: `axum::serve` on tokio's default runtime, and nothing else.
+//! The peer of service2: only `axum::serve`, on tokio's default runtime.
 
 use axum::{
     Json, Router,
@@ -41,8 +41,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let router = Router::new()
         .route("/api/v1/say-hello", get(say_hello))
         .with_state(Service1Client::new(channel));
-    // As ours has it; tonic sets it by itself, on both sides. A socket that can't have it serves
-    // all the same.
+    // TCP_NODELAY, as in ours. tonic sets it by default, on both sides. If it can't be set, the
+    // connection is served without it.
     let listener = TcpListener::bind(("127.0.0.1", port))
         .await?
         .tap_io(|socket| drop(socket.set_nodelay(true)));
