@@ -4,8 +4,8 @@ ARG RUST_VERSION=1.95
 FROM rust:${RUST_VERSION}-bookworm AS build
 WORKDIR /src
 COPY . .
-# Static binaries need nothing but a kernel. `--target` keeps the flag away from build scripts and
-# macros, which can't be static.
+# Static binaries need nothing but a kernel. With `--target`, RUSTFLAGS do not apply to build
+# scripts and macros, which can't be static.
 RUN --mount=type=cache,id=mesh-cargo,target=/cache/cargo \
     --mount=type=cache,id=mesh-target,target=/cache/target,sharing=locked \
     export CARGO_HOME=/cache/cargo CARGO_TARGET_DIR=/cache/target \
