@@ -66,7 +66,7 @@ pub(crate) fn get_stream(length: i32) -> Result<Stream, InvalidLength> {
     })
 }
 
-/// The items of [`get_stream`]. A drop logs how many were made.
+/// The items of [`get_stream`]. Dropping this logs how many were made.
 #[derive(Debug)]
 pub(crate) struct Stream {
     ids: RangeInclusive<i32>,

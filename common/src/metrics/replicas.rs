@@ -39,7 +39,7 @@ impl Replica {
     }
 }
 
-/// A replica in `/metrics`. A drop removes it.
+/// A replica in `/metrics`. Dropping this removes the replica.
 #[derive(Debug)]
 pub(crate) struct CountedReplica {
     counters: Arc<Counters>,

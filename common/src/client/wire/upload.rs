@@ -22,8 +22,8 @@ use crate::{
     context,
 };
 
-/// The upload of a request stream, in the context of its call and up to the call's deadline. A drop
-/// ends the upload, and resets the stream unless all of it was sent.
+/// The upload of a request stream, in the context of its call and up to the call's deadline.
+/// Dropping this ends the upload, and resets the stream unless all of it was sent.
 ///
 /// A task of its own sends the stream, as a caller may send without reading the response.
 #[derive(Debug)]

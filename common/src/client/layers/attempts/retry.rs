@@ -2,9 +2,9 @@
 //!
 //! - A call that was not processed is sent again, whatever its method: its connection had closed
 //!   before, or the replica says so (gRFC A6: transparent retries).
-//! - A call of an idempotent method that failed before its response began is retried. After
-//!   `UNAVAILABLE` it goes to another replica if there is one; after `RESOURCE_EXHAUSTED` with a
-//!   pushback it goes only to another one.
+//! - A call of an idempotent method whose response has not begun is retried after `UNAVAILABLE`, on
+//!   another replica if there is one, and after `RESOURCE_EXHAUSTED` with a pushback, only on
+//!   another replica.
 //!
 //! A request stream is sent again only while everything sent so far is kept ([`limits::REPLAY`]).
 
