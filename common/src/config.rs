@@ -1,6 +1,6 @@
-//! The configuration that all services share, and how it is read.
+//! [`Config`]: the settings that all services share, and [`parse`], which reads them.
 //!
-//! Flags and environment variables are the same thing; `--help` shows both.
+//! Each setting is a flag and an environment variable; `--help` lists both.
 
 use std::{net::IpAddr, num::NonZeroUsize, process::exit, thread, time::Duration};
 
@@ -17,42 +17,44 @@ const EXIT_BAD_CONFIGURATION: i32 = 2;
 
 /// The settings of every service.
 #[derive(Args, Debug, Clone)]
-#[group(skip)] // or its name would clash with that of a service's own `Config`
+#[group(skip)] // its name would clash with a service's own `Config`
 pub struct Config {
     /// The address to listen on
     #[arg(long, env, default_value = "0.0.0.0")]
     pub host: IpAddr,
 
-    /// How long a request may take, from its arrival to the last byte of its response; a shorter
-    /// grpc-timeout of the client takes precedence
+    /// The longest that a request may take, from its arrival to the last byte of its response; a
+    /// shorter grpc-timeout of the client takes precedence
     #[arg(long, env, default_value = "10s", value_parser = positive_duration)]
     pub deadline: Duration,
 
-    /// How many requests may be in flight; more are refused at once. More requests in flight mean a
-    /// longer queue: set it to the rate that the service can carry, times the latency that is
-    /// bearable
+    /// The most requests in flight; further requests are refused at once. More requests in flight
+    /// mean a longer queue: set it to the rate that the service can carry, times the latency that
+    /// is acceptable
     #[arg(long, env, default_value = "2048", value_parser = at_most::<1_000_000>)]
     pub max_in_flight: NonZeroUsize,
 
-    /// How many connections may be open; at the limit, the longest idle one is closed for a new one
+    /// The most open connections; at the limit, a new connection closes the one that has been idle
+    /// for longest
     #[arg(long, env, default_value = "20000", value_parser = at_most::<1_000_000>)]
     pub max_connections: NonZeroUsize,
 
-    /// How long a connection may be idle; proxies in front must close idle ones sooner
+    /// The longest that a connection may be idle; proxies in front must close idle connections
+    /// sooner
     #[arg(long, env, default_value = "75s", value_parser = positive_duration)]
     pub idle_timeout: Duration,
 
-    /// How long a connection may last, so that clients spread over new replicas; its requests go on
-    /// to their end [default: for ever]
+    /// The longest that a connection may last, so that clients spread over new replicas; its
+    /// requests in flight complete [default: for ever]
     #[arg(long, env, value_parser = positive_duration)]
     pub max_connection_age: Option<Duration>,
 
-    /// How long to accept connections after SIGTERM, SIGINT or SIGHUP while /readyz says not ready,
-    /// for load balancers that poll it
+    /// The time after SIGTERM, SIGINT or SIGHUP in which the service still accepts connections and
+    /// /readyz reports not ready, for load balancers that poll it
     #[arg(long, env, default_value = "0s", value_parser = duration)]
     pub drain_delay: Duration,
 
-    /// How long requests in flight may go on after that
+    /// The time that requests in flight have to complete after the drain delay
     #[arg(long, env, default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
 
@@ -60,8 +62,8 @@ pub struct Config {
     #[arg(long, env, default_value_t = cores(), hide_default_value = true, value_parser = at_most::<1_024>)]
     pub workers: NonZeroUsize,
 
-    /// Which events are logged: a level and target=level pairs, separated by commas.
-    /// Dependencies (h2, hyper, …) log errors, unless a pair names them [default: info]
+    /// The events that are logged: a level and target=level pairs, separated by commas.
+    /// Dependencies (h2, hyper, …) log errors only, unless a pair names them [default: info]
     #[arg(
         long = "log",
         env = "RUST_LOG",
@@ -79,8 +81,8 @@ pub struct Config {
 /// The subcommands of a service.
 #[derive(Subcommand, Debug, Clone, Copy)]
 pub(crate) enum Action {
-    /// Ask the service that runs on this host with the same settings whether it is ready; exits
-    /// with 0 if it is and with 1 if not
+    /// Ask the service that runs on this host with the same settings whether it is ready; the exit
+    /// code is 0 if it is ready and 1 if it is not
     Healthcheck,
 }
 
@@ -111,8 +113,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "it must be at most 365days".into())
 }
 
-/// Reads the configuration from the command line and the environment. Where it is wrong, says
-/// so in one line on stderr and exits with 2.
+/// Reads the configuration from the command line and the environment. If a setting is invalid,
+/// writes one line to stderr and exits with 2.
 pub fn parse<C: Parser>() -> C {
     C::try_parse().unwrap_or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
