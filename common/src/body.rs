@@ -1,4 +1,4 @@
-//! The bodies that wrappers in both stacks are made of: [`DroppableBody`] and [`HoldingBody`].
+//! [`DroppableBody`] and [`HoldingBody`]: the bodies that the wrappers of both stacks are made of.
 
 use std::{
     pin::Pin,
@@ -8,8 +8,8 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 
 pin_project_lite::pin_project! {
-    /// A body that can be dropped before its wrapper is, together with the work that makes its
-    /// frames. A dropped body is at its end.
+    /// A body that can be dropped before its wrapper, which stops the work behind it. A dropped
+    /// body is at its end.
     #[derive(Debug)]
     pub struct DroppableBody<B> {
         #[pin]
@@ -26,7 +26,7 @@ impl<B> DroppableBody<B> {
         self.project().body.set(None);
     }
 
-    /// The body itself, if it is still there.
+    /// Takes the body out, unless it was dropped.
     pub(crate) fn take(&mut self) -> Option<B>
     where
         B: Unpin,
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that holds a value, and whether it still does.
+    /// A body that holds a value, and a function that returns whether the value is still held.
     fn holding<B: Body>(body: B) -> (HoldingBody<B, Arc<()>>, impl Fn() -> bool) {
         let value = Arc::new(());
         let is_held = Arc::downgrade(&value);

@@ -1,5 +1,5 @@
-//! Work that ends at its deadline, for both stacks: a future, [`Bounded`], and the body of a
-//! response, [`GuardedBody`].
+//! [`Bounded`] and [`GuardedBody`]: a future and a response body that end at their deadline, for
+//! both stacks.
 
 use std::{
     future::Future,
@@ -17,18 +17,18 @@ use tonic::Code;
 use crate::{Deadline, body::DroppableBody, deadline::DeadlineExceeded, protocol::Protocol};
 
 pin_project_lite::pin_project! {
-    /// A future that is dropped at the deadline.
+    /// A future that is dropped at its deadline.
     pub struct Bounded<F> {
         #[pin]
         future: Option<F>,
         deadline: Deadline,
-        // Boxed: most work never waits, or is moved before it does.
+        // Boxed to keep the future small: most futures never wait.
         timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl<F: Future> Bounded<F> {
-    /// For work that has begun.
+    /// Bounds work that has begun.
     pub(crate) fn begun(deadline: Deadline, work: F) -> Self {
         Self {
             future: Some(work),
@@ -37,8 +37,8 @@ impl<F: Future> Bounded<F> {
         }
     }
 
-    /// Starts the work, unless the deadline has passed `now`: work that never waits would be done
-    /// all the same.
+    /// Starts the work, unless the deadline has passed by `now`. Without this check, work that
+    /// never waits would run after its deadline.
     pub(crate) fn start(now: Instant, deadline: Deadline, work: impl FnOnce() -> F) -> Self {
         Self {
             future: (now < deadline.instant()).then(work),
@@ -87,8 +87,8 @@ fn poll_timer(
 pub(crate) struct Panicked;
 
 pin_project_lite::pin_project! {
-    /// Passes on the frames of a body. At the deadline, and after a panic, drops the body and
-    /// breaks off.
+    /// Passes on the frames of a body. At the deadline, or if the body panics, drops the body and
+    /// breaks off the response.
     pub struct GuardedBody<B> {
         #[pin]
         body: DroppableBody<B>,
@@ -124,14 +124,14 @@ where
         let mut this = self.project();
         let body = this.body.as_mut();
         let Ok(poll) = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) else {
-            // The panic hook has logged it, with the location.
+            // The panic hook has already logged the panic, with its location.
             this.body.drop_body();
             return Poll::Ready(Some(this.protocol.break_off(Code::Internal, Panicked)));
         };
         if let Poll::Ready(frame) = poll {
             let more_to_come =
                 matches!(&frame, Some(Ok(frame)) if frame.is_data()) && !this.body.is_end_stream();
-            // A body that is always ready never reaches the timer.
+            // The clock is read here because a body that is always ready never polls the timer.
             if !more_to_come || this.deadline.remaining().is_some() {
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             }
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(
             Rc::strong_count(&held),
             1,
-            "dropped, while the future still exists"
+            "the work is dropped while the future still exists"
         );
     }
 
@@ -210,7 +210,7 @@ mod tests {
         );
     }
 
-    /// The size of a body, and its end: trailers or an error.
+    /// Returns the size of a body, and its end: trailers or an error.
     async fn read<B>(body: B, protocol: Protocol) -> (usize, Result<HeaderMap, BoxError>)
     where
         B: Body<Data = Bytes, Error = Infallible>,
@@ -256,7 +256,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_waits_ends_too() {
-        // Each frame takes a while to make, and there is always another.
+        // Each frame takes 100 ms of the clock and never waits.
         let frames = stream::unfold((), async |()| {
             tokio::time::advance(Duration::from_millis(100)).await;
             Some((Ok(frame()), ()))

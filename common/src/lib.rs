@@ -1,28 +1,29 @@
-//! An in-process service mesh made of tower layers: one request id, one deadline, one kind of
-//! log line and one kind of error, over HTTP and gRPC alike.
+//! An in-process service mesh made of tower layers: every request has one id and one deadline, and
+//! log lines and errors have one form, over HTTP and gRPC alike.
 //!
 //! # The map
 //!
-//! Values first, then the code that carries them, then the two stacks:
+//! The values come first, then the code that carries them, then the two stacks:
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `request` | the values of a request: [`RequestId`], [`Deadline`], the timings of its calls, its protocol, and [`Context`], which carries them from task to task |
+//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its protocol, the timings of its calls, and [`Context`], the task-local that carries them; and what methods declare |
 //! | [`logging`] | bunyan records on stdout, a buffer for each worker |
-//! | [`problem`] | [`Problem`]: errors for people; the gRPC code to HTTP status table |
-//! | [`config`] | [`Config`]: flags and variables of every service |
+//! | [`problem`] | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
+//! | [`config`] | [`Config`]: the flags and variables of every service |
 //! | `limits` | every limit that is not configuration |
-//! | `bounded`, `body` | a future that ends at its deadline, and bodies that can be dropped early |
-//! | `metrics` | the counters of each worker, for `/metrics` |
+//! | `bounded`, `body` | a future and a body that end at a deadline, and the bodies that wrappers are made of |
+//! | `metrics` | a set of counters for each worker, for `/metrics` |
 //! | `limited` | a rate limit, for log lines that could flood |
-//! | `lock` | a mutex whose data stays valid after a panic |
+//! | `lock` | locks a mutex, even after a panic |
 //! | [`server`] | **the inbound stack**, and the process below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
 //!
-//! Read [`server`] and [`client`] after this page: each stack is written down there in one
-//! place, top to bottom, a layer a line.
+//! Read [`server`] and [`client`] next. Each of them has a file `stack.rs` that lists its layers,
+//! top to bottom, one a line.
 //!
-//! A service is its faces (an [`axum::Router`] for each port) and [`server::run`]:
+//! A service consists of its faces (an [`axum::Router`] for each port) and a call of
+//! [`server::run`]:
 //!
 //! ```no_run
 //! use axum::{Router, routing::get};

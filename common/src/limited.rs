@@ -7,7 +7,7 @@ use std::{
 
 use crate::lock::lock;
 
-/// Allows a number of lines a second, and counts the others.
+/// Allows a number of lines a second and counts the suppressed ones.
 #[derive(Debug)]
 pub(crate) struct Limited {
     per_second: u32,
@@ -33,7 +33,8 @@ impl Limited {
         }
     }
 
-    /// Asks for a line. If it is allowed, returns how many were suppressed since the last one.
+    /// Returns the number of lines suppressed since the last allowed one, or `None` if this line is
+    /// suppressed, too.
     pub(crate) fn allow(&self) -> Option<u64> {
         let mut state = lock(&self.state);
         let now = Instant::now();
@@ -59,11 +60,11 @@ mod tests {
     fn lines_over_the_rate_are_suppressed_and_counted() {
         let limited = Limited::per_second(2);
         let in_an_hour = Instant::now() + Duration::from_hours(1);
-        lock(&limited.state).second = in_an_hour; // it does not end
+        lock(&limited.state).second = in_an_hour; // the second does not end
         assert_eq!([limited.allow(), limited.allow()], [Some(0), Some(0)]);
         assert_eq!([limited.allow(), limited.allow()], [None, None]);
         let past = Instant::now().checked_sub(Duration::from_secs(1));
-        lock(&limited.state).second = past.expect("the machine runs for longer");
+        lock(&limited.state).second = past.expect("the machine has run for over a second");
         assert_eq!([limited.allow(), limited.allow()], [Some(2), Some(0)]);
     }
 }

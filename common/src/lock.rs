@@ -1,8 +1,9 @@
-//! [`lock`]: a mutex whose data a panic leaves valid.
+//! [`lock`]: locks a mutex, even after a panic.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks a mutex, even if another holder panicked: our mutexes guard data that is always valid.
+/// Locks a mutex, even if a holder panicked. The data behind our mutexes is valid wherever a holder
+/// can panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
