@@ -1,8 +1,8 @@
-//! [`Context`]: the request id, the deadline and the timings of the request in hand, task-local.
+//! [`Context`]: the task-local values of the current request, such as its id and its deadline.
 //!
 //! The server sets the context while it works on a request. The client and every log line read it.
-//! A spawned task starts without a context, as it may outlive the request; [`spawn`] passes the
-//! context on to a task that is part of the request.
+//! A spawned task starts without a context, because it may outlive the request; [`spawn`] passes
+//! the context on to a task that is part of the request.
 
 use std::future::Future;
 
@@ -17,18 +17,18 @@ use crate::{
     timings::{Call, Timings},
 };
 
-/// What travels with a request through the mesh.
+/// The values that travel with a request.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The id that is in every log line, header and call of the request.
     pub request_id: RequestId,
-    /// When the request must be over.
+    /// The instant at which the request must be over.
     pub deadline: Deadline,
-    /// When the request arrived.
+    /// The instant at which the request arrived.
     pub(crate) arrived: Instant,
-    /// The protocol of the response.
+    /// The protocol that the client speaks.
     pub(crate) protocol: Protocol,
-    /// The timings of its calls, if they are timed.
+    /// The timings of the request and its calls, if it is timed.
     pub(crate) timings: Option<Timings>,
 }
 
@@ -65,27 +65,27 @@ impl Context {
     }
 }
 
-/// The context of the request in hand, or `None` outside of any request.
+/// The context of the current request, or `None` outside of any request.
 pub fn current() -> Option<Context> {
     CURRENT.try_with(Context::clone).ok()
 }
 
-/// The deadline of the request in hand, or `None` outside of any request.
+/// The deadline of the current request, or `None` outside of any request.
 pub fn deadline() -> Option<Deadline> {
     CURRENT.try_with(|context| context.deadline).ok()
 }
 
-/// When the request in hand arrived, or `None` outside of any request.
+/// The instant at which the current request arrived, or `None` outside of any request.
 pub(crate) fn arrived() -> Option<Instant> {
     CURRENT.try_with(|context| context.arrived).ok()
 }
 
-/// What the client of the request in hand speaks, or `None` outside of any request.
+/// The protocol of the current request, or `None` outside of any request.
 pub(crate) fn protocol() -> Option<Protocol> {
     CURRENT.try_with(|context| context.protocol).ok()
 }
 
-/// The timings of the request in hand, if its calls are timed.
+/// The timings of the current request, if it is timed.
 pub(crate) fn timings() -> Option<Timings> {
     CURRENT
         .try_with(|context| context.timings.clone())
@@ -93,8 +93,8 @@ pub(crate) fn timings() -> Option<Timings> {
         .flatten()
 }
 
-/// The calls that the request in hand has made so far, in the order of their starts; none outside of
-/// an HTTP request. A call that is still running has its time so far.
+/// The calls that the current request has made so far, in the order of their starts. A running call
+/// has the time since its start. The list is empty outside of an HTTP request.
 pub fn calls() -> Vec<Call> {
     timings().map_or_else(Vec::new, |timings| timings.calls())
 }
@@ -105,9 +105,10 @@ pub fn with_request_id<R>(read: impl FnOnce(&str) -> R) -> R {
     read(id.as_ref().map_or("", RequestId::as_str))
 }
 
-/// Spawns a task that is part of the request in hand, with the same id and deadline.
+/// Spawns a task that is part of the current request, with the same context.
 ///
-/// A plain [`tokio::spawn`] starts without a context, and its log lines say `""`.
+/// A task of [`tokio::spawn`] starts without a context, and the `request_id` of its log lines is
+/// `""`.
 ///
 /// ```
 /// use common::{Context, Deadline, context};

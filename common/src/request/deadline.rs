@@ -1,5 +1,5 @@
-//! [`Deadline`]: the instant at which a request must be over, and `grpc-timeout`, the text in which
-//! the time that is left crosses the wire.
+//! [`Deadline`]: the instant at which a request must be over; and `grpc-timeout`, the header that
+//! carries the time left.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use tokio::time::Instant;
 
 use crate::limits;
 
-/// The instant at which a request must be over, wherever in the mesh it is by then.
+/// The instant at which a request must be over, in every service that it enters.
 ///
-/// It is an instant and not a duration, so that time spent anywhere counts against it.
+/// A deadline is an instant, not a duration, so that time spent anywhere counts against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// The gRPC header that carries what is left of a deadline
+    /// The gRPC header that carries the time left until a deadline
     /// ([gRPC over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)).
     pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-    /// The deadline that is `timeout` away; one of more than a year is a year away.
+    /// The deadline that is `timeout` from now. A timeout of more than a year counts as a year.
     pub fn after(timeout: Duration) -> Self {
         Self::after_from(Instant::now(), timeout)
     }
 
-    /// The same for a time that began then.
+    /// The deadline that is `timeout` from `begin`, with the same cap.
     pub(crate) fn after_from(begin: Instant, timeout: Duration) -> Self {
         Self(begin + timeout.min(limits::MAX_DURATION))
     }
@@ -34,7 +34,7 @@ impl Deadline {
         self.0
     }
 
-    /// What is left, or `None` when the deadline has passed.
+    /// The time left, or `None` once the deadline has passed.
     pub fn remaining(self) -> Option<Duration> {
         let left = self.0.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
@@ -46,7 +46,7 @@ impl Deadline {
 #[error("the deadline has passed")]
 pub struct DeadlineExceeded;
 
-/// The units of `grpc-timeout`, finest first: letter and nanoseconds.
+/// The units of `grpc-timeout`, finest first: the letter and the nanoseconds.
 const UNITS: [(u8, u64); 6] = [
     (b'n', 1),
     (b'u', 1_000),
@@ -56,17 +56,17 @@ const UNITS: [(u8, u64); 6] = [
     (b'H', 3_600_000_000_000),
 ];
 
-/// `grpc-timeout` has room for eight digits.
+/// The most digits of a `grpc-timeout`.
 const MAX_DIGITS: usize = 8;
 const MAX_VALUE: u64 = 99_999_999;
 
-/// A timeout of at least this is written in milliseconds or coarser units. So few values differ,
-/// HTTP/2's header tables hold them, and most calls send one byte.
+/// Timeouts of at least this are written in milliseconds or a coarser unit. So they have few
+/// values, which HTTP/2's header tables hold, and most calls send one byte.
 const COARSE: Duration = Duration::from_secs(1);
 const MILLISECONDS: usize = 2;
 
-/// Writes a timeout in the form of `grpc-timeout`, to a thousandth and rounded down: the next hop must
-/// never have more time.
+/// Writes a timeout as a `grpc-timeout`, precise to a thousandth. It is rounded down: the next hop
+/// must never have more time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -77,19 +77,19 @@ const MILLISECONDS: usize = 2;
 /// assert_eq!(parse_timeout(&text), Ok(Duration::from_millis(9_990)));
 /// ```
 pub fn format_timeout(timeout: Duration) -> HeaderValue {
-    // A u64 of nanoseconds is 584 years, which is as good as any longer one.
+    // The u64 is capped at 584 years, beyond any deadline.
     let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
     let is_coarse = timeout >= COARSE;
     let (unit, value) = UNITS[if is_coarse { MILLISECONDS } else { 0 }..]
         .iter()
         .map(|(unit, size)| (unit, nanos / size))
         .find(|(_, value)| *value <= MAX_VALUE)
-        .expect("584 years are fewer hours");
+        .expect("584 years in hours have eight digits at most");
     let mut text = String::with_capacity(MAX_DIGITS + 1);
     text.push_str(itoa::Buffer::new().format(value));
     text.push((*unit).into());
     let mut header = HeaderValue::try_from(text).expect("digits and a letter are a header value");
-    header.set_sensitive(!is_coarse); // kept out of these tables
+    header.set_sensitive(!is_coarse); // which keeps the value out of HTTP/2's header tables
     header
 }
 
@@ -109,7 +109,7 @@ pub fn parse_timeout(value: &HeaderValue) -> Result<Duration, InvalidTimeout> {
     Ok(Duration::from_nanos_u128(value * u128::from(size)))
 }
 
-/// The text is not a `grpc-timeout`.
+/// The value is not a `grpc-timeout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is not one to eight digits and a unit of H, M, S, m, u or n")]
 pub struct InvalidTimeout;
@@ -131,7 +131,7 @@ mod tests {
             let text = format_timeout(timeout);
             let read = parse_timeout(&text).unwrap();
             prop_assert!(read <= timeout);
-            // The largest values are capped.
+            // Timeouts of more than 584 years are capped.
             let capped = Duration::from_nanos(u64::MAX);
             prop_assert!(timeout >= capped || timeout.saturating_sub(read) <= timeout / 1_000);
         }

@@ -1,4 +1,4 @@
-//! [`RequestId`]: the one value that ties together the log lines of one request.
+//! [`RequestId`]: the value that ties the log lines of one request together.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 /// A request id: 1 to [`RequestId::MAX_LEN`] visible ASCII characters (0x21 to 0x7E).
 ///
-/// The id is a [`HeaderValue`]: a clone is a reference count, and sending it is no copy.
+/// The id is a [`HeaderValue`]: cloning it increments a reference count, and sending it copies
+/// nothing.
 ///
 /// ```
 /// use common::RequestId;
@@ -40,7 +41,8 @@ impl RequestId {
     }
 
     fn from_valid(mut value: HeaderValue) -> Self {
-        // Ids do not repeat: outside of HTTP/2's header tables they push nothing out.
+        // Ids do not repeat. A sensitive value stays out of HTTP/2's header tables, where it would
+        // evict values that do.
         value.set_sensitive(true);
         Self(value)
     }
@@ -99,16 +101,16 @@ impl fmt::Debug for RequestId {
 /// Why an inbound request id was replaced. The text never shows the id, which may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRequestId {
-    /// It has no character.
+    /// The id has no characters.
     #[error("it is empty")]
     Empty,
-    /// It has more than [`RequestId::MAX_LEN`] bytes.
+    /// The id has more than [`RequestId::MAX_LEN`] bytes.
     #[error("it is longer than {} bytes", RequestId::MAX_LEN)]
     TooLong,
-    /// It has a space, a control character or a byte outside ASCII.
+    /// The id has a space, a control character or a byte outside ASCII.
     #[error("it has bytes other than visible ASCII")]
     Characters,
-    /// The header or the metadata key came more than once, and no value has precedence.
+    /// The header or the metadata key was sent more than once, and no value takes precedence.
     #[error("it was sent more than once")]
     Repeated,
 }

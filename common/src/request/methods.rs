@@ -1,5 +1,6 @@
-//! What the descriptors of a service declare about its methods, for both stacks: protobuf's
-//! `idempotency_level`, and the option of `common/protos/mesh/options.proto`.
+//! [`Methods`] and [`Deadlines`]: what the descriptors of a service declare about its methods, for
+//! both stacks. The declarations are protobuf's `idempotency_level` and the option of
+//! `common/protos/mesh/options.proto`.
 //!
 //! ```proto
 //! import "mesh/options.proto";
@@ -10,30 +11,31 @@
 //! }
 //! ```
 //!
-//! A build script writes the descriptors with protox's `encode_file_descriptor_set`, which keeps
-//! options that are extensions; prost's own types drop them.
+//! Write the descriptors with protox's `encode_file_descriptor_set`, which keeps the options that
+//! are extensions. prost's own types drop them.
 
 use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
 use prost::Message;
 
-/// The declarations of a method. By default a call is made once, and either side may be a stream.
+/// The declarations of a method. The default is a method that is not idempotent and streams both
+/// ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Method {
-    /// A call may be made twice: `idempotency_level` is `NO_SIDE_EFFECTS` or `IDEMPOTENT`.
+    /// A call may be repeated: `idempotency_level` is `NO_SIDE_EFFECTS` or `IDEMPOTENT`.
     pub(crate) is_idempotent: bool,
     /// The request is one message.
     pub(crate) has_one_request: bool,
     /// The response is one message.
     pub(crate) has_one_response: bool,
-    /// How long a call may take: `(mesh.deadline)`.
+    /// The longest that a call may take: `(mesh.deadline)`.
     pub(crate) deadline: Option<Duration>,
 }
 
 /// The methods by their paths, such as `/app.grpc.Service1/ProcessName`.
 pub(crate) type Methods = HashMap<String, Method>;
 
-/// Why descriptors can't be used.
+/// The reason why descriptors are invalid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidDescriptors {
     #[error("they are not an encoded file descriptor set: {0}")]
@@ -48,14 +50,14 @@ pub(crate) enum InvalidDescriptors {
     },
 }
 
-/// Streams of built-in services that live as long as their clients want.
+/// The streams of built-in services, which last until their clients end them.
 const BUILT_IN_STREAMS: [&str; 3] = [
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// The declarations of an encoded file descriptor set.
+/// Reads the declarations of an encoded file descriptor set.
 pub(crate) fn declared_in(descriptors: &[u8]) -> Result<Methods, InvalidDescriptors> {
     let mut methods = Methods::new();
     for file in &descriptor::FileSet::decode(descriptors)?.file {
@@ -103,8 +105,8 @@ fn parse_deadline(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The methods of a port by their paths, and how long a call of each may take: what the method
-/// declares, or the default.
+/// The methods of a port by their paths, and the longest that a call of each may take: the declared
+/// deadline, or the default.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadlines {
     default: Duration,
@@ -115,13 +117,13 @@ pub(crate) struct Deadlines {
 /// A method and its path.
 type Known = (Box<str>, Method);
 
-/// An order in which hardly any comparison has to look into the text.
+/// Compares lengths first, so that few comparisons read the text.
 fn by_length(one: &str, other: &str) -> Ordering {
     one.len().cmp(&other.len()).then_with(|| one.cmp(other))
 }
 
 impl Deadlines {
-    /// For HTTP, which declares nothing.
+    /// The deadlines of an HTTP port, which has no declarations.
     pub(crate) fn all(default: Duration) -> Self {
         Self {
             default,
@@ -129,7 +131,7 @@ impl Deadlines {
         }
     }
 
-    /// For these methods and the built-in streams.
+    /// The deadlines of a gRPC port with these methods and the built-in streams.
     pub(crate) fn new(default: Duration, methods: &Methods) -> Self {
         let mut methods = methods.clone();
         for path in BUILT_IN_STREAMS {
@@ -146,7 +148,7 @@ impl Deadlines {
         }
     }
 
-    /// The method with this path, and the path as the descriptors have it.
+    /// The method with this path, and the path as it is in the descriptors.
     pub(crate) fn find(&self, path: &str) -> Option<(&str, &Method)> {
         let methods = self.methods.as_ref()?;
         let index = methods.binary_search_by(|(known, _)| by_length(known, path));
@@ -154,19 +156,19 @@ impl Deadlines {
         Some((path, method))
     }
 
-    /// How long a call of the method with this path may take.
+    /// The longest that a call of the method with this path may take.
     pub(crate) fn of(&self, path: &str) -> Duration {
         let declared = self.find(path).and_then(|(_, method)| method.deadline);
         declared.unwrap_or(self.default)
     }
 
-    /// Whether calls of the method with this path may take longer than others.
+    /// Whether calls of the method with this path may take longer than the default.
     pub(crate) fn is_long_lived(&self, path: &str) -> bool {
         self.of(path) > self.default
     }
 }
 
-/// As much of google/protobuf/descriptor.proto as is read here.
+/// The part of google/protobuf/descriptor.proto that is read here.
 mod descriptor {
     /// The `idempotency_level` of a method that declares none.
     pub(super) const IDEMPOTENCY_UNKNOWN: i32 = 0;
@@ -221,7 +223,7 @@ mod tests {
 
     const DEFAULT: Duration = Duration::from_secs(10);
 
-    /// The descriptors of a service of these methods, as protox encodes them.
+    /// The descriptors of a service with these methods, as protox encodes them.
     fn descriptors(methods: &str) -> Vec<u8> {
         let source = format!(
             r#"

@@ -1,5 +1,5 @@
-//! What belongs to one request: its id, its deadline, its calls and their times, the protocol of
-//! its client, and what its method declares. [`context`] carries them.
+//! The values of one request: its id, its deadline, its protocol, the timings of its calls, and
+//! [`Context`](context::Context), which carries them; and the declarations of methods.
 
 pub mod context;
 pub mod deadline;

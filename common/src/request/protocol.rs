@@ -1,5 +1,4 @@
-//! [`Protocol`]: which protocol a port and a request speak, as one stack serves both; and the names of
-//! gRPC's codes.
+//! [`Protocol`]: HTTP or gRPC, for ports and for requests; and the names of the gRPC codes.
 
 use axum::BoxError;
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use tonic::{Code, Status};
 
 use crate::RequestId;
 
-/// The protocol of a client, which decides how errors and ids are written.
+/// The protocol of a port or of a request. It decides how errors and ids are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// HTTP/1.1 or HTTP/2.
@@ -19,8 +18,8 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// The protocol of a request to a port for the protocol `port`. On a gRPC port, an HTTP client
-    /// gets an error that it can read; on an HTTP port, nothing is gRPC.
+    /// The protocol of a request to a port for `port`. A gRPC port also gets HTTP requests, whose
+    /// clients need an error that they can read; an HTTP port has no gRPC requests.
     pub(crate) fn of<B>(request: &Request<B>, port: Self) -> Self {
         let media_type = request.headers().get(CONTENT_TYPE);
         let is_call = port == Self::Grpc
@@ -37,8 +36,8 @@ impl Protocol {
         }
     }
 
-    /// The end of a response that breaks off: a status over gRPC, and an error over HTTP. So no
-    /// client takes a part of a response for the whole.
+    /// The end of a response that breaks off: a status over gRPC, an error over HTTP. So no client
+    /// takes a part of a response for the whole.
     pub(crate) fn break_off(
         self,
         code: Code,
@@ -57,15 +56,15 @@ impl Protocol {
     }
 }
 
-/// Whether a media type is that of gRPC with protobuf: `application/grpc` or
-/// `application/grpc+proto`, with parameters or without. `application/grpc-web` is another protocol.
+/// Whether a media type is gRPC with protobuf: `application/grpc` or `application/grpc+proto`, with
+/// or without parameters. `application/grpc-web` is another protocol.
 fn is_grpc(media_type: &[u8]) -> bool {
     let subtype = media_type.strip_prefix(b"application/grpc");
     let parameters = subtype.map(|rest| rest.strip_prefix(b"+proto").unwrap_or(rest));
     matches!(parameters, Some([] | [b';' | b' ', ..]))
 }
 
-/// The name of a gRPC code, as other implementations write it.
+/// The name of a gRPC code, as in the specification.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

@@ -1,8 +1,8 @@
-//! The calls that a request made, and how long each of them took; see
+//! [`Call`] and `Timings`: the calls that a request made, and the time that each took; see
 //! [`context::calls`](crate::context::calls).
 //!
-//! The server times each HTTP request, the client adds a line for each call, and the response
-//! carries them as [`Server-Timing`](https://www.w3.org/TR/server-timing/).
+//! The server times each HTTP request, and the client adds each call. The response carries the
+//! times in its [`Server-Timing`](https://www.w3.org/TR/server-timing/) header.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock},
@@ -29,13 +29,13 @@ impl Call {
         path.rsplit_once('/').map_or(path, |(_, method)| method)
     }
 
-    /// From the start to the end of the response, or until now.
+    /// The time from the start of the call to the end of its response, or until now.
     pub fn duration(&self) -> Duration {
         self.took.unwrap_or_else(|| self.started.elapsed())
     }
 }
 
-/// The timings of one request. Clones share their state.
+/// The timings and the route of one request. Clones share their state.
 #[derive(Debug, Clone)]
 pub(crate) struct Timings(Arc<Request>);
 
@@ -66,7 +66,7 @@ impl Timings {
         self.0.route.get().map(MatchedPath::as_str)
     }
 
-    /// Adds a call, which is over when the result is dropped.
+    /// Adds a call, which ends when the result is dropped.
     pub(crate) fn begin(&self, uri: &Uri) -> Running {
         let mut calls = self.lock();
         calls.push(Call {
@@ -123,10 +123,10 @@ impl Drop for Running {
 
 /// Appends the parameter `dur`: milliseconds to the microsecond.
 ///
-/// Without `write!`, which takes three times as long for a header of each response.
+/// It does without `write!`, which takes three times as long: each response has this header.
 fn push_duration(text: &mut String, duration: Duration) {
     let millis = duration.as_secs() * 1000 + u64::from(duration.subsec_millis());
-    let micros = 1000 + duration.subsec_micros() % 1000; // four digits, the first to be cut off
+    let micros = 1000 + duration.subsec_micros() % 1000; // 1 keeps leading zeros
     text.push_str(";dur=");
     text.push_str(itoa::Buffer::new().format(millis));
     text.push('.');
@@ -167,6 +167,6 @@ mod tests {
         drop(running);
         let took = timings.lock()[1].duration();
         assert!(took >= so_far);
-        assert_eq!(timings.lock()[1].duration(), took, "it is over");
+        assert_eq!(timings.lock()[1].duration(), took, "the call has ended");
     }
 }
