@@ -1,4 +1,4 @@
-//! For the fuzzer: a connection without a process around it.
+//! [`serve`]: serves a connection without a process around it, for the fuzzer.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 

@@ -1,27 +1,30 @@
-//! The server: the stack that every inbound request passes, HTTP and gRPC alike, and the process
-//! that carries it.
+//! The server: the stack that every inbound request passes, over HTTP and gRPC alike, and the
+//! process around it.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | `stack` | **the inbound stack**, top to bottom, a layer a line |
-//! | `layers` | those layers, a file each |
-//! | `faces` | what routers are made of: [`Grpc`], [`Query`], health and metrics |
-//! | `capacity` | places for connections and requests, and who gives way at a limit |
-//! | `process` | listeners, workers, connections and their ends, signals, the drain |
+//! | `layers` | the layers of the stack, one file each |
+//! | `faces` | the parts of routers: [`Grpc`], [`Query`], health and metrics |
+//! | `capacity` | the limits on connections and requests, and which of them give way at a limit |
+//! | `process` | listeners, workers, connections, signals and the drain |
 //!
-//! `process` knows all the others, `stack` knows `layers` and `faces`, and these know `capacity`.
+//! Modules use each other in one direction: `process`, `stack`, `faces`, `layers`, `capacity`. Each
+//! uses only those after it.
 //!
-//! A request takes this way:
+//! The path of a request:
 //!
 //! 1. [`run`]: the main thread accepts the connection and hands it to a worker.
-//! 2. [`Worker`]: one thread for each core, with a runtime, routers and channels of its own. Workers
-//!    share the counts of places, and nothing else while they serve a request.
-//! 3. The connection: hyper's HTTP/1.1 and HTTP/2, told apart by the first bytes, within limits.
-//! 4. The inbound stack.
-//! 5. The router of the service: an [`axum::Router`], for gRPC one made by [`Grpc`].
+//! 2. `process::worker`: one thread for each core, with its own runtime, routers, channels and log
+//!    buffer. To serve requests, workers share only the counts of places and, near a limit, the
+//!    list of connections.
+//! 3. `process::drive`: hyper serves the connection over HTTP/1.1 or HTTP/2, depending on its first
+//!    bytes.
+//! 4. `stack`: the inbound stack.
+//! 5. The router of the service: an [`axum::Router`], which [`Grpc`] makes for gRPC.
 //!
-//! hyper itself responds to what is no request (a bad request line, a head of over 24 KiB, or 64 KiB
-//! over HTTP/2). That response has neither an id nor an access line.
+//! hyper itself responds to a bad request line and to a head of more than 24 KiB (64 KiB over
+//! HTTP/2). Such a response has no id and no access line.
 
 mod capacity;
 mod faces;

@@ -1,11 +1,11 @@
-//! [`Prefixed`]: a stream of bytes in which each part has a prefix that says its length, such as
-//! the frames of HTTP/2 and the messages of gRPC.
+//! [`Prefixed`]: a parser of length-prefixed parts in a stream of bytes, such as HTTP/2 frames and
+//! gRPC messages.
 
-/// The place in such a stream, whose prefixes have `N` bytes.
+/// The position in a stream whose prefixes have `N` bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Prefixed<const N: usize> {
     prefix: [u8; N],
-    /// Bytes of the prefix that have come.
+    /// Bytes of the prefix that have been read.
     read: usize,
     /// Bytes of the part that are still to come.
     left: usize,
@@ -20,7 +20,8 @@ impl<const N: usize> Prefixed<N> {
         }
     }
 
-    /// Reads on. `begin` gets each prefix that is complete, and returns the length of its part.
+    /// Reads the next bytes. Calls `begin` with each complete prefix; it returns the length of the
+    /// part.
     pub(crate) fn read<E>(
         &mut self,
         mut bytes: &[u8],

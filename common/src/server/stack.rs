@@ -1,4 +1,4 @@
-//! The inbound stack: every layer that a request passes, top to bottom, HTTP and gRPC alike.
+//! The inbound stack: every layer that a request passes, top to bottom, over HTTP and gRPC alike.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ use crate::{methods::Methods, protocol::Protocol};
 
 /// The inbound stack for the requests of one connection.
 ///
-/// The response body has these wrappers, outermost first: the request layer's, the shed layer's
-/// and the guard's.
+/// The body of a response has three wrappers, outermost first: those of the request layer, the shed
+/// layer and the guard layer. A response of `error_response` has the first only.
 pub(super) fn inbound<B>(
     face: Face,
     open: Arc<Open>,
@@ -51,37 +51,37 @@ where
     };
     let router_limit = match protocol {
         Protocol::Http => body_limit,
-        Protocol::Grpc => usize::MAX, // a stream of messages
+        Protocol::Grpc => usize::MAX, // the limit is on each message
     };
     let (reading, closing) = (open.clone(), open.clone());
     ServiceBuilder::new()
-        // Id, deadline, timings, access line. It stands first: all layers below, and their log
-        // lines, have the id, and the line has the status that the client sees.
+        // Id, deadline, timings, access line. First, so that the log lines of all layers below have
+        // the id, and the access line has the status that the client sees.
         .layer(RequestLayer::new(Connection::new(
             protocol,
             deadlines.clone(),
             &open,
         )))
-        // Failures become problem+json or a gRPC status: above all that can fail.
+        // Failures become problem+json or a gRPC status. Above every layer that can fail.
         .map_result(move |result| Ok(error_response::with_problems(result, body_limit)))
-        // HTTP/1: the rest of a request after an early response, and the last response of an old
-        // connection. Above all that may respond early.
+        // HTTP/1: reads the rest of a request after an early response, and closes old connections.
+        // Above every layer that may respond early.
         .map_request(move |request| http1::read_to_end(request, &reading))
         .map_response(move |response| http1::close_if_old(response, &closing))
-        // The rules for heads and the limits of requests in flight refuse at once: above all that
-        // waits.
+        // The rules for heads, and the limits on requests in flight. Above every layer that waits,
+        // to refuse requests at once.
         .layer(ShedLayer::new(capacity, open, protocol, deadlines))
-        // The deadline and panics: below what makes a response of them, above all that waits.
+        // The deadline, and panics. Below the layer that turns them into responses, above every
+        // layer that waits.
         .layer(GuardLayer)
-        // The limits of a body and of its messages: next to the readers of the body.
+        // The limits on a body and its messages. Next to the router, which reads the body.
         .map_request(tonic_quirks::with_visible_reset)
         .layer(RequestBodyLimitLayer::new(router_limit))
         .map_request(move |request| messages.apply(request))
         .service(router)
 }
 
-/// The inbound stack around the router of a listener, without a connection: for tests of a
-/// service's faces.
+/// The inbound stack around the router of a listener, without a connection, for tests of a service.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -104,7 +104,7 @@ where
 /// # }
 /// ```
 ///
-/// The router of a gRPC listener is that of
+/// For a gRPC listener, use the router of
 /// [`tonic::service::Routes`](https://docs.rs/tonic/latest/tonic/service/struct.Routes.html).
 pub fn stack<B>(
     listener: Listener,
@@ -129,7 +129,7 @@ where
     ServiceBuilder::new().map_request(with_host).service(stack)
 }
 
-/// HTTP/1.1 requires a host; a request without a connection may lack one.
+/// Adds a host, which HTTP/1.1 requires and tests may leave out.
 fn with_host<B>(mut request: Request<B>) -> Request<B> {
     if request.version() < Version::HTTP_2 && !request.headers().contains_key(HOST) {
         let host = HeaderValue::from_static("localhost");
