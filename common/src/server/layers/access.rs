@@ -1,4 +1,4 @@
-//! The access line: what is known of a request, counted and logged when its response has left.
+//! [`AccessLine`]: counts and logs a request when its response has left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,12 +19,12 @@ use crate::{
     timings::Timings,
 };
 
-/// An extension of a response whose access line is at `debug`: a health probe comes every few
-/// seconds, and of the refused requests one line a second is enough.
+/// A response extension that logs the access line at `debug`: health probes come every few seconds,
+/// and one line a second is enough for refused requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quiet;
 
-/// What is the same for all requests of a connection.
+/// The values that all requests of a connection share.
 #[derive(Debug)]
 pub(crate) struct Connection {
     /// The protocol of the port.
@@ -36,7 +36,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A connection to a port for this protocol with these methods.
+    /// The values of a connection to a port for this protocol, with these methods.
     pub(crate) fn new(port: Protocol, deadlines: Deadlines, open: &Open) -> Self {
         Self {
             port,
@@ -49,15 +49,15 @@ impl Connection {
 /// How a response ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// All of the response went to the connection.
+    /// The connection took the whole response.
     Complete,
-    /// The body broke off with an error, and the client knows.
+    /// The body ended with an error, which the client sees.
     Cut,
-    /// The response was dropped.
+    /// The response was dropped before its end.
     Dropped,
 }
 
-/// What is known of a request.
+/// The values of an access line, as they become known.
 #[derive(Debug)]
 pub(super) struct AccessLine {
     pub(super) context: Context,
@@ -68,12 +68,12 @@ pub(super) struct AccessLine {
     status: u16,
     grpc_code: Option<Code>,
     quiet: bool,
-    /// Bytes of the body that went to the connection.
+    /// Bytes of the body that the connection took.
     pub(super) size: u64,
     pub(super) end: End,
 }
 
-/// What the line says of the end of a request.
+/// How a request ended, as in its access line.
 struct Outcome {
     status: u16,
     grpc_code: Option<Code>,
@@ -107,7 +107,7 @@ impl AccessLine {
         }
     }
 
-    /// The head of the response is there.
+    /// Takes the values from the head of the response.
     pub(super) fn see_response<B: http_body::Body>(&mut self, response: &http::Response<B>) {
         self.status = response.status().as_u16();
         self.quiet = response.extensions().get::<Quiet>().is_some();
@@ -118,7 +118,7 @@ impl AccessLine {
         }
     }
 
-    /// A gRPC status comes in the trailers, or in the headers of a response without a body.
+    /// Takes the gRPC status from the trailers, or from the headers of a response without a body.
     pub(super) fn see_grpc_status(&mut self, headers: &HeaderMap) {
         if self.context.protocol == Protocol::Grpc
             && let Some(code) = headers.get(Status::GRPC_STATUS)
@@ -127,7 +127,7 @@ impl AccessLine {
         }
     }
 
-    /// Counts and logs the request. Call this in its context.
+    /// Counts and logs the request. Must run in the context of the request.
     pub(super) fn write(&self) {
         let outcome = self.outcome();
         let took = self.context.arrived.elapsed();
@@ -171,8 +171,8 @@ impl AccessLine {
         }
     }
 
-    /// The route as the router or the descriptors have it, never as the client sent it: clients
-    /// must not choose the labels of the metrics.
+    /// The route as it is in the router or in the descriptors. It is never the path that the client
+    /// sent: clients must not choose the labels of the metrics.
     fn route(&self) -> &str {
         let route = match self.context.protocol {
             Protocol::Http => self.context.timings.as_ref().and_then(Timings::route),
@@ -195,7 +195,7 @@ impl AccessLine {
 
     fn log(&self, outcome: &Outcome, took: Duration) {
         let path = self.path.as_ref().map_or("*", PathAndQuery::as_str);
-        // One set of fields; a level is part of an event's static description.
+        // A macro, because the level of an event is static.
         macro_rules! log_at {
             ($level:ident) => {
                 $level!(
@@ -219,7 +219,7 @@ impl AccessLine {
     }
 }
 
-/// Whether the service is at fault for this code, and not its caller.
+/// Whether this code is the fault of the service rather than of its caller.
 fn is_fault_of_service(code: Code) -> bool {
     matches!(
         code,
@@ -232,7 +232,7 @@ fn is_fault_of_service(code: Code) -> bool {
     )
 }
 
-/// Seconds to the microsecond: more digits would be noise.
+/// Seconds, rounded down to the microsecond: more digits would be noise.
 fn seconds(elapsed: Duration) -> f64 {
     let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
     Duration::from_micros(micros).as_secs_f64()

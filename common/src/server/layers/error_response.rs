@@ -1,4 +1,4 @@
-//! Every failure becomes a [`Problem`], written in the protocol of the client.
+//! [`with_problems`]: turns every failure into a [`Problem`], in the protocol of the client.
 
 use axum::{
     BoxError,
@@ -45,7 +45,7 @@ fn response_to(error: &BoxError) -> Response {
             "The service is about to stop; call again to reach another.",
         )
     } else {
-        // The panic hook has logged a panic, with the location.
+        // The panic hook has already logged the panic, with its location.
         if !error.is::<Panicked>() {
             error!(action = "request", status = "failure", %error, "a layer failed");
         }
@@ -54,8 +54,8 @@ fn response_to(error: &BoxError) -> Response {
     problem.into_response()
 }
 
-/// Turns errors and bare error responses into problems, and problems into gRPC statuses where the
-/// client speaks gRPC. `body_limit` is the limit of a body, in bytes, that the router enforces.
+/// Turns errors and bare error responses into problems, and, for gRPC clients, problems into gRPC
+/// statuses. `body_limit` is the limit of a request body, in bytes.
 pub(crate) fn with_problems<R>(
     result: Result<http::Response<R>, BoxError>,
     body_limit: usize,
@@ -75,8 +75,8 @@ where
             Verdict::Bare => with_problem(response, body_limit),
         },
     };
-    // A status is one block of headers ("trailers-only"): a client retries no call whose
-    // response has headers of its own (gRFC A6).
+    // The status is one block of headers ("trailers-only"): clients do not retry a call whose
+    // response has separate headers (gRFC A6).
     let failure = match (protocol, failure.extensions().get::<Problem>()) {
         (Protocol::Grpc, Some(problem)) => {
             let quiet = failure.extensions().get::<Quiet>().copied();
@@ -91,13 +91,13 @@ where
     failure.map(Either::Right)
 }
 
-/// What a response needs.
+/// The change that a response needs.
 enum Verdict {
-    /// Nothing: it is no failure, or a client of this protocol understands it as it is.
+    /// None: the response is no failure, or the client understands it.
     Fine,
-    /// This problem in its place.
+    /// Replace the response with this problem.
     Problem(Problem),
-    /// A document: it is a failure without one.
+    /// Add a document: the response is a failure without one.
     Bare,
 }
 
@@ -113,7 +113,7 @@ fn verdict<R>(response: &http::Response<R>, protocol: Protocol) -> Verdict {
     }
 }
 
-/// The same failure with a problem as its document. Other headers, such as `Allow`, stay.
+/// Replaces the body of a failure with a problem. Headers such as `Allow` stay.
 fn with_problem<R>(response: http::Response<R>, body_limit: usize) -> Response
 where
     R: http_body::Body<Data = Bytes> + Unpin,
@@ -134,8 +134,8 @@ where
     Response::from_parts(parts, document)
 }
 
-/// Whether an error response has no document of its own: axum's and tower-http's have plain text or
-/// nothing.
+/// Whether an error response has no document: those of axum and tower-http have plain text or no
+/// body.
 fn is_bare<R>(response: &http::Response<R>) -> bool {
     response
         .headers()
@@ -143,7 +143,7 @@ fn is_bare<R>(response: &http::Response<R>) -> bool {
         .is_none_or(|media_type| media_type.as_bytes().starts_with(b"text/plain"))
 }
 
-/// The text of a body, if all of it is there.
+/// The text of a body, if it is short and completely buffered.
 fn text_of<R: http_body::Body<Data = Bytes> + Unpin>(mut body: R) -> Option<String> {
     let text = body.frame().now_or_never()??.ok()?.into_data().ok()?;
     let is_short = !text.is_empty() && text.len() <= limits::DETAIL;

@@ -1,7 +1,8 @@
-//! Ends work at its deadline, and turns a panic into an error. One request fails; its worker lives.
+//! [`GuardLayer`]: ends work at its deadline, and turns panics into errors. A panic fails one
+//! request, not its worker.
 //!
-//! tower-http's catch-panic guards a handler until there is a response. This layer guards the body
-//! as well: a panic while a response is streamed would end all streams of the connection.
+//! tower-http's catch-panic layer guards a handler until it returns a response. This layer guards
+//! the body, too: a panic in a body would end all streams of the connection.
 
 use std::{
     future::Future,
@@ -21,8 +22,8 @@ use crate::{
     protocol::Protocol,
 };
 
-/// Guards each request: it fails with [`DeadlineExceeded`](crate::deadline::DeadlineExceeded) or with
-/// [`Panicked`]. After the head of the response, a [`GuardedBody`] breaks off.
+/// Fails late requests with [`DeadlineExceeded`](crate::deadline::DeadlineExceeded) and those that
+/// panic with [`Panicked`]. Once the response has begun, its [`GuardedBody`] breaks off.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GuardLayer;
 
@@ -113,7 +114,7 @@ mod tests {
 
     type Handled = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-    /// The error of a request to this handler, which has a second.
+    /// The error of a request to this handler, with a deadline of one second.
     async fn error_of(handler: fn(Request<()>) -> Handled) -> BoxError {
         let deadline = Deadline::after(Duration::from_secs(1));
         let service = GuardLayer.layer(service_fn(handler));

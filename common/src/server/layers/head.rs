@@ -1,7 +1,7 @@
-//! The rules for the head of a request, checked before any handler sees it.
+//! [`check`]: the rules for the head of a request, before any handler sees the request.
 //!
-//! hyper reads larger heads and leaves the rules for `Host` and for transfer codings to the server.
-//! So the response that refuses a request has an id, an access line and, over gRPC, a status.
+//! hyper accepts larger heads, and leaves the rules for `Host` and transfer codings to the server.
+//! So every refusal has an id, an access line and, over gRPC, a status.
 
 use axum::response::{IntoResponse, Response};
 use http::{
@@ -11,13 +11,13 @@ use http::{
 
 use crate::{Problem, limits, protocol::Protocol};
 
-/// The bytes that a field counts beyond its name and its value (RFC 9113, 6.5.2).
+/// The bytes that count for a field in addition to its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 /// The response to `OPTIONS *`: the methods that a router may serve.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// Why a request does not reach a handler.
+/// The reason why a request does not reach a handler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error(
@@ -35,7 +35,7 @@ pub(crate) enum Refusal {
     NotPost,
     #[error("This port speaks gRPC, in protobuf; call it with a gRPC client.")]
     NotGrpc,
-    /// `OPTIONS *` asks what the server can do at all (RFC 9110, 9.3.7).
+    /// `OPTIONS *` asks for the capabilities of the server (RFC 9110, 9.3.7).
     #[error("the request is for the server as a whole")]
     ServerOptions,
 }
@@ -102,7 +102,7 @@ fn check_http1(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut hosts = headers.get_all(HOST).iter();
     let is_valid = match (hosts.next(), hosts.next()) {
         (Some(host), None) => {
-            // The characters of a name, an address and a port (RFC 3986, 3.2.2).
+            // The characters of a name or an address, and of a port (RFC 3986, 3.2.2).
             let is_host =
                 |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
             host.as_bytes().iter().all(is_host)

@@ -1,10 +1,11 @@
-//! Help for HTTP/1, so that no request and no response is lost; HTTP/2 has frames for both.
+//! [`read_to_end`] and [`close_if_old`]: keep HTTP/1 from losing requests and responses. HTTP/2 has
+//! frames for both cases.
 //!
-//! - A response that comes before the request has been read: if the server then closes, the kernel
-//!   resets the connection, because there is input that nobody read, and a client that still sends
-//!   may lose the response. So the rest of the request is read and thrown away, within limits.
-//! - A connection that reaches its maximum age: closed between two requests, it may meet the next
-//!   one, which is lost. So a response says that it is the last.
+//! - An early response, before the whole request has been read. If the server then closes the
+//!   connection, the kernel resets it because of the unread input, and the client may lose the
+//!   response. So the rest of the request is read and discarded, within limits.
+//! - A connection at its maximum age. If the server closes it between two requests, the next
+//!   request may already be on its way, and is lost. So the last response has `Connection: close`.
 
 use std::{
     pin::Pin,
@@ -19,7 +20,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use crate::{body::DroppableBody, limits, server::capacity::open::Open};
 
-/// A request whose rest is read after an early response.
+/// Returns the request with a body whose rest is read after an early response.
 pub(crate) fn read_to_end<B>(request: Request<B>, open: &Arc<Open>) -> Request<Http1Body<B>>
 where
     B: Body + Send + Unpin + 'static,
@@ -36,7 +37,7 @@ where
     })
 }
 
-/// Says in the response that it is the last one of an old connection.
+/// Marks the response as the last one of an old connection.
 pub(crate) fn close_if_old<R>(mut response: Response<R>, open: &Open) -> Response<R> {
     if open.is_old() && !open.is_http2() {
         let close = HeaderValue::from_static("close");

@@ -1,8 +1,8 @@
-//! The rules for the messages of a gRPC request, checked before tonic reads them.
+//! [`Rules`]: the rules for the messages of a gRPC request, checked before tonic reads them.
 //!
-//! tonic reserves memory for a message as soon as its length is known, and accepts any number of
-//! messages where a method has one. This body reads the five bytes before each message and refuses
-//! both.
+//! tonic reserves memory for a message as soon as its length is known, and accepts several messages
+//! for a method that takes one. [`Messages`] reads the prefix of each message, and refuses long and
+//! surplus messages.
 
 use std::{
     pin::Pin,
@@ -17,10 +17,10 @@ use tonic::Status;
 
 use crate::{methods::Deadlines, protocol::Protocol, server::prefixed::Prefixed};
 
-/// The bytes before a message: whether it is compressed, and its length.
+/// The bytes of a message's prefix: a flag for compression, and the length.
 const PREFIX: usize = 5;
 
-/// The rules for the messages of a port. Requests of HTTP have none.
+/// The rules for the messages of a port. HTTP ports have none.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) protocol: Protocol,
@@ -30,7 +30,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// The request with a body that checks the rules.
+    /// Returns the request with a body that checks the rules.
     pub(crate) fn apply<B>(&self, request: Request<B>) -> Request<Messages<B>> {
         let checks = (self.protocol == Protocol::Grpc).then(|| Checks {
             limit: self.limit,
@@ -49,7 +49,7 @@ impl Rules {
 struct Checks {
     messages: Prefixed<PREFIX>,
     limit: usize,
-    /// Whether the method takes a single message.
+    /// Whether the method takes one message.
     has_one: bool,
     /// Messages that have begun.
     seen: usize,
@@ -77,7 +77,7 @@ impl Checks {
 }
 
 pin_project_lite::pin_project! {
-    /// A body that ends with an error at the first message that breaks a rule.
+    /// A body that fails at the first message that breaks a rule.
     #[derive(Debug)]
     pub(crate) struct Messages<B> {
         #[pin]

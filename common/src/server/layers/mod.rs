@@ -1,4 +1,4 @@
-//! The inbound layers, one file each. `stack` puts them in their order.
+//! The inbound layers, one file each. `stack` lists them in their order.
 
 pub(crate) mod access;
 pub(crate) mod error_response;

@@ -1,5 +1,5 @@
-//! The request as a whole: its [`Context`], its access line, and the headers of its response that
-//! say its id and where its time went.
+//! [`RequestLayer`]: the [`Context`] of a request, its access line, and the headers of its response
+//! for the id and the timings.
 
 use std::{
     future::Future,
@@ -26,15 +26,15 @@ use crate::{Context, body::DroppableBody, timings::Timings};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Gives each request its id and its deadline, runs the layers below and the body of the response
-/// in that context, and logs the request when its response has left.
+/// Gives each request a [`Context`], runs the layers below and the body of the response in it, and
+/// logs the request when its response has left.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestLayer {
     connection: Arc<Connection>,
 }
 
 impl RequestLayer {
-    /// For the requests of this connection.
+    /// A layer for the requests of this connection.
     pub(crate) fn new(connection: Connection) -> Self {
         Self {
             connection: Arc::new(connection),
@@ -91,7 +91,7 @@ where
     }
 }
 
-/// HTTP/1.1 has trailers only for clients that ask for them.
+/// Whether the client takes trailers. Over HTTP/1.1 it has to ask for them.
 fn takes_trailers(version: Version, headers: &HeaderMap) -> bool {
     version >= Version::HTTP_2 || headers.get(TE).is_some_and(|te| te == "trailers")
 }
@@ -125,7 +125,7 @@ where
     type Output = Result<Response<ResponseBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        const NOT_DONE: &str = "not polled after it is done";
+        const NOT_DONE: &str = "the future is not polled after its end";
         let this = self.project();
         let inner = this.inner.as_pin_mut().expect(NOT_DONE);
         let mut response = ready!(inner.poll(cx))?;
@@ -162,12 +162,12 @@ fn server_timing(timings: &Timings) -> Option<(HeaderName, HeaderValue)> {
 }
 
 pin_project_lite::pin_project! {
-    /// A body that is made, and dropped, in the context of its request.
+    /// A body that is polled and dropped in the context of its request.
     pub(crate) struct ResponseBody<B: Body> {
         #[pin]
         body: DroppableBody<B>,
         line: AccessLine,
-        // The timings that come out as the trailer.
+        // The timings to send as a trailer.
         trailer: Option<Timings>,
         error: Option<B::Error>,
     }
@@ -209,7 +209,8 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             }
             Some(Err(error)) => {
                 this.line.end = End::Cut;
-                // hyper closes at once, with what it has buffered; so let it write that first.
+                // At an error, hyper drops what it has buffered. So it may write that first, and
+                // gets the error at the next poll.
                 *this.error = Some(error);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

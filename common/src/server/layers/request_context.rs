@@ -1,4 +1,4 @@
-//! The [`Context`] of a request, from its headers.
+//! [`context_of`]: reads the [`Context`] of a request from its headers.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     timings::Timings,
 };
 
-/// What is wrong with the headers. The request is served all the same.
+/// The faults of the headers of a request, which is served nevertheless.
 #[derive(Debug)]
 pub(super) struct Faults {
     request_id: Option<InvalidRequestId>,
@@ -26,7 +26,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// Warns of the faults, if there are any. Call this in the context of the request.
+    /// Logs the faults, if there are any. Must run in the context of the request.
     pub(super) fn warn(&self) {
         let has_faults = self.request_id.is_some() || self.is_ambiguous || self.timeout.is_some();
         if has_faults && let Some(untold) = WARNINGS.with(Limited::allow) {
@@ -35,8 +35,8 @@ impl Faults {
     }
 }
 
-/// The context of a request to a port for this protocol: the id and the deadline of the client, or
-/// a fresh id and the deadline of the method.
+/// The context of a request to a port for this protocol. Without a valid id from the client, the id
+/// is fresh. The deadline is that of the method, or the client's if it is sooner.
 pub(super) fn context_of<B>(
     request: &Request<B>,
     port: Protocol,
@@ -47,14 +47,14 @@ pub(super) fn context_of<B>(
     let (request_id, bad_id) = value_and_fault(request_id);
     let (timeout, bad_timeout) = value_and_fault(timeout_of(request.headers(), protocol));
     let longest = deadlines.of(request.uri().path());
-    let arrived = Instant::now(); // the only reading of the clock
+    let arrived = Instant::now(); // everything that begins with the request shares this reading
     let timeout = timeout.map_or(longest, |timeout| timeout.min(longest));
     let context = Context {
         request_id: request_id.unwrap_or_else(RequestId::fresh),
         deadline: Deadline::after_from(arrived, timeout),
         arrived,
         protocol,
-        // For `Server-Timing`, which gRPC does not have.
+        // For the `Server-Timing` header, which gRPC does not have.
         timings: (protocol == Protocol::Http).then(|| Timings::since(arrived.into_std())),
     };
     let faults = Faults {
@@ -76,7 +76,7 @@ thread_local! {
     static WARNINGS: Limited = Limited::per_second(limits::HEADER_WARNINGS);
 }
 
-/// Warns of the faults; `untold` requests before this one had some, too, and no warning.
+/// Logs the faults. `untold` requests with faults before this one were not logged.
 fn warn_of(faults: &Faults, untold: u64) {
     if let Some(reason) = faults.request_id {
         warn!(
@@ -106,14 +106,14 @@ fn warn_of(faults: &Faults, untold: u64) {
     }
 }
 
-/// The id that a request has, if it has one, and whether another one stands beside it.
+/// The id that a request was sent with, if any, and whether it was sent with a different one, too.
 fn request_id_of(
     headers: &HeaderMap,
     protocol: Protocol,
 ) -> (Result<Option<RequestId>, InvalidRequestId>, bool) {
     if protocol == Protocol::Grpc {
         let own = id_under(RequestId::GRPC_METADATA, headers);
-        // Proxies drop names with an underscore.
+        // Otherwise the id may be in the HTTP header: proxies drop names with an underscore.
         if let Ok(Some(_)) | Err(_) = own {
             let other = headers.get(RequestId::HTTP_HEADER);
             let differs = |id: &RequestId| other.is_some_and(|other| other != id.as_str());
@@ -133,7 +133,7 @@ fn id_under(name: HeaderName, headers: &HeaderMap) -> Result<Option<RequestId>, 
     }
 }
 
-/// The time that the client of a gRPC call allows, if it says so.
+/// The `grpc-timeout` of a gRPC call, if it has one.
 fn timeout_of(headers: &HeaderMap, protocol: Protocol) -> Result<Option<Duration>, InvalidTimeout> {
     let timeout = headers.get(Deadline::GRPC_TIMEOUT);
     let timeout = timeout.filter(|_| protocol == Protocol::Grpc);

@@ -1,4 +1,5 @@
-//! Refuses what is more than the service can carry, so that the rest is served in time.
+//! [`ShedLayer`]: refuses requests beyond what the service can carry, so that it serves the others
+//! in time.
 
 use std::{
     future::Future,
@@ -29,14 +30,14 @@ use crate::{
     },
 };
 
-/// A request in flight.
+/// The places and the metrics of a request in flight.
 struct Served {
     in_flight: InFlight,
     capacity: Arc<Capacity>,
     long_lived: Option<long_lived::Call>,
 }
 
-/// Why a request has to end before its deadline.
+/// The reason why a request must end before its deadline.
 enum MustEnd {
     GivesWay,
     Draining,
@@ -50,7 +51,7 @@ impl MustEnd {
         }
     }
 
-    /// The end of a response that has begun.
+    /// Ends a response that has begun.
     fn break_off(self) -> Result<Frame<Bytes>, BoxError> {
         let protocol = context::protocol().unwrap_or(Protocol::Http);
         match self {
@@ -63,7 +64,7 @@ impl MustEnd {
 const GIVES_WAY: Overloaded = Overloaded { is_logged: false };
 
 impl Served {
-    /// Whether the request has to end. The task of the request is woken when it has to.
+    /// Whether the request must end, and why. Registers the task to be woken when it must.
     fn must_end(&mut self, cx: &mut Context<'_>) -> Option<MustEnd> {
         if self.in_flight.request.gives_way() {
             return Some(MustEnd::GivesWay);
@@ -82,7 +83,7 @@ impl Drop for Served {
 }
 
 /// Refuses requests with a bad head and requests without a place, and ends requests that give way.
-/// A request is in flight until the last of its response has left.
+/// A request is in flight until its client has read nearly all of the response.
 #[derive(Debug, Clone)]
 pub(crate) struct ShedLayer(Arc<Admission>);
 
@@ -95,8 +96,8 @@ struct Admission {
 }
 
 impl ShedLayer {
-    /// For the requests of a connection to a port for this protocol, whose methods have these
-    /// deadlines.
+    /// A layer for the requests of one connection. `port` is the protocol of its port, and
+    /// `deadlines` has the methods of the port.
     pub(crate) fn new(
         capacity: Arc<Capacity>,
         open: Arc<Open>,
@@ -189,7 +190,7 @@ pin_project_lite::pin_project! {
     }
 }
 
-const NOT_DONE: &str = "not polled after it is done";
+const NOT_DONE: &str = "the future is not polled after its end";
 
 impl<F, R, E> Future for ResponseFuture<F>
 where
@@ -225,14 +226,15 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// A body whose request is in flight until the client has taken nearly all of it.
+    /// A body whose request is in flight until the client has read nearly all of it.
     pub(crate) struct ShedBody<B> {
         #[pin]
         body: DroppableBody<B>,
         served: Option<Served>,
-        // The rest of a frame that was too long.
+        // The rest of a frame that is longer than [`limits::FRAME`].
         rest: Bytes,
-        // Over HTTP/2 the end comes alone: hyper asks for it when the client has taken the rest.
+        // Over HTTP/2, the body does not announce its end: hyper polls for it once the client has
+        // read the rest.
         ends_alone: bool,
     }
 }
@@ -294,7 +296,7 @@ where
     }
 }
 
-/// Takes the next frame of what is left.
+/// Splits the next frame off.
 fn next_of(rest: &mut Bytes) -> Bytes {
     rest.split_to(rest.len().min(limits::FRAME))
 }
@@ -323,7 +325,7 @@ mod tests {
 
     type Silence = StreamBody<stream::Pending<Result<Frame<Bytes>, Infallible>>>;
 
-    /// As many requests as this may be in flight.
+    /// The capacity for this number of requests in flight.
     fn capacity(max_in_flight: usize) -> (Arc<Capacity>, Arc<Connections>) {
         let connections = Arc::new(Connections::new(16));
         let places = Arc::new(Places::new(max_in_flight, connections.clone()));
@@ -334,8 +336,8 @@ mod tests {
         connections.admit(Ipv4Addr::LOCALHOST.into()).await
     }
 
-    /// A service whose bodies never end. `/Watch` is long-lived; `/Wait` is, too, and has no
-    /// response.
+    /// A service whose bodies never end. `/Watch` and `/Wait` are long-lived; `/Wait` never
+    /// responds.
     fn service(
         capacity: &Arc<Capacity>,
         connection: &Connection,
@@ -368,7 +370,7 @@ mod tests {
         service(capacity, connection).oneshot(request).await
     }
 
-    /// Whether a refusal is told.
+    /// Whether the access line of a refused request has its usual level.
     async fn is_refusal_logged(
         capacity: &Arc<Capacity>,
         connection: &Connection,
@@ -378,7 +380,7 @@ mod tests {
         error.downcast::<Overloaded>().unwrap().is_logged
     }
 
-    /// Whether a response is still served: its client waits, and nothing ends it.
+    /// Whether a response is still served: its client waits for more.
     fn is_served(response: &mut Response<ShedBody<Silence>>) -> bool {
         response.body_mut().frame().now_or_never().is_none()
     }
@@ -424,7 +426,7 @@ mod tests {
         }
         assert!(
             held.iter_mut().all(is_served),
-            "one alone may have them all"
+            "one client may have all places"
         );
         let mut first = ask(&capacity, &modest, "/").await.unwrap();
         assert_eq!(
@@ -433,7 +435,7 @@ mod tests {
                 .count(),
             3
         );
-        // Now 3 of 4: one more would be about as many.
+        // The greedy client has 3 of 4 now, less than twice the 2 that the modest one would have.
         assert!(ask(&capacity, &modest, "/").await.is_err());
         assert!(is_served(&mut first));
     }
@@ -448,12 +450,12 @@ mod tests {
             held.push(ask(&capacity, &peer, "/").await.unwrap());
             peers.push(peer);
         }
-        // Two of them wait for us; the third has not looked at its response.
+        // Two clients wait for more; the third has read nothing of its response.
         assert!(is_served(&mut held[0]) && is_served(&mut held[1]));
         let newcomer = connect(&connections).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         let early = ask(&capacity, &newcomer, "/").await;
-        assert!(early.is_err(), "it may still take it");
+        assert!(early.is_err(), "the third client may still read");
         tokio::time::sleep(Duration::from_millis(120)).await;
         assert!(ask(&capacity, &newcomer, "/").await.is_ok());
         let served = held.iter_mut().map(is_served).collect::<Vec<_>>();
@@ -517,6 +519,6 @@ mod tests {
         assert!(waiting.await.unwrap().unwrap_err().is::<Draining>());
         assert_eq!(begin.elapsed(), Duration::from_secs(1));
         let other = timeout(PATIENCE, other.into_body().collect()).await;
-        assert!(other.is_err(), "others go on until their deadline");
+        assert!(other.is_err(), "other requests last until their deadline");
     }
 }

@@ -1,10 +1,11 @@
-//! Where tonic differs from other implementations of gRPC.
+//! Corrections where tonic differs from other implementations of gRPC.
 //!
-//! - A message over the limit of its service (tonic's 4 MiB, or its `max_decoding_message_size`) is
-//!   `OUT_OF_RANGE`, which means something else. Here it is `RESOURCE_EXHAUSTED`.
-//! - A request that its client resets ends with `CANCELLED`, which tonic takes for the end of the
-//!   request stream: a handler would go on with half a request. Here it ends with an error that a
-//!   handler sees, and the status of the response is `CANCELLED`.
+//! - tonic refuses a message over the limit of a service (4 MiB, or its
+//!   `max_decoding_message_size`) with `OUT_OF_RANGE`. Other implementations use
+//!   `RESOURCE_EXHAUSTED`, and so does this one.
+//! - If the client resets a request, tonic reports a regular end of the request stream, and a
+//!   handler would continue with half a request. Here the stream ends with an error, and the status
+//!   of the response is `CANCELLED`.
 
 use std::error::Error;
 
@@ -15,12 +16,12 @@ use http_body::Body;
 use http_body_util::{BodyExt, combinators::MapErr};
 use tonic::{Code, Status};
 
-/// The error of a request body whose client reset the stream.
+/// The error of a request body whose stream the client reset.
 #[derive(Debug, thiserror::Error)]
 #[error("the client broke off the request")]
 struct BrokenOff;
 
-/// A request whose body ends with [`BrokenOff`] where the client resets the stream.
+/// Returns the request with a body that fails with [`BrokenOff`] if the client resets the stream.
 pub(crate) fn with_visible_reset<B>(request: Request<B>) -> Request<Visible<B>>
 where
     B: Body<Error: Into<BoxError>>,
@@ -28,7 +29,7 @@ where
     request.map(|body| body.map_err(visible::<B::Error> as fn(B::Error) -> BoxError))
 }
 
-/// The body of a request with a visible reset.
+/// A request body that fails if the client resets the stream.
 pub(crate) type Visible<B> = MapErr<B, fn(<B as Body>::Error) -> BoxError>;
 
 fn visible<E: Into<BoxError>>(error: E) -> BoxError {
@@ -44,7 +45,7 @@ fn visible<E: Into<BoxError>>(error: E) -> BoxError {
     error
 }
 
-/// A code, how its message begins, percent-encoded, and the code that it should be.
+/// The wrong code, the start of its message (percent-encoded), and the right code.
 const CORRECTIONS: [(&[u8], &[u8], Code); 2] = [
     (
         b"11", // OUT_OF_RANGE
@@ -58,7 +59,7 @@ const CORRECTIONS: [(&[u8], &[u8], Code); 2] = [
     ),
 ];
 
-/// Corrects the code in the block of headers that has the status.
+/// Corrects the code of a status in headers or trailers.
 pub(crate) fn correct(status: &mut HeaderMap) {
     let Some(code) = status.get(Status::GRPC_STATUS) else {
         return;
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
     use crate::server::{self, Listener};
 
-    /// How tonic reads the end of a request that ends with this error.
+    /// The code that tonic gives to a request body with this error.
     async fn code(error: BoxError) -> Code {
         let frames = stream::iter([Err::<Frame<bytes::Bytes>, _>(error)]);
         let request = with_visible_reset(Request::new(StreamBody::new(frames)));
@@ -109,7 +110,7 @@ mod tests {
         );
     }
 
-    /// The response to a message whose prefix says this length, and whose bytes are missing.
+    /// The response to a message with only a prefix, which has this length.
     async fn response(length: u32) -> Response<()> {
         let (_, health) = tonic_health::server::health_reporter();
         let router = Routes::new(health).prepare().into_axum_router();
@@ -130,10 +131,10 @@ mod tests {
         const LIMIT: u32 = 4 * 1_024 * 1_024;
         let code = async |length| response(length).await.headers()["grpc-status"].clone();
         assert_eq!(code(LIMIT + 1).await, "8");
-        assert_eq!(code(LIMIT).await, "13", "it is not all there");
+        assert_eq!(code(LIMIT).await, "13", "the message is incomplete");
     }
 
-    /// The code of the status that a handler returns as this.
+    /// The corrected code of a status that a handler returns.
     fn corrected_code(status: &Status) -> HeaderValue {
         let mut headers = HeaderMap::new();
         status.add_header(&mut headers).unwrap();
