@@ -1,4 +1,4 @@
-//! Accepts connections and hands them out to the workers evenly.
+//! [`accept`]: accepts connections and hands them to the workers evenly.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -13,7 +13,8 @@ use crate::{
     server::capacity::connections::{Connection, Connections},
 };
 
-/// Accepts the connections of one listener until the service drains, and then those in the backlog.
+/// Accepts the connections of one listener until the service drains, and then those left in the
+/// backlog.
 pub(crate) async fn accept(
     listener: usize,
     socket: TcpListener,
@@ -39,7 +40,7 @@ pub(crate) async fn accept(
             }
         }
     }
-    // The system resets connections that nobody accepts, with the requests that they carry.
+    // The kernel would reset the connections left in the backlog, and lose their requests.
     let Ok(socket) = socket.into_std() else {
         return;
     };
@@ -62,23 +63,23 @@ fn set_options(
     Ok((stream, peer))
 }
 
-/// Whether the fault is that of one connection, and the next one may be fine.
+/// Whether the error concerns only one connection, so that the next may succeed.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::InvalidInput // the socket is gone before an option could be set
+            | io::ErrorKind::InvalidInput // the client has closed before an option was set
             | io::ErrorKind::NotConnected
     )
 }
 
-/// Hands the connections of one listener to the worker that has the fewest of them open, in turns
-/// between equals. (`SO_REUSEPORT` hashes connections: with the few long-lived ones of gRPC, cores
-/// stay idle.)
+/// Hands each connection of one listener to the worker with the fewest open connections of that
+/// listener, in turns among equals. (`SO_REUSEPORT` hashes connections: with a few long-lived gRPC
+/// connections, it leaves cores idle.)
 pub(crate) struct HandOut {
-    /// The inbox of each worker, and a handle of which each of its open connections has a clone.
+    /// The inbox of each worker, and a handle that each of its open connections clones.
     workers: Vec<(UnboundedSender<Accepted>, Arc<()>)>,
     next: usize,
 }
@@ -102,7 +103,7 @@ impl HandOut {
         };
         self.next = worker + 1;
         let (inbox, open) = &self.workers[worker];
-        // A worker whose inbox is closed has ended, and the process is about to.
+        // A worker closes its inbox when it ends, and then the process ends, too.
         let _ = inbox.send(Accepted {
             stream,
             listener,
@@ -119,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    /// Hands out a connection and tells which worker got it.
+    /// Hands out a connection and returns the worker that got it.
     fn give(
         hand_out: &mut HandOut,
         inboxes: &mut [UnboundedReceiver<Accepted>],

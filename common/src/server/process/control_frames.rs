@@ -1,13 +1,13 @@
-//! A count of the HTTP/2 control frames that a client sends.
+//! [`ControlFrames`]: a limit on the HTTP/2 control frames that a client sends.
 //!
-//! A control frame costs a client nine bytes and may cost the server a pass over all streams. h2
-//! limits some kinds and has no hook for the others, so this counts below h2.
+//! A control frame costs a client nine bytes, and may cost the server a pass over all streams. h2
+//! limits some kinds and has no hook for the others, so the bytes are counted before h2 reads them.
 
 use std::time::Instant;
 
 use crate::{limits, server::prefixed::Prefixed};
 
-/// The head of a frame (RFC 9113, 4.1): three bytes of length, the type, flags, the stream.
+/// The bytes of a frame header (RFC 9113, 4.1): length (three), type, flags, stream (four).
 const HEAD: usize = 9;
 
 const DATA: u8 = 0;
@@ -15,8 +15,8 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const WINDOW_UPDATE: u8 = 8;
 
-/// The last frame to a client that floods: GOAWAY (type 7) with `ENHANCE_YOUR_CALM` (11). The
-/// stream is the highest there is, as requests in flight may have been processed.
+/// The last frame to a client that floods: GOAWAY (type 7) with `ENHANCE_YOUR_CALM` (11). It names
+/// the highest possible stream, because all requests in flight may have been processed.
 pub(crate) const GOAWAY_CALM: [u8; 17] = [
     0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 11,
 ];
@@ -25,7 +25,7 @@ pub(crate) const GOAWAY_CALM: [u8; 17] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
-/// Counts the frames of one connection.
+/// The count of one connection.
 #[derive(Debug)]
 pub(crate) struct ControlFrames {
     frames: Prefixed<HEAD>,
@@ -34,17 +34,17 @@ pub(crate) struct ControlFrames {
 
 #[derive(Debug)]
 struct Budget {
-    /// Control frames that may come now. The time since `refilled` adds more.
+    /// Control frames that may come now. The time since `refilled` adds to them.
     left: u32,
     refilled: Instant,
-    /// Window updates that the responses explain.
+    /// Window updates that responses explain.
     updates: u32,
-    /// Resets that the requests explain.
+    /// Resets that requests explain.
     resets: u32,
 }
 
 impl ControlFrames {
-    /// For the bytes after the preface.
+    /// A count that begins after the preface.
     pub(crate) fn new() -> Self {
         Self {
             frames: Prefixed::new(),
@@ -57,7 +57,7 @@ impl ControlFrames {
         }
     }
 
-    /// Bytes went to the client.
+    /// Notes bytes that were written to the client.
     pub(crate) fn note_written(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let explained = bytes / limits::BYTES_PER_WINDOW_UPDATE;
@@ -65,7 +65,7 @@ impl ControlFrames {
         self.budget.updates = updates.min(limits::MAX_EXPLAINED_FRAMES);
     }
 
-    /// Counts the frames that begin in these bytes from the client.
+    /// Counts the frames that begin in these bytes of the client.
     pub(crate) fn count(&mut self, bytes: &[u8]) -> Result<(), TooMany> {
         self.frames.read(bytes, |head| {
             let [a, b, c, kind, ..] = head;
@@ -115,7 +115,7 @@ mod tests {
     const RESET: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
     const REQUEST: [u8; 10] = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x82];
 
-    /// The number of frames of this kind that is too many.
+    /// The number of repetitions at which `frame`, in pieces of `cut` bytes, is too many.
     fn too_many_at(frame: &[u8], cut: usize) -> Option<usize> {
         let mut frames = ControlFrames::new();
         (1..10_000).find(|_| frame.chunks(cut).any(|bytes| frames.count(bytes).is_err()))
@@ -138,7 +138,7 @@ mod tests {
     fn a_client_may_update_both_windows_for_the_smallest_message_of_a_response() {
         let mut frames = ControlFrames::new();
         for _ in 0..10_000 {
-            // DATA with an empty gRPC message and one with a little in it.
+            // A DATA frame with a gRPC message of two bytes, the smallest that is not empty.
             frames.note_written(HEAD + 5 + 2);
             assert!(frames.count(&[UPDATE, UPDATE].concat()).is_ok());
         }
@@ -148,7 +148,7 @@ mod tests {
         }
         assert!(
             (0..10_000).any(|_| frames.count(&PING).is_err()),
-            "they explain no others"
+            "responses explain no PINGs"
         );
     }
 

@@ -1,4 +1,4 @@
-//! [`Drive`]: polls a connection and ends it as its [`Lifetime`] says.
+//! [`Drive`]: serves a connection, and ends it when its [`Lifetime`] says so.
 
 use std::{
     future::Future,
@@ -30,9 +30,9 @@ pin_project_lite::pin_project! {
         open: Arc<Open>,
         share: Arc<Share>,
         lifetime: Lifetime,
-        // The place of a response whose last part is still in a buffer.
+        // The place of a response whose end is still in a buffer.
         rest: Option<InFlight>,
-        // Rings when the lifetime has to be looked at next, if that is known.
+        // Fires when the lifetime needs the next look.
         timer: Pin<Box<Sleep>>,
         is_timer_set: bool,
         // The waker that is registered with `open`.
@@ -41,7 +41,8 @@ pin_project_lite::pin_project! {
 }
 
 impl<C> Drive<C> {
-    /// Serves the connection. A response that its client does not take has a place of this share.
+    /// Serves the connection. The rest of a response that its client does not read takes a place of
+    /// `share`.
     pub(crate) fn new(connection: C, open: Arc<Open>, share: Arc<Share>, limits: Limits) -> Self {
         Self {
             connection: Evictable::new(connection, None),
@@ -55,8 +56,8 @@ impl<C> Drive<C> {
         }
     }
 
-    /// A response is in flight until all of it has left: the last part may be in hyper's buffer when
-    /// the body is over.
+    /// Keeps a response in flight until all of it has left: when its body ends, the last part may
+    /// still be in hyper's buffer.
     fn hold_place_of_rest(self: Pin<&mut Self>, cx: &Context<'_>) -> Result<(), NoPlace> {
         let this = self.project();
         if !this.open.is_writing() {
@@ -95,7 +96,7 @@ where
                 return Poll::Ready(Ok(()));
             }
             let mut this = self.as_mut().project();
-            // The timer is never too late: deadlines only move on.
+            // The timer never fires too late: its instants only move forward.
             let has_timer = *this.is_timer_set && !this.timer.is_elapsed();
             if this.lifetime.goes_on(this.open) && has_timer {
                 return Poll::Pending;
@@ -109,7 +110,7 @@ where
                 }
                 Verdict::Wait(None) => return Poll::Pending,
                 Verdict::Wait(Some(until)) => {
-                    // The timer may ring too early, and is set again then.
+                    // The timer may fire too early, and is then set again.
                     if this.timer.deadline() > until || this.timer.is_elapsed() {
                         this.timer.as_mut().reset(until);
                     }

@@ -1,4 +1,4 @@
-//! [`Evictable`]: a stream or a connection that is dropped when its request has to give way.
+//! [`Evictable`]: a stream or a connection that is dropped when its request must give way.
 
 use std::{
     future::Future,
@@ -13,8 +13,9 @@ use crate::server::capacity::{
 };
 
 pin_project_lite::pin_project! {
-    /// An HTTP/2 stream, or an HTTP/1.1 connection. hyper does not poll the body of a response whose
-    /// client takes nothing, so the body can't end itself: this wrapper drops the whole.
+    /// An HTTP/2 stream or an HTTP/1.1 connection. hyper does not poll the body of a response while
+    /// its client reads nothing, so the body can't end itself. This wrapper drops the stream or
+    /// connection.
     pub(crate) struct Evictable<F> {
         #[pin]
         inner: Option<F>,
@@ -23,7 +24,7 @@ pin_project_lite::pin_project! {
 }
 
 impl<F> Evictable<F> {
-    /// A stream or a connection with this request. A request that begins later takes its place.
+    /// A stream or a connection with this request, until another request begins on it.
     pub(crate) fn new(inner: F, request: Option<Arc<Request>>) -> Self {
         Self {
             inner: Some(inner),
@@ -31,7 +32,7 @@ impl<F> Evictable<F> {
         }
     }
 
-    /// Sets the request.
+    /// Sets the request, and wakes the task of `cx` when the request must give way.
     pub(crate) fn carry(self: Pin<&mut Self>, request: Option<Arc<Request>>, cx: &Context<'_>) {
         if let Some(request) = &request {
             request.wake_to_give_way(cx.waker());
@@ -39,7 +40,7 @@ impl<F> Evictable<F> {
         *self.project().request = request;
     }
 
-    /// The stream or the connection, unless it was dropped.
+    /// The stream or the connection, or `None` after it was dropped.
     pub(crate) fn inner(self: Pin<&mut Self>) -> Option<Pin<&mut F>> {
         self.project().inner.as_pin_mut()
     }

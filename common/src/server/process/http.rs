@@ -1,12 +1,11 @@
-//! hyper's settings for a connection: HTTP/1.1 or HTTP/2, whichever the client speaks.
+//! [`builder`]: hyper's settings for the connections of a port.
 
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 
 use super::streams::Streams;
 use crate::{limits, protocol::Protocol};
 
-/// For connections to a port for this protocol, in a process that may have `max_in_flight` requests in
-/// flight.
+/// The settings for a port for this protocol. `max_in_flight` is the limit of the process.
 pub(crate) fn builder(protocol: Protocol, max_in_flight: usize) -> auto::Builder<Streams> {
     let max_streams = match protocol {
         Protocol::Http => limits::MAX_STREAMS,
@@ -14,19 +13,19 @@ pub(crate) fn builder(protocol: Protocol, max_in_flight: usize) -> auto::Builder
             .unwrap_or(u32::MAX)
             .clamp(limits::MAX_STREAMS, limits::MAX_GRPC_STREAMS),
     };
-    // Room for all streams of a connection: requests that no handler reads must not stop the
-    // others. Half of it is the memory for small frames that wait to be read (RUSTSEC-2026-0258),
-    // which h2 derives from it, as hyper has no setting.
+    // Room for the windows of all streams: requests that no handler reads must not block the
+    // others. From this window h2 derives the memory for small frames that wait to be read
+    // (RUSTSEC-2026-0258), half as much; hyper has no setting for it.
     let connection_window = limits::STREAM_WINDOW * max_streams;
-    // Streams that a client opened and reset before they were served; more is an attack
-    // (CVE-2023-44487, "rapid reset"). A peer whose calls all reach their deadline at once is none,
-    // as it resets no more than it may have in flight.
+    // Streams that the client resets before they are served. More are an attack (CVE-2023-44487,
+    // "rapid reset"). A peer whose calls all reach their deadline at once resets no more streams
+    // than it may have open.
     let max_pending_resets = max_streams as usize;
     let mut builder = auto::Builder::new(Streams);
     builder
         .http1()
         .max_buf_size(limits::HTTP1_BUFFER)
-        // `Drive` has a timeout for heads that does not run while a connection idles.
+        // hyper's timeout also runs while a connection is idle; that of `Lifetime` does not.
         .header_read_timeout(None);
     builder
         .http2()

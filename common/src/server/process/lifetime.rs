@@ -1,5 +1,6 @@
-//! [`Lifetime`]: when a connection ends, because it idles, the head of a request does not come, it is
-//! old, the service drains, or another connection needs the place.
+//! [`Lifetime`]: decides when a connection ends: when it is idle or old, when its client is too
+//! slow to send a head or to close, when the service drains, or when another connection needs its
+//! place.
 
 use std::time::Duration;
 
@@ -10,23 +11,23 @@ use crate::{
     server::capacity::open::{Close, Open, now as clock},
 };
 
-/// How long connections may last.
+/// The limits on the lifetime of connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// How long without a request.
+    /// The longest time without a request.
     pub(crate) idle_timeout: Duration,
-    /// How long at all. Requests go on to their end. Over HTTP/1 one more follows, whose response says
-    /// that it is the last.
+    /// The longest time in all. Requests in flight complete. Over HTTP/1 one more request follows,
+    /// and its response has `Connection: close`.
     pub(crate) max_age: Option<Duration>,
 }
 
-/// The life of one connection.
+/// The lifetime of one connection.
 #[derive(Debug)]
 pub(crate) struct Lifetime {
     idle_timeout: Duration,
-    /// When the connection reaches its maximum age; `None` afterwards.
+    /// The instant at which the connection reaches its maximum age; `None` afterwards.
     old_at: Option<Instant>,
-    /// Since when it has been the client's turn to send or to close.
+    /// The instant since which the client has been due to send or to close.
     waits_since: Option<Instant>,
     phase: Phase,
 }
@@ -34,25 +35,25 @@ pub(crate) struct Lifetime {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Serving,
-    /// The service drains; requests are still read until this instant.
+    /// The service drains, and requests are read until this instant.
     LastRead(Instant),
-    /// The connection ends with its last request, or at this instant if it has none.
+    /// The connection ends after its last request, or at this instant if it has none.
     Ending(Instant),
 }
 
-/// What to do with a connection.
+/// What to do with the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing, until something happens or until this instant.
+    /// Nothing until the next event, or until this instant.
     Wait(Option<Instant>),
-    /// Shut it down after the requests that it has.
+    /// Shut it down after its requests in flight.
     End,
     /// Drop it.
     Drop,
 }
 
 impl Lifetime {
-    /// The life of a new connection.
+    /// The lifetime of a new connection.
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             idle_timeout: limits.idle_timeout,
@@ -62,8 +63,8 @@ impl Lifetime {
         }
     }
 
-    /// Whether the verdict is the same as before. Each turn of a connection asks, so this reads no
-    /// clock.
+    /// Whether the last verdict still holds. Every poll of a connection calls this, so it does not
+    /// read the clock.
     pub(crate) fn goes_on(&mut self, open: &Open) -> bool {
         let goes_on = matches!(self.phase, Phase::Serving)
             && open.told_to_close().is_none()
@@ -129,7 +130,7 @@ impl Lifetime {
     }
 }
 
-/// The time that the client has, if it is its turn to send or to close.
+/// The time that the client has, if it is due to send or to close.
 fn patience(open: &Open) -> Option<Duration> {
     if open.has_half_head() {
         Some(limits::HEADER_TIMEOUT)
@@ -180,7 +181,7 @@ mod tests {
             advance(limits::HEADER_TIMEOUT / 5).await;
         }
         assert_eq!(lifetime.verdict(&open), Verdict::Drop);
-        // The whole head has come.
+        // The rest of the head has come.
         begin_request(&open);
         assert!(lifetime.goes_on(&open));
     }
@@ -203,7 +204,7 @@ mod tests {
         advance(AGE).await;
         assert_eq!(lifetime.verdict(&open), Verdict::End);
         advance(10 * limits::FAREWELL).await;
-        assert_eq!(lifetime.verdict(&open), Verdict::Wait(None), "it is busy");
+        assert_eq!(lifetime.verdict(&open), Verdict::Wait(None), "busy");
         open.end_request(key);
         let verdict = lifetime.verdict(&open);
         assert!(matches!(verdict, Verdict::Wait(Some(_))));

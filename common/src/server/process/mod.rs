@@ -1,4 +1,4 @@
-//! The process: from its start, over its connections, to the end of its drain.
+//! The process: listeners, workers, connections, signals and the drain.
 
 mod accept;
 mod control_frames;

@@ -1,4 +1,4 @@
-//! The process, from its start to the end of its drain.
+//! [`run`]: runs the process, from its start to the end of its drain.
 
 use std::{
     io,
@@ -44,7 +44,7 @@ use crate::{
     },
 };
 
-/// Why a service could not start, or could not go on.
+/// The reason why a service could not start, or ended without a drain.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error("cannot listen on {address}: {source}; choose another host or port")]
@@ -63,13 +63,14 @@ enum StartError {
 }
 
 /// Runs a service until SIGTERM, SIGINT or SIGHUP, then drains it. With the subcommand
-/// `healthcheck`, asks the running service at its first HTTP port whether it is ready instead.
+/// `healthcheck`, it instead asks the first HTTP port of the running service whether the service is
+/// ready.
 ///
-/// Each worker calls `faces` once for its routers, one for each of the `listeners` and in their
-/// order. It may open channels and spawn tasks there: a runtime is running.
+/// Each worker calls `faces` once, which returns a router for each of the `listeners`, in their
+/// order. `faces` may open channels and spawn tasks: it runs in the runtime of the worker.
 ///
-/// The exit code is 0 after a drain, and 1, with a line on stderr, where the service can't
-/// start. A second signal ends the process at once.
+/// The exit code is 0 after a drain. It is 1, with a line on stderr, if the service can't start or
+/// a worker ends. A second signal ends the process at once.
 pub fn run<const N: usize>(
     service: &'static str,
     config: &Config,
@@ -94,8 +95,8 @@ pub fn run<const N: usize>(
     }
 }
 
-/// A connection is an open file. The usual limit of 1,024 is for programs that use `select`; others
-/// may raise it as far as the system allows.
+/// Raises the limit of open files: each connection is one. The usual limit of 1,024 is for programs
+/// that use `select`; others may raise it as far as the system allows.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -153,7 +154,7 @@ where
             })
             .collect::<io::Result<Vec<_>>>()?;
 
-        // When accepting ends, the inboxes of the workers close.
+        // The inboxes of the workers close when accepting ends.
         let mut accepting = JoinSet::new();
         let draining = CancellationToken::new();
         for (index, socket) in sockets.into_iter().enumerate() {
@@ -176,7 +177,7 @@ where
         settings.readiness.drain();
         sleep(config.drain_delay).await;
         draining.cancel();
-        // At their limit, connections that wait to be accepted are not waited for.
+        // At the limit of connections, accepting may have to wait. The drain does not wait for it.
         let _ = timeout(limits::LAST_ACCEPTED, accepting.join_all()).await;
         connections.for_each(|open| open.close(Close::Drain));
         wait_for_end(&mut workers, config).await;
@@ -184,7 +185,7 @@ where
     })
 }
 
-/// Begins to listen on a port.
+/// Listens on a port.
 fn bind(listener: Listener, host: IpAddr) -> Result<TcpListener, StartError> {
     let address = SocketAddr::new(host, listener.port);
     let socket = listen(address).map_err(|source| StartError::Listen { address, source })?;
@@ -206,13 +207,13 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // Connections of the service's predecessor do not block the port.
+    // Connections that the predecessor of the service has left must not block the port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(limits::BACKLOG)
 }
 
-/// The faces of these routers, with the routes of all services.
+/// Makes faces of these routers, and adds the routes that all services have.
 fn add_health_routes<const N: usize>(
     routers: [Router; N],
     listeners: [Listener; N],
@@ -223,7 +224,7 @@ fn add_health_routes<const N: usize>(
     let methods = worker.into_methods();
     let mut listeners = listeners.into_iter();
     routers.map(|router| {
-        let listener = listeners.next().expect("there is one for each router");
+        let listener = listeners.next().expect("a listener for each router");
         let router = match listener.protocol {
             Protocol::Grpc => router,
             Protocol::Http => router
@@ -247,7 +248,7 @@ fn spawn_worker<const N: usize>(
         .name(format!("worker-{number}"))
         .spawn(move || {
             let run = AssertUnwindSafe(|| worker::run(&settings, build, accepted));
-            // The panic hook has logged a panic; an error has no other place to go.
+            // The panic hook has already logged a panic.
             if let Ok(Err(error)) = catch_unwind(run) {
                 warn!(action = "worker", status = "failure", %error, "a worker can't run");
             }
@@ -256,7 +257,7 @@ fn spawn_worker<const N: usize>(
     Ok(inbox)
 }
 
-/// Waits for the workers to end, but not for a stuck one.
+/// Waits for the workers to end, except for a stuck one.
 async fn wait_for_end(workers: &mut UnboundedReceiver<()>, config: &Config) {
     let ended = async {
         for _ in 0..config.workers.get() {

@@ -1,7 +1,8 @@
-//! SIGTERM, SIGINT and SIGHUP: the first asks for a drain, a second for the end.
+//! [`watch`]: waits for SIGTERM, SIGINT and SIGHUP. The first starts the drain; a second ends the
+//! process.
 //!
-//! A thread waits for them that does nothing else and never logs: whatever the other threads wait
-//! for, a second signal ends the process.
+//! Signals have a thread of their own, which never logs. So a second signal ends the process even
+//! if all other threads are blocked.
 
 use std::{io, process, thread};
 
@@ -11,8 +12,8 @@ use tokio::{
     sync::oneshot,
 };
 
-/// Waits for signals from now on. The first completes the result. The second ends the process with
-/// the exit code that a shell reports for the signal.
+/// Handles signals from now on. The first completes the returned receiver. The second ends the
+/// process with the exit code that a shell reports for the signal.
 pub(crate) fn watch() -> io::Result<oneshot::Receiver<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let guard = runtime.enter();

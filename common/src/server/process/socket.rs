@@ -1,8 +1,8 @@
-//! [`Socket`]: a socket with timeouts where hyper has none, and a count of control frames.
+//! [`Socket`]: a socket with the timeouts that hyper lacks, and a limit on control frames.
 //!
-//! - hyper-util waits without end for the first bytes, which show the protocol.
-//! - hyper does not poll the body of a response while its client takes nothing, so the deadline
-//!   layer can't end that response.
+//! - hyper-util has no timeout for the first bytes, which show the protocol.
+//! - hyper does not poll the body of a response while its client reads nothing, so the guard layer
+//!   can't end the response at its deadline.
 
 use std::{
     future::Future,
@@ -21,21 +21,21 @@ use tokio::{
 use super::control_frames::{ControlFrames, GOAWAY_CALM, TooMany};
 use crate::{metrics, server::capacity::open::Open};
 
-/// What an HTTP/2 connection begins with (RFC 9113, 3.4).
+/// The first bytes of an HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pin_project_lite::pin_project! {
-    /// Fails with [`io::ErrorKind::TimedOut`]: a read, when the first bytes do not show the protocol
-    /// in time; a write, when the peer has taken nothing for too long.
+    /// A socket whose operations fail with [`io::ErrorKind::TimedOut`]: reads, if the first bytes
+    /// do not show the protocol in time; writes, if the peer has read nothing for too long.
     #[derive(Debug)]
     pub(crate) struct Socket<S> {
         #[pin]
         inner: S,
         open: Arc<Open>,
         undecided: Option<Undecided>,
-        // For HTTP/2.
+        // `None` until the first bytes show HTTP/2.
         frames: Option<ControlFrames>,
-        // The peer took the whole of the last write, which ended with a frame.
+        // Whether the last write was complete, and so ended at the end of a frame.
         is_between_frames: bool,
         write_timeout: Duration,
         stalled: Option<Pin<Box<Sleep>>>,
@@ -44,7 +44,7 @@ pin_project_lite::pin_project! {
 
 #[derive(Debug)]
 struct Undecided {
-    /// Bytes of the preface that have come.
+    /// Bytes of the preface that have been read.
     matched: usize,
     timeout: Pin<Box<Sleep>>,
 }
@@ -71,10 +71,10 @@ impl<S> Socket<S> {
     }
 }
 
-/// Up to this number of bytes a copy costs less than several slices for the kernel.
+/// Up to this number of bytes, copying costs less than passing several slices to the kernel.
 const SMALL: usize = 512;
 
-/// Copies the slices into one, if they fit.
+/// Copies the slices into one, if they fit into `copy`.
 fn gather<'a>(slices: &[io::IoSlice<'_>], copy: &'a mut [u8; SMALL]) -> Option<&'a [u8]> {
     let mut end = 0;
     for slice in slices {
@@ -102,7 +102,8 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
         } else if matches!(poll, Poll::Ready(Ok(()))) && this.frames.is_none() {
             this.open.note_end();
             if this.open.is_half_closed() {
-                // hyper would drop the request, and the client may wait for the response.
+                // At the end of input, hyper would drop the request; the client may wait for its
+                // response.
                 this.open.hold_end();
                 return Poll::Pending;
             }
@@ -113,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
             {
                 metrics::count(|counters| &counters.floods);
                 if *this.is_between_frames {
-                    // If it does not fit at once, nobody reads.
+                    // If the frame does not fit at once, the client does not read.
                     let _ = this.inner.poll_write(cx, &GOAWAY_CALM);
                 }
                 return Poll::Ready(Err(io::Error::other("too many control frames")));
@@ -140,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
 }
 
 impl<S: AsyncWrite> Socket<S> {
-    /// Writes, with a timeout.
+    /// Writes with a timeout.
     fn poll_in_time(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -217,7 +218,7 @@ mod tests {
         Socket::new(inner, Arc::new(open), TIMEOUT, TIMEOUT)
     }
 
-    /// Sends `bytes`, then nothing more; whether the read after them times out.
+    /// Sends `bytes` and nothing more. Returns whether the next read times out.
     async fn times_out_after(bytes: &[u8]) -> bool {
         let (mut client, server) = duplex(64);
         let mut server = socket(server);

@@ -1,5 +1,5 @@
-//! [`Stack`], the inbound stack as hyper calls it, and [`Streams`], which runs HTTP/2 streams as
-//! tasks.
+//! [`Stack`]: the inbound stack as a service of hyper; and [`Streams`]: the executor of HTTP/2
+//! streams.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,20 +26,22 @@ use crate::{
 };
 
 thread_local! {
-    /// The longest time of the last request that went into the stack.
+    /// The longest that the last request on this thread may take.
     static LONGEST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 
-    /// Has a clone for each refusal that no client took yet.
+    /// Counts, by its clones, the refusals that their clients have not read yet.
     static REFUSALS: Arc<()> = Arc::default();
 
-    /// Streams that wait for their first turn, among the tasks and outside.
+    /// The number of streams that are spawned and not yet polled.
     static NEW: Cell<usize> = const { Cell::new(0) };
+
+    /// Streams that wait to be spawned.
     static WAITING: RefCell<VecDeque<Pin<Box<dyn Future<Output = ()> + Send>>>> =
         const { RefCell::new(VecDeque::new()) };
 }
 
-/// The inbound stack as hyper calls it. All of its layers are always ready: they wait in their
-/// futures. So `poll_ready` is not called, which saves a future around all others.
+/// The inbound stack as a service of hyper. Its layers are always ready, because they wait in their
+/// futures. So `poll_ready` is not called, which saves a future around the others.
 #[derive(Clone)]
 pub(crate) struct Stack<S> {
     service: S,
@@ -72,10 +74,10 @@ where
     }
 }
 
-/// Runs the streams of HTTP/2 connections, each for little longer than its request may take.
+/// Runs each HTTP/2 stream as a task, for little longer than its request may take.
 ///
-/// The guard layer ends a request at its deadline, unless the client takes nothing of the response:
-/// then the stream waits in hyper, which does not poll the body.
+/// The guard layer ends a request at its deadline, unless the client reads nothing of the response:
+/// hyper does not poll the body then.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Streams;
 
@@ -84,14 +86,14 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        // hyper hands over a request, and before the next one its stream.
+        // hyper calls the stack with a request, and executes its stream before the next call.
         let longest = LONGEST.get().saturating_add(limits::STALLED_STREAM_GRACE);
         let request = in_flight::take_begun();
         let refusal = request.is_none().then(|| REFUSALS.with(Arc::clone));
         if refusal.as_ref().map_or(0, Arc::strong_count) > limits::MAX_REFUSALS {
             return; // which resets the stream
         }
-        // Boxed: tokio moves a task before and after it runs.
+        // Boxed, because tokio moves a task before and after it runs.
         let stream = Box::pin(Evictable::new(stream, request));
         let stream = Bounded::begun(Deadline::after(longest), stream);
         let stream = stream.map(|_| drop(refusal));
@@ -112,7 +114,7 @@ fn begin(stream: impl Future<Output = ()> + Send + 'static) {
 }
 
 pin_project_lite::pin_project! {
-    /// A stream that lets the next one in at its first turn.
+    /// A stream that spawns the next one at its first poll.
     struct New<F> {
         #[pin]
         stream: F,
@@ -159,14 +161,14 @@ mod tests {
                 pending::<()>().await;
             });
         }
-        // A task of another kind has to wait for no more than those that are let in at once.
+        // Another task waits only for the streams that are spawned at once.
         let left = tokio::spawn({
             let done = Arc::downgrade(&done);
             async move { done.strong_count() - 1 }
         });
         assert_eq!(left.await.unwrap(), 9 * limits::MAX_NEW_STREAMS);
         while Arc::strong_count(&done) > 1 {
-            tokio::task::yield_now().await; // each has its turn
+            tokio::task::yield_now().await; // each stream is polled
         }
     }
 }

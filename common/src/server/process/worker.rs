@@ -1,4 +1,4 @@
-//! A worker: a thread with a runtime, routers, channels and a log buffer of its own.
+//! [`run`]: runs a worker, a thread with its own runtime, routers, channels and log buffer.
 
 use std::{
     io,
@@ -37,7 +37,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) stream: TcpStream,
-    /// The index of the listener, and so of the face.
+    /// The index of the listener and of its face.
     pub(crate) listener: usize,
     /// Counts the open connections of this worker and listener.
     pub(crate) open: Arc<()>,
@@ -57,8 +57,8 @@ pub(crate) struct Settings {
     pub(crate) readiness: Readiness,
 }
 
-/// Serves the connections that come over `accepted` until that is closed, lets the requests in
-/// flight finish within the drain timeout, and drops the rest.
+/// Serves the connections from `accepted` until that channel closes. Then lets the requests in
+/// flight complete within the drain timeout, and drops the rest.
 pub(crate) fn run<const N: usize>(
     settings: &Settings,
     build: impl FnOnce(Worker) -> [Face; N],
@@ -74,7 +74,7 @@ pub(crate) fn run<const N: usize>(
         settings.readiness.fulfil();
         serve(settings, faces, accepted).await;
     });
-    // A look-up of a name may still run on a thread of its own; nobody waits for it.
+    // Does not wait for a name look-up, which may still block a thread.
     cause::with_cause(Cause::Stop, || runtime.shutdown_background());
     logging::flush();
     Ok(())
@@ -150,7 +150,7 @@ async fn serve_connection(
     .await;
 }
 
-/// Serves a connection. Its peer may take nothing for as long as the deadline.
+/// Serves a connection. A write fails once the peer has read nothing for the time of `deadline`.
 pub(crate) async fn serve_socket<S>(
     face: Face,
     capacity: Arc<Capacity>,
