@@ -1,4 +1,5 @@
-//! The open connections of the process: the limit on them, and which one is closed for another.
+//! [`Connections`]: the open connections of the process, their limit, and which of them makes room
+//! at the limit.
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,7 @@ pub(crate) struct Connections {
     places: Arc<Semaphore>,
     all: Mutex<HashMap<u64, Arc<Open>>>,
     next: AtomicU64,
-    /// The longest idle connections as of the last look, the longest last.
+    /// The connections that were idle for longest at the last scan, the longest last.
     picked: Mutex<Vec<(u64, Arc<Open>)>>,
     warnings: Limited,
 }
@@ -43,7 +44,7 @@ impl Drop for Connection {
 }
 
 impl Connections {
-    /// For a process that may have `limit` connections.
+    /// The connections of a process that may have `limit` of them.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -55,8 +56,8 @@ impl Connections {
         }
     }
 
-    /// Waits for a place for a connection from this address. At the limit, closes the connection
-    /// that has been idle for longest.
+    /// Waits for a place for a connection from this address. At the limit, first closes the
+    /// connection that has been idle for longest.
     pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Connection {
         let place = self.places.clone().try_acquire_owned();
         let place = if let Ok(place) = place {
@@ -64,7 +65,7 @@ impl Connections {
         } else {
             self.make_room();
             let place = self.places.clone().acquire_owned().await;
-            place.expect("it is never closed")
+            place.expect("the semaphore is never closed")
         };
         let open = Arc::new(Open::new(address));
         let number = self.next.fetch_add(1, Relaxed);

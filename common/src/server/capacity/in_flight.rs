@@ -1,4 +1,4 @@
-//! [`Request`]: a request in flight, as threads other than its own see it.
+//! [`Request`]: the state of a request in flight, shared with other threads.
 
 use std::{
     cell::Cell,
@@ -13,24 +13,24 @@ use futures_util::task::AtomicWaker;
 
 use super::kind::Kind;
 
-/// A part of the response waits for the client, and no look has seen it yet.
+/// A part of the response waits for the client, and no scan has seen it yet.
 const OFFERED: u64 = u64::MAX;
 
-/// The state of a request in flight.
+/// Whether a request is in flight, must end, or has ended.
 #[derive(Debug, Clone, Copy)]
 enum State {
     Active,
-    /// The request has to end: another one has its place.
+    /// The request must end: another one has its place.
     GivesWay,
     Over,
 }
 
-/// A request in flight.
+/// The state of a request in flight.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(super) kind: Kind,
-    /// When the client stopped taking the response (see [`now`](super::open::now)): [`OFFERED`] until
-    /// the first look, and 0 while the client waits for the service.
+    /// When the client stopped reading the response (see [`now`](super::open::now)): [`OFFERED`]
+    /// until the first scan, and 0 while the client waits for the service.
     untaken_since: AtomicU64,
     /// A [`State`].
     state: AtomicU8,
@@ -47,7 +47,7 @@ impl Request {
         }
     }
 
-    /// A request that begins on this thread.
+    /// Begins a request on this thread; see [`take_begun`].
     pub(super) fn begin(kind: Kind) -> Arc<Self> {
         let request = Arc::new(Self::new(kind));
         BEGUN.set(Some(request.clone()));
@@ -59,12 +59,12 @@ impl Request {
         self.state.swap(State::Over as u8, Relaxed) == State::Active as u8
     }
 
-    /// Whether the request has to end for another.
+    /// Whether the request must end for another one.
     pub(crate) fn gives_way(&self) -> bool {
         self.state.load(Relaxed) == State::GivesWay as u8
     }
 
-    /// Calls the waker when the request has to end for another.
+    /// Calls the waker when the request must end for another one.
     pub(crate) fn wake_to_give_way(&self, waker: &Waker) {
         self.waker.register(waker);
         if self.gives_way() {
@@ -76,17 +76,18 @@ impl Request {
         self.state.load(Relaxed) == State::Over as u8
     }
 
-    /// Whether the request has to end while its client takes nothing. Its stream or connection must
-    /// be dropped then: hyper does not poll the body.
+    /// Whether the request must end while its client reads nothing. Then its stream or connection
+    /// must be dropped, because hyper does not poll the body.
     pub(crate) fn is_cut_off(&self) -> bool {
         self.gives_way() && self.untaken_since.load(Relaxed) != 0
     }
 
-    /// Since when the client has taken nothing, as of a look `now`, or `None` if it does.
+    /// The time since which the client has read nothing, for a scan at `now`, or `None` if the
+    /// client waits for the service.
     pub(super) fn untaken_since(&self, now: u64) -> Option<u64> {
         match self.untaken_since.load(Relaxed) {
             0 => None,
-            // Responses do not read the clock: the time begins with the first look.
+            // Responses do not read the clock: the time begins with the first scan.
             OFFERED => {
                 let _ = self
                     .untaken_since
@@ -97,12 +98,12 @@ impl Request {
         }
     }
 
-    /// Whether the client has taken nothing since that look.
+    /// Whether the client has read nothing since that time.
     pub(super) fn is_untaken_since(&self, since: u64) -> bool {
         self.untaken_since.load(Relaxed) == since
     }
 
-    /// Makes an active request end for another; returns false if it is not active.
+    /// Makes an active request end for another one. Returns false if the request is not active.
     pub(super) fn give_way(&self) -> bool {
         let (active, gives_way) = (State::Active as u8, State::GivesWay as u8);
         let ended = self
@@ -114,12 +115,12 @@ impl Request {
         ended.is_ok()
     }
 
-    /// A part of the response waits for the client.
+    /// Notes that a part of the response waits for the client.
     pub(crate) fn note_offered(&self) {
         self.untaken_since.store(OFFERED, Relaxed);
     }
 
-    /// The client waits for the service.
+    /// Notes that the client waits for the service.
     pub(crate) fn note_waited_for(&self) {
         self.untaken_since.store(0, Relaxed);
     }
@@ -130,7 +131,7 @@ thread_local! {
     static BEGUN: Cell<Option<Arc<Request>>> = const { Cell::new(None) };
 }
 
-/// The request that began on this thread since the last call.
+/// Takes the request that has begun on this thread since the last call.
 pub(crate) fn take_begun() -> Option<Arc<Request>> {
     BEGUN.take()
 }

@@ -1,12 +1,12 @@
-//! [`Kind`]: what a request is, for the limits that apply to it.
+//! [`Kind`]: the kind of a request, which decides the limits that apply to it.
 
-/// Paths of the health and metrics endpoints: liveness, readiness (which
-/// the subcommand `healthcheck` asks for), and the metrics for Prometheus.
+/// The paths of the health and metrics endpoints. The subcommand `healthcheck` requests the
+/// readiness.
 pub(crate) const LIVE_PATH: &str = "/healthz";
 pub(crate) const READY_PATH: &str = "/readyz";
 pub(crate) const METRICS_PATH: &str = "/metrics";
 
-/// The path of each method of the health service begins with this.
+/// The prefix of the paths of gRPC's health service.
 const GRPC_HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// The limits on requests in flight. Each has a count of its own.
@@ -18,21 +18,21 @@ pub(crate) enum Limit {
     Scrapes,
 }
 
-/// What a request is, for the limits that apply to it.
+/// The kind of a request, which decides the limits that apply to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Ordinary,
-    /// A call of a method that may take longer than `DEADLINE`.
+    /// A call of a method whose deadline is longer than `DEADLINE`.
     LongLived,
-    /// A question about the health of the service.
+    /// A health check.
     Probe,
-    /// A read of the metrics.
+    /// A scrape of the metrics.
     Scrape,
 }
 
 impl Kind {
-    /// The kind of a request for this path. Probes and scrapes have limits of their own: a service
-    /// at its limit must still answer them.
+    /// The kind of a request for this path. Probes and scrapes have separate limits, because a
+    /// service at its limit must still respond to them.
     pub(crate) fn of(path: &str, is_long_lived: bool) -> Self {
         match path {
             _ if is_long_lived => Self::LongLived,

@@ -1,4 +1,5 @@
-//! Long-lived calls, of methods that may take longer than `DEADLINE`, end when the service drains.
+//! [`LongLived`]: when the service drains, ends the calls of methods whose deadline is longer than
+//! `DEADLINE`.
 
 use std::{
     future::Future,
@@ -20,7 +21,7 @@ pub(crate) struct LongLived {
 }
 
 impl LongLived {
-    /// For a worker that drains for `drain_timeout`.
+    /// The long-lived calls of a worker that drains for `drain_timeout`.
     pub(crate) fn new(drain_timeout: Duration) -> Self {
         Self {
             draining: CancellationToken::new(),
@@ -28,7 +29,7 @@ impl LongLived {
         }
     }
 
-    /// Ends all of them after the grace.
+    /// Ends all long-lived calls after the grace.
     pub(crate) fn drain(&self) {
         self.draining.cancel();
     }
@@ -43,17 +44,17 @@ impl LongLived {
     }
 }
 
-/// When a long-lived call has to end.
+/// A long-lived call.
 pub(crate) struct Call(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl Call {
-    /// Ready once the call has to end.
+    /// Ready once the call must end.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)
     }
 }
 
-/// The service drains, and a call that may last for ever must not hold it.
+/// The service drains, and does not wait for long-lived calls.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the service is about to stop; call again to reach another")]
 pub(crate) struct Draining;

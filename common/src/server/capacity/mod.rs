@@ -1,4 +1,5 @@
-//! What a process can carry: connections and requests in flight, and which of them end at a limit.
+//! [`Capacity`]: the limits on connections and on requests in flight, and which of them end at a
+//! limit.
 
 pub(crate) mod cause;
 pub(crate) mod connections;
@@ -25,7 +26,7 @@ use crate::{
     metrics::{self, Counters},
 };
 
-/// What one worker can carry.
+/// The capacity of one worker: its share of the places, its counters and its long-lived calls.
 #[derive(Debug)]
 pub(crate) struct Capacity {
     pub(crate) share: Arc<Share>,
@@ -35,7 +36,7 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
-    /// For one of `workers` workers, whose drain lasts for `drain_timeout`.
+    /// The capacity of one of `workers` workers, whose drain lasts for `drain_timeout`.
     pub(crate) fn new(places: Arc<Places>, workers: usize, drain_timeout: Duration) -> Self {
         Self {
             share: Arc::new(Share::new(places, workers)),
@@ -45,7 +46,7 @@ impl Capacity {
         }
     }
 
-    /// Counts a request that is refused, and warns of it once a second.
+    /// Counts a refused request, and logs one refusal a second.
     pub(crate) fn refuse(&self, kind: Kind, NoPlace { limit }: NoPlace) -> Overloaded {
         let refused = self.counters.shed.add(1);
         let is_logged = self.warnings.allow().is_some();
@@ -63,10 +64,11 @@ impl Capacity {
     }
 }
 
-/// A request was refused, or ended for another: as many are in flight as there may be.
+/// A request was refused, or gave way to another, at a limit on requests in flight.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("there are as many requests in flight as there may be")]
 pub(crate) struct Overloaded {
-    /// Whether the access line is at `info`, as for one refusal a second.
+    /// Whether the access line has its usual level, as for one refusal a second. Otherwise it is at
+    /// `debug`.
     pub(crate) is_logged: bool,
 }

@@ -1,4 +1,4 @@
-//! [`Open`]: an open connection, as threads other than its own see it.
+//! [`Open`]: the state of an open connection, shared with other threads.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -16,14 +16,14 @@ use slab::Slab;
 use super::in_flight::Request;
 use crate::lock::lock;
 
-/// Milliseconds since the first call, and never 0.
+/// Milliseconds since the first call, plus 1, so that 0 is never an instant.
 pub(crate) fn now() -> u64 {
     static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
 }
 
-/// What counts as one peer: an IPv4 address, or an IPv6 network of 64 bits, as providers give a
-/// whole network to each customer.
+/// The network that counts as one peer: an IPv4 address, or an IPv6 network of 64 bits, because
+/// providers give each customer a whole network.
 fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -31,20 +31,20 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Why a connection has to end.
+/// The reason why a connection must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Close {
-    /// The service drains. Requests that were sent by then still get a response.
+    /// The service drains. Requests that were already sent still get responses.
     Drain = 1,
     /// A new connection needs the place.
     MakeRoom = 2,
 }
 
-/// An open connection, as other threads than its own see it.
+/// The state of an open connection.
 #[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) address: IpAddr,
-    /// What counts as one peer at a limit; see [`network_of`].
+    /// The network that counts as one peer at a limit; see [`network_of`].
     pub(crate) network: IpAddr,
     /// Its requests in flight.
     pub(crate) requests: Mutex<Slab<Arc<Request>>>,
@@ -52,7 +52,7 @@ pub(crate) struct Open {
     in_flight: AtomicUsize,
     /// When the last request ended, or the connection was opened; see [`now`].
     idle_since: AtomicU64,
-    /// Bytes have come that belong to no request yet.
+    /// Bytes have come that are not yet a request.
     has_unparsed: AtomicBool,
     /// The next bytes are the body of a request.
     is_in_body: AtomicBool,
@@ -61,9 +61,9 @@ pub(crate) struct Open {
     is_old: AtomicBool,
     /// The client sends nothing more.
     has_ended: AtomicBool,
-    /// The end of input is held back from hyper, until the request has its response.
+    /// The end of input is held back from hyper until the request has its response.
     holds_end: AtomicBool,
-    /// Bytes wait for the client to take them.
+    /// Bytes wait for the client to read them.
     is_writing: AtomicBool,
     close: AtomicU8,
     waker: AtomicWaker,
@@ -95,7 +95,7 @@ impl Open {
         self.in_flight.load(Relaxed)
     }
 
-    /// Returns the key that [`Self::end_request`] takes.
+    /// Adds a request. Returns its key for [`Self::end_request`].
     pub(crate) fn begin_request(&self, request: Arc<Request>) -> usize {
         let mut requests = lock(&self.requests);
         let key = requests.insert(request);
@@ -117,28 +117,28 @@ impl Open {
         (self.in_flight() == 0).then(|| self.idle_since.load(Relaxed))
     }
 
-    /// Bytes have come.
+    /// Notes bytes from the client.
     pub(crate) fn note_bytes(&self) {
         self.has_unparsed.store(true, Relaxed);
     }
 
-    /// The bytes were the head of a request.
+    /// Notes that the bytes were the head of a request.
     pub(crate) fn note_request(&self) {
         self.has_unparsed.store(false, Relaxed);
     }
 
-    /// The next bytes are the body of a request.
+    /// Notes that the next bytes are the body of a request.
     pub(crate) fn note_body_begins(&self) {
         self.is_in_body.store(true, Relaxed);
     }
 
-    /// The body has come, or is not wanted any more.
+    /// Notes that the body has been read or is not needed any more.
     pub(crate) fn note_body_ends(&self) {
         self.is_in_body.store(false, Relaxed);
         self.has_unparsed.store(false, Relaxed);
     }
 
-    /// The client has closed its side of the connection, or all of it.
+    /// Notes that the client has closed its side of the connection, or the whole connection.
     pub(crate) fn note_end(&self) {
         self.has_ended.store(true, Relaxed);
     }
@@ -148,17 +148,18 @@ impl Open {
         self.has_ended.load(Relaxed) && self.in_flight() > 0
     }
 
-    /// Holds the end of input back from hyper, which would drop the request in flight.
+    /// Notes that the end of input is held back from hyper, which would drop the request in flight.
     pub(crate) fn hold_end(&self) {
         self.holds_end.store(true, Relaxed);
     }
 
-    /// Whether the end was held back and the request has had its response: hyper must read on.
+    /// Whether the end of input was held back and the response has ended, so that hyper must read
+    /// the end.
     pub(crate) fn release_end(&self) -> bool {
         self.holds_end.load(Relaxed) && self.in_flight() == 0 && self.holds_end.swap(false, Relaxed)
     }
 
-    /// Whether bytes wait for the client to take them, as of the last write.
+    /// Whether bytes wait for the client to read them, as of the last write.
     pub(crate) fn is_writing(&self) -> bool {
         self.is_writing.load(Relaxed)
     }
@@ -180,7 +181,8 @@ impl Open {
         self.is_http2.load(Relaxed)
     }
 
-    /// The connection has reached its maximum age: the next response over HTTP/1 is the last.
+    /// Notes that the connection has reached its maximum age: over HTTP/1, the next response is the
+    /// last.
     pub(crate) fn note_old(&self) {
         self.is_old.store(true, Relaxed);
     }
@@ -189,24 +191,24 @@ impl Open {
         self.is_old.load(Relaxed)
     }
 
-    /// Whether a part of the head of an HTTP/1 request is there.
+    /// Whether a part of the head of an HTTP/1 request has come.
     pub(crate) fn has_half_head(&self) -> bool {
         let is_elsewhere = self.is_http2() || self.is_in_body.load(Relaxed);
         self.has_unparsed.load(Relaxed) && !is_elsewhere && self.in_flight() == 0
     }
 
-    /// Tells the connection to end.
+    /// Makes the connection end.
     pub(crate) fn close(&self, why: Close) {
         self.close.fetch_max(why as u8, Relaxed);
         self.waker.wake();
     }
 
-    /// Calls the waker when the connection is told to end.
+    /// Calls the waker when the connection must end.
     pub(crate) fn wake_to_close(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
-    /// Why the connection has to end, if it has to.
+    /// The reason why the connection must end, if it must.
     pub(crate) fn told_to_close(&self) -> Option<Close> {
         match self.close.load(Relaxed) {
             0 => None,

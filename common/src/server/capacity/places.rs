@@ -1,8 +1,9 @@
 //! [`Places`]: the limits on requests in flight, and which request gives way at a limit.
 //!
-//! Below a limit, a request costs one count. At a limit, requests give way to those of peers that
-//! hold few: first a request whose client takes nothing of the response, then a request of the
-//! connection or the network with the most in flight. A single peer may have every place.
+//! Below a limit, taking a place changes one count. At a limit, another request may give way to the
+//! newcomer: first one whose client reads nothing of the response, then one of the network with the
+//! most places, on its connection with the most. These must be at least twice as many as the
+//! newcomer would have. A single peer may have every place.
 
 use std::{
     collections::HashMap,
@@ -33,18 +34,18 @@ pub(crate) struct Places {
 #[derive(Debug)]
 struct Count {
     limit: usize,
-    /// By all workers.
+    /// The number of places that all workers have taken.
     taken: AtomicUsize,
     held: Mutex<Held>,
 }
 
-/// Who holds the places of a limit, as of the last look.
+/// The holders of the places of a limit, as of the last scan.
 #[derive(Debug, Default)]
 struct Held {
     looked: Option<u64>,
-    /// Requests whose clients take nothing, the longest stalled last.
+    /// Requests whose clients read nothing, the longest stalled last.
     stalled: Vec<(u64, Arc<Request>)>,
-    /// The places that each network and its connections hold.
+    /// The number of places of each network and of its connections.
     networks: HashMap<IpAddr, Holder>,
 }
 
@@ -54,14 +55,14 @@ struct Holder {
     connections: Vec<(usize, Arc<Open>)>,
 }
 
-/// There is no place for a request.
+/// No place is free, and no request gives way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NoPlace {
     pub(crate) limit: usize,
 }
 
 impl Places {
-    /// For a process that may have `max_in_flight` requests in flight, over these connections.
+    /// The places of a process for `max_in_flight` requests in flight over these connections.
     pub(crate) fn new(max_in_flight: usize, connections: Arc<Connections>) -> Self {
         let long_lived = max_in_flight.div_ceil(limits::LONG_LIVED_SHARE);
         let counts = [
@@ -114,7 +115,8 @@ impl Places {
         self.counts[limit as usize].taken.fetch_sub(places, Relaxed);
     }
 
-    /// Near the limit, looks for stalled clients, so that their times are known at the limit.
+    /// Scans for stalled clients near the limit, so that it is known at the limit how long they
+    /// have been stalled.
     fn look_ahead(&self, limit: Limit) {
         if let Ok(mut held) = self.counts[limit as usize].held.try_lock() {
             let now = now();
@@ -127,7 +129,7 @@ impl Places {
         }
     }
 
-    /// Whether another request gives way to one of this connection.
+    /// Ends another request for one of this connection. Returns whether there was one to end.
     fn make_room(&self, newcomer: &Arc<Open>, limit: Limit) -> bool {
         let mut held = lock(&self.counts[limit as usize].held);
         if self.end_one(&mut held, newcomer, limit) {
@@ -144,7 +146,7 @@ impl Places {
         self.end_one(&mut held, newcomer, limit)
     }
 
-    /// Looks at all requests that a limit applies to.
+    /// Scans all requests to which a limit applies.
     fn look(&self, limit: Limit, now: u64) -> Held {
         let mut held = Held {
             looked: Some(now),
@@ -177,7 +179,7 @@ impl Places {
         held
     }
 
-    /// Ends one request, if one has to give way to the newcomer.
+    /// Ends a request that must give way to the newcomer, if there is one.
     fn end_one(&self, held: &mut Held, newcomer: &Arc<Open>, limit: Limit) -> bool {
         self.end_stalled(held) || self.end_one_of_largest_holder(held, newcomer, limit)
     }
@@ -223,7 +225,7 @@ impl Places {
         under_limit.any(|request| self.end(request))
     }
 
-    /// Ends a request; its place is the newcomer's.
+    /// Ends a request and releases its places. The newcomer has already taken its own.
     fn end(&self, request: &Request) -> bool {
         if !request.give_way() {
             return false;

@@ -1,4 +1,5 @@
-//! [`Share`]: how a worker takes places for its requests, each of them an [`InFlight`].
+//! [`Share`]: a worker's access to the places of the process; and [`InFlight`]: the places of one
+//! request.
 
 use std::sync::{
     Arc,
@@ -13,14 +14,14 @@ use super::{
 };
 use crate::limits;
 
-/// A worker's way to the places of the process.
+/// A worker's access to the places of the process.
 ///
-/// A share keeps some free places of [`Limit::InFlight`], so that most requests do not touch the
+/// A share reserves a few places of [`Limit::InFlight`], so that most requests do not change the
 /// count that all workers share.
 #[derive(Debug)]
 pub(crate) struct Share {
     places: Arc<Places>,
-    /// Places that the worker has taken in advance. Only its own thread changes the number.
+    /// The reserved places. Only the thread of the worker changes their number.
     spare: AtomicUsize,
     max_spare: usize,
 }
