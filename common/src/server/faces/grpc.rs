@@ -1,4 +1,4 @@
-//! The gRPC face of a service: its own services, their health and their reflection.
+//! [`Grpc`]: the router of a gRPC port, with health and reflection.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use crate::methods::declared_in;
 
 /// The gRPC services of one port, with `grpc.health.v1` and reflection (v1 and v1alpha).
 ///
-/// Give the port to [`Listener::grpc`](crate::server::Listener::grpc).
+/// The listener of the port is a [`Listener::grpc`](crate::server::Listener::grpc).
 #[derive(Debug)]
 pub struct Grpc {
     routes: Routes,
@@ -23,8 +23,8 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// A face without services; `descriptors` is the encoded file descriptor set that describes
-    /// those to come.
+    /// A face without services. `descriptors` is the encoded file descriptor set of the services to
+    /// add.
     pub fn new(descriptors: &'static [u8]) -> Self {
         Self {
             routes: Routes::default(),
@@ -33,7 +33,7 @@ impl Grpc {
         }
     }
 
-    /// Adds a generated server.
+    /// Adds a service: a server that tonic generated.
     #[must_use]
     pub fn add_service<S>(mut self, service: S) -> Self
     where
@@ -51,12 +51,12 @@ impl Grpc {
         self
     }
 
-    /// The whole face, for one worker.
+    /// Builds the router for a worker.
     ///
     /// # Panics
     ///
-    /// When the descriptors are not an encoded file descriptor set, or declare an invalid deadline.
-    /// The message says which.
+    /// If the descriptors are not an encoded file descriptor set, or declare an invalid deadline.
+    /// The message names the fault.
     pub fn into_router(self, worker: &Worker) -> Router {
         const VALID: &str = "the build script of the protocol crate wrote the descriptors";
         let methods = declared_in(self.descriptors)
@@ -89,8 +89,8 @@ impl Grpc {
     }
 }
 
-/// Reports to `grpc.health.v1`: each service, and the server as a whole (`""`), serves while the
-/// process is ready.
+/// Reports the health of each service, and of the server as a whole (`""`), to `grpc.health.v1`:
+/// serving while the process is ready.
 async fn report_health(
     reporter: HealthReporter,
     names: Vec<&'static str>,

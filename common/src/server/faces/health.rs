@@ -1,5 +1,5 @@
-//! `/healthz`, `/readyz` and `/metrics`: whether the process is alive, whether it wants traffic, and
-//! its metrics.
+//! [`routes`]: `/healthz`, `/readyz` and `/metrics`, the liveness, the readiness and the metrics of
+//! the process.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The routes that every HTTP face has.
+/// The routes that every HTTP port has.
 pub(crate) fn routes(readiness: Readiness) -> Router {
     Router::new()
         .route(LIVE_PATH, get(|| async { quiet("ok") }))

@@ -10,7 +10,7 @@ use std::{
 
 use crate::server::capacity::kind::READY_PATH;
 
-/// How long each step may take: to connect, to write, to read.
+/// The time limit of each step: to connect, to write, to read.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks the service that listens on `host` and its HTTP `port`. The exit code is 0 if the service
@@ -30,7 +30,7 @@ pub(crate) fn run(host: IpAddr, port: Option<u16>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The address to reach a service that listens on `host`.
+/// The address at which to reach a service that listens on `host`.
 fn reachable(host: IpAddr) -> IpAddr {
     match host {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

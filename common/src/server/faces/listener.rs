@@ -1,4 +1,4 @@
-//! [`Listener`], a port of a service, and [`Face`], the router that serves it.
+//! [`Listener`]: a port of a service; and [`Face`]: the router that serves it.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// A port for HTTP/1.1 and HTTP/2; `/healthz` and `/readyz` are served on it as well.
+    /// A port for HTTP/1.1 and HTTP/2. It also serves `/healthz`, `/readyz` and `/metrics`.
     pub fn http(port: u16) -> Self {
         Self {
             protocol: Protocol::Http,
@@ -28,7 +28,8 @@ impl Listener {
         }
     }
 
-    /// A port for gRPC: its router comes from [`Grpc::into_router`](crate::server::Grpc::into_router).
+    /// A port for gRPC. Its router comes from
+    /// [`Grpc::into_router`](crate::server::Grpc::into_router).
     pub fn grpc(port: u16) -> Self {
         Self {
             protocol: Protocol::Grpc,
@@ -48,7 +49,7 @@ impl Listener {
         }
     }
 
-    /// The face of a router for this port. Its methods may declare deadlines of their own.
+    /// The face of a router for this port. `methods` are the declarations of its gRPC services.
     pub(crate) fn face(self, router: Router, deadline: Duration, methods: &Methods) -> Face {
         Face {
             router,

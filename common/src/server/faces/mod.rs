@@ -1,4 +1,4 @@
-//! What the routers of a service are made of.
+//! The parts of the routers of a service.
 
 pub(crate) mod grpc;
 pub(crate) mod health;

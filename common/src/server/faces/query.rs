@@ -1,7 +1,7 @@
 //! [`Query`]: the query string, decoded strictly.
 //!
-//! The usual decoders replace what they can't read (`%zz`, a byte that is not UTF-8) and take
-//! one of two values; here that is a 400 that says what is wrong.
+//! The usual decoders replace invalid text (`%zz`, a byte that is not UTF-8), and choose one of two
+//! values. This one responds with a 400 that names the fault.
 
 use std::{borrow::Cow, convert::Infallible, fmt::Display};
 
@@ -25,9 +25,9 @@ use crate::Problem;
 pub struct Query(Uri);
 
 impl Query {
-    /// The value of the parameter `name`, decoded, if it is there.
+    /// The decoded value of the parameter `name`, or `None` if the query lacks it.
     ///
-    /// It is a 400 where the parameter is given twice or the value is not percent-encoded UTF-8.
+    /// The error is a 400: the parameter is given twice, or its value is not percent-encoded UTF-8.
     pub fn get(&self, name: &str) -> Result<Option<String>, Problem> {
         let pairs = self.0.query().unwrap_or_default().split('&');
         let mut values = pairs.filter_map(|pair| {
@@ -50,10 +50,10 @@ impl Query {
             .transpose()
     }
 
-    /// The value of the parameter `name` as a whole number, if it is there.
+    /// The value of the parameter `name` as a whole number, or `None` if the query lacks it.
     ///
-    /// It is a 400 where [`Query::get`] gives one, and where the value is no such number. What
-    /// the number may be is for others to say.
+    /// The error is a 400: that of [`Query::get`], or the value is not an `i32`. The caller checks
+    /// the range.
     pub fn integer(&self, name: &str) -> Result<Option<i32>, Problem> {
         let parse = |value: String| {
             value.parse().map_err(|_| {
@@ -82,7 +82,8 @@ impl<S: Sync> FromRequestParts<S> for Query {
     }
 }
 
-/// Decodes `%41` and `+` as HTML forms write them; `None` where it is not UTF-8 so encoded.
+/// Decodes text as HTML forms encode it (`%41`, and `+` for a space); `None` if it is not
+/// percent-encoded UTF-8.
 fn decode(text: &str) -> Option<Cow<'_, str>> {
     let well_formed = text.split('%').skip(1).all(|escape| {
         let digits = escape.as_bytes();

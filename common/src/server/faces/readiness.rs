@@ -1,26 +1,26 @@
-//! Whether this process wants traffic: it does once it has started, until it drains.
+//! [`Readiness`]: whether the process wants traffic: once it has started, and until it drains.
 
 use tokio::sync::watch;
 
-/// The state of the process, shared by all workers. It is asked by health probes only.
+/// The state of the process, shared by all workers. Only health checks read it.
 #[derive(Debug, Clone)]
 pub(crate) struct Readiness(watch::Sender<State>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// That many conditions have yet to come true.
+    /// This number of conditions are yet to be met.
     Starting(usize),
     Ready,
     Draining,
 }
 
 impl Readiness {
-    /// Not ready before [`Self::fulfil`] was called `conditions` times.
+    /// Not ready before `conditions` calls of [`Self::fulfil`].
     pub(crate) fn new(conditions: usize) -> Self {
         Self(watch::Sender::new(State::Starting(conditions)))
     }
 
-    /// One more condition.
+    /// Adds a condition.
     pub(crate) fn require(&self) {
         self.0.send_modify(|state| {
             if let State::Starting(conditions) = state {
@@ -29,7 +29,7 @@ impl Readiness {
         });
     }
 
-    /// One condition has come true.
+    /// Notes that a condition is met.
     pub(crate) fn fulfil(&self) {
         self.0.send_modify(|state| match state {
             State::Starting(0 | 1) => *state = State::Ready,
@@ -38,7 +38,7 @@ impl Readiness {
         });
     }
 
-    /// From now on, and for good, no more traffic is wanted.
+    /// Makes the process not ready, permanently.
     pub(crate) fn drain(&self) {
         self.0.send_replace(State::Draining);
     }

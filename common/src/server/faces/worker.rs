@@ -1,4 +1,4 @@
-//! [`Worker`]: what the routers of a worker may use while they are being built.
+//! [`Worker`]: the worker whose routers are being built.
 
 use std::{cell::RefCell, future::Future};
 
@@ -9,7 +9,7 @@ use crate::methods::Methods;
 #[derive(Debug)]
 pub struct Worker {
     readiness: Readiness,
-    /// What the gRPC services of the worker declare.
+    /// The declarations of the worker's gRPC services.
     methods: RefCell<Methods>,
 }
 
@@ -22,7 +22,7 @@ impl Worker {
         }
     }
 
-    /// Keeps the process from being ready until `condition` is done.
+    /// Keeps the process from being ready until `condition` completes.
     pub fn ready_when(&self, condition: impl Future<Output = ()> + Send + 'static) {
         self.readiness.require();
         let readiness = self.readiness.clone();
