@@ -98,7 +98,7 @@ fn parse_deadline(text: &str) -> Result<Duration, String> {
     match text {
         "none" => Ok(Duration::MAX),
         text => match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err("no call can be made in no time".to_owned()),
+            Ok(Duration::ZERO) => Err("a deadline must be longer than 0s".to_owned()),
             Ok(deadline) => Ok(deadline),
             Err(error) => Err(error.to_string()),
         },

@@ -25,11 +25,9 @@ pub(crate) enum Refusal {
         limit = limits::HEAD
     )]
     TooLarge(usize),
-    #[error("A request of HTTP/1.1 has one Host header with a host in it; send one.")]
+    #[error("A request over HTTP/1.1 must have one Host header with a valid host.")]
     Host,
-    #[error(
-        "The only transfer coding that is known here is chunked; send the body without others."
-    )]
+    #[error("The only supported transfer coding is chunked; send the body without others.")]
     TransferCoding,
     #[error("gRPC calls are POST requests; this one is not.")]
     NotPost,

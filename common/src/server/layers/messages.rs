@@ -62,7 +62,7 @@ impl Checks {
             self.seen += 1;
             if self.has_one && self.seen > 1 {
                 return Err(Status::invalid_argument(
-                    "The method takes one message, and there is another; send one.",
+                    "The method takes one message, and the request has more; send one.",
                 ));
             }
             if length > self.limit {

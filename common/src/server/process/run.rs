@@ -52,13 +52,11 @@ enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error(
-        "cannot start: the clock of this machine is before 1970, and each response has a date; set it"
-    )]
+    #[error("cannot start: the clock is before 1970, and responses need a date; set the clock")]
     Clock,
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
-    #[error("a worker ended before it was told to")]
+    #[error("a worker ended before the drain")]
     Worker,
 }
 
