@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_ends_in_time_has_its_output() {
+    async fn work_that_ends_in_time_returns_its_output() {
         let work = async { "done" };
         assert_eq!(
             Bounded::start(Instant::now(), soon(), || work).await,
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_the_deadline_no_work_begins() {
+    async fn no_work_begins_after_the_deadline() {
         let deadline = soon();
         tokio::time::advance(Duration::from_secs(1)).await;
         let work = || -> future::Ready<()> { panic!("begun") };
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_body_ends_as_its_protocol_has_it() {
+    async fn a_late_body_ends_with_a_status_over_grpc_and_an_error_over_http() {
         let body = || {
             let frames = stream::once(future::ready(Ok(frame())));
             StreamBody::new(stream::StreamExt::chain(frames, stream::pending()))
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_never_waits_ends_too() {
+    async fn a_body_that_never_waits_ends_at_the_deadline() {
         // Each frame takes 100 ms of the clock and never waits.
         let frames = stream::unfold((), async |()| {
             tokio::time::advance(Duration::from_millis(100)).await;
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_breaks_off_the_response_as_its_protocol_has_it() {
+    async fn a_panic_ends_a_body_with_a_status_over_grpc_and_an_error_over_http() {
         let mut grpc = std::pin::pin!(GuardedBody::new(panicking(), soon(), Protocol::Grpc));
         assert!(grpc.frame().await.unwrap().unwrap().is_data());
         let trailers = grpc

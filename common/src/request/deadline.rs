@@ -126,7 +126,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back_and_is_never_longer(secs in 0..400_000_000_000_u64, nanos in 0..1_000_000_000_u32) {
+        fn a_written_timeout_reads_back_and_is_never_longer(secs in 0..400_000_000_000_u64, nanos in 0..1_000_000_000_u32) {
             let timeout = Duration::new(secs, nanos);
             let text = format_timeout(timeout);
             let read = parse_timeout(&text).unwrap();
@@ -151,7 +151,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "[ -~]{0,12}") {
+        fn only_valid_texts_are_read(text in "[ -~]{0,12}") {
             let valid = text.len() >= 2 && text.len() <= 9
                 && text.ends_with(['H', 'M', 'S', 'm', 'u', 'n'])
                 && text[..text.len() - 1].bytes().all(|byte| byte.is_ascii_digit());
@@ -177,13 +177,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_timeout_is_too_long() {
+    async fn the_longest_timeout_is_capped() {
         let left = Deadline::after(Duration::MAX).remaining();
         assert_eq!(left, Some(limits::MAX_DURATION));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_left_once_it_has_passed() {
+    async fn no_time_is_left_after_the_deadline() {
         let deadline = Deadline::after(Duration::from_secs(10));
         tokio::time::advance(Duration::from_secs(4)).await;
         assert_eq!(deadline.remaining(), Some(Duration::from_secs(6)));

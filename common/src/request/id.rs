@@ -123,14 +123,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn visible_ascii_up_to_the_limit_is_kept_as_it_is(text in "[!-~]{1,128}") {
+        fn visible_ascii_up_to_the_limit_is_unchanged(text in "[!-~]{1,128}") {
             let id: RequestId = text.parse().unwrap();
             prop_assert_eq!(id.as_str(), &text);
             prop_assert_eq!(id.header_value(), text.as_str());
         }
 
         #[test]
-        fn anything_else_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn only_visible_ascii_up_to_the_limit_is_accepted(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let valid = (1..=128).contains(&bytes.len())
                 && bytes.iter().all(|byte| (0x21..=0x7E).contains(byte));
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_id_has_a_reason() {
+    fn an_invalid_id_is_refused_with_the_reason() {
         let refusal = |text: &str| text.parse::<RequestId>().unwrap_err();
         assert_eq!(refusal(""), InvalidRequestId::Empty);
         assert_eq!(refusal(&"x".repeat(129)), InvalidRequestId::TooLong);

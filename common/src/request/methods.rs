@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_service_declares_is_read_off_its_descriptors() {
+    fn declarations_are_read_from_the_descriptors() {
         let methods = declared_in(&descriptors(
             r#"
             rpc Unary (M) returns (M);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_streams_of_every_server_live_and_its_other_methods_do_not() {
+    fn only_the_streams_of_built_in_services_have_no_deadline() {
         let methods = declared_in(tonic_health::pb::FILE_DESCRIPTOR_SET).unwrap();
         let deadlines = Deadlines::new(DEFAULT, &methods);
         assert_eq!(deadlines.of("/grpc.health.v1.Health/Check"), DEFAULT);

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn each_call_and_the_whole_are_in_the_header() {
+    fn the_header_has_each_call_and_the_total() {
         let timings = Timings::since(Instant::now());
         let uri = |path: &str| path.parse::<Uri>().unwrap();
         drop(timings.begin(&uri("http://service1/api.Api/getAll")));

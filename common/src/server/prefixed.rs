@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_found_however_the_stream_is_cut() {
+    fn parts_are_found_however_the_stream_is_split() {
         // Prefixes of two bytes, the second of which is the length: parts of 3, 0 and 2 bytes.
         let stream = [7, 3, 1, 1, 1, 8, 0, 9, 2, 1, 1];
         for size in 1..=stream.len() {

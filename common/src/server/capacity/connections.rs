@@ -133,7 +133,7 @@ mod tests {
     const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     #[tokio::test]
-    async fn the_longest_idle_makes_room_and_one_with_a_request_does_not() {
+    async fn the_longest_idle_connection_makes_room_and_one_with_a_request_does_not() {
         let connections = Arc::new(Connections::new(3));
         let mut open = Vec::new();
         for _ in 0..3 {

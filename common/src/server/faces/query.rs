@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_is_refused() {
+    fn invalid_encodings_and_repeated_parameters_are_refused() {
         for query in [
             "name=%",
             "name=%zz",

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_ready_when_all_conditions_are_true_and_never_after_the_drain() {
+    fn a_process_is_ready_once_all_conditions_are_met_and_never_after_a_drain() {
         let readiness = Readiness::new(1);
         readiness.require();
         readiness.fulfil();

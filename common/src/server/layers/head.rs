@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn http_1_has_one_host_and_one_transfer_coding() {
+    fn http_1_requests_need_one_host_and_may_be_chunked() {
         let check = |headers: &[(&str, &str)]| {
             let request = Request::get("/");
             let request = headers.iter().fold(request, |request, (name, value)| {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grpc_port_takes_calls_and_nothing_else() {
+    fn a_grpc_port_accepts_only_grpc_calls() {
         let check = |method: &str, media_type: &str| {
             let request = Request::builder()
                 .method(method)

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_within_the_limit_pass_however_they_are_cut() {
+    fn messages_within_the_limit_pass_however_they_are_split() {
         let stream = [message(8), message(0), message(7)].concat();
         for size in 1..=stream.len() {
             let mut checks = checks(8, false);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn one_over_the_limit_is_refused_by_its_prefix() {
+    fn a_message_over_the_limit_is_refused_at_its_prefix() {
         let stream = [message(8), message(9)].concat();
         for size in 1..=stream.len() {
             let mut checks = checks(8, false);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_message_is_refused_where_there_is_to_be_one() {
+    fn a_second_message_is_refused_if_the_method_takes_one() {
         let mut checks = checks(8, true);
         checks.check(&message(8)).unwrap();
         let error = checks.check(&message(0)).unwrap_err();

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_differ_are_noticed() {
+    fn two_ids_that_differ_are_ambiguous() {
         let both = [("x-request-id", "one"), ("request_id", "two")];
         let is_ambiguous = |pairs| request_id_of(&headers(pairs), Protocol::Grpc).1;
         assert!(is_ambiguous(&both));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_was_sent_twice_is_none() {
+    fn an_id_that_is_sent_twice_is_refused() {
         let twice = [("x-request-id", "one"), ("x-request-id", "one")];
         assert_eq!(id(Protocol::Http, &twice), Err(InvalidRequestId::Repeated));
     }

@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_limit_requests_are_refused_and_one_of_them_is_logged() {
+    async fn requests_beyond_the_limit_are_refused_and_one_refusal_is_logged() {
         let (capacity, connections) = capacity(2);
         let peer = connect(&connections).await;
         let in_flight = [
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_of_them_may_be_long_lived_and_the_rest_is_for_others() {
+    async fn long_lived_calls_leave_a_part_of_the_places_to_others() {
         let (capacity, connections) = capacity(8);
         let peer = connect(&connections).await;
         let long_lived = [
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_holds_the_most_gives_way_to_who_holds_little() {
+    async fn the_client_with_the_most_requests_gives_way_to_one_with_few() {
         let (capacity, connections) = capacity(4);
         let [greedy, modest] = [connect(&connections).await, connect(&connections).await];
         let mut held = Vec::new();
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_takes_nothing_gives_way_first() {
+    async fn a_client_that_reads_nothing_gives_way_first() {
         let (capacity, connections) = capacity(3);
         let mut held = Vec::new();
         let mut peers = Vec::new();
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_in_flight_until_its_client_has_taken_all_of_a_long_body() {
+    async fn a_request_is_in_flight_until_its_client_has_read_all_of_a_long_body() {
         const LENGTH: usize = 2 * limits::FRAME + 1;
         let (capacity, connections) = capacity(1);
         let peer = connect(&connections).await;
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_long_lived_end_soon_after_the_drain_began() {
+    async fn long_lived_calls_end_soon_after_a_drain_begins() {
         let (capacity, connections) = capacity(8);
         let peer = connect(&connections).await;
         let begin = Instant::now();

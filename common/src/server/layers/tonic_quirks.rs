@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_is_broken_off_is_not_at_its_end() {
+    async fn a_reset_request_ends_with_an_error() {
         let reset = || h2::Error::from(Reason::CANCEL);
         assert_eq!(Status::from_error(reset().into()).code(), Code::Cancelled);
         assert_eq!(code(reset().into()).await, Code::Unknown);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_errors_stay_what_they_are() {
+    async fn other_errors_are_unchanged() {
         assert_eq!(
             code(h2::Error::from(Reason::PROTOCOL_ERROR).into()).await,
             Code::Internal
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_broken_off_is_cancelled() {
+    fn the_status_of_a_reset_request_is_cancelled() {
         let status = Status::from_error(BrokenOff.into());
         assert_eq!(corrected_code(&status), "1");
     }
 
     #[test]
-    fn what_a_service_itself_says_stays() {
+    fn other_statuses_of_a_service_are_unchanged() {
         assert_eq!(corrected_code(&Status::out_of_range("page 7")), "11");
         assert_eq!(corrected_code(&Status::unknown("who knows")), "2");
     }

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_told_from_requests_however_it_is_cut() {
+    fn floods_are_refused_and_requests_are_not_however_the_bytes_are_split() {
         for cut in [1, 7, 9, 17] {
             for flood in [&PING[..], &UPDATE, &RESET] {
                 let at = too_many_at(flood, cut).expect("it is a flood");
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_give_up_all_of_its_requests_at_once() {
+    fn a_client_may_reset_all_of_its_requests_at_once() {
         let mut frames = ControlFrames::new();
         assert!(frames.count(&REQUEST.repeat(16_384)).is_ok());
         assert!(frames.count(&RESET.repeat(16_384)).is_ok());
     }
 
     #[test]
-    fn a_client_that_was_busy_once_has_no_more_in_hand_than_twice_the_rate() {
+    fn a_busy_client_saves_up_at_most_twice_the_rate() {
         let mut frames = ControlFrames::new();
         assert!(frames.count(&REQUEST.repeat(100_000)).is_ok());
         assert!((0..2_500).any(|_| frames.count(&PING).is_err()));

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_a_head_has_five_seconds_however_its_bytes_trickle() {
+    async fn half_a_head_times_out_after_five_seconds_even_if_bytes_trickle_in() {
         let (open, mut lifetime) = (open(), lifetime(None));
         assert!(lifetime.goes_on(&open));
         let begin = Instant::now();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_reads_what_was_sent_and_another_that_needs_room_does_not_wait() {
+    async fn a_drain_reads_what_was_sent_and_making_room_does_not_wait() {
         let (draining, mut lifetime) = (open(), self::lifetime(None));
         draining.close(Close::Drain);
         assert!(!lifetime.goes_on(&draining));

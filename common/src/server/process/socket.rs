@@ -230,14 +230,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_the_protocol_open_is_cut_off() {
+    async fn a_client_that_does_not_show_its_protocol_is_cut_off() {
         assert!(times_out_after(b"").await);
         assert!(times_out_after(b"P").await);
         assert!(times_out_after(b"PRI * HTTP/2.0\r\n").await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_nothing_is_cut_off_and_one_that_takes_a_little_is_not() {
+    async fn a_peer_that_reads_nothing_is_cut_off_and_one_that_reads_a_little_is_not() {
         let (mut client, server) = duplex(64);
         let mut server = socket(server);
         let begin = tokio::time::Instant::now();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn once_the_protocol_is_known_the_connection_may_wait() {
+    async fn a_connection_may_wait_once_its_protocol_is_known() {
         assert!(!times_out_after(PREFACE).await);
         assert!(!times_out_after(b"G").await);
         assert!(!times_out_after(b"POST").await);
