@@ -39,8 +39,8 @@ impl Listener {
     }
 
     /// Sets the limit of the body of a request, or of each message of a gRPC request, in bytes. The
-    /// default is [`BODY_LIMIT`](crate::server::BODY_LIMIT). tonic itself refuses messages over 4 MiB
-    /// (`max_decoding_message_size`).
+    /// default is [`BODY_LIMIT`](crate::server::BODY_LIMIT). tonic itself refuses messages of more
+    /// than 4 MiB (`max_decoding_message_size`).
     #[must_use]
     pub fn body_limit(self, bytes: usize) -> Self {
         Self {
