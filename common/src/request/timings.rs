@@ -56,12 +56,10 @@ impl Timings {
         }))
     }
 
-    /// Sets the route of the request.
     pub(crate) fn set_route(&self, route: MatchedPath) {
         let _ = self.0.route.set(route);
     }
 
-    /// The route of the request, if it has one.
     pub(crate) fn route(&self) -> Option<&str> {
         self.0.route.get().map(MatchedPath::as_str)
     }
@@ -107,7 +105,6 @@ impl Timings {
     }
 }
 
-/// A running call.
 #[derive(Debug)]
 pub(crate) struct Running {
     timings: Timings,

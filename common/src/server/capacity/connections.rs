@@ -16,7 +16,6 @@ use tracing::warn;
 use super::open::{Close, Open};
 use crate::{limited::Limited, limits, lock::lock, metrics};
 
-/// All open connections of the process.
 #[derive(Debug)]
 pub(crate) struct Connections {
     limit: usize,
@@ -115,7 +114,6 @@ impl Connections {
         longest.map(|(since, open)| (since, open.clone())).collect()
     }
 
-    /// Calls `look` with each connection.
     pub(crate) fn for_each(&self, look: impl FnMut(&Arc<Open>)) {
         lock(&self.all).values().for_each(look);
     }

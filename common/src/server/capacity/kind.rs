@@ -24,9 +24,7 @@ pub(crate) enum Kind {
     Ordinary,
     /// A call of a method whose deadline is longer than `DEADLINE`.
     LongLived,
-    /// A health check.
     Probe,
-    /// A scrape of the metrics.
     Scrape,
 }
 
@@ -53,7 +51,6 @@ impl Kind {
         }
     }
 
-    /// The limits that apply.
     pub(crate) fn limits(self) -> &'static [Limit] {
         match self {
             Self::Ordinary => &[Limit::InFlight],

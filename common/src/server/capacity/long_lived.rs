@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits;
 
-/// Ends the long-lived calls of a worker.
 #[derive(Debug)]
 pub(crate) struct LongLived {
     draining: CancellationToken,
@@ -34,7 +33,6 @@ impl LongLived {
         self.draining.cancel();
     }
 
-    /// Begins a long-lived call.
     pub(crate) fn begin(&self) -> Call {
         let (draining, grace) = (self.draining.clone(), self.grace);
         Call(Box::pin(async move {

@@ -90,7 +90,6 @@ impl Open {
         }
     }
 
-    /// Its requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
     }
@@ -117,7 +116,6 @@ impl Open {
         (self.in_flight() == 0).then(|| self.idle_since.load(Relaxed))
     }
 
-    /// Notes bytes from the client.
     pub(crate) fn note_bytes(&self) {
         self.has_unparsed.store(true, Relaxed);
     }

@@ -27,7 +27,6 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// The share of one of `workers` workers.
     pub(crate) fn new(places: Arc<Places>, workers: usize) -> Self {
         Self {
             max_spare: limits::MAX_SPARE
@@ -41,7 +40,6 @@ impl Share {
         self.places.max_in_flight()
     }
 
-    /// Takes a place for a request of this connection.
     pub(crate) fn take(
         self: &Arc<Self>,
         open: &Arc<Open>,

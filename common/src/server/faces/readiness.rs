@@ -20,7 +20,6 @@ impl Readiness {
         Self(watch::Sender::new(State::Starting(conditions)))
     }
 
-    /// Adds a condition.
     pub(crate) fn require(&self) {
         self.0.send_modify(|state| {
             if let State::Starting(conditions) = state {

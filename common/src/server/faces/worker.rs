@@ -14,7 +14,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker of a process with this readiness.
     pub(crate) fn new(readiness: Readiness) -> Self {
         Self {
             readiness,

@@ -31,12 +31,10 @@ pub(crate) struct Connection {
     pub(super) port: Protocol,
     /// The methods of the port, with their deadlines.
     pub(super) deadlines: Deadlines,
-    /// The address of the peer, as text.
     remote_address: String,
 }
 
 impl Connection {
-    /// The values of a connection to a port for this protocol, with these methods.
     pub(crate) fn new(port: Protocol, deadlines: Deadlines, open: &Open) -> Self {
         Self {
             port,

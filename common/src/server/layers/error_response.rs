@@ -25,7 +25,6 @@ use crate::{
     server::capacity::{Overloaded, long_lived::Draining},
 };
 
-/// The response to an error of a layer below.
 fn response_to(error: &BoxError) -> Response {
     if let Some(refusal) = error.downcast_ref::<Refusal>() {
         return refusal.clone().into_response();

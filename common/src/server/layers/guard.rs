@@ -67,7 +67,6 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The future of [`GuardService`].
     pub(crate) struct ResponseFuture<F> {
         // `None` after a panic.
         #[pin]

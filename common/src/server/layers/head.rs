@@ -64,7 +64,6 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Checks the head of a request to a port for this protocol.
 pub(crate) fn check<B>(request: &Request<B>, port: Protocol) -> Result<(), Refusal> {
     let headers = request.headers();
     let size = size(request);

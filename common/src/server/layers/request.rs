@@ -34,7 +34,6 @@ pub(crate) struct RequestLayer {
 }
 
 impl RequestLayer {
-    /// A layer for the requests of this connection.
     pub(crate) fn new(connection: Connection) -> Self {
         Self {
             connection: Arc::new(connection),
@@ -97,7 +96,6 @@ fn takes_trailers(version: Version, headers: &HeaderMap) -> bool {
 }
 
 pin_project_lite::pin_project! {
-    /// The future of [`RequestService`].
     pub(crate) struct ResponseFuture<F> {
         #[pin]
         inner: Option<TaskLocalFuture<Context, F>>,

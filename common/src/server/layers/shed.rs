@@ -175,7 +175,6 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The future of [`ShedService`].
     #[project = Projection]
     pub(crate) enum ResponseFuture<F> {
         Admitted {

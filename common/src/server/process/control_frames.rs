@@ -25,7 +25,6 @@ pub(crate) const GOAWAY_CALM: [u8; 17] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
-/// The count of one connection.
 #[derive(Debug)]
 pub(crate) struct ControlFrames {
     frames: Prefixed<HEAD>,

@@ -48,12 +48,10 @@ pub(crate) enum Verdict {
     Wait(Option<Instant>),
     /// Shut it down after its requests in flight.
     End,
-    /// Drop it.
     Drop,
 }
 
 impl Lifetime {
-    /// The lifetime of a new connection.
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             idle_timeout: limits.idle_timeout,
@@ -75,7 +73,6 @@ impl Lifetime {
         goes_on
     }
 
-    /// What to do with the connection now.
     pub(crate) fn verdict(&mut self, open: &Open) -> Verdict {
         let now = Instant::now();
         match self.phase {

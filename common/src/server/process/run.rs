@@ -183,7 +183,6 @@ where
     })
 }
 
-/// Listens on a port.
 fn bind(listener: Listener, host: IpAddr) -> Result<TcpListener, StartError> {
     let address = SocketAddr::new(host, listener.port);
     let socket = listen(address).map_err(|source| StartError::Listen { address, source })?;

@@ -141,7 +141,6 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
 }
 
 impl<S: AsyncWrite> Socket<S> {
-    /// Writes with a timeout.
     fn poll_in_time(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -44,10 +44,8 @@ pub(crate) struct Accepted {
     pub(crate) connection: Connection,
 }
 
-/// The settings of a worker.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The number of workers.
     pub(crate) workers: usize,
     pub(crate) deadline: Duration,
     pub(crate) drain_timeout: Duration,
