@@ -14,7 +14,7 @@
 //! | `limits` | every limit that is not configuration |
 //! | `bounded`, `body` | a future and a body that end at a deadline, and the bodies that wrappers are made of |
 //! | `metrics` | a set of counters for each worker, for `/metrics` |
-//! | `limited` | a rate limit, for log lines that could flood |
+//! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
 //! | [`server`] | **the inbound stack**, and the process below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
@@ -51,12 +51,12 @@ pub mod config;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod limited;
 mod limits;
 mod lock;
 pub mod logging;
 mod metrics;
 pub mod problem;
+mod rate_limit;
 mod request;
 pub mod server;
 

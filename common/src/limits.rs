@@ -149,10 +149,10 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The ratio of requests in flight at which a peer gives way to a newcomer, whose new request
 /// counts. Between peers with about the same number, work that has begun is worth more than work
 /// that has not.
-pub(crate) const MUCH_MORE: usize = 2;
+pub(crate) const GIVE_WAY_RATIO: usize = 2;
 
 /// The most idle connections that one scan of all connections picks.
-pub(crate) const PICKED_AT_ONCE: usize = 64;
+pub(crate) const MAX_IDLE_PICKED: usize = 64;
 
 // Drain.
 
@@ -168,7 +168,7 @@ pub(crate) const LAST_READ: Duration = Duration::from_millis(10);
 
 /// The time limit for the end of a connection without requests after GOAWAY, which the client
 /// acknowledges.
-pub(crate) const FAREWELL: Duration = Duration::from_millis(500);
+pub(crate) const GOAWAY_GRACE: Duration = Duration::from_millis(500);
 
 /// The time that workers have to end after the drain timeout. A worker that takes longer is stuck
 /// in code that never yields.
@@ -178,7 +178,7 @@ pub(crate) const STUCK_WORKER: Duration = Duration::from_secs(1);
 
 /// The most memory of a request stream that is kept for another attempt, in bytes. Once more has
 /// been sent, no attempt follows.
-pub(crate) const REPLAY: usize = 64 * 1_024;
+pub(crate) const MAX_REPLAY: usize = 64 * 1_024;
 
 /// The most attempts of one call, with the first.
 pub(crate) const MAX_ATTEMPTS: u32 = 3;
@@ -206,7 +206,7 @@ pub(crate) const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 pub(crate) const DATA_FRAME_BUDGET: usize = 256 * 1_024 * 1_024;
 
 /// The longest pause that a replica can ask for.
-pub(crate) const MAX_REST: Duration = Duration::from_secs(30);
+pub(crate) const MAX_PUSHBACK: Duration = Duration::from_secs(30);
 
 /// The most connections of a channel, in the whole process. Each worker connects to as many
 /// replicas as its equal share allows.

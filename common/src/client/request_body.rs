@@ -125,7 +125,7 @@ impl Reader {
 impl Source {
     fn keep(&mut self, data: &Bytes) {
         self.size += data.len() + size_of::<Bytes>();
-        self.is_whole &= self.size <= limits::REPLAY;
+        self.is_whole &= self.size <= limits::MAX_REPLAY;
         if self.is_whole {
             self.begin.push(data.clone());
         } else {
@@ -200,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_beginning_that_is_too_large_is_not_kept() {
-        for sizes in [&[40_000, 40_000, 10], &[10, limits::REPLAY, 10]] {
+        for sizes in [&[40_000, 40_000, 10], &[10, limits::MAX_REPLAY, 10]] {
             let body = replay(sizes);
             assert_eq!(read(&body, 3).await, [0, 1, 2]);
             assert!(!body.is_whole());

@@ -8,7 +8,7 @@ use tokio::io::DuplexStream;
 use super::{
     Listener,
     capacity::{Capacity, connections::Connections, places::Places},
-    process::{lifetime::Limits, worker::serve_socket},
+    process::{lifetime::Limits, worker_thread::serve_socket},
 };
 use crate::methods::Methods;
 

@@ -15,7 +15,7 @@
 //! The path of a request:
 //!
 //! 1. [`run`]: the main thread accepts the connection and hands it to a worker.
-//! 2. `process::worker`: one thread for each core, with its own runtime, routers, channels and log
+//! 2. `process::worker_thread`: one thread for each core, with its own runtime, routers, channels and log
 //!    buffer. To serve requests, workers share only the counts of places and, near a limit, the
 //!    list of connections.
 //! 3. `process::drive`: hyper serves the connection over HTTP/1.1 or HTTP/2, depending on its first

@@ -148,7 +148,7 @@ impl Health {
             | (Late, Event::Responded | Event::Succeeded) => Up,
             (Up | Resting { .. }, Event::Asked) => Late,
             (Up | Late | Resting { .. }, Event::PushedBack(rest)) => Resting {
-                until: now + rest.min(limits::MAX_REST),
+                until: now + rest.min(limits::MAX_PUSHBACK),
             },
             (Resting { until }, Event::TimePassed) if until <= now => Up,
             (state, _) => state,
@@ -261,7 +261,7 @@ mod tests {
         health.apply(Event::TimePassed, now + SECOND, false);
         assert_eq!(health.state(), State::Up);
         health.apply(Event::PushedBack(Duration::MAX), now, false);
-        health.apply(Event::TimePassed, now + limits::MAX_REST, false);
+        health.apply(Event::TimePassed, now + limits::MAX_PUSHBACK, false);
         assert_eq!(health.state(), State::Up);
     }
 }

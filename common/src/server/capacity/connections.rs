@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 use super::open::{Close, Open};
-use crate::{limited::Limited, limits, lock::lock, metrics};
+use crate::{limits, lock::lock, metrics, rate_limit::RateLimit};
 
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -24,7 +24,7 @@ pub(crate) struct Connections {
     next: AtomicU64,
     /// The connections that were idle for longest at the last scan, the longest last.
     picked: Mutex<Vec<(u64, Arc<Open>)>>,
-    warnings: Limited,
+    warnings: RateLimit,
 }
 
 /// A place for a connection. Dropping it frees the place.
@@ -51,7 +51,7 @@ impl Connections {
             all: Mutex::default(),
             next: AtomicU64::new(0),
             picked: Mutex::default(),
-            warnings: Limited::per_second(limits::LIMIT_WARNINGS),
+            warnings: RateLimit::per_second(limits::LIMIT_WARNINGS),
         }
     }
 
@@ -110,7 +110,7 @@ impl Connections {
         let idle = idle.filter_map(|open| Some((open.idle_since()?, open)));
         let mut idle: Vec<_> = idle.collect();
         idle.sort_unstable_by_key(|(since, _)| *since);
-        let longest = idle.into_iter().take(limits::PICKED_AT_ONCE).rev();
+        let longest = idle.into_iter().take(limits::MAX_IDLE_PICKED).rev();
         longest.map(|(since, open)| (since, open.clone())).collect()
     }
 

@@ -21,9 +21,9 @@ use self::{
     share::Share,
 };
 use crate::{
-    limited::Limited,
     limits,
     metrics::{self, Counters},
+    rate_limit::RateLimit,
 };
 
 /// The capacity of one worker: its share of the places, its counters and its long-lived calls.
@@ -32,7 +32,7 @@ pub(crate) struct Capacity {
     pub(crate) share: Arc<Share>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) long_lived: LongLived,
-    warnings: Limited,
+    warnings: RateLimit,
 }
 
 impl Capacity {
@@ -42,7 +42,7 @@ impl Capacity {
             share: Arc::new(Share::new(places, workers)),
             counters: metrics::of_this_thread(),
             long_lived: LongLived::new(drain_timeout),
-            warnings: Limited::per_second(limits::LIMIT_WARNINGS),
+            warnings: RateLimit::per_second(limits::LIMIT_WARNINGS),
         }
     }
 

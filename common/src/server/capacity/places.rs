@@ -210,9 +210,9 @@ impl Places {
             return false;
         };
         let is_much = if *network == newcomer.network {
-            *count >= limits::MUCH_MORE * (newcomer.in_flight() + 1)
+            *count >= limits::GIVE_WAY_RATIO * (newcomer.in_flight() + 1)
         } else {
-            holder.count >= limits::MUCH_MORE * (own + 1)
+            holder.count >= limits::GIVE_WAY_RATIO * (own + 1)
         };
         if !is_much {
             return false;

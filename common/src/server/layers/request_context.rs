@@ -9,10 +9,10 @@ use tracing::warn;
 use crate::{
     Context, Deadline, RequestId,
     deadline::{InvalidTimeout, parse_timeout},
-    limited::Limited,
     limits,
     methods::Deadlines,
     protocol::Protocol,
+    rate_limit::RateLimit,
     request_id::InvalidRequestId,
     timings::Timings,
 };
@@ -29,7 +29,7 @@ impl Faults {
     /// Logs the faults, if there are any. Must run in the context of the request.
     pub(super) fn warn(&self) {
         let has_faults = self.request_id.is_some() || self.is_ambiguous || self.timeout.is_some();
-        if has_faults && let Some(untold) = WARNINGS.with(Limited::allow) {
+        if has_faults && let Some(untold) = WARNINGS.with(RateLimit::allow) {
             warn_of(self, untold);
         }
     }
@@ -73,7 +73,7 @@ fn value_and_fault<T, E>(result: Result<Option<T>, E>) -> (Option<T>, Option<E>)
 }
 
 thread_local! {
-    static WARNINGS: Limited = Limited::per_second(limits::HEADER_WARNINGS);
+    static WARNINGS: RateLimit = RateLimit::per_second(limits::HEADER_WARNINGS);
 }
 
 /// Logs the faults. `untold` requests with faults before this one were not logged.

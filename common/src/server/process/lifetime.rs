@@ -85,9 +85,9 @@ impl Lifetime {
                 }
             },
             Phase::LastRead(until) if until > now => Verdict::Wait(Some(until)),
-            Phase::LastRead(_) => self.end_within(limits::FAREWELL, now),
+            Phase::LastRead(_) => self.end_within(limits::GOAWAY_GRACE, now),
             Phase::Ending(_) if open.is_busy() => {
-                self.phase = Phase::Ending(now + limits::FAREWELL);
+                self.phase = Phase::Ending(now + limits::GOAWAY_GRACE);
                 Verdict::Wait(None)
             }
             Phase::Ending(at) if at > now => Verdict::Wait(Some(at)),
@@ -112,7 +112,7 @@ impl Lifetime {
         self.waits_since = None;
         if self.old_at.take_if(|at| *at <= now).is_some() {
             if open.is_http2() {
-                return self.end_within(limits::FAREWELL, now);
+                return self.end_within(limits::GOAWAY_GRACE, now);
             }
             open.note_old();
         }
@@ -121,7 +121,7 @@ impl Lifetime {
             now + self.idle_timeout.saturating_sub(idle)
         });
         match idle_until.into_iter().chain(self.old_at).min() {
-            Some(until) if until <= now => self.end_within(limits::FAREWELL, now),
+            Some(until) if until <= now => self.end_within(limits::GOAWAY_GRACE, now),
             until => Verdict::Wait(until),
         }
     }
@@ -200,12 +200,12 @@ mod tests {
         assert_eq!(lifetime.verdict(&open), Verdict::Wait(Some(old_at)));
         advance(AGE).await;
         assert_eq!(lifetime.verdict(&open), Verdict::End);
-        advance(10 * limits::FAREWELL).await;
+        advance(10 * limits::GOAWAY_GRACE).await;
         assert_eq!(lifetime.verdict(&open), Verdict::Wait(None), "busy");
         open.end_request(key);
         let verdict = lifetime.verdict(&open);
         assert!(matches!(verdict, Verdict::Wait(Some(_))));
-        advance(limits::FAREWELL).await;
+        advance(limits::GOAWAY_GRACE).await;
         assert_eq!(lifetime.verdict(&open), Verdict::Drop);
     }
 

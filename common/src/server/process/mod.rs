@@ -10,4 +10,4 @@ pub(super) mod run;
 mod signals;
 mod socket;
 mod streams;
-pub(super) mod worker;
+pub(super) mod worker_thread;

@@ -27,7 +27,7 @@ use super::{
     accept::{HandOut, accept},
     lifetime::Limits,
     signals,
-    worker::{self, Accepted, Settings},
+    worker_thread::{self, Accepted, Settings},
 };
 use crate::{
     Config, limits, logging,
@@ -244,7 +244,7 @@ fn spawn_worker<const N: usize>(
     thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            let run = AssertUnwindSafe(|| worker::run(&settings, build, accepted));
+            let run = AssertUnwindSafe(|| worker_thread::run(&settings, build, accepted));
             // The panic hook has already logged a panic.
             if let Ok(Err(error)) = catch_unwind(run) {
                 warn!(action = "worker", status = "failure", %error, "a worker can't run");

@@ -6,7 +6,7 @@
 //!   another replica if there is one, and after `RESOURCE_EXHAUSTED` with a pushback, only on
 //!   another replica.
 //!
-//! A request stream is sent again only while everything sent so far is kept ([`limits::REPLAY`]).
+//! A request stream is sent again only while everything sent so far is kept ([`limits::MAX_REPLAY`]).
 
 use std::time::Duration;
 

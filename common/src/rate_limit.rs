@@ -1,4 +1,4 @@
-//! [`Limited`]: a rate limit, for log lines that could flood.
+//! [`RateLimit`]: a rate limit, for log lines that could flood.
 
 use std::{
     sync::Mutex,
@@ -9,7 +9,7 @@ use crate::lock::lock;
 
 /// Allows a number of lines a second and counts the suppressed ones.
 #[derive(Debug)]
-pub(crate) struct Limited {
+pub(crate) struct RateLimit {
     per_second: u32,
     state: Mutex<State>,
 }
@@ -21,7 +21,7 @@ struct State {
     suppressed: u64,
 }
 
-impl Limited {
+impl RateLimit {
     pub(crate) fn per_second(per_second: u32) -> Self {
         Self {
             per_second,
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn lines_over_the_rate_are_suppressed_and_counted() {
-        let limited = Limited::per_second(2);
+        let limited = RateLimit::per_second(2);
         let in_an_hour = Instant::now() + Duration::from_hours(1);
         lock(&limited.state).second = in_an_hour; // the second does not end
         assert_eq!([limited.allow(), limited.allow()], [Some(0), Some(0)]);
