@@ -201,24 +201,36 @@ impl Places {
     ) -> bool {
         let own = held.networks.get(&newcomer.network);
         let own = own.map_or(0, |holder| holder.count);
-        let networks = held.networks.iter_mut();
-        let Some((network, holder)) = networks.max_by_key(|(_, holder)| holder.count) else {
-            return false;
-        };
-        let connections = holder.connections.iter_mut();
-        let Some((count, open)) = connections.max_by_key(|(count, _)| *count) else {
-            return false;
-        };
-        let is_much = if *network == newcomer.network {
-            *count >= limits::GIVE_WAY_RATIO * (newcomer.in_flight() + 1)
-        } else {
-            holder.count >= limits::GIVE_WAY_RATIO * (own + 1)
-        };
-        if !is_much {
-            return false;
+        // A holder whose requests have ended since the scan is passed over.
+        loop {
+            let networks = held.networks.iter_mut();
+            let Some((network, holder)) = networks.max_by_key(|(_, holder)| holder.count) else {
+                return false;
+            };
+            let connections = holder.connections.iter_mut();
+            let Some((count, open)) = connections.max_by_key(|(count, _)| *count) else {
+                return false;
+            };
+            let is_much = if *network == newcomer.network {
+                *count >= limits::GIVE_WAY_RATIO * (newcomer.in_flight() + 1)
+            } else {
+                holder.count >= limits::GIVE_WAY_RATIO * (own + 1)
+            };
+            if !is_much {
+                return false;
+            }
+            let is_ended = self.end_newest(open, limit);
+            let gone = if is_ended { 1 } else { *count };
+            *count -= gone;
+            holder.count -= gone;
+            if is_ended {
+                return true;
+            }
         }
-        *count -= 1;
-        holder.count -= 1;
+    }
+
+    /// Ends the newest request of a connection that a limit applies to, if there is one.
+    fn end_newest(&self, open: &Open, limit: Limit) -> bool {
         let requests = lock(&open.requests);
         let newest_first = requests.iter().map(|(_, request)| request).rev();
         let mut under_limit = newest_first.filter(|request| request.kind.limits().contains(&limit));

@@ -440,6 +440,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_whose_requests_have_ended_is_passed_over() {
+        let (capacity, connections) = capacity(7);
+        let [quick, greedy] = [connect(&connections).await, connect(&connections).await];
+        let mut held = Vec::new();
+        for peer in [&quick, &quick, &quick, &quick, &greedy, &greedy] {
+            held.push(ask(&capacity, peer, "/").await.unwrap());
+        }
+        assert!(held.iter_mut().all(is_served));
+        tokio::time::sleep(limits::STALLED_AFTER).await;
+        // Near the limit, this request scans the others.
+        held.push(ask(&capacity, &greedy, "/").await.unwrap());
+        let newcomer = connect(&connections).await;
+        let first = ask(&capacity, &newcomer, "/").await;
+        assert!(first.is_ok(), "the quick client gives way");
+        // Before the next scan, the requests of the quick client end; the greedy one takes the places.
+        held.drain(..4);
+        for _ in 0..3 {
+            held.push(ask(&capacity, &greedy, "/").await.unwrap());
+        }
+        assert!(held.iter_mut().all(is_served));
+        let second = connect(&connections).await;
+        assert!(ask(&capacity, &second, "/").await.is_ok());
+    }
+
+    #[tokio::test]
     async fn a_client_that_reads_nothing_gives_way_first() {
         let (capacity, connections) = capacity(3);
         let mut held = Vec::new();
