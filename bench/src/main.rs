@@ -29,7 +29,6 @@ mod wrk;
 use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use pair::Kind;
 
@@ -72,12 +71,7 @@ fn main() -> ExitCode {
 
 fn run(mut options: Options) -> Result<()> {
     // Each of 10,000 connections is an open file.
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, raised)?;
+    common::server::raise_file_limit()?;
     let mut built = Vec::new();
     for kind in options.pairs {
         eprintln!("building {kind}");

@@ -12,8 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::{PATIENCE, Record};
 
 /// Calls `condition` until it returns a value.
@@ -328,12 +326,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 ///
 /// When the system refuses its own maximum.
 pub fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, raised).expect("it is not beyond the maximum");
+    common::server::raise_file_limit().expect("it is not beyond the maximum");
 }
 
 /// A program that will listen on free ports, for a test that handles its stdout itself.

@@ -37,7 +37,7 @@ mod stack;
 
 pub use self::{
     faces::{grpc::Grpc, listener::Listener, query::Query, worker::Worker},
-    process::run::run,
+    process::run::{raise_file_limit, run},
     stack::stack,
 };
 pub use crate::limits::BODY as BODY_LIMIT;

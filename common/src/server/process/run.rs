@@ -81,7 +81,9 @@ pub fn run<const N: usize>(
         return healthcheck::run(config.host, http.map(|listener| listener.port));
     }
     logging::init(service, config.log.clone());
-    raise_file_limit();
+    if let Err(error) = raise_file_limit() {
+        warn!(action = "start", status = "failure", %error, "the limit of open files stays");
+    }
     let ended = start_and_drain(config, listeners, &Arc::new(faces));
     logging::stdout::finish();
     match ended {
@@ -93,17 +95,19 @@ pub fn run<const N: usize>(
     }
 }
 
-/// Raises the limit of open files: each connection is one. The usual limit of 1,024 is for programs
-/// that use `select`; others may raise it as far as the system allows.
-fn raise_file_limit() {
+/// Raises the limit of open files, and so of connections, as far as the system allows. The usual
+/// limit of 1,024 is for programs that use `select`.
+///
+/// # Errors
+///
+/// If the system refuses its own maximum.
+pub fn raise_file_limit() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        warn!(action = "start", status = "failure", %error, "the limit of open files stays");
-    }
+    Ok(setrlimit(Resource::Nofile, raised)?)
 }
 
 fn start_and_drain<const N: usize, F>(
