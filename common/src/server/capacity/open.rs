@@ -59,8 +59,6 @@ pub(crate) struct Open {
     is_http2: AtomicBool,
     /// The connection has reached its maximum age.
     is_old: AtomicBool,
-    /// The client sends nothing more.
-    has_ended: AtomicBool,
     /// The end of input is held back from hyper until the request has its response.
     holds_end: AtomicBool,
     /// Bytes wait for the client to read them.
@@ -82,7 +80,6 @@ impl Open {
             is_in_body: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             is_old: AtomicBool::new(false),
-            has_ended: AtomicBool::new(false),
             holds_end: AtomicBool::new(false),
             is_writing: AtomicBool::new(false),
             close: AtomicU8::new(0),
@@ -136,19 +133,17 @@ impl Open {
         self.has_unparsed.store(false, Relaxed);
     }
 
-    /// Notes that the client has closed its side of the connection, or the whole connection.
-    pub(crate) fn note_end(&self) {
-        self.has_ended.store(true, Relaxed);
+    /// Notes that the client has closed its side of the connection, or the whole connection. Returns
+    /// whether the end must be held back from hyper, which would drop the request in flight.
+    pub(crate) fn note_end(&self) -> bool {
+        let holds_end = self.in_flight() > 0;
+        self.holds_end.store(holds_end, Relaxed);
+        holds_end
     }
 
     /// Whether the client has closed its side while a request is in flight.
     pub(crate) fn is_half_closed(&self) -> bool {
-        self.has_ended.load(Relaxed) && self.in_flight() > 0
-    }
-
-    /// Notes that the end of input is held back from hyper, which would drop the request in flight.
-    pub(crate) fn hold_end(&self) {
-        self.holds_end.store(true, Relaxed);
+        self.holds_end.load(Relaxed) && self.in_flight() > 0
     }
 
     /// Whether the end of input was held back and the response has ended, so that hyper must read

@@ -135,7 +135,8 @@ impl AccessLine {
 
     fn outcome(&self) -> Outcome {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
-        let (status, reason) = match (self.end, cause::current()) {
+        let cause = cause::current();
+        let (status, reason) = match (self.end, cause) {
             (End::Complete, _) => (self.status, None),
             (End::Cut, _) => (self.status, Some("the response broke off")),
             (End::Dropped, Cause::Stop) => (
@@ -153,7 +154,7 @@ impl AccessLine {
             (Protocol::Grpc, End::Dropped) => Some(Code::Cancelled),
             (Protocol::Grpc, _) => Some(self.grpc_code.unwrap_or(Code::Unknown)),
         };
-        let is_stopped = self.end == End::Dropped && cause::current() == Cause::Stop;
+        let is_stopped = self.end == End::Dropped && cause == Cause::Stop;
         let level = match grpc_code {
             Some(Code::Ok) => Level::Debug,
             _ if self.quiet => Level::Debug,

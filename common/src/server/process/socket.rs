@@ -99,14 +99,12 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
         let poll = this.inner.as_mut().poll_read(cx, buffer);
         if buffer.filled().len() > before {
             this.open.note_bytes();
-        } else if matches!(poll, Poll::Ready(Ok(()))) && this.frames.is_none() {
-            this.open.note_end();
-            if this.open.is_half_closed() {
-                // At the end of input, hyper would drop the request; the client may wait for its
-                // response.
-                this.open.hold_end();
-                return Poll::Pending;
-            }
+        } else if matches!(poll, Poll::Ready(Ok(())))
+            && this.frames.is_none()
+            && this.open.note_end()
+        {
+            // The client may wait for the response.
+            return Poll::Pending;
         }
         let Some(undecided) = this.undecided else {
             if let Some(frames) = this.frames
