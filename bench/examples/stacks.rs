@@ -13,7 +13,7 @@ use clap::Parser;
 use common::{
     Context, Deadline, RequestId,
     client::{self, Channel},
-    server::{self, Listener},
+    server::{self, Grpc, Listener},
 };
 use http::{
     Request, Response, Version,
@@ -53,7 +53,7 @@ async fn inbound_http(requests: usize) {
             .header(HOST, "localhost")
             .body(Body::empty())
     };
-    let stack = server::stack(Listener::http(8080), router, DEADLINE);
+    let stack = server::stack(Listener::http(8080, router), DEADLINE);
     ask(requests, stack, request).await;
 }
 
@@ -72,7 +72,7 @@ async fn inbound_grpc(requests: usize) {
             .header(Deadline::GRPC_TIMEOUT, "9999m")
             .body(Body::empty())
     };
-    let stack = server::stack(Listener::grpc(50051), router, DEADLINE);
+    let stack = server::stack(Listener::grpc(50051, Grpc::from_router(router)), DEADLINE);
     ask(requests, stack, request).await;
 }
 

@@ -5,12 +5,12 @@
 use std::{net::IpAddr, num::NonZeroUsize, process::exit, thread, time::Duration};
 
 use clap::{
-    Args, Command, Parser, Subcommand,
+    ArgMatches, Args, Command, Parser,
     error::{ContextKind, ErrorKind},
 };
 use tracing_subscriber::filter::Targets;
 
-use crate::{limits, logging};
+use crate::{healthcheck, limits, logging};
 
 /// The exit code for a bad flag or variable.
 const EXIT_BAD_CONFIGURATION: i32 = 2;
@@ -73,18 +73,14 @@ pub struct Config {
         value_name = "FILTER"
     )]
     pub log: Targets,
-
-    #[command(subcommand)]
-    pub(crate) action: Option<Action>,
 }
 
-/// The subcommands of a service.
-#[derive(Subcommand, Debug, Clone, Copy)]
-pub(crate) enum Action {
-    /// Ask the service that runs on this host with the same settings whether it is ready; the exit
-    /// code is 0 if it is ready and 1 if it is not
-    Healthcheck,
-}
+/// The subcommand of every service.
+const HEALTHCHECK: &str = "healthcheck";
+
+/// Its help.
+const ABOUT_HEALTHCHECK: &str = "Ask the service that runs on this host with the same settings \
+    whether it is ready; the exit code is 0 if it is ready and 1 if it is not";
 
 fn cores() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
@@ -115,14 +111,41 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// Reads the configuration from the command line and the environment. If a setting is invalid,
 /// writes one line to stderr and exits with 2.
+///
+/// The subcommand `healthcheck` asks the running service whether it is ready, at the setting
+/// `--port` of `C`, and exits with 0 if it is. So a container image needs no shell and no curl.
 pub fn parse<C: Parser>() -> C {
-    C::try_parse().unwrap_or_else(|error| match error.kind() {
+    let command = C::command().subcommand(Command::new(HEALTHCHECK).about(ABOUT_HEALTHCHECK));
+    let parsed = command.try_get_matches().and_then(|matches| {
+        if matches.subcommand_name() == Some(HEALTHCHECK) {
+            exit(check_health(&matches))
+        }
+        C::from_arg_matches(&matches)
+    });
+    parsed.unwrap_or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
         _ => {
             eprintln!("{}", one_line(C::command(), &error));
             exit(EXIT_BAD_CONFIGURATION)
         }
     })
+}
+
+/// Returns the exit code of the subcommand.
+fn check_health(matches: &ArgMatches) -> i32 {
+    let host = matches.try_get_one("host").ok().flatten().copied();
+    let port = matches.try_get_one("port").ok().flatten().copied();
+    let ready = match (host, port) {
+        (Some(host), Some(port)) => healthcheck::run(host, port),
+        _ => Err("the service has no HTTP port to ask: no setting --port".to_owned()),
+    };
+    match ready {
+        Ok(()) => 0,
+        Err(reason) => {
+            eprintln!("not ready: {reason}");
+            1
+        }
+    }
 }
 
 /// clap's message in one line, with the name of the variable beside that of the flag.

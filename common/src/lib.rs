@@ -16,13 +16,15 @@
 //! | `metrics` | a set of counters for each worker, for `/metrics` |
 //! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
+//! | `endpoints` | the paths that every HTTP port serves |
+//! | `healthcheck` | the subcommand that asks a running service whether it is ready |
 //! | [`server`] | **the inbound stack**, and the process below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
 //!
 //! Read [`server`] and [`client`] next. Each of them has a file `stack.rs` that lists its layers,
 //! top to bottom, one a line.
 //!
-//! A service consists of its faces (an [`axum::Router`] for each port) and a call of
+//! A service consists of its faces, which are what each of its ports serves, and a call of
 //! [`server::run`]:
 //!
 //! ```no_run
@@ -38,8 +40,9 @@
 //!
 //! fn main() -> std::process::ExitCode {
 //!     let config: Config = common::config::parse();
-//!     server::run("hello", &config.common, [Listener::http(8082)], |_worker| {
-//!         [Router::new().route("/", get(|| async { "Hello!" }))]
+//!     server::run("hello", &config.common, |_worker| {
+//!         let router = Router::new().route("/", get(|| async { "Hello!" }));
+//!         [Listener::http(8082, router)]
 //!     })
 //! }
 //! ```
@@ -48,9 +51,11 @@ mod body;
 mod bounded;
 pub mod client;
 pub mod config;
+mod endpoints;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod healthcheck;
 mod limits;
 mod lock;
 pub mod logging;

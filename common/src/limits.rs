@@ -15,7 +15,7 @@ pub(crate) const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 /// The most connections that wait to be accepted; the system may have a lower limit (`somaxconn`).
 /// mio's default of 128 overflows in a burst while the accepting thread waits for a core. A client
 /// whose SYN is dropped sends the next one a second later.
-pub(crate) const BACKLOG: u32 = 4_096;
+pub(crate) const BACKLOG: i32 = 4_096;
 
 /// The pause after accepting a connection failed, most likely for lack of file descriptors.
 pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(250);

@@ -27,8 +27,7 @@ fuzz_target!(|query: &str| {
         return;
     };
     let stack = server::stack(
-        Listener::http(8080),
-        Router::new().route("/", get(handler)),
+        Listener::http(8080, Router::new().route("/", get(handler))),
         std::time::Duration::from_secs(10),
     );
     let response = RUNTIME.with(|runtime| runtime.block_on(stack.oneshot(request)));

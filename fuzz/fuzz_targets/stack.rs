@@ -8,6 +8,7 @@ use axum::{
     body::Bytes,
     routing::{get, post},
 };
+use common::server::{self, Grpc, Listener};
 use libfuzzer_sys::fuzz_target;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
@@ -24,17 +25,16 @@ thread_local! {
         .expect("a runtime");
 }
 
+const DEADLINE: Duration = Duration::from_secs(10);
+
 /// More than the deadline and the idle timeout together.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn router(is_grpc: bool) -> Router {
+fn listener(is_grpc: bool) -> Listener {
     if is_grpc {
-        let (_, health) = tonic_health::server::health_reporter();
-        return tonic::service::Routes::new(health)
-            .prepare()
-            .into_axum_router();
+        return Listener::grpc(0, Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET));
     }
-    Router::new()
+    let router = Router::new()
         .route("/", get(async || "Hello!"))
         .route("/echo", post(async |body: Bytes| body))
         .route(
@@ -44,7 +44,8 @@ fn router(is_grpc: bool) -> Router {
                     .get("name")
                     .map(|name| name.unwrap_or_default().to_owned())
             }),
-        )
+        );
+    Listener::http(0, router)
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -65,7 +66,7 @@ fuzz_target!(|data: &[u8]| {
                 let _ = responses.read_to_end(&mut received).await;
                 received
             };
-            let serve = common::fuzzing::serve(router(is_grpc), is_grpc, server);
+            let serve = server::serve_io(listener(is_grpc), DEADLINE, server);
             let all = async { tokio::join!(send, receive, serve).1 };
             let received = timeout(PATIENCE, all).await.expect("the connection ends");
             // HTTP/2 begins with SETTINGS, whose type is the fourth byte.

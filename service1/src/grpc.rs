@@ -2,8 +2,7 @@
 
 use std::iter;
 
-use axum::Router;
-use common::server::{Grpc, Worker};
+use common::server::Grpc;
 use futures_util::stream;
 use protos::{
     api::{
@@ -22,11 +21,10 @@ use crate::{
     names::{self, NameTooLong},
 };
 
-pub(crate) fn router(worker: &Worker) -> Router {
+pub(crate) fn services() -> Grpc {
     Grpc::new(protos::FILE_DESCRIPTOR_SET)
         .add_service(Service1Server::new(Service1))
         .add_service(ApiServer::new(Api))
-        .into_router(worker)
 }
 
 struct Service1;

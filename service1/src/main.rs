@@ -31,11 +31,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
-    let listeners = [
-        Listener::http(config.port),
-        Listener::grpc(config.grpc_port),
-    ];
-    server::run("service1", &config.common, listeners, |worker| {
-        [rest::router(), grpc::router(worker)]
+    server::run("service1", &config.common, move |_worker| {
+        [
+            Listener::http(config.port, rest::router()),
+            Listener::grpc(config.grpc_port, grpc::services()),
+        ]
     })
 }

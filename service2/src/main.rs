@@ -41,17 +41,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
-    let listeners = [Listener::http(config.port)];
     let service1 = Channel::new(
         &config.service1_channel,
         protos::FILE_DESCRIPTOR_SET,
         &config.client,
         config.common.deadline,
     );
-    server::run("service2", &config.common, listeners, move |worker| {
+    server::run("service2", &config.common, move |worker| {
         let client = service1.connect();
         worker.ready_when(client::wait_until_serving(client.clone()));
         let backend = Backend(client);
-        [rest::router(backend.clone()).merge(page::router(backend))]
+        let router = rest::router(backend.clone()).merge(page::router(backend));
+        [Listener::http(config.port, router)]
     })
 }

@@ -36,19 +36,19 @@ async fn say_goodbye(
 
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
-    let listeners = [Listener::http(config.port)];
     let service1 = Channel::new(
         &config.service1_channel,
         protos::FILE_DESCRIPTOR_SET,
         &config.client,
         config.common.deadline,
     );
-    server::run("service3", &config.common, listeners, move |worker| {
+    server::run("service3", &config.common, move |worker| {
         let client = service1.connect();
         worker.ready_when(client::wait_until_serving(client.clone()));
         let service1 = Service1Client::new(client);
-        [Router::new()
+        let router = Router::new()
             .route("/api/v1/say-goodbye", get(say_goodbye))
-            .with_state(service1)]
+            .with_state(service1);
+        [Listener::http(config.port, router)]
     })
 }

@@ -74,7 +74,7 @@ impl Channel {
         let methods =
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
         Self(Arc::new(Shared {
-            deadlines: Deadlines::new(deadline, &methods),
+            deadlines: Deadlines::of_methods(deadline, &methods),
             names: Arc::new(Names::new(target, config.request_id_names)),
             methods: methods
                 .into_iter()

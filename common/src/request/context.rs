@@ -11,6 +11,7 @@ use tokio::{
     time::Instant,
 };
 
+pub use super::draining::draining;
 use crate::{
     Deadline, RequestId,
     protocol::Protocol,

@@ -1,6 +1,6 @@
 //! [`Methods`] and [`Deadlines`]: what the descriptors of a service declare about its methods, for
-//! both stacks. The declarations are protobuf's `idempotency_level` and the option of
-//! `common/protos/mesh/options.proto`.
+//! both stacks; and the deadlines of routes. The declarations are protobuf's `idempotency_level` and
+//! the option of `common/protos/mesh/options.proto`.
 //!
 //! ```proto
 //! import "mesh/options.proto";
@@ -105,13 +105,21 @@ fn parse_deadline(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The methods of a port by their paths, and the longest that a call of each may take: the declared
-/// deadline, or the default.
+/// The longest that the requests of a port may take: the deadline of their route or method, or the
+/// default. For gRPC, also what else is declared about a method.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadlines {
     default: Duration,
+    paths: Paths,
+}
+
+#[derive(Debug, Clone)]
+enum Paths {
+    /// No path is special.
+    Alike,
     /// In the order of [`by_length`].
-    methods: Option<Arc<[Known]>>,
+    Methods(Arc<[Known]>),
+    Routes(Arc<matchit::Router<Duration>>),
 }
 
 /// A method and its path.
@@ -123,16 +131,26 @@ fn by_length(one: &str, other: &str) -> Ordering {
 }
 
 impl Deadlines {
-    /// The deadlines of an HTTP port, which has no declarations.
-    pub(crate) fn all(default: Duration) -> Self {
-        Self {
-            default,
-            methods: None,
+    /// The deadlines of an HTTP port. The error is a route that is invalid or has two deadlines.
+    pub(crate) fn of_routes(
+        default: Duration,
+        routes: Vec<(String, Duration)>,
+    ) -> Result<Self, String> {
+        let is_empty = routes.is_empty();
+        let mut matcher = matchit::Router::new();
+        for (route, deadline) in routes {
+            matcher.insert(&route, deadline).map_err(|_| route)?;
         }
+        let paths = if is_empty {
+            Paths::Alike
+        } else {
+            Paths::Routes(Arc::new(matcher))
+        };
+        Ok(Self { default, paths })
     }
 
     /// The deadlines of a gRPC port with these methods and the built-in streams.
-    pub(crate) fn new(default: Duration, methods: &Methods) -> Self {
+    pub(crate) fn of_methods(default: Duration, methods: &Methods) -> Self {
         let mut methods = methods.clone();
         for path in BUILT_IN_STREAMS {
             methods.entry(path.to_owned()).or_default().deadline = Some(Duration::MAX);
@@ -144,25 +162,31 @@ impl Deadlines {
         methods.sort_unstable_by(|(one, _), (other, _)| by_length(one, other));
         Self {
             default,
-            methods: Some(methods.into()),
+            paths: Paths::Methods(methods.into()),
         }
     }
 
-    /// The method with this path, and the path as it is in the descriptors.
+    /// The gRPC method with this path, and the path as it is in the descriptors.
     pub(crate) fn find(&self, path: &str) -> Option<(&str, &Method)> {
-        let methods = self.methods.as_ref()?;
+        let Paths::Methods(methods) = &self.paths else {
+            return None;
+        };
         let index = methods.binary_search_by(|(known, _)| by_length(known, path));
         let (path, method) = &methods[index.ok()?];
         Some((path, method))
     }
 
-    /// The longest that a call of the method with this path may take.
+    /// The longest that a request with this path may take.
     pub(crate) fn of(&self, path: &str) -> Duration {
-        let declared = self.find(path).and_then(|(_, method)| method.deadline);
+        let declared = match &self.paths {
+            Paths::Alike => None,
+            Paths::Methods(_) => self.find(path).and_then(|(_, method)| method.deadline),
+            Paths::Routes(routes) => routes.at(path).ok().map(|route| *route.value),
+        };
         declared.unwrap_or(self.default)
     }
 
-    /// Whether calls of the method with this path may take longer than the default.
+    /// Whether requests with this path may take longer than the default.
     pub(crate) fn is_long_lived(&self, path: &str) -> bool {
         self.of(path) > self.default
     }
@@ -270,7 +294,7 @@ mod tests {
         assert!(methods["/a.S/Put"].is_idempotent && !methods["/a.S/Put"].has_one_request);
         assert!(!methods["/a.S/Watch"].has_one_response);
 
-        let deadlines = Deadlines::new(DEFAULT, &methods);
+        let deadlines = Deadlines::of_methods(DEFAULT, &methods);
         assert_eq!(deadlines.of("/a.S/Unary"), DEFAULT);
         assert_eq!(deadlines.of("/a.S/Watch"), Duration::MAX);
         assert_eq!(deadlines.of("/a.S/Long"), Duration::from_mins(2));
@@ -282,7 +306,7 @@ mod tests {
     #[test]
     fn only_the_streams_of_built_in_services_have_no_deadline() {
         let methods = declared_in(tonic_health::pb::FILE_DESCRIPTOR_SET).unwrap();
-        let deadlines = Deadlines::new(DEFAULT, &methods);
+        let deadlines = Deadlines::of_methods(DEFAULT, &methods);
         assert_eq!(deadlines.of("/grpc.health.v1.Health/Check"), DEFAULT);
         for path in BUILT_IN_STREAMS {
             assert_eq!(deadlines.of(path), Duration::MAX, "{path}");

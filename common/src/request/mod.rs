@@ -3,6 +3,7 @@
 
 pub mod context;
 pub mod deadline;
+pub(crate) mod draining;
 pub mod id;
 pub(crate) mod methods;
 pub(crate) mod protocol;

@@ -8,13 +8,14 @@
 //! | `faces` | the parts of routers: [`Grpc`], [`Query`], health and metrics |
 //! | `capacity` | the limits on connections and requests, and which of them give way at a limit |
 //! | `process` | listeners, workers, connections, signals and the drain |
+//! | `standalone` | a listener without a process, for tests |
 //!
-//! Modules use each other in one direction: `process`, `stack`, `faces`, `layers`, `capacity`. Each
-//! uses only those after it.
+//! Modules use each other in one direction: `standalone`, `process`, `stack`, `faces`, `layers`,
+//! `capacity`. Each uses only those after it.
 //!
 //! The path of a request:
 //!
-//! 1. [`run`]: the main thread accepts the connection and hands it to a worker.
+//! 1. [`Server`]: the main thread accepts the connection and hands it to a worker.
 //! 2. `process::worker_thread`: one thread for each core, with its own runtime, routers, channels and log
 //!    buffer. To serve requests, workers share only the counts of places and, near a limit, the
 //!    list of connections.
@@ -28,16 +29,22 @@
 
 mod capacity;
 mod faces;
-#[cfg(feature = "fuzzing")]
-pub(crate) mod fuzzing;
 mod layers;
 mod prefixed;
 mod process;
 mod stack;
+mod standalone;
 
 pub use self::{
-    faces::{grpc::Grpc, listener::Listener, query::Query, worker::Worker},
-    process::run::{raise_file_limit, run},
-    stack::stack,
+    faces::{
+        grpc::Grpc, invalid::InvalidFace, listener::Listener, process::Process, query::Query,
+        worker::Worker,
+    },
+    process::{
+        error::Error,
+        run::{bind, raise_file_limit, run},
+        server::{Builder, Server},
+    },
+    standalone::{serve_io, stack},
 };
 pub use crate::limits::BODY as BODY_LIMIT;

@@ -1,23 +1,23 @@
 //! The inbound stack: every layer that a request passes, top to bottom, over HTTP and gRPC alike.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use axum::{BoxError, Router};
+use axum::BoxError;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version, header::HOST};
+use http::{Request, Response};
 use http_body::Body;
 use tower::{Service, ServiceBuilder};
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::{
-    capacity::{Capacity, connections::Connections, open::Open, places::Places},
-    faces::listener::{Face, Listener},
+    capacity::{Capacity, open::Open},
+    faces::listener::Face,
     layers::{
         access::Connection, error_response, guard::GuardLayer, http1, messages::Rules,
         request::RequestLayer, shed::ShedLayer, tonic_quirks,
     },
 };
-use crate::{methods::Methods, protocol::Protocol};
+use crate::protocol::Protocol;
 
 /// The inbound stack for the requests of one connection.
 ///
@@ -79,61 +79,4 @@ where
         .layer(RequestBodyLimitLayer::new(router_limit))
         .map_request(move |request| messages.apply(request))
         .service(router)
-}
-
-/// The inbound stack around the router of a listener, without a connection, for tests of a service.
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), axum::BoxError> {
-/// use axum::{Router, body::Body, routing::get};
-/// use common::server::{self, Listener};
-/// use http::Request;
-/// use std::time::Duration;
-/// use tower::ServiceExt;
-///
-/// let router = Router::new().route("/", get(|| async { "Hello!" }));
-/// let stack = server::stack(Listener::http(8080), router, Duration::from_secs(10));
-///
-/// let request = Request::get("/nowhere").body(Body::empty())?;
-/// let response = stack.oneshot(request).await?;
-/// assert_eq!(response.status(), 404);
-/// assert!(response.headers().contains_key("x-request-id"));
-/// assert_eq!(response.headers()["content-type"], "application/problem+json");
-/// # Ok(())
-/// # }
-/// ```
-///
-/// For a gRPC listener, use the router of
-/// [`tonic::service::Routes`](https://docs.rs/tonic/latest/tonic/service/struct.Routes.html).
-pub fn stack<B>(
-    listener: Listener,
-    router: Router,
-    deadline: Duration,
-) -> impl Service<
-    Request<B>,
-    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
-    Error = BoxError,
-    Future: Send,
-> + Clone
-+ Send
-+ 'static
-where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
-{
-    let face = listener.face(router, deadline, &Methods::new());
-    let open = Arc::new(Open::new(Ipv4Addr::LOCALHOST.into()));
-    let places = Places::new(usize::MAX, Arc::new(Connections::new(1)));
-    let capacity = Capacity::new(Arc::new(places), 1, Duration::ZERO);
-    let stack = inbound(face, open, Arc::new(capacity));
-    ServiceBuilder::new().map_request(with_host).service(stack)
-}
-
-/// Adds a host, which HTTP/1.1 requires and tests may leave out.
-fn with_host<B>(mut request: Request<B>) -> Request<B> {
-    if request.version() < Version::HTTP_2 && !request.headers().contains_key(HOST) {
-        let host = HeaderValue::from_static("localhost");
-        request.headers_mut().insert(HOST, host);
-    }
-    request
 }

@@ -16,7 +16,7 @@ use axum::{
 use clap::Parser;
 use common::{
     context,
-    server::{self, Grpc, Listener, Worker},
+    server::{self, Grpc, Listener},
 };
 use futures_util::{StreamExt, stream};
 use protos::{
@@ -48,12 +48,11 @@ struct Config {
 
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
-    let listeners = [
-        Listener::http(config.port),
-        Listener::grpc(config.grpc_port),
-    ];
-    server::run("fixture", &config.common, listeners, move |worker| {
-        [http(), grpc(worker, config.orders.clone())]
+    server::run("fixture", &config.common, move |_worker| {
+        [
+            Listener::http(config.port, http()),
+            Listener::grpc(config.grpc_port, grpc(config.orders.clone())),
+        ]
     })
 }
 
@@ -142,11 +141,10 @@ async fn bare(
     (status, "what the handler said")
 }
 
-fn grpc(worker: &Worker, orders: Option<String>) -> Router {
+fn grpc(orders: Option<String>) -> Grpc {
     Grpc::new(protos::FILE_DESCRIPTOR_SET)
         .add_service(Service1Server::new(Service1 { orders }))
         .add_service(ApiServer::new(Api))
-        .into_router(worker)
 }
 
 /// Does what the orders say. The response is the name unless the orders say otherwise.

@@ -20,17 +20,16 @@ struct Config {
 
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
-    let listeners = [
-        Listener::http(config.port),
-        // The interoperability tests send messages of 271,828 bytes, and ours of 1 MiB.
-        Listener::grpc(config.grpc_port).body_limit(4 * 1_024 * 1_024),
-    ];
-    server::run("test_service", &config.common, listeners, |worker| {
+    server::run("test_service", &config.common, move |_worker| {
         let (test_service, calls) = services();
         let grpc = Grpc::new(FILE_DESCRIPTOR_SET)
             .add_service(test_service)
             .add_service(calls)
-            .into_router(worker);
-        [Router::new(), grpc.layer(middleware::from_fn(echo))]
+            .layer(middleware::from_fn(echo));
+        [
+            Listener::http(config.port, Router::new()),
+            // The interoperability tests send messages of 271,828 bytes, and ours of 1 MiB.
+            Listener::grpc(config.grpc_port, grpc).body_limit(4 * 1_024 * 1_024),
+        ]
     })
 }

@@ -59,11 +59,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
-    let listeners = [Listener::http(config.port)];
-    server::run("service2", &config.common, listeners, move |_worker| {
+    server::run("service2", &config.common, move |_worker| {
         let service1 = Arc::new(Service1::new(&config.service1_channel));
-        [Router::new()
+        let router = Router::new()
             .route("/api/v1/say-hello", get(say_hello))
-            .with_state(service1)]
+            .with_state(service1);
+        [Listener::http(config.port, router)]
     })
 }

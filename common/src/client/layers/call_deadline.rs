@@ -160,7 +160,7 @@ mod tests {
             };
             (path.to_owned(), method)
         });
-        let deadlines = Deadlines::new(DEFAULT, &Methods::from(declared));
+        let deadlines = Deadlines::of_methods(DEFAULT, &Methods::from(declared));
         let outcome = CallDeadline::new(inner, deadlines).oneshot(request).await;
         outcome.map(drop).map_err(|status| status.code())
     }

@@ -1,10 +1,6 @@
 //! [`Kind`]: the kind of a request, which decides the limits that apply to it.
 
-/// The paths of the health and metrics endpoints. The subcommand `healthcheck` requests the
-/// readiness.
-pub(crate) const LIVE_PATH: &str = "/healthz";
-pub(crate) const READY_PATH: &str = "/readyz";
-pub(crate) const METRICS_PATH: &str = "/metrics";
+use crate::endpoints;
 
 /// The prefix of the paths of gRPC's health service.
 const GRPC_HEALTH: &str = "/grpc.health.v1.Health/";
@@ -34,8 +30,8 @@ impl Kind {
     pub(crate) fn of(path: &str, is_long_lived: bool) -> Self {
         match path {
             _ if is_long_lived => Self::LongLived,
-            LIVE_PATH | READY_PATH => Self::Probe,
-            METRICS_PATH => Self::Scrape,
+            endpoints::LIVE | endpoints::READY => Self::Probe,
+            endpoints::METRICS => Self::Scrape,
             _ if path.starts_with(GRPC_HEALTH) => Self::Probe,
             _ => Self::Ordinary,
         }

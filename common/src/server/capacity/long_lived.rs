@@ -15,22 +15,18 @@ use crate::limits;
 
 #[derive(Debug)]
 pub(crate) struct LongLived {
-    draining: CancellationToken,
+    pub(crate) draining: CancellationToken,
     grace: Duration,
 }
 
 impl LongLived {
-    /// The long-lived calls of a worker that drains for `drain_timeout`.
-    pub(crate) fn new(drain_timeout: Duration) -> Self {
+    /// The long-lived calls of a worker whose drain begins when `draining` is cancelled, and lasts
+    /// for `drain_timeout`.
+    pub(crate) fn new(draining: CancellationToken, drain_timeout: Duration) -> Self {
         Self {
-            draining: CancellationToken::new(),
+            draining,
             grace: limits::LONG_LIVED_GRACE.min(drain_timeout / 2),
         }
-    }
-
-    /// Ends all long-lived calls after the grace.
-    pub(crate) fn drain(&self) {
-        self.draining.cancel();
     }
 
     pub(crate) fn begin(&self) -> Call {

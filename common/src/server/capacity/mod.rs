@@ -10,7 +10,7 @@ pub(crate) mod open;
 pub(crate) mod places;
 pub(crate) mod share;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tracing::warn;
 
@@ -36,12 +36,12 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
-    /// The capacity of one of `workers` workers, whose drain lasts for `drain_timeout`.
-    pub(crate) fn new(places: Arc<Places>, workers: usize, drain_timeout: Duration) -> Self {
+    /// The capacity of one of `workers` workers.
+    pub(crate) fn new(places: Arc<Places>, workers: usize, long_lived: LongLived) -> Self {
         Self {
             share: Arc::new(Share::new(places, workers)),
             counters: metrics::of_this_thread(),
-            long_lived: LongLived::new(drain_timeout),
+            long_lived,
             warnings: RateLimit::per_second(limits::LIMIT_WARNINGS),
         }
     }

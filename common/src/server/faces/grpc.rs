@@ -2,34 +2,45 @@
 
 use std::convert::Infallible;
 
-use axum::{Router, response::IntoResponse};
+use axum::{Router, response::IntoResponse, routing::Route};
 use http::Request;
 use tokio::sync::watch;
 use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::Service;
+use tower::{Layer, Service};
 
-use super::{readiness::State, worker::Worker};
-use crate::methods::declared_in;
+use super::{invalid::InvalidFace, process::Process, readiness::State};
+use crate::methods::{Methods, declared_in};
 
 /// The gRPC services of one port, with `grpc.health.v1` and reflection (v1 and v1alpha).
 ///
-/// The listener of the port is a [`Listener::grpc`](crate::server::Listener::grpc).
+/// A [`Listener::grpc`](crate::server::Listener::grpc) serves it.
 #[derive(Debug)]
 pub struct Grpc {
     routes: Routes,
     names: Vec<&'static str>,
-    descriptors: &'static [u8],
+    /// `None` for a router without health and reflection.
+    descriptors: Option<&'static [u8]>,
 }
 
 impl Grpc {
     /// A face without services. `descriptors` is the encoded file descriptor set of the services to
-    /// add.
+    /// add. Its options declare which methods may be retried and which may take long.
     pub fn new(descriptors: &'static [u8]) -> Self {
         Self {
             routes: Routes::default(),
             names: Vec::new(),
-            descriptors,
+            descriptors: Some(descriptors),
+        }
+    }
+
+    /// A face of a router that serves gRPC by other means than tonic's servers. It has no health,
+    /// no reflection, and nothing declared about its methods.
+    pub fn from_router(router: Router) -> Self {
+        Self {
+            routes: Routes::from(router),
+            names: Vec::new(),
+            descriptors: None,
         }
     }
 
@@ -51,41 +62,61 @@ impl Grpc {
         self
     }
 
-    /// Builds the router for a worker.
-    ///
-    /// # Panics
-    ///
-    /// If the descriptors are not an encoded file descriptor set, or declare an invalid deadline.
-    /// The message names the fault.
-    pub fn into_router(self, worker: &Worker) -> Router {
-        const VALID: &str = "the build script of the protocol crate wrote the descriptors";
-        let methods = declared_in(self.descriptors)
-            .unwrap_or_else(|error| panic!("the descriptors of {:?}: {error}", self.names));
-        worker.declare(methods);
+    /// Applies a layer to the services added so far, such as one that authenticates callers.
+    #[must_use]
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route> + Clone + Send + Sync + 'static,
+        L::Service: Service<Request<axum::body::Body>> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Request<axum::body::Body>>>::Response: IntoResponse + 'static,
+        <L::Service as Service<Request<axum::body::Body>>>::Error: Into<Infallible> + 'static,
+        <L::Service as Service<Request<axum::body::Body>>>::Future: Send + 'static,
+    {
+        self.routes = self.routes.into_axum_router().layer(layer).into();
+        self
+    }
+
+    /// Adds health and reflection. Returns the router, and what is declared about its methods.
+    pub(crate) fn build(self, process: &Process) -> Result<(Router, Methods), InvalidFace> {
+        const BUILT_IN: &str = "the descriptors of the built-in services are valid";
+        let Some(descriptors) = self.descriptors else {
+            return Ok((self.routes.prepare().into_axum_router(), Methods::new()));
+        };
+        let mut methods = Methods::new();
         for built_in in [
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ] {
-            worker.declare(declared_in(built_in).expect("tonic wrote them"));
+            methods.extend(declared_in(built_in).expect(BUILT_IN));
         }
+        let names = self.names.clone();
+        let invalid = move |error: &dyn std::error::Error| InvalidFace::Descriptors {
+            services: names.clone(),
+            reason: error.to_string(),
+        };
+        methods.extend(declared_in(descriptors).map_err(|error| invalid(&error))?);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(self.descriptors)
+                .register_encoded_file_descriptor_set(descriptors)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
+        let v1 = reflection().build_v1().map_err(|error| invalid(&error))?;
+        let v1alpha = reflection()
+            .build_v1alpha()
+            .map_err(|error| invalid(&error))?;
         let (reporter, health) = tonic_health::server::health_reporter();
         tokio::spawn(report_health(
             reporter,
             self.names,
-            worker.readiness().subscribe(),
+            process.readiness().subscribe(),
         ));
-        self.routes
+        let routes = self
+            .routes
             .add_service(health)
-            .add_service(reflection().build_v1().expect(VALID))
-            .add_service(reflection().build_v1alpha().expect(VALID))
-            .prepare()
-            .into_axum_router()
+            .add_service(v1)
+            .add_service(v1alpha);
+        Ok((routes.prepare().into_axum_router(), methods))
     }
 }
 
@@ -99,7 +130,7 @@ async fn report_health(
     loop {
         let status = match *readiness.borrow_and_update() {
             State::Ready => ServingStatus::Serving,
-            State::Starting(_) | State::Draining => ServingStatus::NotServing,
+            State::Waiting(_) | State::Draining => ServingStatus::NotServing,
         };
         for name in names.iter().chain(&[""]) {
             reporter.set_service_status(name, status).await;

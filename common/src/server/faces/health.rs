@@ -11,23 +11,17 @@ use axum::{
 use http::{StatusCode, header::CONTENT_TYPE};
 
 use super::readiness::{Readiness, State};
-use crate::{
-    Problem, metrics,
-    server::{
-        capacity::kind::{LIVE_PATH, METRICS_PATH, READY_PATH},
-        layers::access::Quiet,
-    },
-};
+use crate::{Problem, endpoints, metrics, server::layers::access::Quiet};
 
-/// The routes that every HTTP port has.
+/// The routes of [`endpoints`].
 pub(crate) fn routes(readiness: Readiness) -> Router {
     Router::new()
-        .route(LIVE_PATH, get(|| async { quiet("ok") }))
+        .route(endpoints::LIVE, get(|| async { quiet("ok") }))
         .route(
-            READY_PATH,
+            endpoints::READY,
             get(move || async move { quiet(ready(readiness.state())) }),
         )
-        .route(METRICS_PATH, get(async || quiet(metrics())))
+        .route(endpoints::METRICS, get(async || quiet(metrics())))
 }
 
 fn ready(state: State) -> Result<&'static str, Problem> {
@@ -36,8 +30,8 @@ fn ready(state: State) -> Result<&'static str, Problem> {
     };
     match state {
         State::Ready => Ok("ready"),
-        State::Starting(_) => Err(not_ready(
-            "The service is starting: what it needs has not responded yet.",
+        State::Waiting(_) => Err(not_ready(
+            "The service waits for something that it needs; its log says for what.",
         )),
         State::Draining => Err(not_ready("The service is draining; ask another replica.")),
     }

@@ -1,40 +1,64 @@
-//! [`Listener`]: a port of a service; and [`Face`]: the router that serves it.
+//! [`Listener`]: a port of a service, and what it serves; and [`Face`]: the same, ready to serve.
 
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Router, body::Body};
+use tower::util::MapRequestLayer;
 
-use crate::{
-    limits,
-    methods::{Deadlines, Methods},
-    protocol::Protocol,
+use super::{
+    grpc::Grpc,
+    health,
+    invalid::InvalidFace,
+    process::Process,
+    route::{note, route_of},
 };
+use crate::{endpoints, limits, methods::Deadlines, protocol::Protocol};
 
-/// A port to listen on, and its protocol.
-#[derive(Debug, Clone, Copy)]
+/// A port to listen on, and what it serves.
+///
+/// ```
+/// use std::time::Duration;
+/// use axum::{Router, routing::get};
+/// use common::server::Listener;
+///
+/// let router = Router::new()
+///     .route("/", get(|| async { "Hello!" }))
+///     .route("/events", get(|| async { "an endless stream" }));
+/// let listener = Listener::http(8082, router).deadline("/events", None);
+/// ```
+#[derive(Debug)]
 pub struct Listener {
-    pub(crate) protocol: Protocol,
-    pub(crate) port: u16,
+    port: u16,
+    serves: Serves,
     body_limit: usize,
+    /// The deadlines of routes.
+    deadlines: Vec<(String, Duration)>,
+}
+
+#[derive(Debug)]
+enum Serves {
+    Http(Router),
+    Grpc(Grpc),
 }
 
 impl Listener {
-    /// A port for HTTP/1.1 and HTTP/2. It also serves `/healthz`, `/readyz` and `/metrics`.
-    pub fn http(port: u16) -> Self {
-        Self {
-            protocol: Protocol::Http,
-            port,
-            body_limit: limits::BODY,
-        }
+    /// A port for HTTP/1.1 and HTTP/2. It also serves `/healthz`, `/readyz` and `/metrics`, so
+    /// `router` must not. Port 0 lets the system choose a port.
+    pub fn http(port: u16, router: Router) -> Self {
+        Self::new(port, Serves::Http(router))
     }
 
-    /// A port for gRPC. Its router comes from
-    /// [`Grpc::into_router`](crate::server::Grpc::into_router).
-    pub fn grpc(port: u16) -> Self {
+    /// A port for gRPC. It also serves health and reflection.
+    pub fn grpc(port: u16, services: Grpc) -> Self {
+        Self::new(port, Serves::Grpc(services))
+    }
+
+    fn new(port: u16, serves: Serves) -> Self {
         Self {
-            protocol: Protocol::Grpc,
             port,
+            serves,
             body_limit: limits::BODY,
+            deadlines: Vec::new(),
         }
     }
 
@@ -49,18 +73,92 @@ impl Listener {
         }
     }
 
-    /// The face of a router for this port. `methods` are the declarations of its gRPC services.
-    pub(crate) fn face(self, router: Router, deadline: Duration, methods: &Methods) -> Face {
-        Face {
-            router,
-            protocol: self.protocol,
-            deadlines: match self.protocol {
-                Protocol::Http => Deadlines::all(deadline),
-                Protocol::Grpc => Deadlines::new(deadline, methods),
-            },
-            body_limit: self.body_limit,
+    /// Sets the longest that the requests of a route may take, in place of `DEADLINE`; `None` is no
+    /// limit, for streams that last until one side ends them. `route` is a path of the router, as
+    /// it is written there (`/events/{id}`).
+    ///
+    /// Requests that may take longer than `DEADLINE` have at most a quarter of `MAX_IN_FLIGHT`. A
+    /// drain cuts them off after a second;
+    /// [`context::draining`](crate::context::draining) tells them before.
+    ///
+    /// The deadlines of gRPC methods are declared in their `.proto` file. The service does not
+    /// start if the router does not have the route, or the port is for gRPC.
+    #[must_use]
+    pub fn deadline(mut self, route: impl Into<String>, longest: Option<Duration>) -> Self {
+        let longest = longest.unwrap_or(Duration::MAX);
+        self.deadlines.push((route.into(), longest));
+        self
+    }
+
+    /// The port as it is bound.
+    pub(crate) fn port(&self) -> Port {
+        let protocol = match self.serves {
+            Serves::Http(_) => Protocol::Http,
+            Serves::Grpc(_) => Protocol::Grpc,
+        };
+        Port {
+            protocol,
+            number: self.port,
         }
     }
+
+    /// Adds what every port serves. `deadline` is that of the requests that have no other.
+    pub(crate) fn build(self, process: &Process, deadline: Duration) -> Result<Face, InvalidFace> {
+        let protocol = self.port().protocol;
+        let (router, deadlines) = match self.serves {
+            Serves::Http(router) => {
+                let deadlines = deadlines_of(&router, deadline, self.deadlines)?;
+                (with_health(router, process)?, deadlines)
+            }
+            Serves::Grpc(services) => {
+                if let Some((route, _)) = self.deadlines.into_iter().next() {
+                    return Err(InvalidFace::GrpcRoute(route));
+                }
+                let (router, methods) = services.build(process)?;
+                (router, Deadlines::of_methods(deadline, &methods))
+            }
+        };
+        Ok(Face {
+            router,
+            protocol,
+            deadlines,
+            body_limit: self.body_limit,
+        })
+    }
+}
+
+fn deadlines_of(
+    router: &Router,
+    default: Duration,
+    deadlines: Vec<(String, Duration)>,
+) -> Result<Deadlines, InvalidFace> {
+    for (route, _) in &deadlines {
+        let found = route_of(router, route);
+        if found.is_none_or(|found| found.as_str() != route) {
+            return Err(InvalidFace::UnknownRoute(route.clone()));
+        }
+    }
+    Deadlines::of_routes(default, deadlines).map_err(InvalidFace::UnknownRoute)
+}
+
+/// Adds the routes that every HTTP port has.
+fn with_health(router: Router, process: &Process) -> Result<Router, InvalidFace> {
+    for path in endpoints::ALL {
+        if route_of(&router, path).is_some_and(|route| route.as_str() == path) {
+            return Err(InvalidFace::PathTaken(path));
+        }
+    }
+    Ok(router
+        .merge(health::routes(process.readiness().clone()))
+        .route_layer(MapRequestLayer::new(note::<Body>))
+        .with_state(()))
+}
+
+/// A port to bind, and its protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port {
+    pub(crate) protocol: Protocol,
+    pub(crate) number: u16,
 }
 
 /// The router of one port, and the rules for its requests.
@@ -71,4 +169,69 @@ pub(crate) struct Face {
     pub(crate) deadlines: Deadlines,
     /// The longest body of an HTTP request, or message of a gRPC request, in bytes.
     pub(crate) body_limit: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::{get, post};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn router() -> Router {
+        let handler = || async { "well" };
+        Router::new()
+            .route("/events/{id}", get(handler))
+            .route("/{rest}", get(handler))
+    }
+
+    fn complaint(listener: Listener) -> String {
+        let built = listener.build(&Process::new(), DEADLINE);
+        built.expect_err("it is invalid").to_string()
+    }
+
+    #[test]
+    fn a_route_has_its_own_deadline() {
+        let listener = Listener::http(0, router())
+            .deadline("/events/{id}", None)
+            .deadline("/{rest}", Some(DEADLINE / 2));
+        let deadlines = listener.build(&Process::new(), DEADLINE).unwrap().deadlines;
+        assert_eq!(deadlines.of("/events/1"), Duration::MAX);
+        assert_eq!(deadlines.of("/other"), DEADLINE / 2);
+        assert_eq!(deadlines.of("/no/route"), DEADLINE);
+        assert!(deadlines.is_long_lived("/events/1") && !deadlines.is_long_lived("/other"));
+    }
+
+    #[test]
+    fn a_deadline_needs_a_route_of_the_router() {
+        for route in ["/evnts/{id}", "/events/{name}", "/events/1", "", "{"] {
+            let listener = Listener::http(0, router()).deadline(route, None);
+            let complaint = complaint(listener);
+            assert!(complaint.contains(&format!("{route:?}")), "{complaint}");
+        }
+        let grpc = Listener::grpc(0, Grpc::new(b"")).deadline("/a.S/Get", None);
+        assert!(complaint(grpc).contains("(mesh.deadline)"));
+    }
+
+    #[test]
+    fn a_router_must_not_serve_the_paths_of_every_port() {
+        for path in endpoints::ALL {
+            let router = router().route(path, post(|| async { "mine" }));
+            let complaint = complaint(Listener::http(0, router));
+            assert!(complaint.contains(path), "{complaint}");
+        }
+        let nested = Router::new().nest("/metrics", router());
+        assert!(
+            Listener::http(0, nested)
+                .build(&Process::new(), DEADLINE)
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn invalid_descriptors_are_named() {
+        let complaint = complaint(Listener::grpc(0, Grpc::new(b"no descriptors")));
+        assert!(complaint.contains("descriptor set"), "{complaint}");
+    }
 }

@@ -2,8 +2,9 @@
 
 pub(crate) mod grpc;
 pub(crate) mod health;
-pub(crate) mod healthcheck;
+pub(crate) mod invalid;
 pub(crate) mod listener;
+pub(crate) mod process;
 pub(crate) mod query;
 pub(crate) mod readiness;
 pub(crate) mod route;

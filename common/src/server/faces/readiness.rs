@@ -1,38 +1,39 @@
-//! [`Readiness`]: whether the process wants traffic: once it has started, and until it drains.
+//! [`Readiness`]: whether the process wants traffic.
 
 use tokio::sync::watch;
 
-/// The state of the process, shared by all workers. Only health checks read it.
+/// Whether the process wants traffic, shared by all its threads. Only health checks read it.
 #[derive(Debug, Clone)]
 pub(crate) struct Readiness(watch::Sender<State>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// This number of conditions are yet to be met.
-    Starting(usize),
     Ready,
+    /// This number of conditions, at least one, are not met.
+    Waiting(usize),
     Draining,
 }
 
 impl Readiness {
-    /// Not ready before `conditions` calls of [`Self::fulfil`].
-    pub(crate) fn new(conditions: usize) -> Self {
-        Self(watch::Sender::new(State::Starting(conditions)))
+    /// Ready, for there are no conditions yet.
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(State::Ready))
     }
 
+    /// Adds a condition that is not met.
     pub(crate) fn require(&self) {
-        self.0.send_modify(|state| {
-            if let State::Starting(conditions) = state {
-                *conditions += 1;
-            }
+        self.0.send_modify(|state| match state {
+            State::Ready => *state = State::Waiting(1),
+            State::Waiting(conditions) => *conditions += 1,
+            State::Draining => {}
         });
     }
 
     /// Notes that a condition is met.
     pub(crate) fn fulfil(&self) {
         self.0.send_modify(|state| match state {
-            State::Starting(0 | 1) => *state = State::Ready,
-            State::Starting(conditions) => *conditions -= 1,
+            State::Waiting(1) => *state = State::Ready,
+            State::Waiting(conditions) => *conditions -= 1,
             State::Ready | State::Draining => {}
         });
     }
@@ -56,13 +57,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_ready_once_all_conditions_are_met_and_never_after_a_drain() {
-        let readiness = Readiness::new(1);
+    fn a_process_is_ready_while_all_conditions_are_met_and_never_after_a_drain() {
+        let readiness = Readiness::new();
+        assert_eq!(readiness.state(), State::Ready);
+        readiness.require();
         readiness.require();
         readiness.fulfil();
-        assert_eq!(readiness.state(), State::Starting(1));
+        assert_eq!(readiness.state(), State::Waiting(1));
         readiness.fulfil();
         assert_eq!(readiness.state(), State::Ready);
+        readiness.require();
+        assert_eq!(readiness.state(), State::Waiting(1));
         readiness.drain();
         readiness.fulfil();
         assert_eq!(readiness.state(), State::Draining);

@@ -1,45 +1,41 @@
-//! [`Worker`]: the worker whose routers are being built.
+//! [`Worker`]: the worker whose faces are being built.
 
-use std::{cell::RefCell, future::Future};
+use std::{fmt::Display, future::Future, time::Duration};
 
-use super::readiness::Readiness;
-use crate::methods::Methods;
+use super::process::Process;
 
-/// The worker whose routers are being built.
+/// The worker whose faces are being built: a thread with its own runtime.
 #[derive(Debug)]
 pub struct Worker {
-    readiness: Readiness,
-    /// The declarations of the worker's gRPC services.
-    methods: RefCell<Methods>,
+    process: Process,
 }
 
 impl Worker {
-    pub(crate) fn new(readiness: Readiness) -> Self {
-        Self {
-            readiness,
-            methods: RefCell::default(),
-        }
+    pub(crate) fn new(process: Process) -> Self {
+        Self { process }
     }
 
-    /// Keeps the process from being ready until `condition` completes.
+    /// The process that the worker belongs to.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The same as [`Process::draining`].
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.process.draining()
+    }
+
+    /// The same as [`Process::ready_when`].
     pub fn ready_when(&self, condition: impl Future<Output = ()> + Send + 'static) {
-        self.readiness.require();
-        let readiness = self.readiness.clone();
-        tokio::spawn(async move {
-            condition.await;
-            readiness.fulfil();
-        });
+        self.process.ready_when(condition);
     }
 
-    pub(crate) fn readiness(&self) -> &Readiness {
-        &self.readiness
-    }
-
-    pub(crate) fn declare(&self, methods: Methods) {
-        self.methods.borrow_mut().extend(methods);
-    }
-
-    pub(crate) fn into_methods(self) -> Methods {
-        self.methods.into_inner()
+    /// The same as [`Process::ready_while`].
+    pub fn ready_while<F, E>(&self, check: impl Fn() -> F + Send + 'static, every: Duration)
+    where
+        F: Future<Output = Result<(), E>> + Send,
+        E: Display + Send,
+    {
+        self.process.ready_while(check, every);
     }
 }

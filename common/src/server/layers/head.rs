@@ -124,7 +124,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::server::{self, Listener};
+    use crate::server::{self, Grpc, Listener};
 
     const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -204,7 +204,7 @@ mod tests {
     async fn a_head_over_the_limit_is_refused_in_the_protocol_of_its_client() {
         let router = Router::new().route("/", get(|| async { "well" }));
         let http = request(limits::HEAD + 1).body(Body::empty()).unwrap();
-        let http = server::stack(Listener::http(0), router.clone(), DEADLINE)
+        let http = server::stack(Listener::http(0, router.clone()), DEADLINE)
             .oneshot(http)
             .await
             .unwrap();
@@ -217,7 +217,7 @@ mod tests {
             .header("content-type", "application/grpc")
             .header("request_id", "the-request");
         let grpc = grpc.body(Body::empty()).unwrap();
-        let grpc = server::stack(Listener::grpc(0), router, DEADLINE)
+        let grpc = server::stack(Listener::grpc(0, Grpc::from_router(router)), DEADLINE)
             .oneshot(grpc)
             .await
             .unwrap();

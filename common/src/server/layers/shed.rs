@@ -307,12 +307,14 @@ mod tests {
     use futures_util::{FutureExt, stream};
     use http_body_util::{BodyExt, Full, StreamBody};
     use tokio::time::{Instant, timeout};
+    use tokio_util::sync::CancellationToken;
     use tonic::Status;
     use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 
     use super::*;
     use crate::server::capacity::{
         connections::{Connection, Connections},
+        long_lived::LongLived,
         places::Places,
     };
     use crate::{
@@ -328,7 +330,8 @@ mod tests {
     fn capacity(max_in_flight: usize) -> (Arc<Capacity>, Arc<Connections>) {
         let connections = Arc::new(Connections::new(16));
         let places = Arc::new(Places::new(max_in_flight, connections.clone()));
-        (Arc::new(Capacity::new(places, 1, PATIENCE)), connections)
+        let long_lived = LongLived::new(CancellationToken::new(), PATIENCE);
+        (Arc::new(Capacity::new(places, 1, long_lived)), connections)
     }
 
     async fn connect(connections: &Arc<Connections>) -> Connection {
@@ -346,7 +349,7 @@ mod tests {
             ..Method::default()
         };
         let methods = ["/Watch", "/Wait"].map(|path| (path.to_owned(), long));
-        let deadlines = Deadlines::new(Duration::from_secs(10), &Methods::from(methods));
+        let deadlines = Deadlines::of_methods(Duration::from_secs(10), &Methods::from(methods));
         let service = service_fn(async |request: Request<()>| {
             if request.uri().path() == "/Wait" {
                 std::future::pending::<()>().await;
@@ -493,7 +496,7 @@ mod tests {
         let peer = connect(&connections).await;
         for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
             let open = peer.open.clone();
-            let deadlines = Deadlines::all(PATIENCE);
+            let deadlines = Deadlines::of_methods(PATIENCE, &Methods::new());
             let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http, deadlines);
             let service = service_fn(async |_: Request<()>| {
                 let body = Full::new(Bytes::from(vec![0; LENGTH]));
@@ -534,7 +537,7 @@ mod tests {
             tokio::spawn(async move { ask(&capacity, &peer, "/Wait").await.map(drop) })
         };
         tokio::task::yield_now().await;
-        capacity.long_lived.drain();
+        capacity.long_lived.draining.cancel();
 
         let mut context = RequestContext::new(RequestId::fresh(), Deadline::after(PATIENCE));
         context.protocol = Protocol::Grpc;

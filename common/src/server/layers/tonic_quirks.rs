@@ -81,11 +81,10 @@ mod tests {
     use http::Response;
     use http_body::Frame;
     use http_body_util::StreamBody;
-    use tonic::service::Routes;
     use tower::ServiceExt;
 
     use super::*;
-    use crate::server::{self, Listener};
+    use crate::server::{self, Grpc, Listener};
 
     /// The code that tonic gives to a request body with this error.
     async fn code(error: BoxError) -> Code {
@@ -112,10 +111,9 @@ mod tests {
 
     /// The response to a message with only a prefix, which has this length.
     async fn response(length: u32) -> Response<()> {
-        let (_, health) = tonic_health::server::health_reporter();
-        let router = Routes::new(health).prepare().into_axum_router();
-        let listener = Listener::grpc(0).body_limit(usize::MAX);
-        let stack = server::stack(listener, router, Duration::from_secs(10));
+        let health = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let listener = Listener::grpc(0, health).body_limit(usize::MAX);
+        let stack = server::stack(listener, Duration::from_secs(10));
         let message = [&[0][..], &length.to_be_bytes()].concat();
         let request = Request::post("/grpc.health.v1.Health/Check")
             .header("content-type", "application/grpc")

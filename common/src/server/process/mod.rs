@@ -1,13 +1,18 @@
 //! The process: listeners, workers, connections, signals and the drain.
 
 mod accept;
+mod bind;
 mod control_frames;
 mod drive;
+pub(super) mod error;
 mod evictable;
 mod http;
 pub(super) mod lifetime;
 pub(super) mod run;
+pub(super) mod server;
 mod signals;
 mod socket;
 mod streams;
+mod task;
+mod threads;
 pub(super) mod worker_thread;

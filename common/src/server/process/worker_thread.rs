@@ -25,10 +25,11 @@ use crate::{
             Capacity,
             cause::{self, Cause},
             connections::Connection,
+            long_lived::LongLived,
             open::Open,
             places::Places,
         },
-        faces::{listener::Face, readiness::Readiness, worker::Worker},
+        faces::{listener::Face, process::Process},
         stack::inbound,
     },
 };
@@ -52,14 +53,16 @@ pub(crate) struct Settings {
     pub(crate) lifetime: Limits,
     /// The places of the process for requests in flight.
     pub(crate) places: Arc<Places>,
-    pub(crate) readiness: Readiness,
+    pub(crate) process: Process,
 }
 
 /// Serves the connections from `accepted` until that channel closes. Then lets the requests in
 /// flight complete within the drain timeout, and drops the rest.
-pub(crate) fn run<const N: usize>(
+///
+/// `build` makes the faces in the runtime of the worker. Without faces, the worker ends at once.
+pub(crate) fn run(
     settings: &Settings,
-    build: impl FnOnce(Worker) -> [Face; N],
+    build: impl FnOnce() -> Option<Vec<Face>>,
     accepted: UnboundedReceiver<Accepted>,
 ) -> io::Result<()> {
     logging::buffer_this_thread();
@@ -68,9 +71,9 @@ pub(crate) fn run<const N: usize>(
         .on_thread_park(logging::flush)
         .build()?;
     runtime.block_on(async {
-        let faces = build(Worker::new(settings.readiness.clone()));
-        settings.readiness.fulfil();
-        serve(settings, faces, accepted).await;
+        if let Some(faces) = build() {
+            serve(settings, &faces, accepted).await;
+        }
     });
     // Does not wait for a name look-up, which may still block a thread.
     cause::with_cause(Cause::Stop, || runtime.shutdown_background());
@@ -78,16 +81,12 @@ pub(crate) fn run<const N: usize>(
     Ok(())
 }
 
-async fn serve<const N: usize>(
-    settings: &Settings,
-    faces: [Face; N],
-    mut accepted: UnboundedReceiver<Accepted>,
-) {
+async fn serve(settings: &Settings, faces: &[Face], mut accepted: UnboundedReceiver<Accepted>) {
     let connections = TaskTracker::new();
     let capacity = Capacity::new(
         settings.places.clone(),
         settings.workers,
-        settings.drain_timeout,
+        LongLived::new(settings.process.token().clone(), settings.drain_timeout),
     );
     let capacity = Arc::new(capacity);
     let counters = capacity.counters.clone();
@@ -101,7 +100,6 @@ async fn serve<const N: usize>(
             counters.connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
-    capacity.long_lived.drain();
     connections.close();
     if timeout(settings.drain_timeout, connections.wait())
         .await

@@ -1,0 +1,44 @@
+//! [`Error`]: why a service can't start, or ended without a drain.
+
+use std::{io, net::SocketAddr};
+
+use crate::server::faces::invalid::InvalidFace;
+
+/// The reason why a service can't start, or ended without a drain.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A listener can't serve what it was given.
+    #[error(transparent)]
+    Face(#[from] InvalidFace),
+    /// `faces` returned other ports on one worker than on another.
+    #[error("the workers listen on different ports: faces must return the same for each worker")]
+    Differ,
+    /// A port is taken, or is not this user's to take.
+    #[error("cannot listen on {address}: {source}; choose another host or port")]
+    Listen {
+        /// The host and the port.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The clock of the machine was never set.
+    #[error("cannot start: the clock is before 1970, and responses need a date; set the clock")]
+    Clock,
+    /// The system refuses a thread or a runtime.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// A worker panicked outside of any request, or in `faces`.
+    #[error("a worker ended before the drain")]
+    Worker,
+    /// A task panicked.
+    #[error("the task {0:?} panicked")]
+    Task(&'static str),
+}
+
+impl Error {
+    /// Whether another configuration or other code would help, as opposed to another time.
+    pub(super) fn is_of_configuration(&self) -> bool {
+        matches!(self, Self::Face(_) | Self::Differ)
+    }
+}
