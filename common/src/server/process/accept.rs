@@ -22,45 +22,40 @@ pub(crate) async fn accept(
     mut hand_out: HandOut,
     draining: CancellationToken,
 ) {
+    let mut take = async |accepted: io::Result<(std::net::TcpStream, SocketAddr)>| {
+        let (stream, peer) = accepted?;
+        set_options(&stream)?;
+        let connection = connections.admit(peer.ip()).await;
+        hand_out.give(stream, listener, connection);
+        Ok(())
+    };
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = draining.cancelled() => break,
         };
         let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
-        match accepted.and_then(|(stream, peer)| set_options(stream, peer)) {
-            Ok((stream, peer)) => {
-                let connection = connections.admit(peer.ip()).await;
-                hand_out.give(stream, listener, connection);
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
+        match take(accepted).await {
+            Err(error) if !is_of_one_connection(&error) => {
                 warn!(action = "accept", status = "failure", %error, "can't accept a connection");
                 sleep(limits::ACCEPT_RETRY).await;
             }
+            Ok(()) | Err(_) => {}
         }
     }
     // The kernel would reset the connections left in the backlog, and lose their requests.
     let Ok(socket) = socket.into_std() else {
         return;
     };
-    while let Ok((stream, peer)) = socket.accept() {
-        let nonblocking = stream.set_nonblocking(true).map(|()| (stream, peer));
-        if let Ok((stream, peer)) = nonblocking.and_then(|(stream, peer)| set_options(stream, peer))
-        {
-            let connection = connections.admit(peer.ip()).await;
-            hand_out.give(stream, listener, connection);
-        }
+    while let Ok(accepted) = socket.accept() {
+        let _ = take(Ok(accepted)).await; // an error is of one connection
     }
 }
 
-fn set_options(
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
-) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+fn set_options(stream: &std::net::TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(true)?; // those of the backlog are not yet
     stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_tcp_notsent_lowat(limits::UNSENT)?;
-    Ok((stream, peer))
+    SockRef::from(stream).set_tcp_notsent_lowat(limits::UNSENT)
 }
 
 /// Whether the error concerns only one connection, so that the next may succeed.
