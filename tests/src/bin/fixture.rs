@@ -41,6 +41,9 @@ struct Config {
     port: u16,
     #[arg(long, env, default_value_t = 0)]
     grpc_port: u16,
+    /// A path to serve beside the others
+    #[arg(long, env, default_value = "/path")]
+    path: String,
     /// The orders for each call of `ProcessName`, whatever its name says
     #[arg(long, env)]
     orders: Option<String>,
@@ -50,14 +53,15 @@ fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
     server::run("fixture", &config.common, move |_worker| {
         [
-            Listener::http(config.port, http()),
+            Listener::http(config.port, http(&config.path)),
             Listener::grpc(config.grpc_port, grpc(config.orders.clone())),
         ]
     })
 }
 
-fn http() -> Router {
+fn http(path: &str) -> Router {
     Router::new()
+        .route(path, get(async || "the path"))
         .route(
             "/panic",
             get(async || -> &str { panic!("the handler panics") }),

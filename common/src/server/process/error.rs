@@ -29,7 +29,7 @@ pub enum Error {
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
     /// A worker panicked outside of any request, or in `faces`.
-    #[error("a worker ended before the drain")]
+    #[error("a worker panicked outside of any request; the log says where")]
     Worker,
     /// A task panicked.
     #[error("the task {0:?} panicked")]
