@@ -29,7 +29,7 @@
 
 mod capacity;
 mod faces;
-mod layers;
+pub mod layers;
 mod prefixed;
 mod process;
 mod stack;

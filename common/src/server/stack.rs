@@ -1,6 +1,6 @@
 //! The inbound stack: every layer that a request passes, top to bottom, over HTTP and gRPC alike.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::BoxError;
 use bytes::Bytes;
@@ -13,8 +13,8 @@ use super::{
     capacity::{Capacity, open::Open},
     faces::listener::Face,
     layers::{
-        access::Connection, error_response, guard::GuardLayer, http1, messages::Rules,
-        request::RequestLayer, shed::ShedLayer, tonic_quirks,
+        GuardLayer, ProblemLayer, RequestLayer, ShedLayer, access::Connection, http1,
+        messages::Rules, tonic_quirks,
     },
 };
 use crate::protocol::Protocol;
@@ -30,7 +30,7 @@ pub(super) fn inbound<B>(
 ) -> impl Service<
     Request<B>,
     Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
-    Error = BoxError,
+    Error = Infallible,
     Future: Send,
 > + Clone
 + Send
@@ -57,20 +57,22 @@ where
     ServiceBuilder::new()
         // Id, deadline, timings, access line. First, so that the log lines of all layers below have
         // the id, and the access line has the status that the client sees.
-        .layer(RequestLayer::new(Connection::new(
+        .layer(RequestLayer::of_connection(Connection::new(
             protocol,
             deadlines.clone(),
             &open,
         )))
         // Failures become problem+json or a gRPC status. Above every layer that can fail.
-        .map_result(move |result| Ok(error_response::with_problems(result, body_limit)))
+        .layer(ProblemLayer::new(body_limit))
         // HTTP/1: reads the rest of a request after an early response, and closes old connections.
         // Above every layer that may respond early.
         .map_request(move |request| http1::read_to_end(request, &reading))
         .map_response(move |response| http1::close_if_old(response, &closing))
         // The rules for heads, and the limits on requests in flight. Above every layer that waits,
         // to refuse requests at once.
-        .layer(ShedLayer::new(capacity, open, protocol, deadlines))
+        .layer(ShedLayer::of_connection(
+            capacity, open, protocol, deadlines,
+        ))
         // The deadline, and panics. Below the layer that turns them into responses, above every
         // layer that waits.
         .layer(GuardLayer)

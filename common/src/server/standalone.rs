@@ -1,6 +1,6 @@
 //! [`stack`] and [`serve_io`]: a listener without a process, for tests of a service.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use axum::BoxError;
 use bytes::Bytes;
@@ -57,7 +57,7 @@ pub fn stack<B>(
 ) -> impl Service<
     Request<B>,
     Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
-    Error = BoxError,
+    Error = Infallible,
     Future: Send,
 > + Clone
 + Send

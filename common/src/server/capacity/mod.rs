@@ -10,11 +10,13 @@ pub(crate) mod open;
 pub(crate) mod places;
 pub(crate) mod share;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::{
+    connections::Connections,
     kind::Kind,
     long_lived::LongLived,
     places::{NoPlace, Places},
@@ -46,9 +48,16 @@ impl Capacity {
         }
     }
 
+    /// The capacity of a whole process that is not ours, with any number of threads.
+    pub(crate) fn alone(max_in_flight: usize) -> Self {
+        let places = Places::new(max_in_flight, Arc::new(Connections::new(0)));
+        let long_lived = LongLived::new(CancellationToken::new(), Duration::ZERO);
+        Self::new(Arc::new(places), usize::MAX, long_lived) // reserves no places for one thread
+    }
+
     /// Counts a refused request, and logs one refusal a second.
     pub(crate) fn refuse(&self, kind: Kind, NoPlace { limit }: NoPlace) -> Overloaded {
-        let refused = self.counters.shed.add(1);
+        let refused = metrics::of_this_thread().shed.add(1);
         let is_logged = self.warnings.allow().is_some();
         if is_logged {
             warn!(

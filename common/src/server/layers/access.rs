@@ -1,8 +1,8 @@
 //! [`AccessLine`]: counts and logs a request when its response has left.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, StatusCode, Version, uri::PathAndQuery};
+use http::{Extensions, HeaderMap, Method, Request, StatusCode, Version, uri::PathAndQuery};
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
@@ -25,13 +25,21 @@ use crate::{
 pub(crate) struct Quiet;
 
 /// The values that all requests of a connection share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Connection {
     /// The protocol of the port.
     pub(super) port: Protocol,
     /// The methods of the port, with their deadlines.
     pub(super) deadlines: Deadlines,
-    remote_address: String,
+    remote_address: RemoteAddress,
+}
+
+/// Where the address of the client is.
+#[derive(Debug, Clone)]
+enum RemoteAddress {
+    Known(String),
+    /// In the extensions of each request.
+    In(fn(&Extensions) -> Option<IpAddr>),
 }
 
 impl Connection {
@@ -39,7 +47,24 @@ impl Connection {
         Self {
             port,
             deadlines,
-            remote_address: open.address.to_string(),
+            remote_address: RemoteAddress::Known(open.address.to_string()),
+        }
+    }
+
+    /// The connections of another server, whose clients are not known.
+    pub(super) fn unknown(port: Protocol, deadlines: Deadlines) -> Self {
+        Self {
+            port,
+            deadlines,
+            remote_address: RemoteAddress::In(|_| None),
+        }
+    }
+
+    /// The same, with clients whose address is in the extensions of their requests.
+    pub(super) fn with_peer(self, find: fn(&Extensions) -> Option<IpAddr>) -> Self {
+        Self {
+            remote_address: RemoteAddress::In(find),
+            ..self
         }
     }
 }
@@ -60,6 +85,8 @@ pub(super) enum End {
 pub(super) struct AccessLine {
     pub(super) context: Context,
     connection: Arc<Connection>,
+    /// The address of the client, if the connection does not know it.
+    peer: Option<IpAddr>,
     method: Method,
     path: Option<PathAndQuery>,
     version: Version,
@@ -93,6 +120,10 @@ impl AccessLine {
     ) -> Self {
         Self {
             context,
+            peer: match connection.remote_address {
+                RemoteAddress::Known(_) => None,
+                RemoteAddress::In(find) => find(request.extensions()),
+            },
             connection,
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
@@ -194,11 +225,16 @@ impl AccessLine {
 
     fn log(&self, outcome: &Outcome, took: Duration) {
         let path = self.path.as_ref().map_or("*", PathAndQuery::as_str);
+        let peer = self.peer.as_ref().map(ToString::to_string);
+        let remote_address = match &self.connection.remote_address {
+            RemoteAddress::Known(address) => address,
+            RemoteAddress::In(_) => peer.as_deref().unwrap_or("unknown"),
+        };
         // A macro, because the level of an event is static.
         macro_rules! log_at {
             ($level:ident) => {
                 $level!(
-                    remote_address = self.connection.remote_address,
+                    remote_address,
                     first_request_line =
                         %format_args!("{} {path} {:?}", self.method, self.version),
                     response_status = outcome.status,

@@ -22,10 +22,10 @@ use crate::{
     protocol::Protocol,
 };
 
-/// Fails late requests with [`DeadlineExceeded`](crate::deadline::DeadlineExceeded) and those that
-/// panic with [`Panicked`]. Once the response has begun, its [`GuardedBody`] breaks off.
+/// Fails late requests with [`DeadlineExceeded`](crate::deadline::DeadlineExceeded), and requests
+/// whose handler panics with an error of its own. Once a response has begun, it breaks off.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct GuardLayer;
+pub struct GuardLayer;
 
 impl<S> Layer<S> for GuardLayer {
     type Service = GuardService<S>;
@@ -35,8 +35,9 @@ impl<S> Layer<S> for GuardLayer {
     }
 }
 
+/// The service of [`GuardLayer`].
 #[derive(Debug, Clone)]
-pub(crate) struct GuardService<S> {
+pub struct GuardService<S> {
     inner: S,
 }
 
@@ -67,7 +68,8 @@ where
 }
 
 pin_project_lite::pin_project! {
-    pub(crate) struct ResponseFuture<F> {
+    /// The response future of [`GuardLayer`].
+    pub struct ResponseFuture<F> {
         // `None` after a panic.
         #[pin]
         inner: Option<Bounded<F>>,

@@ -3,14 +3,16 @@
 
 use std::{
     future::Future,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
     header::{TE, TRAILER},
 };
 use http_body::{Body, Frame, SizeHint};
@@ -22,19 +24,51 @@ use super::{
     request_context::context_of,
     tonic_quirks,
 };
-use crate::{Context, body::DroppableBody, timings::Timings};
+use crate::{
+    Context,
+    body::DroppableBody,
+    methods::{Deadlines, Methods, declared_in},
+    protocol::Protocol,
+    timings::Timings,
+};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Gives each request a [`Context`], runs the layers below and the body of the response in it, and
 /// logs the request when its response has left.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestLayer {
+pub struct RequestLayer {
     connection: Arc<Connection>,
 }
 
 impl RequestLayer {
-    pub(crate) fn new(connection: Connection) -> Self {
+    /// A layer for HTTP. `deadline` is that of every request.
+    pub fn http(deadline: Duration) -> Self {
+        let deadlines = Deadlines::of_methods(deadline, &Methods::new());
+        Self::of_connection(Connection::unknown(Protocol::Http, deadlines))
+    }
+
+    /// A layer for gRPC. `descriptors` is the encoded file descriptor set of the services, which
+    /// declares the deadlines of methods; those of all others is `deadline`.
+    ///
+    /// # Panics
+    ///
+    /// If the descriptors are not an encoded file descriptor set, or declare an invalid deadline.
+    pub fn grpc(deadline: Duration, descriptors: &[u8]) -> Self {
+        let methods =
+            declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
+        let deadlines = Deadlines::of_methods(deadline, &methods);
+        Self::of_connection(Connection::unknown(Protocol::Grpc, deadlines))
+    }
+
+    /// Tells the layer where the server puts the address of the client, for the access line.
+    #[must_use]
+    pub fn peer(self, find: fn(&Extensions) -> Option<IpAddr>) -> Self {
+        let connection = Arc::unwrap_or_clone(self.connection);
+        Self::of_connection(connection.with_peer(find))
+    }
+
+    pub(crate) fn of_connection(connection: Connection) -> Self {
         Self {
             connection: Arc::new(connection),
         }
@@ -52,8 +86,9 @@ impl<S> Layer<S> for RequestLayer {
     }
 }
 
+/// The service of [`RequestLayer`].
 #[derive(Debug, Clone)]
-pub(crate) struct RequestService<S> {
+pub struct RequestService<S> {
     inner: S,
     connection: Arc<Connection>,
 }
@@ -96,7 +131,8 @@ fn takes_trailers(version: Version, headers: &HeaderMap) -> bool {
 }
 
 pin_project_lite::pin_project! {
-    pub(crate) struct ResponseFuture<F> {
+    /// The response future of [`RequestLayer`].
+    pub struct ResponseFuture<F> {
         #[pin]
         inner: Option<TaskLocalFuture<Context, F>>,
         // `None` once there is a response.
@@ -161,7 +197,7 @@ fn server_timing(timings: &Timings) -> Option<(HeaderName, HeaderValue)> {
 
 pin_project_lite::pin_project! {
     /// A body that is polled and dropped in the context of its request.
-    pub(crate) struct ResponseBody<B: Body> {
+    pub struct ResponseBody<B: Body> {
         #[pin]
         body: DroppableBody<B>,
         line: AccessLine,

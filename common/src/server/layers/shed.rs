@@ -3,9 +3,11 @@
 
 use std::{
     future::Future,
+    net::Ipv4Addr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::BoxError;
@@ -19,7 +21,7 @@ use super::head;
 use crate::{
     body::DroppableBody,
     context, limits,
-    methods::Deadlines,
+    methods::{Deadlines, Methods},
     protocol::Protocol,
     server::capacity::{
         Capacity, Overloaded,
@@ -84,8 +86,11 @@ impl Drop for Served {
 
 /// Refuses requests with a bad head and requests without a place, and ends requests that give way.
 /// A request is in flight until its client has read nearly all of the response.
+///
+/// Below another server than [`server::run`](crate::server::run), no request gives way, and all
+/// connections count as one.
 #[derive(Debug, Clone)]
-pub(crate) struct ShedLayer(Arc<Admission>);
+pub struct ShedLayer(Arc<Admission>);
 
 #[derive(Debug)]
 struct Admission {
@@ -96,9 +101,28 @@ struct Admission {
 }
 
 impl ShedLayer {
+    /// A layer for HTTP, for at most this number of requests in flight. Probes and scrapes are
+    /// counted apart.
+    pub fn http(max_in_flight: usize) -> Self {
+        Self::alone(max_in_flight, Protocol::Http)
+    }
+
+    /// A layer for gRPC, for at most this number of requests in flight. Health checks are counted
+    /// apart.
+    pub fn grpc(max_in_flight: usize) -> Self {
+        Self::alone(max_in_flight, Protocol::Grpc)
+    }
+
+    fn alone(max_in_flight: usize, port: Protocol) -> Self {
+        let open = Arc::new(Open::new(Ipv4Addr::UNSPECIFIED.into()));
+        let deadlines = Deadlines::of_methods(Duration::MAX, &Methods::new());
+        let capacity = Arc::new(Capacity::alone(max_in_flight));
+        Self::of_connection(capacity, open, port, deadlines)
+    }
+
     /// A layer for the requests of one connection. `port` is the protocol of its port, and
     /// `deadlines` has the methods of the port.
-    pub(crate) fn new(
+    pub(crate) fn of_connection(
         capacity: Arc<Capacity>,
         open: Arc<Open>,
         port: Protocol,
@@ -142,8 +166,9 @@ impl<S> Layer<S> for ShedLayer {
     }
 }
 
+/// The service of [`ShedLayer`].
 #[derive(Debug, Clone)]
-pub(crate) struct ShedService<S> {
+pub struct ShedService<S> {
     inner: S,
     admission: Arc<Admission>,
 }
@@ -176,7 +201,8 @@ where
 
 pin_project_lite::pin_project! {
     #[project = Projection]
-    pub(crate) enum ResponseFuture<F> {
+    /// The response future of [`ShedLayer`].
+    pub enum ResponseFuture<F> {
         Admitted {
             #[pin]
             inner: F,
@@ -226,7 +252,7 @@ where
 
 pin_project_lite::pin_project! {
     /// A body whose request is in flight until the client has read nearly all of it.
-    pub(crate) struct ShedBody<B> {
+    pub struct ShedBody<B> {
         #[pin]
         body: DroppableBody<B>,
         served: Option<Served>,
@@ -302,7 +328,7 @@ fn next_of(rest: &mut Bytes) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
+    use std::convert::Infallible;
 
     use futures_util::{FutureExt, stream};
     use http_body_util::{BodyExt, Full, StreamBody};
@@ -317,10 +343,7 @@ mod tests {
         long_lived::LongLived,
         places::Places,
     };
-    use crate::{
-        Context as RequestContext, Deadline, RequestId,
-        methods::{Method, Methods},
-    };
+    use crate::{Context as RequestContext, Deadline, RequestId, methods::Method};
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -358,7 +381,7 @@ mod tests {
             Ok::<_, Infallible>(Response::new(silence))
         });
         let open = connection.open.clone();
-        let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http, deadlines);
+        let layer = ShedLayer::of_connection(capacity.clone(), open, Protocol::Http, deadlines);
         BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service(service))
     }
 
@@ -497,7 +520,7 @@ mod tests {
         for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
             let open = peer.open.clone();
             let deadlines = Deadlines::of_methods(PATIENCE, &Methods::new());
-            let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http, deadlines);
+            let layer = ShedLayer::of_connection(capacity.clone(), open, Protocol::Http, deadlines);
             let service = service_fn(async |_: Request<()>| {
                 let body = Full::new(Bytes::from(vec![0; LENGTH]));
                 Ok::<_, Infallible>(Response::new(body))
