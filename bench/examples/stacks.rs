@@ -1,7 +1,7 @@
 //! Sends requests through one stack, without sockets, so that callgrind can count the instructions:
 //! `stacks NAME REQUESTS`. See `bench/instructions`.
 
-use std::{env, hint::black_box, time::Duration};
+use std::{convert::Infallible, env, hint::black_box, time::Duration};
 
 use axum::{
     BoxError, Router,
@@ -79,7 +79,7 @@ async fn inbound_grpc(requests: usize) {
 /// Sends the requests one after the other, and reads each response to its end.
 async fn ask<S, B>(requests: usize, stack: S, request: impl Fn() -> http::Result<Request<Body>>)
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = BoxError> + Clone,
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone,
     B: http_body::Body<Data = Bytes, Error = BoxError>,
 {
     for _ in 0..requests {
