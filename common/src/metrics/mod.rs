@@ -1,8 +1,9 @@
-//! The counters of the process, for `/metrics`.
+//! The metrics of the process: [`register`] adds those of a service to `/metrics`.
 //!
 //! Each thread writes only its own counters, so counting costs neither a lock nor a contended cache
 //! line. A scrape adds up the counters of all threads.
 
+mod own;
 mod replicas;
 mod requests;
 mod text;
@@ -15,6 +16,9 @@ use std::{
     },
 };
 
+pub use prometheus_client;
+
+pub use self::own::register;
 use self::requests::Requests;
 pub(crate) use self::{
     replicas::{CountedReplica, Replica},

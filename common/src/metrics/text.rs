@@ -4,12 +4,15 @@ use std::{fmt, sync::atomic::Ordering::Relaxed};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, NoLabelSet, text::encode},
+    encoding::{
+        DescriptorEncoder, NoLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::MetricType,
     registry::Registry,
 };
 
-use super::{ALL, COUNTERS, GAUGES, replicas, requests};
+use super::{ALL, COUNTERS, GAUGES, own, replicas, requests};
 use crate::{lock::lock, logging::stdout};
 
 /// The media type of [`text`].
@@ -17,11 +20,19 @@ pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0
 
 /// All metrics of the process.
 pub(crate) fn text() -> String {
+    const WRITABLE: &str = "a string takes it";
+    let mut text = String::new();
+    encode_registry(&mut text, &process_registry()).expect(WRITABLE);
+    own::append(&mut text);
+    encode_eof(&mut text).expect(WRITABLE);
+    text
+}
+
+/// The metrics that every service has.
+pub(super) fn process_registry() -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Process));
-    let mut text = String::new();
-    encode(&mut text, &registry).expect("a string takes it");
-    text
+    registry
 }
 
 /// The counters of all threads, added up.
