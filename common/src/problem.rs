@@ -109,7 +109,13 @@ impl Problem {
     /// The problem of a status that came without a detail.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let detail = match status {
-            StatusCode::NOT_FOUND => "Nothing is served at this path; check it for a typo.",
+            StatusCode::NOT_FOUND => {
+                let detail = "Nothing is served at this path; check it for a typo.";
+                return Self {
+                    grpc: Some(Code::Unimplemented), // a path is a method there
+                    ..Self::new(status, detail)
+                };
+            }
             StatusCode::METHOD_NOT_ALLOWED => {
                 "This path does not serve the method; the Allow header lists the methods it serves."
             }
@@ -123,52 +129,73 @@ impl Problem {
         };
         Self::new(status, detail)
     }
+}
 
-    /// The same error as a gRPC status.
-    pub(crate) fn to_grpc(&self) -> Status {
-        let code = self.grpc.unwrap_or(match self.status {
-            StatusCode::BAD_REQUEST => Code::InvalidArgument,
-            StatusCode::UNAUTHORIZED => Code::Unauthenticated,
-            StatusCode::FORBIDDEN => Code::PermissionDenied,
-            StatusCode::NOT_FOUND
-            | StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
-            StatusCode::CONFLICT => Code::Aborted,
-            StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-            | StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
-            StatusCode::BAD_GATEWAY => Code::Unknown,
-            StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
-            StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
-            _ => Code::Internal,
-        });
-        let mut status = Status::new(code, self.detail.clone());
-        if let Some(wait) = self.retry_after {
+/// The gRPC codes of failures and their HTTP statuses. A status means the first of its codes.
+const CODES: [(Code, u16); 16] = [
+    (Code::InvalidArgument, 400),
+    (Code::FailedPrecondition, 400),
+    (Code::OutOfRange, 400),
+    (Code::Unauthenticated, 401),
+    (Code::PermissionDenied, 403),
+    (Code::NotFound, 404),
+    (Code::Aborted, 409),
+    (Code::AlreadyExists, 409),
+    (Code::ResourceExhausted, 429),
+    (Code::Cancelled, CLIENT_CLOSED_REQUEST),
+    (Code::Unimplemented, 501),
+    // At the edge, these three are the fault of a service behind it.
+    (Code::Unknown, 502),
+    (Code::Internal, 502),
+    (Code::DataLoss, 502),
+    (Code::Unavailable, 503),
+    (Code::DeadlineExceeded, 504),
+];
+
+/// The HTTP status at the edge for the gRPC code of a call to a replica.
+pub fn http_status(code: Code) -> StatusCode {
+    let row = CODES.iter().find(|(known, _)| *known == code);
+    row.map_or(StatusCode::OK, |(_, status)| {
+        StatusCode::from_u16(*status).expect("within 100 to 999")
+    })
+}
+
+/// The gRPC code of an HTTP status.
+fn grpc_code(status: StatusCode) -> Code {
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => Code::Unimplemented,
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            Code::ResourceExhausted
+        }
+        _ => {
+            let row = CODES.iter().find(|(_, known)| *known == status.as_u16());
+            row.map_or(Code::Internal, |(code, _)| *code)
+        }
+    }
+}
+
+/// The same error for a gRPC client.
+///
+/// ```
+/// use common::Problem;
+/// use http::StatusCode;
+/// use tonic::{Code, Status};
+///
+/// let problem = Problem::new(StatusCode::NOT_FOUND, "There is no order 17.");
+/// let status = Status::from(problem);
+/// assert_eq!((status.code(), status.message()), (Code::NotFound, "There is no order 17."));
+/// assert_eq!(Problem::from(status).status(), StatusCode::NOT_FOUND);
+/// ```
+impl From<Problem> for Status {
+    fn from(problem: Problem) -> Self {
+        let code = problem.grpc.unwrap_or_else(|| grpc_code(problem.status));
+        let mut status = Self::new(code, problem.detail);
+        if let Some(wait) = problem.retry_after {
             let millis = wait.as_millis().to_string();
             let millis = millis.parse().expect("digits are ASCII");
             status.metadata_mut().insert(PUSHBACK, millis);
         }
         status
-    }
-}
-
-/// The HTTP status at the edge for the gRPC code of a call to a replica.
-pub fn http_status(code: Code) -> StatusCode {
-    match code {
-        Code::Ok => StatusCode::OK,
-        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
-            StatusCode::BAD_REQUEST
-        }
-        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Code::PermissionDenied => StatusCode::FORBIDDEN,
-        Code::NotFound => StatusCode::NOT_FOUND,
-        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
-        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        Code::Cancelled => StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("within 100 to 999"),
-        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
-        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::BAD_GATEWAY,
     }
 }
 
@@ -275,6 +302,7 @@ mod tests {
         for (code, http) in table {
             let problem = Problem::from(Status::new(code, "secret"));
             assert_eq!(problem.status, http, "{code:?}");
+            assert_eq!(http_status(Status::from(problem.clone()).code()), http);
             assert_eq!(problem.detail.contains("secret"), http < 500, "{code:?}");
             assert_eq!(problem.retry_after.is_some(), http == 503, "{code:?}");
         }
@@ -282,10 +310,10 @@ mod tests {
 
     #[test]
     fn an_overloaded_replica_is_not_the_fault_of_the_client() {
-        let problem = Problem::from(Problem::overloaded().to_grpc());
+        let problem = Problem::from(Status::from(Problem::overloaded()));
         assert_eq!(problem.status, 503);
         assert_eq!(problem.retry_after, Some(RETRY_DELAY));
-        assert_eq!(problem.to_grpc().code(), Code::ResourceExhausted);
+        assert_eq!(Status::from(problem).code(), Code::ResourceExhausted);
     }
 
     #[tokio::test]

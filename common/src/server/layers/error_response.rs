@@ -12,6 +12,7 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Either};
+use tonic::Status;
 use tracing::error;
 
 use super::{access::Quiet, head::Refusal, tonic_quirks};
@@ -79,7 +80,7 @@ where
     let failure = match (protocol, failure.extensions().get::<Problem>()) {
         (Protocol::Grpc, Some(problem)) => {
             let quiet = failure.extensions().get::<Quiet>().copied();
-            let mut status = problem.to_grpc().into_http();
+            let mut status = Status::from(problem.clone()).into_http();
             if let Some(quiet) = quiet {
                 status.extensions_mut().insert(quiet);
             }
