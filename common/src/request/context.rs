@@ -6,6 +6,7 @@
 
 use std::future::Future;
 
+use http::HeaderMap;
 use tokio::{
     task::{JoinHandle, futures::TaskLocalFuture},
     time::Instant,
@@ -136,4 +137,56 @@ where
         Some(context) => tokio::spawn(context.scope(future)),
         None => tokio::spawn(future),
     }
+}
+
+/// Runs work that blocks, such as a query of a database, on a thread that may block. The work is
+/// part of the current request: its log lines have the id, and [`current`] is the same.
+///
+/// A worker is one thread, so whatever blocks it stops all of its requests, connections and timers
+/// meanwhile: a query, a file, a lock that is held for long, a computation of more than a
+/// millisecond or so. Peers take a worker that is silent for seconds for dead.
+///
+/// Work that has begun goes on when its request ends. The runtime of a worker has at most 512 such
+/// threads; further work waits for one.
+///
+/// ```
+/// use common::{Context, Deadline, RequestId, context};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let deadline = Deadline::after(Duration::from_secs(10));
+/// let request = Context::new("order-17".parse().unwrap(), deadline);
+/// let id = request.scope(async {
+///     context::spawn_blocking(|| context::with_request_id(str::to_owned)).await
+/// });
+/// assert_eq!(id.await.unwrap(), "order-17");
+/// # }
+/// ```
+pub fn spawn_blocking<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> JoinHandle<R> {
+    match current() {
+        Some(context) => tokio::task::spawn_blocking(move || context.sync_scope(work)),
+        None => tokio::task::spawn_blocking(work),
+    }
+}
+
+/// The headers that carry the current request on to a service that is called over HTTP, for clients
+/// that are not of this crate: `x-request-id`. Outside of a request there are none. Bound such a
+/// call by what is left of the [`deadline`].
+///
+/// ```
+/// use common::{Context, Deadline, context};
+/// use std::time::Duration;
+///
+/// let deadline = Deadline::after(Duration::from_secs(10));
+/// let request = Context::new("order-17".parse().unwrap(), deadline);
+/// let headers = request.sync_scope(context::outbound_headers);
+/// assert_eq!(headers["x-request-id"], "order-17");
+/// assert!(context::outbound_headers().is_empty());
+/// ```
+pub fn outbound_headers() -> HeaderMap {
+    let id = CURRENT.try_with(|context| context.request_id.header_value());
+    let header = id.map(|id| (RequestId::HTTP_HEADER, id));
+    header.into_iter().collect()
 }
