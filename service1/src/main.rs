@@ -26,9 +26,6 @@ struct Config {
     grpc_port: u16,
 }
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
     server::run("service1", &config.common, move |_worker| {

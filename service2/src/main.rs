@@ -36,9 +36,6 @@ struct Config {
     service1_channel: Target,
 }
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
     let service1 = Channel::new(

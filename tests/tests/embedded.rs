@@ -54,21 +54,12 @@ impl Running {
 
 /// The configuration of a test. Its deadline is short.
 fn config() -> Config {
-    #[derive(clap::Parser)]
-    struct Flags {
-        #[command(flatten)]
-        common: Config,
+    Config {
+        host: "127.0.0.1".parse().expect("an address"),
+        deadline: Duration::from_millis(300),
+        workers: 2.try_into().expect("more than 0"),
+        ..Config::default()
     }
-    let flags = [
-        "test",
-        "--host",
-        "127.0.0.1",
-        "--deadline",
-        "300ms",
-        "--workers",
-        "2",
-    ];
-    <Flags as clap::Parser>::parse_from(flags).common
 }
 
 fn hello() -> Router {

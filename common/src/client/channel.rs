@@ -132,7 +132,6 @@ impl Channel {
 mod tests {
     use std::sync::atomic::AtomicU64;
 
-    use clap::Parser;
     use tokio::{
         io::AsyncReadExt,
         net::TcpListener,
@@ -143,16 +142,9 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    #[derive(Parser)]
-    struct Settings {
-        #[command(flatten)]
-        client: Config,
-    }
-
     fn channel(target: &str) -> Channel {
-        let config = Settings::parse_from(["test"]).client;
         let target = target.parse().expect("a target");
-        Channel::new(&target, &[], &config, Duration::from_secs(10))
+        Channel::new(&target, &[], &Config::default(), Duration::from_secs(10))
     }
 
     /// A listener whose connections are read to their end.

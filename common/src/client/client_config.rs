@@ -2,26 +2,46 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-
 use crate::config;
 
+/// The default of [`Config::failfast`], as it is written in flags.
+const FAILFAST: &str = "3s";
+
 /// The settings of a client. A service flattens them beside [`common::Config`](crate::Config) with
-/// `#[command(flatten)]`.
-#[derive(Debug, Clone, Args)]
-#[group(skip)]
+/// `#[command(flatten)]`. A service with several targets may have a `Config` for each:
+///
+/// ```
+/// use common::client::Config;
+/// use std::time::Duration;
+///
+/// let patient = Config { failfast: Duration::from_secs(8), ..Config::default() };
+/// assert_eq!(Config::default().failfast, Duration::from_secs(3));
+/// ```
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+#[cfg_attr(feature = "cli", group(skip))]
 pub struct Config {
     /// How long a call waits for a replica while none can be reached
-    #[arg(long, env, default_value = "3s", value_parser = config::duration)]
+    #[cfg_attr(feature = "cli", arg(long, env, default_value = FAILFAST, value_parser = config::duration))]
     pub failfast: Duration,
 
     /// The names under which calls carry their request id
-    #[arg(long, env, value_enum, default_value_t)]
+    #[cfg_attr(feature = "cli", arg(long, env, value_enum, default_value_t))]
     pub request_id_names: RequestIdNames,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            failfast: config::duration(FAILFAST).expect("the tests parse it"),
+            request_id_names: RequestIdNames::default(),
+        }
+    }
+}
+
 /// The names under which a call carries its request id.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum RequestIdNames {
     /// `request_id` and `x-request-id`
     #[default]

@@ -74,15 +74,14 @@ where
 /// Serves an open connection, such as a [`tokio::io::duplex`], to its end, as a worker does.
 /// [`Channel::with_io`](crate::client::Channel::with_io) makes a client for the other end:
 ///
-/// ```no_run
+/// ```
 /// # use std::time::Duration;
 /// use common::client::{self, Channel};
 /// use common::server::{self, Grpc, Listener};
 /// use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() { }
-/// # async fn example(config: client::Config) -> Result<(), tonic::Status> {
+/// # async fn main() -> Result<(), tonic::Status> {
 /// # use tonic_health::pb::FILE_DESCRIPTOR_SET;
 /// let deadline = Duration::from_secs(10);
 /// let (ours, theirs) = tokio::io::duplex(64 * 1_024);
@@ -90,7 +89,7 @@ where
 /// tokio::spawn(server::serve_io(listener, deadline, theirs));
 ///
 /// let target = "service:50051".parse().expect("it is a host and a port");
-/// let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config, deadline);
+/// let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &client::Config::default(), deadline);
 /// let mut health = HealthClient::new(channel.with_io(ours));
 /// let reply = health.check(HealthCheckRequest::default()).await?;
 /// assert_eq!(reply.into_inner().status, 1); // SERVING

@@ -39,12 +39,10 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The configuration of a channel. A call waits for a replica as long as its deadline lets it, as a
 /// thousand connections at once take seconds on a busy machine.
 fn config() -> client::Config {
-    #[derive(clap::Parser)]
-    struct Flags {
-        #[command(flatten)]
-        client: client::Config,
+    client::Config {
+        failfast: DEADLINE,
+        ..client::Config::default()
     }
-    <Flags as clap::Parser>::parse_from(["test", "--failfast", "10s"]).client
 }
 
 /// Clients of `common`.

@@ -42,14 +42,14 @@ use crate::{
 /// signals, installs no subscriber and no panic hook, and never ends the process:
 /// [`run`](crate::server::run) does all that around it.
 ///
-/// ```no_run
+/// ```
 /// use axum::{Router, routing::get};
 /// use common::{Config, server::{self, Listener}};
 /// use tokio::sync::oneshot;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() { }
-/// # async fn example(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config { workers: 1.try_into()?, ..Config::default() };
 /// let server = server::bind(&config, |_worker| {
 ///     [Listener::http(0, Router::new().route("/", get(|| async { "Hello!" })))]
 /// })?;
