@@ -3,13 +3,10 @@
 use std::{env, error::Error, fs, path::Path};
 
 const FILES: [&str; 2] = ["testing/test.proto", "testing/calls.proto"];
-const INCLUDES: [&str; 2] = ["protos", "../common/protos"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for directory in INCLUDES {
-        println!("cargo::rerun-if-changed={directory}");
-    }
-    let mut compiler = protox::Compiler::new(INCLUDES)?;
+    println!("cargo::rerun-if-changed=protos");
+    let mut compiler = protox::Compiler::new(["protos", &env::var("DEP_MESH_PROTOS_DIR")?])?;
     compiler.include_imports(true).open_files(FILES)?;
     let descriptors = Path::new(&env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;
