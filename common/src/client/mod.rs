@@ -17,6 +17,7 @@
 //! | `attempt_failure` | why an attempt has no response |
 //! | `pushback` | when a server wants a call again |
 //! | `serving` | [`wait_until_serving`], and the health check behind it |
+//! | [`http`] | a client for services that speak HTTP, with the same context, deadline and retries |
 //!
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its
 //! reply to a health check, or the lack of one. It never follows from one slow response.
@@ -26,6 +27,7 @@ mod channel;
 mod client_config;
 #[cfg(test)]
 mod fake;
+pub mod http;
 mod layers;
 mod pool;
 mod pushback;

@@ -10,5 +10,5 @@ mod attempts;
 mod call_deadline;
 mod call_timing;
 
-pub(super) use self::attempts::{Budget, UsualLatency};
+pub(super) use self::attempts::{Budget, Calls, RETRY, UsualLatency};
 pub use self::{attempts::Attempts, call_deadline::CallDeadline, call_timing::CallTiming};

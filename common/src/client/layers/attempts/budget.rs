@@ -31,7 +31,7 @@ pub(in crate::client) struct Budget(Mutex<State>);
 pub(in crate::client) struct Calls(Arc<AtomicU64>);
 
 impl Calls {
-    pub(super) fn add(&self) {
+    pub(in crate::client) fn add(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 }
@@ -69,7 +69,7 @@ impl Budget {
     }
 
     /// Takes one attempt out of the budget. Returns whether there was one.
-    pub(super) fn withdraw(&self) -> bool {
+    pub(in crate::client) fn withdraw(&self) -> bool {
         let mut state = lock(&self.0);
         state.fill();
         let is_granted = state.balance >= 1.0;

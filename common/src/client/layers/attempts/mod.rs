@@ -29,8 +29,12 @@ use tokio::{task::JoinSet, time::sleep};
 use tonic::Status;
 use tower::Service;
 
-pub(in crate::client) use self::{budget::Budget, latencies::UsualLatency};
-use self::{budget::Calls, latencies::Latencies, retry::Verdict};
+pub(in crate::client) use self::{
+    budget::{Budget, Calls},
+    latencies::UsualLatency,
+    retry::RETRY,
+};
+use self::{latencies::Latencies, retry::Verdict};
 use crate::{
     client::{
         Failure,

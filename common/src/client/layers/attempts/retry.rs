@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The pause between two attempts.
-const RETRY: Backoff = Backoff {
+pub(in crate::client) const RETRY: Backoff = Backoff {
     base: Duration::from_millis(25),
     factor: 2.0,
     limit: Duration::from_secs(1),
