@@ -1,9 +1,10 @@
-# Both services, a target for each: docker build --target service1 .
+# The services, a target for each: docker build --target service1 .
 # Needs BuildKit, for the cache mounts.
 ARG RUST_VERSION=1.95
 FROM rust:${RUST_VERSION}-bookworm AS build
 WORKDIR /src
 COPY . .
+ARG SERVICES="service1 service2"
 # Static binaries need nothing but a kernel. With `--target`, RUSTFLAGS do not apply to build
 # scripts and macros, which can't be static.
 RUN --mount=type=cache,id=mesh-cargo,target=/cache/cargo \
@@ -11,19 +12,18 @@ RUN --mount=type=cache,id=mesh-cargo,target=/cache/cargo \
     export CARGO_HOME=/cache/cargo CARGO_TARGET_DIR=/cache/target \
         RUSTFLAGS="-C target-feature=+crt-static" && \
     host=$(rustc -vV | sed -n 's/^host: //p') && \
-    cargo build --release --locked --target "$host" --package service1 --package service2 && \
-    mkdir /out && cp "/cache/target/$host/release/service1" "/cache/target/$host/release/service2" /out/
+    cargo build --release --locked --target "$host" $(printf -- ' --package %s' $SERVICES) && \
+    mkdir /out && cd "/cache/target/$host/release" && cp $SERVICES /out/
 
-FROM scratch AS service1
-COPY --from=build /out/service1 /service1
+FROM scratch AS service
 USER 65532:65532
+HEALTHCHECK --interval=2s --timeout=3s --start-period=10s --retries=3 CMD ["/service", "healthcheck"]
+ENTRYPOINT ["/service"]
+
+FROM service AS service1
+COPY --from=build /out/service1 /service
 EXPOSE 8080 50051
-HEALTHCHECK --interval=2s --timeout=3s --start-period=10s --retries=3 CMD ["/service1", "healthcheck"]
-ENTRYPOINT ["/service1"]
 
-FROM scratch AS service2
-COPY --from=build /out/service2 /service2
-USER 65532:65532
+FROM service AS service2
+COPY --from=build /out/service2 /service
 EXPOSE 8081
-HEALTHCHECK --interval=2s --timeout=3s --start-period=10s --retries=3 CMD ["/service2", "healthcheck"]
-ENTRYPOINT ["/service2"]

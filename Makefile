@@ -1,12 +1,17 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint fmt images up down logs trace e2e faults fuzz interop breaks instructions bench
+.PHONY: help run new-service template test check lint fmt images up down logs trace e2e faults fuzz interop breaks instructions bench
 
 help: ## List the targets
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: ## Run both services on this machine (release build) until Ctrl-C
 	@cargo build --release --package service1 --package service2
 	@scripts/run
+
+# The caller chooses NAME: make must not expand it.
+new-service: override export NAME := $(value NAME)
+new-service: ## Write a new service into the workspace: make new-service NAME=orders
+	@scripts/new-service "$$NAME"
 
 test: ## Run the tests that need no more than Rust, make and curl
 	cargo test --workspace
@@ -56,6 +61,9 @@ fuzz: ## Fuzz the input of clients, each target for a minute or for SECONDS=…
 
 interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest)
 	tests/interop/run
+
+template: ## Check that `make new-service` writes a service whose tests pass
+	tests/template/run
 
 breaks: ## Break behaviours of common one at a time, and name the tests that notice
 	tests/breaks/run
