@@ -18,7 +18,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PROGRAMS: [&str; 4] = ["curl", "docker", "make", "cargo"];
 
 /// Commands that other tests run: the command, the file that runs it, and the text that does.
-const RUN_ELSEWHERE: [(&str, &str, &str); 8] = [
+const RUN_ELSEWHERE: [(&str, &str, &str); 9] = [
     ("docker compose up", CONTAINERS, r#"compose(&["up", "#),
     (
         "docker compose up -d --scale service1=3",
@@ -34,6 +34,11 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 8] = [
         "docker compose port service1 8080",
         CONTAINERS,
         r#"compose(&["port", "service1", "8080"])"#,
+    ),
+    (
+        "make new-service NAME=orders",
+        "tests/template/run",
+        "new-service NAME=\"$name\"; done",
     ),
     ("make test", CI, "\nstep make test\n"),
     ("make interop", CI, "\nstep make interop\n"),
@@ -529,12 +534,32 @@ fn the_third_service_works_with_the_pair() {
     );
 }
 
+/// A block below a link to a file, such as ``[`src/main.rs`](../examples/…/main.rs):``, is a part of
+/// that file, which is compiled.
 #[test]
-fn the_docs_show_the_third_service_as_it_is() {
-    let page = read("docs/third-service.md");
-    let example = read("tests/examples/service3.rs");
-    assert!(
-        page.contains(&example),
-        "copy tests/examples/service3.rs into docs/third-service.md"
-    );
+fn blocks_of_files_are_in_these_files() {
+    let mut compared = 0;
+    for (name, page) in pages() {
+        let mut caption: Option<String> = None;
+        for (language, text) in parts(&page) {
+            match (language, caption.take()) {
+                (Some(_), Some(file)) => {
+                    let is_there = read(&file).contains(text);
+                    assert!(is_there, "{name}: {file} does not have this block:\n{text}");
+                    compared += 1;
+                }
+                (None, _) => caption = captioned_file(text),
+                (Some(_), None) => {}
+            }
+        }
+    }
+    assert!(compared >= 15, "{compared}");
+}
+
+/// The file that the last line of a text links to, if that line is such a link and nothing else.
+fn captioned_file(text: &str) -> Option<String> {
+    let line = text.trim_end().rsplit('\n').next()?;
+    let file = line.strip_prefix("[`")?.strip_suffix("):")?;
+    let (_, file) = file.split_once("`](../")?;
+    Some(file.to_owned())
 }
