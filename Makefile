@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run new-service template test check lint fmt images up down logs trace e2e faults fuzz interop breaks instructions bench
+.PHONY: help run new-service template test check lint public-api fmt images up down logs trace e2e faults fuzz interop breaks instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,10 +21,23 @@ check: ## Run the checks for every change: format, clippy, unit and process test
 	cargo clippy --workspace --all-targets --all-features -- --deny warnings
 	cargo test --workspace --lib --bins --test processes
 
-lint: ## Check formatting, clippy and docs; warnings are errors
+# The sides of `common`, each without the others.
+FEATURES := none server client server,client client,cli
+
+lint: ## Check formatting, clippy, docs, the public API, the package and licences; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- --deny warnings
+	@for features in $(FEATURES); do echo "common with $$features"; \
+	  cargo clippy --quiet --package common --no-default-features \
+	    --features "$${features#none}" -- --deny warnings || exit; done
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps
+	cargo test --package tests --features public-api --test public_api -- --nocapture
+	cargo package --package common --allow-dirty
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
+	  else echo "left out: cargo-deny is not installed, so no licence and no source was checked"; fi
+
+public-api: ## Write the list of the public items of common anew
+	UPDATE_PUBLIC_API=1 cargo test --package tests --features public-api --test public_api
 
 fmt: ## Format the code
 	cargo fmt --all

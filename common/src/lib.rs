@@ -96,3 +96,8 @@ pub use request::{
     timings,
 };
 pub(crate) use request::{methods, protocol};
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

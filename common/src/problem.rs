@@ -153,7 +153,7 @@ const CODES: [(Code, u16); 16] = [
 ];
 
 /// The HTTP status at the edge for the gRPC code of a call to a replica.
-pub fn http_status(code: Code) -> StatusCode {
+fn http_status(code: Code) -> StatusCode {
     let row = CODES.iter().find(|(known, _)| *known == code);
     row.map_or(StatusCode::OK, |(_, status)| {
         StatusCode::from_u16(*status).expect("within 100 to 999")

@@ -15,11 +15,6 @@ impl Worker {
         Self { process }
     }
 
-    /// The process that the worker belongs to.
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
     /// The same as [`Process::draining`].
     pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
         self.process.draining()
