@@ -1,0 +1,61 @@
+//! The public items of `common` are those of `common/public-api.txt`, so that no change of the API
+//! goes unnoticed. `make public-api` writes the file anew.
+
+use std::{collections::BTreeSet, env, fs, path::Path, process::Command};
+
+/// The format of rustdoc's JSON that the crate `public-api` reads: that of Rust 1.95.
+const FORMAT: u64 = 57;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+#[test]
+fn the_public_items_of_common_are_those_of_the_list() {
+    let target = Path::new(ROOT).join("target/public-api");
+    let documented = Command::new(env!("CARGO"))
+        .args([
+            "rustdoc",
+            "--quiet",
+            "--package",
+            "common",
+            "--lib",
+            "--all-features",
+        ])
+        .args(["--", "-Z", "unstable-options", "--output-format", "json"])
+        .current_dir(ROOT)
+        .env("CARGO_TARGET_DIR", &target) // RUSTC_BOOTSTRAP would build the dependencies anew
+        .env("RUSTC_BOOTSTRAP", "1") // JSON is an unstable output of the stable rustdoc
+        .status();
+    assert!(documented.expect("cargo runs").success());
+    let file = target.join("doc/common.json");
+    let json = fs::read_to_string(&file).expect("rustdoc wrote it");
+    let document: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+    if document["format_version"] != FORMAT {
+        println!("left out: this Rust describes an API in another format; use Rust 1.95");
+        return;
+    }
+    let api = public_api::Builder::from_rustdoc_json(&file)
+        .omit_blanket_impls(true)
+        .omit_auto_trait_impls(true)
+        .omit_auto_derived_impls(true)
+        .build()
+        .expect("its format is known");
+    let items: BTreeSet<_> = api.items().map(|item| format!("{item}\n")).collect();
+
+    let list = Path::new(ROOT).join("common/public-api.txt");
+    if env::var_os("UPDATE_PUBLIC_API").is_some() {
+        let items: Vec<_> = items.into_iter().collect();
+        fs::write(list, items.concat()).expect("it can be written");
+        return;
+    }
+    let known = fs::read_to_string(list).expect("there is a list");
+    let known: BTreeSet<_> = known.split_inclusive('\n').map(str::to_owned).collect();
+    let changes = items.symmetric_difference(&known).map(|item| {
+        let sign = if known.contains(item) { '-' } else { '+' };
+        format!("{sign} {item}")
+    });
+    let changes = changes.collect::<Vec<_>>().concat();
+    assert!(
+        changes.is_empty(),
+        "the public API of common has changed; if that is right, run `make public-api`:\n{changes}"
+    );
+}
