@@ -16,6 +16,7 @@ class Break:
 
 UNIT = "--package common --lib"
 PROCESSES = "--package tests --test processes"
+EMBEDDED = "--package tests --test embedded"
 
 BREAKS = [
     Break(
@@ -104,8 +105,8 @@ BREAKS = [
     ),
     Break(
         "a drain drops the connections that wait to be accepted",
-        "while let Ok((stream, peer)) = socket.accept() {",
-        "if let Ok((stream, peer)) = socket.accept() {",
+        "while let Ok(accepted) = socket.accept() {",
+        "if let Ok(accepted) = socket.accept() {",
         f"{PROCESSES} limits::a_silent_client",
     ),
     Break(
@@ -128,8 +129,50 @@ BREAKS = [
     ),
     Break(
         "NOT_FOUND becomes 409",
-        "Code::NotFound => StatusCode::NOT_FOUND,",
-        "Code::NotFound => StatusCode::CONFLICT,",
+        "(Code::NotFound, 404), (Code::Aborted, 409),",
+        "(Code::NotFound, 409), (Code::Aborted, 409),",
         f"{UNIT} problem::",
+    ),
+    Break(
+        "the deadline of a route is ignored",
+        "routes.at(path).ok().map(|route| *route.value)",
+        "routes.at(path).ok().map(|_| self.default)",
+        f"{EMBEDDED} a_route",
+    ),
+    Break(
+        "a stream is not told of the drain",
+        "Some(token) => token.cancelled().await,",
+        "Some(_) => std::future::pending().await,",
+        f"{EMBEDDED} a_route",
+    ),
+    Break(
+        "a failed check leaves the service ready",
+        "if state.is_some() { readiness.require(); }",
+        "",
+        f"{EMBEDDED} readiness",
+    ),
+    Break(
+        "a router may take the path of the metrics",
+        "return Err(InvalidFace::PathTaken(path));",
+        "continue;",
+        f"{PROCESSES} start::a_router",
+    ),
+    Break(
+        "blocking work loses its request",
+        "spawn_blocking(move || context.sync_scope(work))",
+        "spawn_blocking(work)",
+        "--package common --doc spawn_blocking",
+    ),
+    Break(
+        "an HTTP call with a body is repeated",
+        "head.method.is_safe() && body.size_hint().exact() == Some(0)",
+        "head.method.is_safe()",
+        f"{UNIT} http::",
+    ),
+    Break(
+        "two metrics have one name",
+        'assert!( is_new, "the name of the metric',
+        'assert!( is_new || true, "the name of the metric',
+        f"{UNIT} metrics::",
     ),
 ]
