@@ -37,6 +37,14 @@ pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// async fn handler() -> Result<String, Problem> {
 ///     Err(Problem::new(StatusCode::BAD_REQUEST, "name is given twice; give it once"))
 /// }
+/// # use axum::response::IntoResponse;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+///
+/// let response = handler().await.into_response();
+/// assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Problem {

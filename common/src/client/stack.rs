@@ -3,7 +3,27 @@
 use super::layers::{Attempts, CallDeadline, CallTiming};
 use crate::methods::Deadlines;
 
-/// The layers that each outbound call passes:
+/// The layers that each outbound call passes. A generated client takes it as its channel:
+///
+/// ```
+/// use common::client::{self, Channel};
+/// use std::time::Duration;
+/// use tonic::Code;
+/// use tonic_health::pb::{FILE_DESCRIPTOR_SET, HealthCheckRequest, health_client::HealthClient};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let target = "127.0.0.1:1".parse().unwrap(); // nobody listens there
+/// let config = client::Config { failfast: Duration::ZERO, ..client::Config::default() };
+/// let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config, Duration::from_secs(10));
+/// let client: client::Client = channel.connect();
+///
+/// let mut health = HealthClient::new(client.clone());
+/// let check = health.check(HealthCheckRequest::default());
+/// assert_eq!(check.await.unwrap_err().code(), Code::Unavailable);
+/// # }
+/// ```
+///
+/// The layers are:
 ///
 /// 1. [`CallTiming`]: the time of the call goes into the `Server-Timing` of its request. On top,
 ///    to measure what the handler waits for.

@@ -20,6 +20,22 @@ use crate::{
 };
 
 /// The values that travel with a request.
+///
+/// The server makes it, and [`current`] returns it. A program that is no server makes its own, so
+/// that its log lines and calls have an id and a deadline:
+///
+/// ```
+/// use common::{Context, Deadline, RequestId, context};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let deadline = Deadline::after(Duration::from_secs(30));
+/// let context = Context::new(RequestId::fresh(), deadline);
+/// let seen = context.scope(async { context::deadline() }).await;
+/// assert_eq!(seen, Some(deadline));
+/// assert!(context::current().is_none());
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The id that is in every log line, header and call of the request.

@@ -14,7 +14,31 @@ use crate::methods::{Methods, declared_in};
 
 /// The gRPC services of one port, with `grpc.health.v1` and reflection (v1 and v1alpha).
 ///
-/// A [`Listener::grpc`](crate::server::Listener::grpc) serves it.
+/// A [`Listener::grpc`](crate::server::Listener::grpc) serves it:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), axum::BoxError> {
+/// use axum::body::Body;
+/// use common::server::{self, Grpc, Listener};
+/// use http::Request;
+/// use std::time::Duration;
+/// use tower::ServiceExt;
+///
+/// // A service adds the servers that tonic generated, with `add_service`.
+/// let services = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
+/// let stack = server::stack(Listener::grpc(50051, services), Duration::from_secs(10));
+///
+/// let call = Request::post("/grpc.health.v1.Health/Check")
+///     .header("content-type", "application/grpc")
+///     .header("request_id", "order-17")
+///     .body(Body::from(&[0_u8; 5][..]))?; // an empty message
+/// let response = stack.oneshot(call).await?;
+/// assert_eq!(response.status(), 200);
+/// assert_eq!(response.headers()["request_id"], "order-17");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Grpc {
     routes: Routes,

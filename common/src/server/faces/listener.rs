@@ -24,7 +24,17 @@ use crate::{endpoints, limits, methods::Deadlines, protocol::Protocol};
 /// let router = Router::new()
 ///     .route("/", get(|| async { "Hello!" }))
 ///     .route("/events", get(|| async { "an endless stream" }));
-/// let listener = Listener::http(8082, router).deadline("/events", None);
+/// let listener = Listener::http(8082, router)
+///     .deadline("/events", None)
+///     .body_limit(1_024);
+/// # use common::server;
+/// # use tower::ServiceExt;
+/// # let stack = server::stack(listener, Duration::from_secs(10));
+/// # let body = axum::body::Body::from(vec![0; 1_025]);
+/// # let request = http::Request::get("/").header("content-length", "1025").body(body).unwrap();
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// # let response = runtime.block_on(stack.oneshot(request)).unwrap();
+/// # assert_eq!(response.status(), 413);
 /// ```
 #[derive(Debug)]
 pub struct Listener {

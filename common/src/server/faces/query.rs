@@ -20,6 +20,21 @@ use crate::Problem;
 ///     let name = query.get("name")?.unwrap_or_default(); // missing is empty
 ///     Ok(format!("Hello, {name}!"))
 /// }
+/// # use axum::{Router, body::Body, routing::get};
+/// # use tower::ServiceExt;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///
+/// let router = Router::new().route("/", get(handler));
+/// let ask = async |path| {
+///     let request = http::Request::get(path).body(Body::empty())?;
+///     Ok::<_, http::Error>(router.clone().oneshot(request).await.unwrap().status())
+/// };
+/// assert_eq!(ask("/?name=Zo%C3%AB").await?, 200);
+/// assert_eq!(ask("/?name=%zz").await?, 400);
+/// assert_eq!(ask("/?name=a&name=b").await?, 400);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Query(Uri);

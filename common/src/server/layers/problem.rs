@@ -20,6 +20,27 @@ use crate::limits;
 /// Turns errors, and error responses without a document, into a [`Problem`](crate::Problem): over
 /// HTTP a `problem+json`, over gRPC a status. It belongs below
 /// [`RequestLayer`](super::RequestLayer), and above every layer that can fail.
+///
+/// ```
+/// use axum::{Router, body::Body, routing::get};
+/// use common::server::layers::{GuardLayer, ProblemLayer, RequestLayer};
+/// use http::Request;
+/// use std::time::Duration;
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let router = Router::new().route("/", get(|| async { "Hello!" })).layer(
+///     ServiceBuilder::new()
+///         .layer(RequestLayer::http(Duration::from_secs(10)))
+///         .layer(ProblemLayer::default())
+///         .layer(GuardLayer),
+/// );
+/// let request = Request::post("/").body(Body::empty()).unwrap();
+/// let response = router.oneshot(request).await.unwrap();
+/// assert_eq!(response.status(), 405);
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct ProblemLayer {
     body_limit: usize,

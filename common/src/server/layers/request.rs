@@ -36,6 +36,27 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Gives each request a [`Context`], runs the layers below and the body of the response in it, and
 /// logs the request when its response has left.
+///
+/// ```
+/// use axum::{Router, body::Body, routing::get};
+/// use common::server::layers::{GuardLayer, ProblemLayer, RequestLayer};
+/// use http::Request;
+/// use std::time::Duration;
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let router = Router::new().route("/", get(|| async { "Hello!" })).layer(
+///     ServiceBuilder::new()
+///         .layer(RequestLayer::http(Duration::from_secs(10)))
+///         .layer(ProblemLayer::default())
+///         .layer(GuardLayer),
+/// );
+/// let request = Request::get("/").header("x-request-id", "order-17").body(Body::empty());
+/// let response = router.oneshot(request.unwrap()).await.unwrap();
+/// assert_eq!(response.headers()["x-request-id"], "order-17");
+/// assert!(response.headers().contains_key("server-timing"));
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct RequestLayer {
     connection: Arc<Connection>,

@@ -89,6 +89,28 @@ impl Drop for Served {
 ///
 /// Below another server than [`server::run`](crate::server::run), no request gives way, and all
 /// connections count as one.
+///
+/// ```
+/// use axum::{Router, body::Body, routing::get};
+/// use common::server::layers::{GuardLayer, ProblemLayer, RequestLayer, ShedLayer};
+/// use http::Request;
+/// use std::time::Duration;
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let router = Router::new().route("/", get(|| async { "Hello!" })).layer(
+///     ServiceBuilder::new()
+///         .layer(RequestLayer::http(Duration::from_secs(10)))
+///         .layer(ProblemLayer::default())
+///         .layer(ShedLayer::http(0))
+///         .layer(GuardLayer),
+/// );
+/// let request = Request::get("/").header("host", "localhost").body(Body::empty());
+/// let response = router.oneshot(request.unwrap()).await.unwrap();
+/// assert_eq!(response.status(), 503);
+/// assert_eq!(response.headers()["retry-after"], "1");
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ShedLayer(Arc<Admission>);
 

@@ -37,6 +37,17 @@ const EXIT_INVALID: u8 = 2;
 ///
 /// The exit code is 0 after a drain, 2 if a face is invalid, and 1 if the service can't start for
 /// another reason or ends before a drain.
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+/// use common::{Config, server::{self, Listener}};
+///
+/// fn main() -> std::process::ExitCode {
+///     server::run("hello", &Config::default(), |_worker| {
+///         [Listener::http(8082, Router::new().route("/", get(|| async { "Hello!" })))]
+///     })
+/// }
+/// ```
 pub fn run<L>(
     service: &'static str,
     config: &Config,

@@ -82,6 +82,28 @@ pub struct Server {
 /// | what `faces` captures | once, before | all threads share it, so it is `Send` and `Sync`: settings, a pool of database connections, a [`Channel`](crate::client::Channel) |
 /// | what `faces` makes | once on each worker | the worker alone: routers, a [`Client`](crate::client::Client) |
 /// | a [task](Self::task) | once for the process | background work, on a thread of its own |
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use common::{Config, server::{Listener, Server}};
+/// use std::sync::{Arc, atomic::{AtomicU32, Ordering::SeqCst}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let swept = Arc::new(AtomicU32::new(0));
+/// let faces = Server::builder(|_worker| {
+///     [Listener::http(0, Router::new().route("/", get(|| async { "Hello!" })))]
+/// });
+/// let counter = swept.clone();
+/// let server = faces.task("sweeper", |process| async move {
+///     process.draining().await;
+///     counter.fetch_add(1, SeqCst); // a last time
+/// });
+/// server.bind(&Config::default())?.serve(std::future::ready(())).await?;
+/// assert_eq!(swept.load(SeqCst), 1);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Builder {
     faces: Arc<Faces>,
     tasks: Vec<Task>,
