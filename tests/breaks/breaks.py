@@ -161,7 +161,7 @@ BREAKS = [
         "blocking work loses its request",
         "spawn_blocking(move || context.sync_scope(work))",
         "spawn_blocking(work)",
-        "--package common --doc spawn_blocking",
+        f"{UNIT} context::",
     ),
     Break(
         "an HTTP call with a body is repeated",

@@ -206,3 +206,20 @@ pub fn outbound_headers() -> HeaderMap {
     let header = id.map(|id| (RequestId::HTTP_HEADER, id));
     header.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn blocking_work_is_part_of_its_request() {
+        let deadline = Deadline::after(Duration::from_secs(10));
+        let context = Context::new("order-17".parse().unwrap(), deadline);
+        let id = || with_request_id(str::to_owned);
+        let within = context.scope(async { spawn_blocking(id).await }).await;
+        assert_eq!(within.unwrap(), "order-17");
+        assert_eq!(spawn_blocking(id).await.unwrap(), "");
+    }
+}
