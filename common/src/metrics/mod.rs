@@ -4,6 +4,7 @@
 //! line. A scrape adds up the counters of all threads.
 
 mod own;
+mod process;
 mod replicas;
 mod requests;
 mod text;

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Mutex};
 
 use prometheus_client::{encoding::text::encode_registry, registry::Registry};
 
-use super::text::process_registry;
+use super::process::process_registry;
 use crate::lock::lock;
 
 /// The metrics of the service.

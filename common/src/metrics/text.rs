@@ -1,19 +1,8 @@
 //! The text format of Prometheus.
 
-use std::{fmt, sync::atomic::Ordering::Relaxed};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{
-        DescriptorEncoder, NoLabelSet,
-        text::{encode_eof, encode_registry},
-    },
-    metrics::MetricType,
-    registry::Registry,
-};
-
-use super::{ALL, COUNTERS, GAUGES, own, replicas, requests};
-use crate::{lock::lock, logging::stdout};
+use super::{own, process::process_registry};
 
 /// The media type of [`text`].
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,50 +15,4 @@ pub(crate) fn text() -> String {
     own::append(&mut text);
     encode_eof(&mut text).expect(WRITABLE);
     text
-}
-
-/// The metrics that every service has.
-pub(super) fn process_registry() -> Registry {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Process));
-    registry
-}
-
-/// The counters of all threads, added up.
-#[derive(Debug)]
-struct Process;
-
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let all = lock(&ALL).clone();
-        let of_threads = COUNTERS.iter().map(|(name, help, counter)| {
-            let sum = all.iter().map(|counters| counter(counters).get()).sum();
-            (*name, *help, sum)
-        });
-        let (written, lost) = (stdout::written_bytes(), stdout::lost_bytes());
-        let of_log = [
-            ("log_written_bytes", "Bytes of log lines written", written),
-            (
-                "log_lost_bytes",
-                "Bytes of log lines that stdout did not take",
-                lost,
-            ),
-        ];
-        for (name, help, sum) in of_threads.chain(of_log) {
-            encoder
-                .encode_descriptor(name, help.trim(), None, MetricType::Counter)?
-                .encode_counter::<NoLabelSet, u64, u64>(&sum, None)?;
-        }
-        for (name, help, gauge) in GAUGES {
-            let sum: i64 = all
-                .iter()
-                .map(|counters| gauge(counters).load(Relaxed))
-                .sum();
-            encoder
-                .encode_descriptor(name, help.trim(), None, MetricType::Gauge)?
-                .encode_gauge(&sum)?;
-        }
-        requests::encode(&all, &mut encoder)?;
-        replicas::encode(&all, &mut encoder)
-    }
 }

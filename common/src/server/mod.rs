@@ -41,9 +41,10 @@ pub use self::{
         worker::Worker,
     },
     process::{
+        builder::Builder,
         error::Error,
         run::{bind, raise_file_limit, run},
-        server::{Builder, Server},
+        server::Server,
     },
     standalone::{serve_io, stack},
 };

@@ -2,6 +2,7 @@
 
 mod accept;
 mod bind;
+pub(super) mod builder;
 mod control_frames;
 mod drive;
 pub(super) mod error;

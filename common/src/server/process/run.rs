@@ -6,11 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tracing::warn;
 
-use super::{
-    error::Error,
-    server::{Builder, Server},
-    signals,
-};
+use super::{builder::Builder, error::Error, server::Server, signals};
 use crate::{
     Config, logging,
     server::faces::{listener::Listener, worker::Worker},
