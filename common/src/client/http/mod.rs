@@ -74,7 +74,7 @@ const MAX_NAME: usize = 64;
 ///   is respected. The retries of a client have one budget, as those of the gRPC client have. There
 ///   are no hedges.
 ///
-/// Bodies stream. Bound what you read of them, with [`axum::body::to_bytes`] or
+/// Redirects are responses like any other. Bodies stream. Bound what you read of them, with [`axum::body::to_bytes`] or
 /// [`http_body_util::Limited`].
 ///
 /// A client has its own pool of connections, whose tasks run on the worker where the first call is
