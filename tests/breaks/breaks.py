@@ -57,8 +57,8 @@ BREAKS = [
     ),
     Break(
         "retries ignore their budget",
-        "call.attempts < limits::MAX_ATTEMPTS && self.budget.withdraw()",
-        "call.attempts < limits::MAX_ATTEMPTS",
+        "attempts < limits::MAX_ATTEMPTS && self.withdraw();",
+        "attempts < limits::MAX_ATTEMPTS;",
         f"{UNIT} attempts::",
     ),
     Break(

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::{Error, Shared};
-use crate::{RequestId, client::layers::RETRY, context, limits, metrics};
+use crate::{RequestId, client::layers::RETRY, context};
 
 type Outcome = Result<Response<Incoming>, Error>;
 
@@ -54,14 +54,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
         if pause >= left {
             return None; // the deadline would come first
         }
-        let is_granted = attempts < limits::MAX_ATTEMPTS && self.budget.withdraw();
-        metrics::count(|counters| {
-            if is_granted {
-                &counters.retries
-            } else {
-                &counters.retries_refused
-            }
-        });
+        let is_granted = self.budget.grant_retry(attempts);
         warn!(
             action = "call",
             status = if is_granted { "retry" } else { "failure" },

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::lock::lock;
+use crate::{limits, lock::lock, metrics};
 
 /// The budget is a fifth of the calls of the last ten seconds, and ten attempts a second (the
 /// figures of linkerd and finagle).
@@ -68,8 +68,22 @@ impl Budget {
         calls
     }
 
+    /// Takes a retry out of the budget, for a call with this many attempts so far, and counts it.
+    /// Returns whether there was one.
+    pub(in crate::client) fn grant_retry(&self, attempts: u32) -> bool {
+        let is_granted = attempts < limits::MAX_ATTEMPTS && self.withdraw();
+        metrics::count(|counters| {
+            if is_granted {
+                &counters.retries
+            } else {
+                &counters.retries_refused
+            }
+        });
+        is_granted
+    }
+
     /// Takes one attempt out of the budget. Returns whether there was one.
-    pub(in crate::client) fn withdraw(&self) -> bool {
+    pub(super) fn withdraw(&self) -> bool {
         let mut state = lock(&self.0);
         state.fill();
         let is_granted = state.balance >= 1.0;

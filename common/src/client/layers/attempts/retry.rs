@@ -6,7 +6,7 @@
 //!   another replica if there is one, and after `RESOURCE_EXHAUSTED` with a pushback, only on
 //!   another replica.
 //!
-//! A request stream is sent again only while everything sent so far is kept ([`limits::MAX_REPLAY`]).
+//! A request stream is sent again only while everything sent so far is kept (`limits::MAX_REPLAY`).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tracing::warn;
 use super::{Call, Outcome, Shared};
 use crate::{
     client::{Failure, pool::Backoff, pushback::Pushback},
-    limits, metrics,
+    metrics,
     protocol::code_name,
 };
 
@@ -98,14 +98,7 @@ impl Shared {
             Verdict::Retry(_) | Verdict::Final => return None,
         };
         let pause = self.pause_after(status, call)?;
-        let is_granted = call.attempts < limits::MAX_ATTEMPTS && self.budget.withdraw();
-        metrics::count(|counters| {
-            if is_granted {
-                &counters.retries
-            } else {
-                &counters.retries_refused
-            }
-        });
+        let is_granted = self.budget.grant_retry(call.attempts);
         warn!(
             action = "call",
             status = if is_granted { "retry" } else { "failure" },
