@@ -52,11 +52,15 @@ impl Running {
     }
 }
 
-/// The configuration of a test. Its deadline is short.
+/// A short deadline, and a tick in less than it.
+const DEADLINE: Duration = Duration::from_millis(600);
+const TICK: Duration = Duration::from_millis(20);
+
+/// The configuration of a test.
 fn config() -> Config {
     Config {
         host: "127.0.0.1".parse().expect("an address"),
-        deadline: Duration::from_millis(300),
+        deadline: DEADLINE,
         workers: 2.try_into().expect("more than 0"),
         ..Config::default()
     }
@@ -111,7 +115,7 @@ fn faces_that_cannot_be_served_are_an_error() {
 /// A line a tick, until the service drains.
 async fn ticks() -> Body {
     let ticks = stream::unfold((), async |()| {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(TICK).await;
         Some((Ok::<_, io::Error>(Bytes::from_static(b"tick\n")), ()))
     });
     let end = stream::once(async { Ok(Bytes::from_static(b"the end\n")) });
@@ -130,7 +134,7 @@ fn a_route_may_outlive_the_deadline_and_learns_of_the_drain() {
     let service = start(Server::builder(move |_| {
         [Listener::http(0, router())
             .deadline("/ticks", None)
-            .deadline("/brief", Some(Duration::from_millis(120)))]
+            .deadline("/brief", Some(DEADLINE / 2))]
     }));
     // Twice the deadline, in ticks.
     let connection = http::send(
@@ -139,9 +143,9 @@ fn a_route_may_outlive_the_deadline_and_learns_of_the_drain() {
     );
     let mut lines = BufReader::new(connection).lines();
     let ticks = lines.by_ref().map(|line| line.expect("the stream goes on"));
-    assert_eq!(ticks.filter(|line| line == "tick").take(12).count(), 12);
+    assert_eq!(ticks.filter(|line| line == "tick").take(60).count(), 60);
 
-    for (path, most) in [("/cut", 6), ("/brief", 3)] {
+    for (path, most) in [("/cut", 30), ("/brief", 15)] {
         let (text, is_whole) = service.get(path).chunked();
         let ticks = text.lines().count();
         assert!((1..=most).contains(&ticks) && !is_whole, "{path}: {text}");

@@ -48,8 +48,9 @@ impl Process {
     }
 
     /// Keeps the process from being ready while `check` fails, such as a query of a database that
-    /// the service can't work without. `check` runs now, and again `every` so long after its end. A
-    /// check that takes longer than `every` has failed. Each change is logged.
+    /// the service can't work without. `check` runs at once, and then each time that `every` has
+    /// passed since its last result. A check that takes longer than `every` fails. Each change is
+    /// logged.
     ///
     /// Each call checks on its own. In `faces`, that is one check for each worker; in a
     /// [task](crate::server::Builder::task), it is one for the process.
