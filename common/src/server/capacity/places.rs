@@ -1,8 +1,9 @@
 //! [`Places`]: the limits on requests in flight, and which request gives way at a limit.
 //!
 //! Below a limit, taking a place changes one count. At a limit, another request may give way to the
-//! newcomer: first one whose client reads nothing of the response, then one of the network with the
-//! most places, on its connection with the most. These must be at least twice as many as the
+//! newcomer: first one whose client reads nothing of the response; then one of the network with the
+//! most places, if these are at least twice as many as the newcomer's network would have; then one of
+//! the connection with the most of its own network, if these are at least twice as many as the
 //! newcomer would have. A single peer may have every place.
 
 use std::{
@@ -199,24 +200,29 @@ impl Places {
         newcomer: &Arc<Open>,
         limit: Limit,
     ) -> bool {
-        let own = held.networks.get(&newcomer.network);
-        let own = own.map_or(0, |holder| holder.count);
         // A holder whose requests have ended since the scan is passed over.
         loop {
-            let networks = held.networks.iter_mut();
-            let Some((network, holder)) = networks.max_by_key(|(_, holder)| holder.count) else {
+            let own = held.networks.get(&newcomer.network);
+            let own = own.map_or(0, |holder| holder.count);
+            let networks = held.networks.iter();
+            let Some((largest, holder)) = networks.max_by_key(|(_, holder)| holder.count) else {
+                return false;
+            };
+            let is_much = |count, of_newcomer| count >= limits::GIVE_WAY_RATIO * (of_newcomer + 1);
+            let gives_other = *largest != newcomer.network && is_much(holder.count, own);
+            let network = if gives_other {
+                *largest
+            } else {
+                newcomer.network
+            };
+            let Some(holder) = held.networks.get_mut(&network) else {
                 return false;
             };
             let connections = holder.connections.iter_mut();
             let Some((count, open)) = connections.max_by_key(|(count, _)| *count) else {
                 return false;
             };
-            let is_much = if *network == newcomer.network {
-                *count >= limits::GIVE_WAY_RATIO * (newcomer.in_flight() + 1)
-            } else {
-                holder.count >= limits::GIVE_WAY_RATIO * (own + 1)
-            };
-            if !is_much {
+            if !gives_other && !is_much(*count, newcomer.in_flight()) {
                 return false;
             }
             let is_ended = self.end_newest(open, limit);

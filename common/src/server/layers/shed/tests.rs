@@ -108,6 +108,25 @@ async fn long_lived_calls_leave_a_part_of_the_places_to_others() {
 }
 
 #[tokio::test]
+async fn a_client_of_the_same_network_gives_way_though_another_network_holds_more() {
+    let (capacity, connections) = capacity(16);
+    let [greedy, modest] = [connect(&connections).await, connect(&connections).await];
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(ask(&capacity, &greedy, "/").await.unwrap());
+    }
+    let mut others = Vec::new();
+    for _ in 0..11 {
+        let other = connections.admit(Ipv4Addr::new(127, 0, 0, 2).into()).await;
+        others.push((ask(&capacity, &other, "/").await.unwrap(), other));
+    }
+    // The others hold 11, less than twice the 6 that this network would have.
+    assert!(ask(&capacity, &modest, "/").await.is_ok());
+    let served = held.iter_mut().map(is_served).collect::<Vec<_>>();
+    assert_eq!(served, [true, true, true, true, false]);
+}
+
+#[tokio::test]
 async fn the_client_with_the_most_requests_gives_way_to_one_with_few() {
     let (capacity, connections) = capacity(4);
     let [greedy, modest] = [connect(&connections).await, connect(&connections).await];
