@@ -228,7 +228,10 @@ impl From<Status> for Problem {
             _ if status.is_client_error() && !grpc.message().is_empty() => {
                 Self::new(status, grpc.message().to_owned())
             }
-            _ if status.is_client_error() => Self::of_status(status),
+            _ if status.is_client_error() => Self::new(
+                status,
+                "A service that this one needs refused the request; check it for a mistake.",
+            ),
             _ => Self::new(
                 status,
                 "A service that this one needs failed; report it with the request_id.",
@@ -313,6 +316,15 @@ mod tests {
             assert_eq!(http_status(Status::from(problem.clone()).code()), http);
             assert_eq!(problem.detail.contains("secret"), http < 500, "{code:?}");
             assert_eq!(problem.retry_after.is_some(), http == 503, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_without_a_message_keeps_its_meaning() {
+        for (code, http) in CODES {
+            let problem = Problem::from(Status::new(code, ""));
+            assert_eq!(problem.status, http, "{code:?}");
+            assert_eq!(grpc_code(problem.status), Status::from(problem).code());
         }
     }
 
