@@ -19,7 +19,7 @@ use std::{
 
 pub use prometheus_client;
 
-pub use self::own::register;
+pub use self::own::{Registry, register};
 use self::requests::Requests;
 pub(crate) use self::{
     replicas::{CountedReplica, Replica},
