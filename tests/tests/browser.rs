@@ -187,12 +187,15 @@ async fn items_appear_as_they_come(browser: &Browser) -> Process {
     // The fixture makes no more items before the release.
     browser.wait_for_count("#streamed li", 3).await;
     assert_eq!(browser.count("footer").await, 0, "the page has not ended");
-    let more = "return getComputedStyle(document.querySelector('#streamed ol'), '::after').content";
-    assert_eq!(browser.run(more).await, "\"waiting for more …\"");
+    let shows = |content: &str| {
+        let more = "getComputedStyle(document.querySelector('#streamed ol'), '::after').content";
+        format!("return {more} == '{content}'")
+    };
+    browser.wait_until(&shows("\"waiting for more …\"")).await;
     assert_eq!(http::get(fixture.http(), "/release").status, 200);
     browser.wait_for_count("#streamed li", 5).await;
     browser.find("footer").await;
-    assert_eq!(browser.run(more).await, "none");
+    browser.wait_until(&shows("none")).await;
     service2
 }
 

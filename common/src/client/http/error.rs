@@ -1,9 +1,11 @@
 //! [`Error`]: why a call has no response.
 
+use std::{error::Error as StdError, iter};
+
 use axum::BoxError;
 use tonic::Status;
 
-use crate::Problem;
+use crate::{Problem, deadline::DeadlineExceeded};
 
 /// The reason why a call has no response, or not all of it.
 ///
@@ -27,9 +29,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error of a body that could not be read to its end.
+    /// The error of a body that could not be read to its end: its deadline has passed, or it broke
+    /// off.
     pub fn broken(error: impl Into<BoxError>) -> Self {
-        Self::Broken(error.into())
+        let error = error.into();
+        let mut sources = iter::successors(Some(&*error as &dyn StdError), |one| (*one).source());
+        if sources.any(<dyn StdError>::is::<DeadlineExceeded>) {
+            Self::DeadlineExceeded
+        } else {
+            Self::Broken(error)
+        }
     }
 }
 

@@ -70,9 +70,9 @@ const MAX_NAME: usize = 64;
 ///   off at the deadline. With no time left, no call is made.
 /// - The time of a call is in the `Server-Timing` of its request, under the name of the service.
 /// - A call is retried if that is safe: its method is safe (`GET`, `HEAD`, `OPTIONS`, `TRACE`: RFC
-///   9110, 9.2.1), its body is empty, and it got no response, or one of 502, 503 or 504. `Retry-After`
-///   is respected. The retries of a client have one budget, as those of the gRPC client have. There
-///   are no hedges.
+///   9110, 9.2.1), its body is empty, and it got no response, or one of 502, 503 or 504. A
+///   `Retry-After` in seconds is respected. The retries of each client, with its clones, have a
+///   budget like that of a gRPC channel. There are no hedges.
 ///
 /// Redirects are responses like any other. Bodies stream. Bound what you read of them, with [`axum::body::to_bytes`] or
 /// [`http_body_util::Limited`].

@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use clap::Parser;
+use clap::{Parser, builder::NonEmptyStringValueParser};
 use common::{
     Problem,
     server::{self, Grpc, Listener},
@@ -41,7 +41,7 @@ struct Principal(String);
 struct Tokens(Arc<Vec<(String, Principal)>>);
 
 impl Tokens {
-    /// The principal of a token. The time that this takes tells nothing about the tokens.
+    /// The principal of a token. The time that this takes tells no more than the lengths of tokens.
     fn find(&self, token: &[u8]) -> Option<Principal> {
         let all = self.0.iter();
         let found = all.fold(None, |found, (known, principal)| {
@@ -54,8 +54,9 @@ impl Tokens {
 
 async fn authenticate(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
     let header = request.headers().get(AUTHORIZATION);
-    let token = header.and_then(|header| header.as_bytes().strip_prefix(b"Bearer "));
-    if let Some(principal) = token.and_then(|token| tokens.find(token)) {
+    let credentials = header.and_then(|header| header.to_str().ok()?.split_once(' '));
+    let token = credentials.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"));
+    if let Some(principal) = token.and_then(|(_, token)| tokens.find(token.as_bytes())) {
         request.extensions_mut().insert(principal);
         return next.run(request).await;
     }
@@ -103,7 +104,7 @@ struct Config {
     common: common::Config,
 
     /// The token of the only principal
-    #[arg(long, env, hide_env_values = true)]
+    #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     token: String,
 }
 
@@ -141,6 +142,8 @@ mod tests {
     async fn over_http_a_token_is_needed() {
         for (header, status) in [
             (Some("Bearer kaboom"), 200),
+            (Some("bearer kaboom"), 200),
+            (Some("Bearer "), 401),
             (Some("Bearer kaboo"), 401),
             (Some("Basic kaboom"), 401),
             (None, 401),

@@ -3,7 +3,7 @@
 //! Its method declares that it has no deadline: `(mesh.deadline) = "none"` in `protos/chat.proto`.
 //! `context::draining()` ends it in the drain, so clients see the end of the stream and no failure.
 
-use std::pin::Pin;
+use std::{future::ready, pin::Pin};
 
 use clap::Parser;
 use common::{
@@ -27,6 +27,25 @@ const WAITING: usize = 64;
 /// Where the lines of all clients go.
 struct Chat(broadcast::Sender<Line>);
 
+/// What happens in the stream of a client.
+enum Event {
+    /// The client gets a line.
+    Line(Result<Line, Status>),
+    /// The client has said something.
+    Said,
+    /// The client has ended its side.
+    End,
+}
+
+impl Event {
+    fn line(self) -> Option<Result<Line, Status>> {
+        match self {
+            Self::Line(line) => Some(line),
+            Self::Said | Self::End => None,
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl chat_server::Chat for Chat {
     type TalkStream = Pin<Box<dyn Stream<Item = Result<Line, Status>> + Send>>;
@@ -39,7 +58,7 @@ impl chat_server::Chat for Chat {
         let heard = stream::unfold(room.subscribe(), async |mut room| {
             loop {
                 match room.recv().await {
-                    Ok(line) => return Some((Some(Ok(line)), room)),
+                    Ok(line) => return Some((Event::Line(Ok(line)), room)),
                     Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => return None,
                 }
@@ -49,11 +68,14 @@ impl chat_server::Chat for Chat {
         let said = request.into_inner().map(move |line| match line {
             Ok(line) => {
                 let _ = room.send(line); // someone listens: this client
-                None
+                Event::Said
             }
-            Err(status) => Some(Err(status)),
+            Err(status) => Event::Line(Err(status)),
         });
-        let lines = stream::select(said, heard).filter_map(std::future::ready);
+        let said = said.chain(stream::once(async { Event::End }));
+        let events = stream::select(said, heard);
+        let events = events.take_while(|event| ready(!matches!(event, Event::End)));
+        let lines = events.filter_map(|event| ready(event.line()));
         let lines = lines.take_until(Box::pin(context::draining()));
         Ok(Response::new(Box::pin(lines)))
     }
@@ -135,6 +157,8 @@ mod tests {
             // Longer than the deadline of the service.
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
+        drop(ali.say);
+        assert!(ali.heard.next().await.is_none(), "the client has ended it");
         stop.send(()).unwrap();
         assert!(
             cassim.heard.next().await.is_none(),
