@@ -66,6 +66,18 @@ impl Context {
         }
     }
 
+    /// The context of a call to another service that ends at `deadline`, or with its request if that
+    /// is sooner. A call outside of any request is a request of its own, with a fresh id.
+    pub(crate) fn of_call(deadline: Deadline) -> Self {
+        match current() {
+            Some(context) => {
+                let deadline = deadline.min(context.deadline);
+                context.with_deadline(deadline)
+            }
+            None => Self::new(RequestId::fresh(), deadline),
+        }
+    }
+
     /// The same request with another deadline.
     #[must_use]
     pub fn with_deadline(self, deadline: Deadline) -> Self {

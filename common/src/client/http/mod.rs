@@ -52,10 +52,10 @@ use tower::Service;
 pub use self::error::Error;
 use super::layers::{Budget, Calls};
 use crate::{
-    Context, Deadline, RequestId,
+    Context, Deadline,
     body::HoldingBody,
     bounded::{Bounded, GuardedBody},
-    context, limits,
+    limits,
     protocol::Protocol,
 };
 
@@ -74,8 +74,8 @@ const MAX_NAME: usize = 64;
 ///   `Retry-After` in seconds is respected. The retries of each client, with its clones, have a
 ///   budget like that of a gRPC channel. There are no hedges.
 ///
-/// Redirects are responses like any other. Bodies stream. Bound what you read of them, with [`axum::body::to_bytes`] or
-/// [`http_body_util::Limited`].
+/// Redirects are responses like any other. Bodies stream. Bound what you read of them, with
+/// [`axum::body::to_bytes`] or [`http_body_util::Limited`].
 ///
 /// A client has its own pool of connections, whose tasks run on the worker where the first call is
 /// made. So make one for each worker, and clone it for each call.
@@ -174,14 +174,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Clie
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shared = self.shared.clone();
         let now = Instant::now();
-        let deadline = Deadline::after_from(now, shared.deadline);
-        let context = match context::current() {
-            Some(context) => {
-                let deadline = deadline.min(context.deadline);
-                context.with_deadline(deadline)
-            }
-            None => Context::new(RequestId::fresh(), deadline),
-        };
+        let context = Context::of_call(Deadline::after_from(now, shared.deadline));
         let timing = context.timings.as_ref();
         let timing = timing.map(|timings| timings.begin(&shared.name));
         let deadline = context.deadline;

@@ -15,9 +15,8 @@ use tonic::Status;
 use tower::Service;
 
 use crate::{
-    Context, Deadline, RequestId,
+    Context, Deadline,
     bounded::{Bounded, GuardedBody},
-    context,
     deadline::parse_timeout,
     methods::Deadlines,
     protocol::Protocol,
@@ -47,14 +46,7 @@ impl<S> CallDeadline<S> {
         if let Some(Ok(asked)) = asked.map(parse_timeout) {
             timeout = timeout.min(asked);
         }
-        let deadline = Deadline::after_from(now, timeout);
-        match context::current() {
-            Some(context) => {
-                let deadline = deadline.min(context.deadline);
-                context.with_deadline(deadline)
-            }
-            None => Context::new(RequestId::fresh(), deadline),
-        }
+        Context::of_call(Deadline::after_from(now, timeout))
     }
 }
 
@@ -127,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        RequestId,
         client::{RequestIdNames, wire::write_context},
         methods::{Method, Methods},
     };
