@@ -171,8 +171,8 @@ BREAKS = [
     ),
     Break(
         "two metrics have one name",
-        'assert!( is_new, "the name of the metric',
-        'assert!( is_new || true, "the name of the metric',
+        'assert!( is_new, "the name {sample:?} of the metric',
+        'assert!( is_new || true, "the name {sample:?} of the metric',
         f"{UNIT} metrics::",
     ),
 ]
