@@ -40,7 +40,8 @@ struct Count {
     held: Mutex<Held>,
 }
 
-/// The holders of the places of a limit, as of the last scan.
+/// The holders of the places of a limit: as of the last scan, with those that have taken the places
+/// of others since.
 #[derive(Debug, Default)]
 struct Held {
     looked: Option<u64>,
@@ -54,6 +55,19 @@ struct Held {
 struct Holder {
     count: usize,
     connections: Vec<(usize, Arc<Open>)>,
+}
+
+impl Held {
+    /// Counts a request of this connection, which has taken the place of another.
+    fn add(&mut self, newcomer: &Arc<Open>) {
+        let holder = self.networks.entry(newcomer.network).or_default();
+        holder.count += 1;
+        let mut connections = holder.connections.iter_mut();
+        match connections.find(|(_, open)| Arc::ptr_eq(open, newcomer)) {
+            Some((count, _)) => *count += 1,
+            None => holder.connections.push((1, newcomer.clone())),
+        }
+    }
 }
 
 /// No place is free, and no request gives way.
@@ -120,31 +134,23 @@ impl Places {
     /// have been stalled.
     fn look_ahead(&self, limit: Limit) {
         if let Ok(mut held) = self.counts[limit as usize].held.try_lock() {
-            let now = now();
-            if held
-                .looked
-                .is_none_or(|looked| now >= looked + millis(limits::STALLED_AFTER))
-            {
-                *held = self.look(limit, now);
-            }
+            self.look_again(&mut held, limit, limits::STALLED_AFTER);
         }
     }
 
     /// Ends another request for one of this connection. Returns whether there was one to end.
     fn make_room(&self, newcomer: &Arc<Open>, limit: Limit) -> bool {
         let mut held = lock(&self.counts[limit as usize].held);
-        if self.end_one(&mut held, newcomer, limit) {
-            return true;
-        }
-        let now = now();
-        if held
-            .looked
-            .is_some_and(|looked| now < looked + millis(limits::LOOK_INTERVAL))
-        {
-            return false;
-        }
-        *held = self.look(limit, now);
+        self.look_again(&mut held, limit, limits::LOOK_INTERVAL);
         self.end_one(&mut held, newcomer, limit)
+    }
+
+    /// Scans again if the last scan is at least this old.
+    fn look_again(&self, held: &mut Held, limit: Limit, age: Duration) {
+        let now = now();
+        if held.looked.is_none_or(|looked| now >= looked + millis(age)) {
+            *held = self.look(limit, now);
+        }
     }
 
     /// Scans all requests to which a limit applies.
@@ -182,7 +188,12 @@ impl Places {
 
     /// Ends a request that must give way to the newcomer, if there is one.
     fn end_one(&self, held: &mut Held, newcomer: &Arc<Open>, limit: Limit) -> bool {
-        self.end_stalled(held) || self.end_one_of_largest_holder(held, newcomer, limit)
+        let is_ended =
+            self.end_stalled(held) || self.end_one_of_largest_holder(held, newcomer, limit);
+        if is_ended {
+            held.add(newcomer);
+        }
+        is_ended
     }
 
     fn end_stalled(&self, held: &mut Held) -> bool {

@@ -176,6 +176,27 @@ async fn a_client_whose_requests_have_ended_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_just_taken_the_places_of_others_gives_way_too() {
+    let (capacity, connections) = capacity(8);
+    let mut clients = Vec::new();
+    for number in 1..=3 {
+        let network = Ipv4Addr::new(127, 0, 0, number);
+        clients.push(connections.admit(network.into()).await);
+    }
+    let [first, second, newcomer] = &clients[..] else {
+        unreachable!("three clients")
+    };
+    let mut held = Vec::new();
+    for client in [first, second] {
+        for _ in 0..8 {
+            held.extend(ask(&capacity, client, "/").await);
+        }
+    }
+    // All of it within the interval between two scans.
+    assert!(ask(&capacity, newcomer, "/").await.is_ok());
+}
+
+#[tokio::test]
 async fn a_client_that_reads_nothing_gives_way_first() {
     let (capacity, connections) = capacity(3);
     let mut held = Vec::new();
