@@ -4,7 +4,7 @@ ARG RUST_VERSION=1.95
 FROM rust:${RUST_VERSION}-bookworm AS build
 WORKDIR /src
 COPY . .
-ARG SERVICES="service1 service2"
+ARG SERVICES="certs service1 service2"
 # Static binaries need nothing but a kernel. With `--target`, RUSTFLAGS do not apply to build
 # scripts and macros, which can't be static.
 RUN --mount=type=cache,id=mesh-cargo,target=/cache/cargo \
@@ -13,12 +13,19 @@ RUN --mount=type=cache,id=mesh-cargo,target=/cache/cargo \
         RUSTFLAGS="-C target-feature=+crt-static" && \
     host=$(rustc -vV | sed -n 's/^host: //p') && \
     cargo build --release --locked --target "$host" $(printf -- ' --package %s' $SERVICES) && \
-    mkdir /out && cd "/cache/target/$host/release" && cp $SERVICES /out/
+    mkdir -p /out /volumes/certs/service1 /volumes/certs/service2 && cd "/cache/target/$host/release" && cp $SERVICES /out/
 
 FROM scratch AS service
 USER 65532:65532
 HEALTHCHECK --interval=2s --timeout=3s --start-period=10s --retries=3 CMD ["/service", "healthcheck"]
 ENTRYPOINT ["/service"]
+
+# Writes the certificates of development. Its directories give new volumes their owner.
+FROM scratch AS certs
+USER 65532:65532
+COPY --from=build /out/certs /bin/certs
+COPY --from=build --chown=65532:65532 /volumes/certs /certs
+ENTRYPOINT ["/bin/certs"]
 
 FROM service AS service1
 COPY --from=build /out/service1 /service

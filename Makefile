@@ -1,12 +1,17 @@
 .DEFAULT_GOAL := help
-.PHONY: help run new-service template test check lint public-api fmt images up down logs trace e2e faults fuzz interop breaks instructions bench
+.PHONY: help run certs new-service template test check lint public-api fmt images up down logs trace e2e faults fuzz interop breaks instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-run: ## Run both services on this machine (release build) until Ctrl-C
-	@cargo build --release --package service1 --package service2
-	@scripts/run
+# off, or on: mutual TLS between the services, with certificates of `certs`.
+TLS := off
+run: ## Run both services on this machine (release build) until Ctrl-C; TLS=on: with mutual TLS
+	@cargo build --release --package service1 --package service2 $(if $(filter on,$(TLS)),--package certs)
+	@TLS=$(TLS) scripts/run
+
+certs: ## Write certificates for development to target/certs
+	cargo run --quiet --package certs -- --dir target/certs --service service1 --service service2
 
 # The caller chooses NAME: make must not expand it.
 new-service: override export NAME := $(value NAME)
@@ -43,9 +48,9 @@ fmt: ## Format the code
 	cargo fmt --all
 
 # `docker compose build` needs the buildx plugin for BuildKit; older engines have it built in.
-images: ## Build the images of both services
+images: ## Build the images of both services and of certs
 	@if docker buildx version >/dev/null 2>&1; then docker compose build; else \
-	  for service in service1 service2; do \
+	  for service in certs service1 service2; do \
 	    DOCKER_BUILDKIT=1 docker build --target $$service --tag mesh-$$service . || exit; done; fi
 
 up: images ## Start both services in containers and wait until they are healthy
@@ -72,7 +77,7 @@ SECONDS := 60
 fuzz: ## Fuzz the input of clients, each target for a minute or for SECONDS=…
 	scripts/fuzz $(SECONDS)
 
-interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest)
+interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest, openssl, testssl)
 	tests/interop/run
 
 template: ## Check that `make new-service` writes a service whose tests pass

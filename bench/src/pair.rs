@@ -32,15 +32,18 @@ pub(crate) enum Kind {
     Python,
     /// service1 and service2.
     Ours,
+    /// [`Self::Ours`] with mutual TLS between the services.
+    Tls,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Plain,
         Self::PlainLogged,
         Self::Rest,
         Self::Python,
         Self::Ours,
+        Self::Tls,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Kind {
             Self::Rest => "rest",
             Self::Python => "python",
             Self::Ours => "ours",
+            Self::Tls => "tls",
         }
     }
 
@@ -62,6 +66,10 @@ impl Kind {
             Self::Rest => {
                 Self::Ours.build()?;
                 &["rest"]
+            }
+            Self::Tls => {
+                Self::Ours.build()?;
+                return write_certificates();
             }
             Self::Python => return install_python(),
         };
@@ -81,13 +89,20 @@ impl Kind {
                 .env("PYTHONPATH", PYTHON);
             return command;
         }
-        let prefix = match self {
+        let mut command = Command::new(format!("target/release/{}{name}", self.prefix(service)));
+        if self == Self::Tls {
+            command.env("MESH_TLS_DIR", format!("{CERTIFICATES}/{name}"));
+        }
+        command
+    }
+
+    fn prefix(self, service: usize) -> &'static str {
+        match self {
             Self::Plain => "plain-",
             Self::PlainLogged => "plain-logged-",
             Self::Rest if service == 1 => "rest-",
             _ => "",
-        };
-        Command::new(format!("target/release/{prefix}{name}"))
+        }
     }
 }
 
@@ -113,6 +128,20 @@ impl FromStr for Kind {
 
 /// The virtual environment of the Python pair.
 pub(crate) const PYTHON: &str = "target/bench/python";
+
+/// The certificates of [`Kind::Tls`].
+const CERTIFICATES: &str = "target/bench/certs";
+
+fn write_certificates() -> Result<()> {
+    let certs = ["run", "--release", "--quiet", "--package", "certs", "--"];
+    let services = ["--service", "service1", "--service", "service2"];
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(certs)
+        .args(["--dir", CERTIFICATES])
+        .args(services);
+    succeed(cargo.stdout(Stdio::null()))
+}
 
 fn install_python() -> Result<()> {
     let python = format!("{PYTHON}/bin/python");
@@ -228,7 +257,12 @@ impl Pair {
                 setting.keep_stdout,
             )?);
             targets.push(format!(
-                "127.0.0.1:{}",
+                "{}:{}",
+                if kind == Kind::Tls {
+                    "localhost" // the name in the certificate
+                } else {
+                    "127.0.0.1"
+                },
                 if kind == Kind::Rest { http } else { grpc }
             ));
         }

@@ -18,6 +18,7 @@ type Column = fn(&Turn) -> f64;
 fn color(kind: Kind) -> &'static str {
     match kind {
         Kind::Ours => "#d9480f",
+        Kind::Tls => "#e8a33d",
         Kind::Plain => "#495057",
         Kind::PlainLogged => "#1c7ed6",
         Kind::Rest => "#2f9e44",

@@ -16,6 +16,7 @@
 //! | [`metrics`] | a set of counters for each worker, for `/metrics`; and those of the service |
 //! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
+//! | [`tls`] | certificates: those of the service, and who its peers are |
 //! | `endpoints` | the paths that every HTTP port serves |
 //! | `healthcheck` | the subcommand that asks a running service whether it is ready |
 //! | [`server`] | **the inbound stack**, and the process below it |
@@ -86,6 +87,7 @@ mod rate_limit;
 mod request;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod tls;
 
 pub use config::Config;
 pub use problem::Problem;

@@ -41,6 +41,26 @@ pub(crate) const LINGER_LIMIT: usize = 16 * 1_024 * 1_024;
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+// TLS.
+
+/// The time limit for a handshake, from the opening of the connection.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most handshakes of a worker at once; at the limit, the oldest is given up. A handshake takes
+/// a round trip, so honest clients are through long before 256 others have come.
+pub(crate) const MAX_HANDSHAKES: usize = 256;
+
+/// The longest that a connection goes on which the former authorities of a directory have vouched
+/// for.
+pub(crate) const DRAIN_OUTDATED: Duration = Duration::from_secs(10);
+
+/// The buffer for what the kernel has read of a TLS connection, in bytes: a record. rustls itself
+/// reads 4 KiB at a time.
+pub(crate) const TLS_READ_BUFFER: usize = 16 * 1_024;
+
+/// The most log lines about failed handshakes, a second.
+pub(crate) const HANDSHAKE_LINES: u32 = 1;
+
 // HTTP/2.
 
 /// The most streams of one connection to an HTTP port. At the usual 100 to 250, requests would

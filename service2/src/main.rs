@@ -37,7 +37,8 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let config: Config = common::config::parse();
+    let mut config: Config = common::config::parse();
+    config.client.tls.clone_from(&config.common.mesh_tls);
     let service1 = Channel::new(
         &config.service1_channel,
         protos::FILE_DESCRIPTOR_SET,

@@ -17,6 +17,7 @@ class Break:
 UNIT = "--package common --lib"
 PROCESSES = "--package tests --test processes"
 EMBEDDED = "--package tests --test embedded"
+TLS = "--package tests --test tls"
 
 BREAKS = [
     Break(
@@ -174,5 +175,29 @@ BREAKS = [
         'assert!( is_new, "the name {sample:?} of the metric',
         'assert!( is_new || true, "the name {sample:?} of the metric',
         f"{UNIT} metrics::",
+    ),
+    Break(
+        "a peer that is not listed may call",
+        "is_allowed: listed.is_none_or(|name| name.is_some()),",
+        "is_allowed: listed.is_none_or(|name| name.is_some() || true),",
+        f"{TLS} a_peer_that_is_not_allowed",
+    ),
+    Break(
+        "sessions between services are resumed",
+        "config.send_tls13_tickets = 0;",
+        "config.ticketer = ring::Ticketer::new().unwrap();",
+        f"{TLS} a_session_is_never_resumed",
+    ),
+    Break(
+        "certificates are not checked before their use",
+        "verified.map_err(|error| fail(CERTIFICATE, Why::Unverified(error)))?;",
+        "let _ = verified;",
+        f"{TLS} certificates_that_can_t_be_used",
+    ),
+    Break(
+        "what TLS has buffered counts as read",
+        "this.open.note_writing(true); *this.is_flushing = true;",
+        "*this.is_flushing = true;",
+        f"{UNIT} a_peer_that_reads_nothing",
     ),
 ]

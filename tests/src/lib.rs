@@ -4,9 +4,11 @@
 //!   service can come back to, and [`Fake`] a replica that breaks HTTP/2.
 //! - [`http`], [`grpc`] and [`frame`] are clients that send exactly the given bytes, [`browser`] is
 //!   Chromium, and [`load`] is many clients at once.
+//! - [`certificates`] are those of the pair, and clients with others.
 //! - [`testing`] is gRPC's interoperability service and its cases.
 
 pub mod browser;
+pub mod certificates;
 mod fakes;
 pub mod frame;
 pub mod grpc;

@@ -364,6 +364,8 @@ fn path_of(program: &str) -> PathBuf {
                 "build",
                 "--quiet",
                 "--package",
+                "certs",
+                "--package",
                 "service1",
                 "--package",
                 "service2",

@@ -48,7 +48,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         let _ = Command::new("docker")
-            .args(["compose", "--project-name", PROJECT, "down"])
+            .args(["compose", "--project-name", PROJECT, "down", "--volumes"])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .status();
     }
@@ -159,6 +159,47 @@ fn scale_up_and_down() {
     );
 }
 
+/// A container beside the pair. It goes with this value.
+struct Container(String);
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = Command::new("docker")
+            .args(["rm", "--force", &self.0])
+            .status();
+    }
+}
+
+/// service2 on the same network, but without a certificate.
+fn a_container_without_a_certificate_calls_nothing() {
+    let network = format!("{PROJECT}_default");
+    let name = format!("{PROJECT}-intruder");
+    let channel = "SERVICE1_CHANNEL=service1:50051";
+    let options = [
+        "run",
+        "--detach",
+        "--rm",
+        "--name",
+        &name,
+        "--network",
+        &network,
+    ];
+    run(
+        "docker",
+        &[&options[..], &["--env", channel, "mesh-service2"]].concat(),
+    );
+    let _container = Container(name.clone());
+    let noticed = wait_for("the intruder's calls", || {
+        let log = compose(&["logs", "--no-color", "--no-log-prefix", "service1"]);
+        let mut log = log.lines().map(Record::read);
+        log.find(|line| line.has(&[("action", "tls"), ("status", "failure")]))
+    });
+    assert_eq!(noticed.text("error"), "the client speaks no TLS");
+    let log = run("docker", &["logs", &name]);
+    let mut log = log.lines().map(Record::read);
+    assert!(!log.any(|line| line.has(&[("action", "replica"), ("status", "up")])));
+}
+
 // One test: there is one set of ports.
 #[test]
 fn the_pair_runs_in_containers() {
@@ -194,6 +235,7 @@ fn the_pair_runs_in_containers() {
     let answer = http::get(port(8081), SAY_HELLO);
     assert_eq!((answer.status, answer.text()), (200, "\"Hello, TEST!\""));
     let id = answer.id();
+    a_container_without_a_certificate_calls_nothing();
     wait_for("three lines", || {
         (log_of("service1", id).len() + log_of("service2", id).len() == 3).then_some(())
     });

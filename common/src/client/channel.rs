@@ -75,7 +75,7 @@ impl Channel {
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
         Self(Arc::new(Shared {
             deadlines: Deadlines::of_methods(deadline, &methods),
-            names: Arc::new(Names::new(target, config.request_id_names)),
+            names: Arc::new(Names::new(target, config)),
             methods: methods
                 .into_iter()
                 .map(|(path, method)| (path, (method, Arc::default())))

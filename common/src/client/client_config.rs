@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config;
+use crate::{config, tls::Tls};
 
 /// The default of [`Config::failfast`], as it is written in flags.
 const FAILFAST: &str = "3s";
@@ -28,6 +28,11 @@ pub struct Config {
     /// The names under which calls carry their request id
     #[cfg_attr(feature = "cli", arg(long, env, value_enum, default_value_t))]
     pub request_id_names: RequestIdNames,
+
+    /// The certificates for calls over mutual TLS: those of
+    /// [`mesh_tls`](crate::Config::mesh_tls). It is no flag of its own
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Config {
@@ -35,6 +40,7 @@ impl Default for Config {
         Self {
             failfast: config::duration(FAILFAST).expect("the tests parse it"),
             request_id_names: RequestIdNames::default(),
+            tls: None,
         }
     }
 }

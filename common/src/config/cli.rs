@@ -7,7 +7,7 @@ use clap::{
     error::{ContextKind, ErrorKind},
 };
 
-use crate::healthcheck;
+use crate::{healthcheck, tls::Tls};
 
 /// The exit code for a bad flag or variable.
 const EXIT_BAD_CONFIGURATION: i32 = 2;
@@ -45,8 +45,9 @@ pub fn parse<C: Parser>() -> C {
 fn check_health(matches: &ArgMatches) -> i32 {
     let host = matches.try_get_one("host").ok().flatten().copied();
     let port = matches.try_get_one("port").ok().flatten().copied();
+    let tls = matches.try_get_one::<Tls>("edge_tls").ok().flatten();
     let ready = match (host, port) {
-        (Some(host), Some(port)) => healthcheck::run(host, port),
+        (Some(host), Some(port)) => healthcheck::run(host, port, tls),
         _ => Err("the service has no HTTP port to ask: no setting --port".to_owned()),
     };
     match ready {

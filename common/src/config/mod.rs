@@ -12,7 +12,10 @@ use tracing_subscriber::filter::Targets;
 
 #[cfg(feature = "cli")]
 pub use self::cli::parse;
-use crate::{limits, logging};
+use crate::{
+    limits, logging,
+    tls::{AllowedPeers, Tls},
+};
 
 /// The settings of every service.
 ///
@@ -73,6 +76,25 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long, env, default_value_t = cores(), hide_default_value = true, value_parser = at_most::<1_024>))]
     pub workers: NonZeroUsize,
 
+    /// The directory with the certificates for calls between services: gRPC ports and calls speak
+    /// mutual TLS. It has tls.crt, tls.key and ca.crt, and new files take effect without a restart
+    /// [default: no TLS]
+    #[cfg_attr(feature = "cli", arg(long = "mesh-tls-dir", env = "MESH_TLS_DIR", value_name = "DIR", value_parser = |dir: &str| Tls::mesh(dir)))]
+    pub mesh_tls: Option<Tls>,
+
+    /// The peers that may call the gRPC ports: SPIFFE IDs or DNS names, separated by commas
+    /// [default: all that the authorities vouch for]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, env, value_name = "PEERS", requires = "mesh_tls")
+    )]
+    pub mesh_allowed_peers: Option<AllowedPeers>,
+
+    /// The directory with the certificates for HTTP ports, with the same files: HTTP ports speak
+    /// TLS [default: no TLS]
+    #[cfg_attr(feature = "cli", arg(long = "edge-tls-dir", env = "EDGE_TLS_DIR", value_name = "DIR", value_parser = |dir: &str| Tls::edge(dir)))]
+    pub edge_tls: Option<Tls>,
+
     /// The events that are logged: a level and target=level pairs, separated by commas.
     /// Dependencies (h2, hyper, …) log errors only, unless a pair names them [default: info]
     #[cfg_attr(feature = "cli", arg(
@@ -110,6 +132,9 @@ impl Default for Config {
             drain_delay: duration(defaults::DRAIN_DELAY).expect(VALID),
             drain_timeout: duration(defaults::DRAIN_TIMEOUT).expect(VALID),
             workers: cores(),
+            mesh_tls: None,
+            mesh_allowed_peers: None,
+            edge_tls: None,
             log: logging::parse_filter("").expect(VALID),
         }
     }

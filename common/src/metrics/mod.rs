@@ -88,6 +88,14 @@ declare! {
     resends = "call_resends",
     /// Attempts that waited for a stream, at the peer's limit of streams
     stream_waits = "call_stream_waits",
+    /// TLS handshakes that clients have completed
+    tls_handshakes = "tls_handshakes",
+    /// TLS handshakes that failed
+    tls_handshake_failures = "tls_handshake_failures",
+    /// Times that new certificates were taken from their files
+    certificate_reloads = "certificate_reloads",
+    /// Times that new files of certificates could not be used
+    certificate_reload_failures = "certificate_reload_failures",
     gauges:
     /// Requests being served
     in_flight = "requests_in_flight",

@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use super::{ALL, COUNTERS, GAUGES, replicas, requests};
-use crate::{lock::lock, logging::stdout};
+use crate::{lock::lock, logging::stdout, tls};
 
 /// The metrics that every service has.
 pub(super) fn process_registry() -> Registry {
@@ -53,7 +53,30 @@ impl Collector for Process {
                 .encode_descriptor(name, help.trim(), None, MetricType::Gauge)?
                 .encode_gauge(&sum)?;
         }
+        encode_expiries(&mut encoder)?;
         requests::encode(&all, &mut encoder)?;
         replicas::encode(&all, &mut encoder)
     }
+}
+
+/// Writes when certificates expire, if there are any.
+fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let all = tls::expiries();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mut family = encoder.encode_descriptor(
+        "certificate_expiry_timestamp_seconds",
+        "When a certificate expires, in seconds since the epoch; of several, the first",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (directory, expiries) in all {
+        for (file, expiry) in ["tls.crt", "ca.crt"].into_iter().zip(expiries) {
+            let labels = [("directory", directory), ("file", file)];
+            let expiry = i64::try_from(expiry).unwrap_or(i64::MAX);
+            family.encode_family(&labels)?.encode_gauge(&expiry)?;
+        }
+    }
+    Ok(())
 }

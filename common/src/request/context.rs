@@ -17,6 +17,7 @@ use crate::{
     Deadline, RequestId,
     protocol::Protocol,
     timings::{Call, Timings},
+    tls::Identity,
 };
 
 /// The values that travel with a request.
@@ -48,6 +49,8 @@ pub struct Context {
     pub(crate) protocol: Protocol,
     /// The timings of the request and its calls, if it is timed.
     pub(crate) timings: Option<Timings>,
+    /// The peer that mutual TLS has shown.
+    pub(crate) peer: Option<Identity>,
 }
 
 tokio::task_local! {
@@ -63,6 +66,7 @@ impl Context {
             arrived: Instant::now(),
             protocol: Protocol::Http,
             timings: None,
+            peer: None,
         }
     }
 
@@ -127,6 +131,16 @@ pub(crate) fn timings() -> Option<Timings> {
 /// has the time since its start. The list is empty outside of an HTTP request.
 pub fn calls() -> Vec<Call> {
     timings().map_or_else(Vec::new, |timings| timings.calls())
+}
+
+/// Who the client of the current request is, as its certificate says. `None` without mutual TLS, and
+/// outside of any request.
+///
+/// ```
+/// assert_eq!(common::context::peer(), None);
+/// ```
+pub fn peer() -> Option<Identity> {
+    CURRENT.try_with(|context| context.peer.clone()).ok()?
 }
 
 /// Calls `read` with the current request id, or with `""` outside of any request.

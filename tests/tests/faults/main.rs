@@ -5,6 +5,7 @@
 //! rows that have it in their fault; an argument that selects none fails the suite.
 
 mod attacks;
+mod certificates;
 mod clients;
 mod connections;
 mod failing;
@@ -65,7 +66,7 @@ const QUIET: (&str, &str) = ("RUST_LOG", "error");
 type Row = (&'static str, &'static str, fn() -> String);
 
 /// The rows by subject. They run one after the other.
-const ROWS: [&[Row]; 8] = [
+const ROWS: [&[Row]; 9] = [
     replicas::ROWS,
     lateness::ROWS,
     failing::ROWS,
@@ -74,6 +75,7 @@ const ROWS: [&[Row]; 8] = [
     overload::ROWS,
     attacks::ROWS,
     hoarders::ROWS,
+    certificates::ROWS,
 ];
 
 /// Rows that take minutes but no CPU. They run beside the others.

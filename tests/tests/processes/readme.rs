@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Map, Value};
-use tests::{Process, Record, http, wait_for};
+use tests::{Port, Process, Record, http, wait_for};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -49,9 +49,11 @@ const CONTAINERS: &str = "tests/tests/containers.rs";
 const CI: &str = ".ci/run";
 
 /// Commands that functions of this file run.
-const RUN_HERE: [(&str, fn()); 3] = [
+const RUN_HERE: [(&str, fn()); 5] = [
     ("make", make_lists_every_target),
     ("make run", commands_show_what_they_do),
+    ("make run TLS=on", commands_show_what_they_do),
+    ("make certs", make_certs_writes_certificates),
     ("make trace ID=…", commands_show_what_they_do),
 ];
 
@@ -184,7 +186,7 @@ fn commands_show_what_they_do() {
             continue;
         }
         compared += examples.len();
-        let pair = MakeRun::start();
+        let pair = MakeRun::start(name == "docs/tls.md");
         for (command, kind, shown) in examples {
             let seen = format!("{name}: {command}");
             match kind {
@@ -308,13 +310,14 @@ struct MakeRun {
     make: Child,
     service1: SocketAddr,
     service2: SocketAddr,
+    grpc: Port,
 }
 
 impl MakeRun {
-    fn start() -> Self {
+    /// The pair, with mutual TLS or without.
+    fn start(with_tls: bool) -> Self {
         let directory = Directory::new("make-run");
-        let services = ["service1", "service2"];
-        for service in services {
+        for service in ["certs", "service1", "service2"] {
             let built = tests::command(service, &[]);
             let release = directory.0.join("target/release").join(service);
             symlink(built.get_program(), release).expect("a symbolic link");
@@ -322,20 +325,30 @@ impl MakeRun {
         // The services are built already, in the profile of the tests; `make interop` builds the
         // release.
         let cargo = directory.0.join("bin/cargo");
-        let check = "[ \"$*\" = 'build --release --package service1 --package service2' ]\n";
-        fs::write(&cargo, format!("#!/bin/sh\n{check}")).expect("it can be written");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&cargo, mode).expect("it is ours");
+        let certs = if with_tls { " --package certs" } else { "" };
+        let wanted = format!("build --release --package service1 --package service2{certs}");
+        write_program(&cargo, &format!("[ \"$*\" = '{wanted}' ]"));
 
-        // An address of its own, where no other process has the port.
-        let host = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() & 0xFF00_0000 | id());
+        // An address of its own, where no other process has the port; or the one of a certificate.
+        let own = Ipv4Addr::LOCALHOST.to_bits() & 0xFF00_0000 | id();
+        let (host, tls) = if with_tls {
+            (Ipv4Addr::LOCALHOST, "TLS=on")
+        } else {
+            (Ipv4Addr::from_bits(own), "TLS=off")
+        };
+        let name = if with_tls {
+            "localhost"
+        } else {
+            &host.to_string()
+        };
+        let grpc = Port::keep();
         let make = directory
-            .command("make", &["run"])
+            .command("make", &["run", tls])
             .env("RUST_LOG", "info")
             .env("HOST", host.to_string())
             .env("PORT", "0")
-            .env("GRPC_PORT", "20051")
-            .env("SERVICE1_CHANNEL", format!("{host}:20051"))
+            .env("GRPC_PORT", grpc.variable())
+            .env("SERVICE1_CHANNEL", format!("{name}:{}", grpc.variable()))
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -347,6 +360,7 @@ impl MakeRun {
             make,
             service1: unknown,
             service2: unknown,
+            grpc,
         };
         pair.service1 = pair.listens("service1");
         pair.service2 = pair.listens("service2");
@@ -376,7 +390,8 @@ impl MakeRun {
     fn output(&self, command: &str) -> Vec<String> {
         let command = command
             .replace("localhost:8080", &self.service1.to_string())
-            .replace("localhost:8081", &self.service2.to_string());
+            .replace("localhost:8081", &self.service2.to_string())
+            .replace("localhost:50051", &self.grpc.address().to_string());
         let output = self.directory.command("sh", &["-c", &command]).output();
         let output = output.expect("there is a shell").stdout;
         let output = String::from_utf8(output).expect("UTF-8");
@@ -394,7 +409,7 @@ impl MakeRun {
         let services = [self.service1, self.service2];
         drop(self);
         for service in services {
-            assert!(TcpStream::connect(service).is_err(), "it has ended");
+            wait_for("its end", || TcpStream::connect(service).err());
         }
     }
 }
@@ -403,6 +418,33 @@ impl Drop for MakeRun {
     fn drop(&mut self) {
         self.signal();
         let _ = self.make.wait();
+    }
+}
+
+/// Writes a program of the shell.
+fn write_program(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("it can be written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(path, mode).expect("it is ours");
+}
+
+#[test]
+fn make_certs_writes_certificates() {
+    let directory = Directory::new("make-certs");
+    let certs = tests::command("certs", &[]);
+    // A cargo that has built it already.
+    let run = format!(
+        "[ \"$1 $2 $3 $4 $5\" = 'run --quiet --package certs --' ] && shift 5 && exec {} \"$@\"",
+        certs.get_program().display()
+    );
+    write_program(&directory.0.join("bin/cargo"), &run);
+    let made = directory.command("make", &["certs"]).status();
+    assert!(made.expect("make is there").success());
+    for file in ["service1/tls.crt", "service2/tls.key", "service2/ca.crt"] {
+        assert!(
+            directory.0.join("target/certs").join(file).exists(),
+            "{file}"
+        );
     }
 }
 
@@ -488,7 +530,7 @@ fn headings(page: &str) -> impl Iterator<Item = String> {
 #[test]
 fn the_page_on_configuration_has_every_setting_with_its_default() {
     let page = read("docs/configuration.md");
-    for (service, settings) in [("service1", 12), ("service2", 14)] {
+    for (service, settings) in [("service1", 15), ("service2", 17)] {
         let help = Process::spawn(service, &["--help"], &[]).ended().stdout;
         let help = help.join("\n");
         let settings_of_help = help.split(" --").skip(1).filter_map(|setting| {

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::{balance::Balance, keeper::keep_connected, replica::Replica};
 use crate::{
-    client::{RequestIdNames, target::Target, wire::Head},
+    client::{Config, target::Target, wire::Head},
     limits,
 };
 
@@ -49,13 +49,14 @@ struct LookUp {
 }
 
 impl Names {
-    pub(in crate::client) fn new(target: &Target, request_id_names: RequestIdNames) -> Self {
+    pub(in crate::client) fn new(target: &Target, config: &Config) -> Self {
         let names = target.authorities().iter().cloned();
         let all: Vec<_> = names
             .map(|authority| Name {
                 head: Head {
                     authority,
-                    request_id_names,
+                    request_id_names: config.request_id_names,
+                    tls: config.tls.clone(),
                 },
                 last_look_up: Mutex::default(),
             })
@@ -263,7 +264,7 @@ mod tests {
     /// The number of connections to each of 50 replicas from this many workers of one process.
     fn connections(workers: usize) -> Vec<usize> {
         let target = "service:1".parse().expect("a target");
-        let names = Names::new(&target, RequestIdNames::Both);
+        let names = Names::new(&target, &Config::default());
         let addresses = (0..50).map(address).collect();
         names.found.send_replace(vec![addresses]);
         let count = watch::Sender::new(0);

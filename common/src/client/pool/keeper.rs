@@ -129,6 +129,10 @@ fn report(address: SocketAddr, change: Change) {
             action = "replica", status = "draining", replica = %address,
             "a replica is going away; it gets no new calls"
         ),
+        Change::Ended(End::Closed(Closed::Outdated)) => info!(
+            action = "replica", status = "draining", replica = %address,
+            "the trusted authorities have changed; the connection to a replica is opened again"
+        ),
         Change::Ended(End::NotServing) => info!(
             action = "replica", status = "draining", replica = %address,
             "a replica says that it does not serve; it gets no new calls"

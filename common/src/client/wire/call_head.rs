@@ -6,7 +6,9 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use crate::{Deadline, RequestId, client::RequestIdNames, context, deadline::format_timeout};
+use crate::{
+    Deadline, RequestId, client::RequestIdNames, context, deadline::format_timeout, tls::Tls,
+};
 
 /// The default `user-agent`.
 const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_PKG_VERSION")));
@@ -16,6 +18,7 @@ const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_
 pub(in crate::client) struct Head {
     pub(in crate::client) authority: Authority,
     pub(in crate::client) request_id_names: RequestIdNames,
+    pub(in crate::client) tls: Option<Tls>,
 }
 
 impl Head {
@@ -24,6 +27,7 @@ impl Head {
         Self {
             authority: Authority::from_static("in-memory"),
             request_id_names,
+            tls: None,
         }
     }
 
@@ -31,7 +35,10 @@ impl Head {
     pub(super) fn write_to<B>(&self, request: &mut Request<B>) {
         // The URI of a generated client has only a path.
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(match self.tls {
+            Some(_) => Scheme::HTTPS,
+            None => Scheme::HTTP,
+        });
         uri.authority = Some(self.authority.clone());
         let path = uri.path_and_query;
         uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
@@ -69,6 +76,7 @@ mod tests {
         let head = Head {
             authority: Authority::from_static("service1:50051"),
             request_id_names: names,
+            tls: None,
         };
         let mut request = request.uri("/a.Service/Method").body(()).unwrap();
         let deadline = Deadline::after(Duration::from_secs(10));

@@ -21,13 +21,13 @@ use tokio::{
     task::AbortHandle,
     time::{sleep, timeout},
 };
-use tokio_util::io::InspectReader;
+use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
 
 use super::{
     call_head::Head,
     signs::{Closed, Signs},
 };
-use crate::{limits, lock::lock};
+use crate::{limits, lock::lock, tls::time_to_drain};
 
 /// An open connection to a replica. It closes once this is dropped and its calls have ended.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(in crate::client) struct Connection {
     sender: Arc<Mutex<SendRequest<Bytes>>>,
     pub(in crate::client) signs: Arc<Signs>,
     driver: AbortHandle,
+    /// Watches the trusted authorities.
+    _outdating: Option<AbortOnDropHandle<()>>,
 }
 
 impl Connection {
@@ -49,7 +51,23 @@ impl Connection {
             .with_time(limits::TCP_KEEPALIVE_IDLE)
             .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
         options.set_tcp_keepalive(&keepalive)?;
-        Self::with_io(socket, head).await
+        let Some(tls) = head.tls.clone() else {
+            return Self::with_io(socket, head).await;
+        };
+        let generation = tls.current();
+        let host = head.authority.host();
+        let socket = timeout(limits::HANDSHAKE_TIMEOUT, generation.connect(socket, host)).await??;
+        let connection = Self::with_io(socket, head).await?;
+        let (signs, trust) = (connection.signs.clone(), generation.trust);
+        let outdating = tokio::spawn(async move {
+            tls.outdates(trust).await;
+            sleep(time_to_drain()).await;
+            signs.close(Closed::Outdated);
+        });
+        Ok(Self {
+            _outdating: Some(AbortOnDropHandle::new(outdating)),
+            ..connection
+        })
     }
 
     /// Starts HTTP/2 on a connection that is open already.
@@ -91,6 +109,7 @@ impl Connection {
             sender,
             signs,
             driver: driver.abort_handle(),
+            _outdating: None,
         })
     }
 

@@ -26,6 +26,9 @@ pub(in crate::client) struct Signs {
 pub(in crate::client) enum Closed {
     /// The replica has sent GOAWAY. Calls in flight run to their end.
     GoingAway,
+    /// The authorities that have vouched for it are no longer trusted. Calls in flight run to
+    /// their end.
+    Outdated,
     /// The connection broke or was closed.
     Lost,
 }

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, LazyLock, Mutex,
+        Arc, LazyLock, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
@@ -14,7 +14,7 @@ use futures_util::task::AtomicWaker;
 use slab::Slab;
 
 use super::in_flight::Request;
-use crate::lock::lock;
+use crate::{lock::lock, tls::Peer};
 
 /// Milliseconds since the first call, plus 1, so that 0 is never an instant.
 pub(crate) fn now() -> u64 {
@@ -46,6 +46,8 @@ pub(crate) struct Open {
     pub(crate) address: IpAddr,
     /// The network that counts as one peer at a limit; see [`network_of`].
     pub(crate) network: IpAddr,
+    /// The peer that mutual TLS has shown.
+    pub(crate) peer: OnceLock<Peer>,
     /// Its requests in flight.
     pub(crate) requests: Mutex<Slab<Arc<Request>>>,
     /// The number of `requests`.
@@ -73,6 +75,7 @@ impl Open {
         Self {
             address,
             network: network_of(address),
+            peer: OnceLock::new(),
             requests: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             idle_since: AtomicU64::new(now()),

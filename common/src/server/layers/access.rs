@@ -17,6 +17,7 @@ use crate::{
         open::Open,
     },
     timings::Timings,
+    tls::Identity,
 };
 
 /// A response extension that logs the access line at `debug`: health probes come every few seconds,
@@ -31,6 +32,8 @@ pub(crate) struct Connection {
     pub(super) port: Protocol,
     /// The methods of the port, with their deadlines.
     pub(super) deadlines: Deadlines,
+    /// The peer that mutual TLS has shown.
+    pub(super) peer: Option<Identity>,
     remote_address: RemoteAddress,
 }
 
@@ -47,6 +50,7 @@ impl Connection {
         Self {
             port,
             deadlines,
+            peer: open.peer.get().map(|peer| peer.identity.clone()),
             remote_address: RemoteAddress::Known(open.address.to_string()),
         }
     }
@@ -56,6 +60,7 @@ impl Connection {
         Self {
             port,
             deadlines,
+            peer: None,
             remote_address: RemoteAddress::In(|_| None),
         }
     }
@@ -235,6 +240,7 @@ impl AccessLine {
             ($level:ident) => {
                 $level!(
                     remote_address,
+                    peer = self.context.peer.as_ref().map(Identity::as_str),
                     first_request_line =
                         %format_args!("{} {path} {:?}", self.method, self.version),
                     response_status = outcome.status,

@@ -9,7 +9,7 @@ use http::{
     header::{ALLOW, HOST, TRANSFER_ENCODING},
 };
 
-use crate::{Problem, limits, protocol::Protocol};
+use crate::{Problem, limits, protocol::Protocol, server::capacity::open::Open, tls::Identity};
 
 /// The bytes that count for a field in addition to its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
@@ -33,6 +33,10 @@ pub(crate) enum Refusal {
     NotPost,
     #[error("This port speaks gRPC, in protobuf; call it with a gRPC client.")]
     NotGrpc,
+    #[error(
+        "The peer {0} may not call this service. Its operator lists the peers that may in MESH_ALLOWED_PEERS."
+    )]
+    Peer(Identity),
     /// `OPTIONS *` asks for the capabilities of the server (RFC 9110, 9.3.7).
     #[error("the request is for the server as a whole")]
     ServerOptions,
@@ -46,6 +50,7 @@ impl Refusal {
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotGrpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Peer(_) => StatusCode::FORBIDDEN,
             Self::ServerOptions => StatusCode::NO_CONTENT,
         }
     }
@@ -85,6 +90,14 @@ pub(crate) fn check<B>(request: &Request<B>, port: Protocol) -> Result<(), Refus
         return Err(Refusal::ServerOptions);
     }
     Ok(())
+}
+
+/// Whether the peer of a connection may call.
+pub(crate) fn check_peer(open: &Open) -> Result<(), Refusal> {
+    match open.peer.get() {
+        Some(peer) if !peer.is_allowed => Err(Refusal::Peer(peer.identity.clone())),
+        _ => Ok(()),
+    }
 }
 
 fn size<B>(request: &Request<B>) -> usize {

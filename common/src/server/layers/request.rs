@@ -129,9 +129,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Connection {
-            port, deadlines, ..
+            port,
+            deadlines,
+            peer,
+            ..
         } = &*self.connection;
-        let (context, faults) = context_of(&request, *port, deadlines);
+        let (mut context, faults) = context_of(&request, *port, deadlines);
+        context.peer.clone_from(peer);
         let line = AccessLine::new(&request, self.connection.clone(), context.clone());
         let takes_trailers = takes_trailers(request.version(), request.headers());
         let future = context.clone().sync_scope(|| {

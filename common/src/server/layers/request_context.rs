@@ -56,6 +56,7 @@ pub(super) fn context_of<B>(
         protocol,
         // For the `Server-Timing` header, which gRPC does not have.
         timings: (protocol == Protocol::Http).then(|| Timings::since(arrived.into_std())),
+        peer: None,
     };
     let faults = Faults {
         request_id: bad_id,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::{
     bind::bind,
     error::Error,
+    handshake::Certificates,
     lifetime::Limits,
     server::Server,
     task::Task,
@@ -119,6 +120,14 @@ impl Builder {
             },
             places: Arc::new(Places::new(config.max_in_flight.get(), connections.clone())),
             process: process.clone(),
+            mesh_certificates: config.mesh_tls.clone().map(|tls| Certificates {
+                tls,
+                allowed: config.mesh_allowed_peers.clone(),
+            }),
+            edge_certificates: config
+                .edge_tls
+                .clone()
+                .map(|tls| Certificates { tls, allowed: None }),
         };
         let mut threads = Threads::new(process.clone());
         let (report, reports) = mpsc::channel();

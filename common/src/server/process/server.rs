@@ -12,11 +12,13 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
     accept::{HandOut, accept},
     error::Error,
+    renewal::drain_outdated,
     task::Task,
     threads::Threads,
     worker_thread::Accepted,
@@ -104,6 +106,10 @@ impl Server {
                 draining.clone(),
             ));
         }
+        let _renewing = self.config.mesh_tls.map(|tls| {
+            let renewing = drain_outdated(tls, self.connections.clone());
+            AbortOnDropHandle::new(tokio::spawn(renewing))
+        });
         drop(self.inboxes); // the workers end when accepting has ended
 
         let mut shutdown = pin!(shutdown);

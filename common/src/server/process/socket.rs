@@ -39,6 +39,8 @@ pin_project_lite::pin_project! {
         is_between_frames: bool,
         write_timeout: Duration,
         stalled: Option<Pin<Box<Sleep>>>,
+        // Whether the last flush waits. That of TCP never does; TLS has a buffer.
+        is_flushing: bool,
     }
 }
 
@@ -67,6 +69,7 @@ impl<S> Socket<S> {
             }),
             write_timeout,
             stalled: None,
+            is_flushing: false,
         }
     }
 }
@@ -156,13 +159,19 @@ impl<S: AsyncWrite> Socket<S> {
             }
             return poll;
         }
-        let timeout = *this.write_timeout;
-        let stalled = this.stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        stalled
-            .as_mut()
-            .poll(cx)
-            .map(|()| Err(timed_out("the peer takes nothing")))
+        poll_stalled(this.stalled, *this.write_timeout, cx).map(Err)
     }
+}
+
+/// Begins or continues to wait for a peer that takes nothing.
+fn poll_stalled(
+    stalled: &mut Option<Pin<Box<Sleep>>>,
+    timeout: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<io::Error> {
+    let stalled = stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
+    let fired = stalled.as_mut().poll(cx);
+    fired.map(|()| timed_out("the peer takes nothing"))
 }
 
 impl<S: AsyncWrite> AsyncWrite for Socket<S> {
@@ -175,7 +184,21 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_flush(cx)
+        let this = self.project();
+        match this.inner.poll_flush(cx) {
+            Poll::Pending => {
+                this.open.note_writing(true);
+                *this.is_flushing = true;
+                poll_stalled(this.stalled, *this.write_timeout, cx).map(Err)
+            }
+            ready @ Poll::Ready(_) => {
+                if std::mem::take(this.is_flushing) {
+                    this.open.note_writing(false);
+                    *this.stalled = None;
+                }
+                ready
+            }
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -204,7 +227,7 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, duplex};
 
     use super::*;
 
@@ -246,6 +269,19 @@ mod tests {
         let error = write.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(begin.elapsed(), TIMEOUT * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_reads_nothing_of_a_buffer_like_that_of_tls_is_cut_off_too() {
+        let (_client, server) = duplex(64);
+        let mut server = socket(BufWriter::with_capacity(1_024, server));
+        server.write_all(&[0; 512]).await.unwrap();
+        assert!(!server.open.is_writing(), "the buffer has it all");
+        let begin = tokio::time::Instant::now();
+        let error = server.flush().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begin.elapsed(), TIMEOUT);
+        assert!(server.open.is_writing());
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,9 +17,17 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::{drive::Drive, http, lifetime::Limits, socket::Socket, streams::Stack};
+use super::{
+    drive::Drive,
+    handshake::{Certificates, handshake},
+    http,
+    lifetime::Limits,
+    socket::Socket,
+    streams::Stack,
+};
 use crate::{
     limits, logging,
+    protocol::Protocol,
     server::{
         capacity::{
             Capacity,
@@ -54,6 +62,18 @@ pub(crate) struct Settings {
     /// The places of the process for requests in flight.
     pub(crate) places: Arc<Places>,
     pub(crate) process: Process,
+    /// The certificates of the gRPC ports and of the HTTP ports, if they speak TLS.
+    pub(crate) mesh_certificates: Option<Certificates>,
+    pub(crate) edge_certificates: Option<Certificates>,
+}
+
+impl Settings {
+    fn certificates(&self, port: Protocol) -> Option<&Certificates> {
+        match port {
+            Protocol::Http => self.edge_certificates.as_ref(),
+            Protocol::Grpc => self.mesh_certificates.as_ref(),
+        }
+    }
 }
 
 /// Serves the connections from `accepted` until that channel closes. Then lets the requests in
@@ -135,15 +155,18 @@ async fn serve_connection(
             return;
         }
     };
-    serve_socket(
-        face,
-        capacity,
-        open,
-        stream,
-        settings.deadline,
-        settings.lifetime,
-    )
-    .await;
+    let (deadline, lifetime) = (settings.deadline, settings.lifetime);
+    let Some(certificates) = settings.certificates(face.protocol) else {
+        return serve_socket(face, capacity, open, stream, deadline, lifetime).await;
+    };
+    // Beside the rest, which is far larger than a connection that waits for its handshake.
+    let stream = Box::pin(handshake(certificates, stream, &open)).await;
+    if let Some(stream) = stream {
+        Box::pin(serve_socket(
+            face, capacity, open, stream, deadline, lifetime,
+        ))
+        .await;
+    }
 }
 
 /// Serves a connection. A write fails once the peer has read nothing for the time of `deadline`.

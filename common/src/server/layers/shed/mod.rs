@@ -165,6 +165,7 @@ impl ShedLayer {
 impl Admission {
     fn admit<B>(&self, request: &Request<B>) -> Result<Served, BoxError> {
         head::check(request, self.port)?;
+        head::check_peer(&self.open)?;
         let path = request.uri().path();
         let is_long_lived = self.deadlines.is_long_lived(path);
         let kind = Kind::of(path, is_long_lived);

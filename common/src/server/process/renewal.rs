@@ -1,0 +1,32 @@
+//! [`drain_outdated`]: ends the connections that former authorities have vouched for.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    server::capacity::{connections::Connections, open::Close},
+    tls::{Tls, time_to_drain},
+};
+
+/// Whenever the authorities change, drains the connections that only the former ones have vouched
+/// for, each at a random time. Goes on for ever.
+pub(super) async fn drain_outdated(tls: Tls, connections: Arc<Connections>) {
+    let mut trust = tls.current().trust;
+    loop {
+        tls.outdates(trust).await;
+        trust = tls.current().trust;
+        let begin = Instant::now();
+        let mut outdated = Vec::new();
+        connections.for_each(|open| {
+            if open.peer.get().is_some_and(|peer| peer.trust < trust) {
+                outdated.push((begin + time_to_drain(), open.clone()));
+            }
+        });
+        outdated.sort_unstable_by_key(|(at, _)| *at);
+        for (at, open) in outdated {
+            sleep_until(at).await;
+            open.close(Close::Drain);
+        }
+    }
+}

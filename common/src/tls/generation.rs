@@ -1,0 +1,160 @@
+//! [`Generation`]: the configurations for rustls, from one reading of the directory.
+
+use std::{io, path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, ServerConfig, ServerConnection,
+    client::Resumption,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    sign::SingleCertAndKey,
+    version::{TLS12, TLS13},
+};
+use tokio::{io::BufReader, net::TcpStream};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{
+    InvalidTls, Purpose,
+    identity::{AllowedPeers, Peer},
+    material::{Files, Material},
+};
+use crate::limits;
+
+/// The protocols that a mesh port and its clients speak (RFC 7301).
+const MESH_PROTOCOLS: &[&[u8]] = &[b"h2"];
+/// The protocols of the edge, the preferred first.
+const EDGE_PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// Numbers the sets of authorities of a directory, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Trust(u64);
+
+/// The certificates of one reading, ready for use.
+pub(crate) struct Generation {
+    pub(crate) trust: Trust,
+    pub(crate) server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    authorities: Vec<CertificateDer<'static>>,
+    name: String,
+    expiries: [UnixTime; 2],
+}
+
+impl Generation {
+    /// The generation of these files, after `before`.
+    pub(super) fn new(
+        files: &Files,
+        directory: &Path,
+        purpose: Purpose,
+        before: Option<&Self>,
+    ) -> Result<Self, InvalidTls> {
+        let provider = Arc::new(ring::default_provider());
+        let material = Material::check(files, directory, purpose, &provider)?;
+        let trust = match before {
+            None => Trust(0),
+            Some(before) if before.authorities == material.authorities => before.trust,
+            Some(before) => Trust(before.trust.0 + 1),
+        };
+        Ok(Self {
+            trust,
+            server: Arc::new(server(&material, purpose, &provider)),
+            client: Arc::new(client(&material, purpose, provider)),
+            authorities: material.authorities,
+            name: material.name,
+            expiries: material.expiries,
+        })
+    }
+
+    /// When the certificate of the service expires, and when the first of the authorities does, in
+    /// seconds since the epoch.
+    pub(super) fn expiries(&self) -> [u64; 2] {
+        self.expiries.map(|time| time.as_secs())
+    }
+
+    /// The peer that has opened a connection, or `None` if it showed no certificate.
+    pub(crate) fn peer(
+        &self,
+        connection: &ServerConnection,
+        allowed: Option<&AllowedPeers>,
+    ) -> Option<Peer> {
+        let certificate = connection.peer_certificates()?.first()?;
+        Some(Peer::new(certificate, allowed, self.trust))
+    }
+
+    /// Opens TLS as a client, to the service of this name.
+    pub(crate) async fn connect(
+        &self,
+        socket: TcpStream,
+        host: &str,
+    ) -> io::Result<TlsStream<BufReader<TcpStream>>> {
+        let host = host.trim_start_matches('[').trim_end_matches(']'); // of an IPv6 address
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(self.client.clone());
+        let socket = BufReader::with_capacity(limits::TLS_READ_BUFFER, socket);
+        connector.connect(name, socket).await
+    }
+
+    /// A configuration and a name for asking the service itself.
+    pub(crate) fn of_itself(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
+        let name = ServerName::try_from(self.name.clone()).ok()?;
+        Some((self.client.clone(), name))
+    }
+}
+
+const SUPPORTED: &str = "ring supports all versions";
+
+fn server(material: &Material, purpose: Purpose, provider: &Arc<CryptoProvider>) -> ServerConfig {
+    let versions = match purpose {
+        Purpose::Mesh => &[&TLS13][..],
+        Purpose::Edge => &[&TLS13, &TLS12],
+    };
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .expect(SUPPORTED);
+    let own = Arc::new(SingleCertAndKey::from(material.own.clone()));
+    match purpose {
+        Purpose::Mesh => {
+            let roots = material.roots.clone();
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+            let verifier = verifier.build().expect("there are authorities");
+            let mut config = builder
+                .with_client_cert_verifier(verifier)
+                .with_cert_resolver(own);
+            // rustls does not verify the client of a resumed session again.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config.alpn_protocols = owned(MESH_PROTOCOLS);
+            config
+        }
+        Purpose::Edge => {
+            let mut config = builder.with_no_client_auth().with_cert_resolver(own);
+            if let Ok(ticketer) = ring::Ticketer::new() {
+                config.ticketer = ticketer;
+            }
+            config.ignore_client_order = true; // all ciphers are strong; testssl.sh wants an order
+            config.alpn_protocols = owned(EDGE_PROTOCOLS);
+            config
+        }
+    }
+}
+
+fn client(material: &Material, purpose: Purpose, provider: Arc<CryptoProvider>) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .expect(SUPPORTED)
+        .with_root_certificates(material.roots.clone());
+    match purpose {
+        Purpose::Mesh => {
+            let own = Arc::new(SingleCertAndKey::from(material.own.clone()));
+            let mut config = builder.with_client_cert_resolver(own);
+            config.resumption = Resumption::disabled();
+            config.alpn_protocols = owned(MESH_PROTOCOLS);
+            config
+        }
+        Purpose::Edge => builder.with_no_client_auth(),
+    }
+}
+
+fn owned(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
+    protocols.iter().map(|name| name.to_vec()).collect()
+}

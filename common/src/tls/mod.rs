@@ -1,0 +1,55 @@
+//! TLS: mutual between services, and with a server certificate only at the edge. New files take
+//! effect without a restart.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `material` | what the files of a directory hold, and the checks before its use |
+//! | `generation` | the configurations for rustls, from one reading of the directory |
+//! | `reload` | [`Tls`]: the current generation, and the thread that looks for new files |
+//! | `identity` | who a peer is, and who may call |
+
+mod generation;
+mod identity;
+mod material;
+mod reload;
+
+use std::time::Duration;
+
+pub(crate) use self::{
+    generation::{Generation, Trust},
+    identity::Peer,
+    reload::expiries,
+};
+pub use self::{
+    identity::{AllowedPeers, Identity, InvalidPeers},
+    material::InvalidTls,
+    reload::Tls,
+};
+use crate::limits;
+
+/// What a directory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Calls between services: both sides show a certificate.
+    Mesh,
+    /// HTTP from outside: only the server shows a certificate.
+    Edge,
+}
+
+impl Purpose {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Edge => "edge",
+        }
+    }
+}
+
+/// The interval of looks for new files: certificates are renewed hours before they expire.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A random time after which a connection that former authorities have vouched for drains, so that
+/// not all of them are opened again at once.
+pub(crate) fn time_to_drain() -> Duration {
+    limits::DRAIN_OUTDATED.mul_f64(fastrand::f64())
+}

@@ -1,0 +1,158 @@
+//! [`Tls`]: the current generation of a directory, and the thread that looks for new files.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, Weak},
+    thread,
+};
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{Generation, InvalidTls, LOOK_INTERVAL, Purpose, Trust, material::Files};
+use crate::{lock::lock, metrics};
+
+/// The certificates of a directory with `tls.crt`, `tls.key` and `ca.crt`, the layout of a TLS
+/// secret of Kubernetes. Clones share their state.
+///
+/// The directory is looked at every 5 s. New files that pass all checks are used for all further
+/// connections. Files that do not are reported once, and the last good ones stay. When the
+/// authorities in `ca.crt` change, connections that the former ones have vouched for drain within
+/// 10 s.
+///
+/// ```
+/// use common::tls::Tls;
+///
+/// let error = Tls::mesh("/nowhere").unwrap_err();
+/// assert!(error.to_string().starts_with("/nowhere: it can't be read"));
+/// ```
+#[derive(Clone)]
+pub struct Tls(Arc<Shared>);
+
+struct Shared {
+    directory: PathBuf,
+    purpose: Purpose,
+    current: watch::Sender<Arc<Generation>>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tuple = formatter.debug_tuple("Tls");
+        tuple.field(&self.0.directory).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// For calls between services: mutual TLS 1.3. Both sides verify the other's certificate
+    /// against `ca.crt`.
+    ///
+    /// # Errors
+    ///
+    /// If a file can't be read, the key does not fit the certificate, or the certificate has
+    /// expired, has no DNS name, or does not verify against `ca.crt` as a server and as a client.
+    pub fn mesh(directory: impl AsRef<Path>) -> Result<Self, InvalidTls> {
+        Self::open(directory.as_ref(), Purpose::Mesh)
+    }
+
+    /// For HTTP from outside: TLS 1.2 and 1.3 with a server certificate only.
+    ///
+    /// # Errors
+    ///
+    /// As [`mesh`](Self::mesh), but the certificate need not be one of a client.
+    pub fn edge(directory: impl AsRef<Path>) -> Result<Self, InvalidTls> {
+        Self::open(directory.as_ref(), Purpose::Edge)
+    }
+
+    fn open(directory: &Path, purpose: Purpose) -> Result<Self, InvalidTls> {
+        let files = Files::read(directory)?;
+        let generation = Generation::new(&files, directory, purpose, None)?;
+        let shared = Arc::new(Shared {
+            directory: directory.to_owned(),
+            purpose,
+            current: watch::Sender::new(Arc::new(generation)),
+        });
+        let weak = Arc::downgrade(&shared);
+        lock(&ALL).push(weak.clone());
+        let name = format!("{}-tls", purpose.name());
+        let look = move || look_for_changes(&weak, files);
+        let started = thread::Builder::new().name(name).spawn(look);
+        started.expect("a thread can start, as those of the workers can");
+        Ok(Self(shared))
+    }
+
+    /// The newest certificates that have passed all checks.
+    pub(crate) fn current(&self) -> Arc<Generation> {
+        self.0.current.borrow().clone()
+    }
+
+    /// Completes when the authorities are no longer those of `trust`.
+    pub(crate) async fn outdates(&self, trust: Trust) {
+        let mut current = self.0.current.subscribe();
+        let newer = current.wait_for(|generation| generation.trust != trust);
+        drop(newer.await.expect("self has the sender"));
+    }
+}
+
+static ALL: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
+/// For each directory, its purpose, and when its certificate and the first of its authorities
+/// expire, in seconds since the epoch.
+pub(crate) fn expiries() -> Vec<(&'static str, [u64; 2])> {
+    let mut all = lock(&ALL);
+    all.retain(|one| one.strong_count() > 0);
+    let all = all.iter().filter_map(Weak::upgrade);
+    all.map(|one| (one.purpose.name(), one.current.borrow().expiries()))
+        .collect()
+}
+
+/// Looks for new files until the last [`Tls`] is dropped.
+fn look_for_changes(shared: &Weak<Shared>, files: Files) {
+    let mut seen = Some(files);
+    let mut is_reported = false;
+    loop {
+        thread::sleep(LOOK_INTERVAL);
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        // Again, if the files were swapped and the old ones removed meanwhile.
+        let read = || Files::read(&shared.directory);
+        let reading = read().or_else(|_| read());
+        let before = shared.current.borrow().clone();
+        let generation = |files: &Files| {
+            Generation::new(files, &shared.directory, shared.purpose, Some(&before))
+        };
+        if reading.is_ok() && reading.as_ref().ok() == seen.as_ref() {
+            continue;
+        }
+        let directory = shared.directory.display();
+        match reading.as_ref().map_err(Clone::clone).and_then(generation) {
+            Ok(generation) => {
+                is_reported = false;
+                metrics::count(|counters| &counters.certificate_reloads);
+                let [expires, _] = generation.expiries();
+                info!(
+                    action = "certificates",
+                    status = "success",
+                    %directory,
+                    expires,
+                    "there are new certificates, for all further connections"
+                );
+                shared.current.send_replace(Arc::new(generation));
+            }
+            Err(_) if is_reported => {}
+            Err(error) => {
+                is_reported = true;
+                metrics::count(|counters| &counters.certificate_reload_failures);
+                warn!(
+                    action = "certificates",
+                    status = "failure",
+                    %directory,
+                    %error,
+                    "the new certificates can't be used; the last good ones stay"
+                );
+            }
+        }
+        seen = reading.ok();
+    }
+}

@@ -1,0 +1,238 @@
+//! TLS: who may call whom, and how certificates are replaced.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use rustls::{
+    HandshakeKind,
+    version::{TLS12, TLS13},
+};
+use tests::{
+    Process,
+    certificates::{Certificates, Client, authority, issue, of_service},
+    frame, http, wait_for,
+};
+
+const HELLO: &str = "/api/v1/say-hello?name=test";
+const SERVICE2: &str = "spiffe://mesh.local/service2";
+
+fn service1(certificates: &Certificates, variables: &[(&str, &str)]) -> Process {
+    let directory = certificates.directory("service1");
+    let own = [("MESH_TLS_DIR", directory.as_str()), ("RUST_LOG", "debug")];
+    Process::start("service1", &[&own, variables].concat())
+}
+
+/// service2 that calls a service1 of this host name.
+fn service2(certificates: &Certificates, service1: &Process, host: &str) -> Process {
+    let directory = certificates.directory("service2");
+    let channel = format!("{host}:{}", service1.grpc().port());
+    let variables = [
+        ("MESH_TLS_DIR", directory.as_str()),
+        ("SERVICE1_CHANNEL", &channel),
+        ("FAILFAST", "1s"),
+    ];
+    Process::start("service2", &variables)
+}
+
+fn pair(certificates: &Certificates, variables: &[(&str, &str)]) -> (Process, Process) {
+    let service1 = service1(certificates, variables);
+    let service2 = service2(certificates, &service1, "localhost");
+    service2.wait_until_ready();
+    (service1, service2)
+}
+
+#[test]
+fn calls_are_mutual_tls_and_access_lines_name_the_peer() {
+    let certificates = Certificates::new();
+    let allowed = [(
+        "MESH_ALLOWED_PEERS",
+        "orders.example, spiffe://mesh.local/service2",
+    )];
+    let (service1, service2) = pair(&certificates, &allowed);
+    let response = http::get(service2.http(), HELLO);
+    assert_eq!(response.status, 200);
+    let line = service1.access_line(response.id());
+    assert_eq!(line.text("peer"), SERVICE2);
+}
+
+#[test]
+fn a_peer_that_is_not_allowed_is_refused_with_an_id_and_a_line() {
+    let certificates = Certificates::new();
+    let allowed = [("MESH_ALLOWED_PEERS", "spiffe://mesh.local/orders")];
+    let service1 = service1(&certificates, &allowed);
+    let service2 = service2(&certificates, &service1, "localhost");
+    let response = http::get(service2.http(), HELLO);
+    assert_eq!(response.status, 403, "{}", response.text());
+    let refused = service1.line(&[("peer", SERVICE2), ("grpc_code", "PERMISSION_DENIED")]);
+    assert!(!refused.text("request_id").is_empty());
+    assert!(
+        !service1
+            .log()
+            .iter()
+            .any(|line| line.has(&[("action", "process_name")]))
+    );
+}
+
+#[test]
+fn clients_without_a_good_certificate_are_refused_and_the_log_says_why() {
+    let certificates = Certificates::new();
+    let service1 = service1(&certificates, &[]);
+    let trusted = certificates.authority.certificate();
+    let good = issue(&certificates.authority, &of_service("service2"));
+    let mut expired = of_service("service2");
+    expired.age = expired.ttl + Duration::from_hours(1);
+    let expired = issue(&certificates.authority, &expired);
+    let foreign = issue(&authority(), &of_service("service2"));
+    for (what, own, version, reason) in [
+        ("none", None, &TLS13, "peer sent no certificates"),
+        ("another authority", Some(&foreign), &TLS13, "UnknownIssuer"),
+        ("expired", Some(&expired), &TLS13, "certificate expired"),
+        ("TLS 1.2", Some(&good), &TLS12, "peer is incompatible"),
+    ] {
+        // The log has one such line a second.
+        wait_for(what, || {
+            let refused = Client::new(trusted, own, version).greet(service1.grpc());
+            assert!(refused.is_err(), "{what}");
+            let log = service1.log();
+            let mut lines = log.iter().filter(|line| line.has(&[("action", "tls")]));
+            let is_told = lines.any(|line| line.text("error").contains(reason));
+            is_told.then_some(())
+        });
+    }
+    let served = Client::new(trusted, Some(&good), &TLS13).greet(service1.grpc());
+    served.expect("a good certificate is taken");
+}
+
+#[test]
+fn a_client_without_tls_gets_a_400_that_says_so() {
+    let certificates = Certificates::new();
+    let directory = certificates.directory("service1");
+    let service1 = service1(&certificates, &[("EDGE_TLS_DIR", &directory)]);
+    for port in [service1.http(), service1.grpc()] {
+        let response = http::get(port, "/healthz");
+        assert_eq!(response.status, 400);
+        assert!(response.problem().contains("TLS"), "{}", response.text());
+    }
+    let mut h2c = TcpStream::connect(service1.grpc()).expect("it listens");
+    h2c.write_all(&frame::hello()).expect("it reads");
+    let mut all = String::new();
+    h2c.read_to_string(&mut all).expect("it closes");
+    assert!(all.starts_with("HTTP/1.1 400 "), "{all}");
+}
+
+#[test]
+fn a_session_is_never_resumed_so_a_removed_authority_is_never_trusted() {
+    let certificates = Certificates::new();
+    let service1 = service1(&certificates, &[]);
+    let own = issue(&certificates.authority, &of_service("service2"));
+    let client = Client::new(certificates.authority.certificate(), Some(&own), &TLS13);
+    for _ in 0..2 {
+        let kind = client.greet(service1.grpc()).expect("it is served");
+        assert_eq!(kind, HandshakeKind::Full);
+    }
+    let other = authority();
+    certificates.write("service1", &issue(&other, &of_service("service1")));
+    service1.line(&[("action", "certificates"), ("status", "success")]);
+    let client = Client::new(other.certificate(), Some(&own), &TLS13);
+    client
+        .greet(service1.grpc())
+        .expect_err("its authority is gone");
+}
+
+#[test]
+fn a_server_with_another_name_or_authority_is_not_called() {
+    let certificates = Certificates::new();
+    let service1 = service1(&certificates, &[]);
+    let misnamed = service2(&certificates, &service1, "127.0.0.1");
+    let line = misnamed.line(&[("action", "replica"), ("status", "down")]);
+    let error = line.text("error");
+    assert!(error.contains("not valid for name"), "{error}");
+    assert_eq!(http::get(misnamed.http(), HELLO).status, 503);
+
+    let others = Certificates::new();
+    let distrusting = service2(&others, &service1, "localhost");
+    let line = distrusting.line(&[("action", "replica"), ("status", "down")]);
+    let error = line.text("error");
+    assert!(error.contains("UnknownIssuer"), "{error}");
+}
+
+#[test]
+fn the_edge_speaks_tls_and_its_health_check_too() {
+    let certificates = Certificates::new();
+    let directory = certificates.directory("service1");
+    let edge = ("EDGE_TLS_DIR", directory.as_str());
+    let service1 = service1(&certificates, &[edge]);
+    let trusted = certificates.authority.certificate();
+    for version in [&TLS12, &TLS13] {
+        let client = Client::new(trusted, None, version);
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            assert_eq!(client.greet(service1.http()).expect("it serves"), kind);
+        }
+    }
+    let port = service1.http().port().to_string();
+    for (variables, code) in [
+        (&[("PORT", port.as_str()), edge][..], 0),
+        (&[("PORT", &port)], 1),
+    ] {
+        let checked = Process::spawn("service1", &["healthcheck"], variables).ended();
+        assert_eq!(checked.status.code(), Some(code), "{}", checked.stderr);
+    }
+}
+
+#[test]
+fn certificates_that_can_t_be_used_are_one_line_and_exit_code_2() {
+    let certificates = Certificates::new();
+    let directory = certificates.directory("service1");
+    let other = issue(&certificates.authority, &of_service("service1"));
+    let mut mixed = issue(&certificates.authority, &of_service("service1"));
+    mixed.key = other.key;
+    let mut expired = of_service("service1");
+    expired.age = expired.ttl + Duration::from_hours(1);
+    let expired = issue(&certificates.authority, &expired);
+    let mut foreign = issue(&authority(), &of_service("service1"));
+    foreign.authorities = certificates.authority.certificate().to_owned();
+    for (issued, reason) in [
+        (mixed, "KeyMismatch"),
+        (expired, "CertExpired"),
+        (foreign, "UnknownIssuer"),
+    ] {
+        certificates.write("service1", &issued);
+        for variable in ["MESH_TLS_DIR", "EDGE_TLS_DIR"] {
+            let ended = Process::spawn("service1", &[], &[(variable, &directory)]).ended();
+            assert_eq!(ended.status.code(), Some(2), "{reason}");
+            assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+            for part in [reason, variable, &directory] {
+                assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+            }
+        }
+    }
+    let alone = Process::spawn("service1", &[], &[("MESH_ALLOWED_PEERS", "a")]).ended();
+    assert_eq!(alone.status.code(), Some(2));
+    assert_eq!(alone.stderr.lines().count(), 1, "{}", alone.stderr);
+}
+
+#[test]
+fn new_files_are_taken_and_bad_ones_reported_once() {
+    let certificates = Certificates::new();
+    let (service1, service2) = pair(&certificates, &[]);
+    let key = fs::canonicalize(certificates.directory("service1")).expect("it is there");
+    let key = key.join("..data/tls.key");
+    let good = fs::read(&key).expect("it can be read");
+    fs::write(&key, &good[..good.len() / 2]).expect("it can be written");
+    service1.line(&[("action", "certificates"), ("status", "failure")]);
+    let response = http::get(service2.http(), HELLO);
+    assert_eq!(response.status, 200, "the last good ones stay");
+    assert!((service1.metric("certificate_reload_failures_total") - 1.0).abs() < 0.1);
+
+    certificates.renew("service1");
+    service1.line(&[("action", "certificates"), ("status", "success")]);
+    assert_eq!(http::get(service2.http(), HELLO).status, 200);
+    let failures = service1.log();
+    let failed = [("action", "certificates"), ("status", "failure")];
+    let failures = failures.iter().filter(|line| line.has(&failed));
+    assert_eq!(failures.count(), 1);
+}
