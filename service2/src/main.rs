@@ -38,7 +38,7 @@ struct Config {
 
 fn main() -> ExitCode {
     let mut config: Config = common::config::parse();
-    config.client.tls.clone_from(&config.common.mesh_tls);
+    config.client.tls.clone_from(&config.common.mesh_tls); // calls are mutual TLS, where it is set
     let service1 = Channel::new(
         &config.service1_channel,
         protos::FILE_DESCRIPTOR_SET,

@@ -35,7 +35,8 @@ async fn say_goodbye(
 }
 
 fn main() -> std::process::ExitCode {
-    let config: Config = common::config::parse();
+    let mut config: Config = common::config::parse();
+    config.client.tls.clone_from(&config.common.mesh_tls); // calls are mutual TLS, where it is set
     let service1 = Channel::new(
         &config.service1_channel,
         protos::FILE_DESCRIPTOR_SET,
