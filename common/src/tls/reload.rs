@@ -106,35 +106,25 @@ pub(crate) fn expiries() -> Vec<(&'static str, [u64; 2])> {
         .collect()
 }
 
-/// Looks for new files until the last [`Tls`] is dropped.
-fn look_for_changes(shared: &Weak<Shared>, files: Files) {
-    let mut seen = Some(files);
+/// Looks for new files until the last [`Tls`] is dropped. Files that fail are tried again each time:
+/// a certificate may become valid only later.
+fn look_for_changes(shared: &Weak<Shared>, mut used: Files) {
     let mut is_reported = false;
     loop {
         thread::sleep(LOOK_INTERVAL);
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        // Again, if the files were swapped and the old ones removed meanwhile.
-        let read = || Files::read(&shared.directory);
-        let reading = read().or_else(|_| read());
-        let before = shared.current.borrow().clone();
-        let generation = |files: &Files| {
-            Generation::new(files, &shared.directory, shared.purpose, Some(&before))
-        };
-        if reading.is_ok() && reading.as_ref().ok() == seen.as_ref() {
-            continue;
-        }
-        let directory = shared.directory.display();
-        match reading.as_ref().map_err(Clone::clone).and_then(generation) {
-            Ok(generation) => {
-                is_reported = false;
+        match shared.look(&used) {
+            Ok(None) => is_reported = false,
+            Ok(Some((files, generation))) => {
+                (used, is_reported) = (files, false);
                 metrics::count(|counters| &counters.certificate_reloads);
                 let [expires, _] = generation.expiries();
                 info!(
                     action = "certificates",
                     status = "success",
-                    %directory,
+                    directory = %shared.directory.display(),
                     expires,
                     "there are new certificates, for all further connections"
                 );
@@ -147,12 +137,26 @@ fn look_for_changes(shared: &Weak<Shared>, files: Files) {
                 warn!(
                     action = "certificates",
                     status = "failure",
-                    %directory,
+                    directory = %shared.directory.display(),
                     %error,
                     "the new certificates can't be used; the last good ones stay"
                 );
             }
         }
-        seen = reading.ok();
+    }
+}
+
+impl Shared {
+    /// Reads the files, and makes a generation of them unless they are those in use.
+    fn look(&self, used: &Files) -> Result<Option<(Files, Generation)>, InvalidTls> {
+        // Again, if the files were swapped and the old ones removed meanwhile.
+        let read = || Files::read(&self.directory);
+        let files = read().or_else(|_| read())?;
+        if files == *used {
+            return Ok(None);
+        }
+        let before = self.current.borrow().clone();
+        let next = Generation::new(&files, &self.directory, self.purpose, Some(&before))?;
+        Ok(Some((files, next)))
     }
 }
