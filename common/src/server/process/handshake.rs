@@ -109,6 +109,10 @@ async fn shake_hands(
         .await?;
     if let Some(peer) = generation.peer(stream.get_ref().1, allowed.as_ref()) {
         let _ = open.peer.set(peer); // it is not set yet
+        // From now on, a change of the authorities reaches the connection.
+        if tls.current().trust != generation.trust {
+            return Err(io::Error::other("the authorities have changed meanwhile"));
+        }
     }
     Ok(stream)
 }
