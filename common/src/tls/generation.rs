@@ -36,7 +36,8 @@ pub(crate) struct Generation {
     pub(crate) server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     authorities: Vec<CertificateDer<'static>>,
-    name: String,
+    /// The first DNS name of the certificate.
+    pub(super) name: String,
     expiries: [UnixTime; 2],
 }
 
@@ -95,6 +96,7 @@ impl Generation {
     }
 
     /// A configuration and a name for asking the service itself.
+    #[cfg(feature = "cli")]
     pub(crate) fn of_itself(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
         let name = ServerName::try_from(self.name.clone()).ok()?;
         Some((self.client.clone(), name))

@@ -125,6 +125,7 @@ fn look_for_changes(shared: &Weak<Shared>, mut used: Files) {
                     action = "certificates",
                     status = "success",
                     directory = %shared.directory.display(),
+                    name = generation.name,
                     expires,
                     "there are new certificates, for all further connections"
                 );
