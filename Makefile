@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run certs new-service template test check lint public-api fmt images up down logs trace e2e faults fuzz interop breaks instructions bench
+.PHONY: help run certs new-service template test check lint public-api fmt images up scale down logs trace e2e faults fuzz interop breaks instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,11 @@ images: ## Build the images of both services and of certs
 up: images ## Start both services in containers and wait until they are healthy
 	docker compose up --detach --wait
 
+# The caller chooses N: make must not expand it.
+scale: override export N := $(value N)
+scale: ## Run N replicas of service1 in containers: make scale N=3
+	docker compose --file docker-compose.yml --file docker-compose.scale.yml up --detach --no-recreate --scale service1="$$N"
+
 down: ## Stop the containers and remove them
 	docker compose down
 
@@ -67,7 +72,7 @@ trace: override export ID := $(value ID)
 trace: ## Show the log lines of one request from both services, by time: make trace ID=…
 	@scripts/trace "$$ID"
 
-e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 to 8089)
+e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 and 8081)
 	cargo test --package tests --features containers --test containers -- --nocapture
 
 faults: ## Run the failure suite: faults around the pair under load

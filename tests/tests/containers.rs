@@ -1,5 +1,5 @@
 //! The pair in real containers, as `docker compose up` runs it. `make e2e` builds the images and
-//! runs this test; it needs the ports 8080 to 8089.
+//! runs this test; it needs the ports 8080 and 8081.
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +26,7 @@ const SAY_HELLO: &str = "/api/v1/say-hello?name=test";
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
+        .env("COMPOSE_PROJECT_NAME", PROJECT)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
         .expect("Docker is there");
@@ -55,10 +56,7 @@ impl Drop for Pair {
 }
 
 fn compose(arguments: &[&str]) -> String {
-    run(
-        "docker",
-        &[&["compose", "--project-name", PROJECT], arguments].concat(),
-    )
+    run("docker", &[&["compose"], arguments].concat())
 }
 
 /// A value of a container, as a Go template has it.
@@ -93,15 +91,8 @@ fn picks() -> BTreeMap<String, f64> {
 }
 
 fn scale(replicas: usize) {
-    let scale = format!("service1={replicas}");
-    compose(&[
-        "up",
-        "--detach",
-        "--no-build",
-        "--no-recreate",
-        "--scale",
-        &scale,
-    ]);
+    let replicas = format!("N={replicas}");
+    run("make", &["scale", &replicas]);
 }
 
 /// One replica is killed and comes back.
@@ -245,11 +236,7 @@ fn the_pair_runs_in_containers() {
     assert!(lines[0].has(&[("action", "say_hello"), ("hello", "Hello, TEST!")]));
     assert!(lines[1].has(&[("first_request_line", &format!("GET {SAY_HELLO} HTTP/1.1"))]));
 
-    // The engine takes a port of the range.
-    let published = compose(&["port", "service1", "8080"]);
-    let (_, published) = published.trim().rsplit_once(':').expect("host:port");
-    let published = port(published.parse().expect("a port"));
-    let answer = http::get(published, "/api/v1/name?name=test");
+    let answer = http::get(port(8080), "/api/v1/name?name=test");
     assert_eq!((answer.status, answer.text()), (200, r#"{"name":"TEST"}"#));
 
     let (page, whole) = http::get(port(8081), "/").chunked();

@@ -20,20 +20,12 @@ const PROGRAMS: [&str; 4] = ["curl", "docker", "make", "cargo"];
 /// Commands that other tests run: the command, the file that runs it, and the text that does.
 const RUN_ELSEWHERE: [(&str, &str, &str); 9] = [
     ("docker compose up", CONTAINERS, r#"compose(&["up", "#),
-    (
-        "docker compose up -d --scale service1=3",
-        CONTAINERS,
-        "scale(3);",
-    ),
+    ("make scale N=3", CONTAINERS, "scale(3);"),
+    ("make scale N=1", CONTAINERS, "scale(1);"),
     (
         "docker kill $(docker compose ps --quiet service1 | head -1)",
         CONTAINERS,
         r#"run("docker", &["kill", "#,
-    ),
-    (
-        "docker compose port service1 8080",
-        CONTAINERS,
-        r#"compose(&["port", "service1", "8080"])"#,
     ),
     (
         "make new-service NAME=orders",
