@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use certs::Issued;
 use rustls::{
     HandshakeKind,
     version::{TLS12, TLS13},
@@ -43,6 +44,13 @@ fn pair(certificates: &Certificates, variables: &[(&str, &str)]) -> (Process, Pr
     let service2 = service2(certificates, &service1, "localhost");
     service2.wait_until_ready();
     (service1, service2)
+}
+
+/// A certificate that has expired an hour ago.
+fn expired(certificates: &Certificates, service: &str) -> Issued {
+    let mut expired = of_service(service);
+    expired.age = expired.ttl + Duration::from_hours(1);
+    issue(&certificates.authority, &expired)
 }
 
 #[test]
@@ -83,9 +91,7 @@ fn clients_without_a_good_certificate_are_refused_and_the_log_says_why() {
     let service1 = service1(&certificates, &[]);
     let trusted = certificates.authority.certificate();
     let good = issue(&certificates.authority, &of_service("service2"));
-    let mut expired = of_service("service2");
-    expired.age = expired.ttl + Duration::from_hours(1);
-    let expired = issue(&certificates.authority, &expired);
+    let expired = expired(&certificates, "service2");
     let foreign = issue(&authority(), &of_service("service2"));
     for (what, own, version, reason) in [
         ("none", None, &TLS13, "peer sent no certificates"),
@@ -190,9 +196,7 @@ fn certificates_that_can_t_be_used_are_one_line_and_exit_code_2() {
     let other = issue(&certificates.authority, &of_service("service1"));
     let mut mixed = issue(&certificates.authority, &of_service("service1"));
     mixed.key = other.key;
-    let mut expired = of_service("service1");
-    expired.age = expired.ttl + Duration::from_hours(1);
-    let expired = issue(&certificates.authority, &expired);
+    let expired = expired(&certificates, "service1");
     let mut foreign = issue(&authority(), &of_service("service1"));
     foreign.authorities = certificates.authority.certificate().to_owned();
     for (issued, reason) in [

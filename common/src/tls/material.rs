@@ -133,10 +133,10 @@ impl Material {
         }
         let own = CertifiedKey::from_der(chain, key, provider)
             .map_err(|error| fail(KEY, Why::Unusable(error)))?;
-        let verified = verify(&own.cert, &roots.roots, purpose, provider);
-        verified.map_err(|error| fail(CERTIFICATE, Why::Unverified(error)))?;
         let leaf = EndEntityCert::try_from(&own.cert[0]);
         let leaf = leaf.map_err(|error| fail(CERTIFICATE, Why::Unverified(error)))?;
+        let verified = verify(&leaf, &own.cert[1..], &roots.roots, purpose, provider);
+        verified.map_err(|error| fail(CERTIFICATE, Why::Unverified(error)))?;
         let name = leaf.valid_dns_names().next().map(str::to_owned);
         let authorities_expire = authorities.iter().map(expiry).min();
         Ok(Self {
@@ -158,14 +158,14 @@ fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     all.ok().filter(|all| !all.is_empty())
 }
 
-/// Verifies a chain as the peers of the service will do.
+/// Verifies a certificate as the peers of the service will do.
 fn verify(
-    chain: &[CertificateDer<'_>],
+    leaf: &EndEntityCert<'_>,
+    intermediates: &[CertificateDer<'_>],
     authorities: &[TrustAnchor<'_>],
     purpose: Purpose,
     provider: &CryptoProvider,
 ) -> Result<(), webpki::Error> {
-    let leaf = EndEntityCert::try_from(&chain[0])?;
     let usages: &[KeyUsage] = match purpose {
         Purpose::Mesh => &[KeyUsage::server_auth(), KeyUsage::client_auth()],
         Purpose::Edge => &[KeyUsage::server_auth()],
@@ -174,7 +174,7 @@ fn verify(
         leaf.verify_for_usage(
             provider.signature_verification_algorithms.all,
             authorities,
-            &chain[1..],
+            intermediates,
             UnixTime::now(),
             *usage,
             None,

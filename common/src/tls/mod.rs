@@ -45,9 +45,6 @@ impl Purpose {
     }
 }
 
-/// The interval of looks for new files: certificates are renewed hours before they expire.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
 /// A random time after which a connection that former authorities have vouched for drains, so that
 /// not all of them are opened again at once.
 pub(crate) fn time_to_drain() -> Duration {

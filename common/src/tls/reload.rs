@@ -5,13 +5,17 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak},
     thread,
+    time::Duration,
 };
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Generation, InvalidTls, LOOK_INTERVAL, Purpose, Trust, material::Files};
+use super::{Generation, InvalidTls, Purpose, Trust, material::Files};
 use crate::{lock::lock, metrics};
+
+/// The interval of looks for new files: certificates are renewed hours before they expire.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The certificates of a directory with `tls.crt`, `tls.key` and `ca.crt`, the layout of a TLS
 /// secret of Kubernetes. Clones share their state.
