@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run certs new-service template test check lint public-api fmt images up scale down logs trace e2e faults fuzz interop breaks instructions bench
+.PHONY: help run certs new-service template test check lint public-api fmt images up scale down logs trace e2e swarm manifests faults fuzz interop breaks instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -74,6 +74,12 @@ trace: ## Show the log lines of one request from both services, by time: make tr
 
 e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 and 8081)
 	cargo test --package tests --features containers --test containers -- --nocapture
+
+swarm: images ## Run the stack on a Docker Swarm of two nodes, and faults around it (needs Docker, as root)
+	cargo test --package tests --features swarm --test swarm -- --nocapture
+
+manifests: ## Check the files of deploy/ against their schemas and the running services (needs Python 3)
+	tests/deploy/run
 
 faults: ## Run the failure suite: faults around the pair under load
 	cargo test --release --package tests --features faults --test faults

@@ -49,14 +49,22 @@ class Service:
         with urllib.request.urlopen(f"http://{self.address('http')}{path}", timeout=PATIENCE) as response:
             return response.read().decode()
 
-    def wait_until_ready(self):
+    def status(self, path):
+        try:
+            self.get(path)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        return 200
+
+    def wait_until(self, status, path):
         end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self.get("/readyz")
-            except urllib.error.HTTPError:
-                assert time.monotonic() < end, "it does not become ready"
-                time.sleep(0.01)
+        while self.status(path) != status:
+            assert time.monotonic() < end, f"{path} never says {status}"
+            time.sleep(0.01)
+
+    def wait_until_ready(self):
+        self.wait_until(200, "/readyz")
 
     def lost_replicas(self):
         return [line for line in self.lines if line.get("action") == "replica" and line["status"] == "down"]

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -48,6 +48,11 @@ impl Certificates {
             new.renew(service);
         }
         new
+    }
+
+    /// The directory that holds those of the services.
+    pub fn root(&self) -> &Path {
+        self.root.path()
     }
 
     /// The directory of a service.

@@ -1,6 +1,7 @@
 //! A client for HTTP/1.1 that sends exactly the given bytes.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
 };
@@ -105,6 +106,21 @@ pub fn get(address: SocketAddr, path: &str) -> Response {
 /// Sends a GET with these headers; a value may be any bytes.
 pub fn get_with(address: SocketAddr, path: &str, headers: &[(&str, &[u8])]) -> Response {
     request(address, "GET", path, headers, b"")
+}
+
+/// The picks of each replica, as the service at this address has counted them.
+///
+/// # Panics
+///
+/// When its metrics can't be read.
+pub fn picks(address: SocketAddr) -> BTreeMap<String, f64> {
+    let answer = get(address, "/metrics");
+    let lines = answer.text().lines();
+    let picks = lines.filter_map(|line| line.strip_prefix("replica_picks_total{replica=\""));
+    picks
+        .map(|line| line.split_once("\"} ").expect("a replica and its picks"))
+        .map(|(replica, picks)| (replica.to_owned(), picks.parse().expect("a number")))
+        .collect()
 }
 
 /// Sends a request.

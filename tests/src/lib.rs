@@ -21,7 +21,7 @@ pub mod testing;
 
 pub use fakes::Fake;
 pub use port::Port;
-pub use process::{Ended, Process, command, raise_file_limit, wait_for};
+pub use process::{Ended, Process, command, raise_file_limit, wait_for, wait_within};
 pub use record::Record;
 
 /// The longest wait for a response or a condition; far more than any needs.

@@ -11,9 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, header::HOST};
+use http::{Request, Response, header::HOST};
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
@@ -64,6 +64,35 @@ impl Load {
     ///
     /// When the thread can't be started.
     pub fn start(address: SocketAddr, plan: Plan) -> Self {
+        Self::start_with(
+            Server {
+                addresses: vec![address],
+                connect_timeout: PATIENCE,
+                is_resent: false,
+            },
+            plan,
+        )
+    }
+
+    /// Starts a load on a server with several addresses. It does what HTTP clients do: it takes the
+    /// first address that accepts a connection, and a request on a reused connection that ends
+    /// without a byte of response is sent again (RFC 9112, section 9.3.1).
+    ///
+    /// # Panics
+    ///
+    /// When the thread can't be started.
+    pub fn start_on_any(addresses: Vec<SocketAddr>, plan: Plan) -> Self {
+        Self::start_with(
+            Server {
+                addresses,
+                connect_timeout: Duration::from_secs(1),
+                is_resent: true,
+            },
+            plan,
+        )
+    }
+
+    fn start_with(server: Server, plan: Plan) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let stop = stop.clone();
@@ -72,7 +101,7 @@ impl Load {
                 runtime.expect("a runtime").block_on(async {
                     let mut connections = JoinSet::new();
                     for number in 0..plan.connections {
-                        connections.spawn(connection(number, address, plan, stop.clone()));
+                        connections.spawn(connection(number, server.clone(), plan, stop.clone()));
                     }
                     let mut samples: Vec<_> = connections.join_all().await.concat();
                     samples.sort_by_key(|sample| sample.at);
@@ -94,11 +123,53 @@ impl Load {
     }
 }
 
+/// The server of a load.
+#[derive(Debug, Clone)]
+struct Server {
+    addresses: Vec<SocketAddr>,
+    /// The longest wait for a connection to one address.
+    connect_timeout: Duration,
+    /// Whether a request is sent again if its reused connection ends without a byte of response.
+    is_resent: bool,
+}
+
 type Sender = http1::SendRequest<Empty<Bytes>>;
 
-async fn connect(address: SocketAddr) -> Result<Sender, String> {
-    let socket = TcpStream::connect(address).await;
-    let socket = socket.map_err(|error| format!("connect: {error}"))?;
+impl Server {
+    /// Sends a request over this connection, or over a new one.
+    async fn ask(
+        &self,
+        reused: Option<Sender>,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<(Sender, Response<Incoming>), String> {
+        let is_reused = reused.is_some();
+        let mut open = match reused {
+            Some(open) => open,
+            None => self.connect().await?,
+        };
+        let mut response = open.send_request(request.clone()).await;
+        if response.is_err() && is_reused && self.is_resent {
+            open = self.connect().await?;
+            response = open.send_request(request).await;
+        }
+        let response = response.map_err(|error| format!("no response: {error}"))?;
+        Ok((open, response))
+    }
+
+    async fn connect(&self) -> Result<Sender, String> {
+        let mut outcome = Err("there is no address".to_owned());
+        for address in &self.addresses {
+            outcome = match timeout(self.connect_timeout, TcpStream::connect(address)).await {
+                Ok(Ok(socket)) => return send_over(socket).await,
+                Ok(Err(error)) => Err(format!("connect: {error}")),
+                Err(_) => Err("connect: no answer".to_owned()),
+            };
+        }
+        outcome
+    }
+}
+
+async fn send_over(socket: TcpStream) -> Result<Sender, String> {
     let (sender, connection) = http1::handshake(TokioIo::new(socket))
         .await
         .map_err(|error| error.to_string())?;
@@ -108,7 +179,7 @@ async fn connect(address: SocketAddr) -> Result<Sender, String> {
 
 async fn connection(
     number: usize,
-    address: SocketAddr,
+    server: Server,
     plan: Plan,
     stop: Arc<AtomicBool>,
 ) -> Vec<Sample> {
@@ -125,19 +196,23 @@ async fn connection(
         }
         let id = format!("load-{number}-{round}");
         let name = plan.name.map_or_else(|| id.clone(), str::to_owned);
-        let outcome = async {
-            let mut open = match sender.take() {
-                Some(open) => open,
-                None => connect(address).await?,
-            };
-            let response = timeout(PATIENCE, say_hello(&mut open, &name, &id));
-            response.await.map_err(|_| "no response in time")??;
-            if plan.is_kept && open.ready().await.is_ok() {
-                sender = Some(open);
+        let outcome = timeout(PATIENCE, async {
+            let (open, response) = server.ask(sender.take(), say_hello(&name, &id)).await?;
+            check(response, &name, &id).await?;
+            Ok(open)
+        });
+        let outcome = match outcome
+            .await
+            .unwrap_or_else(|_| Err("no response in time".into()))
+        {
+            Ok(mut open) => {
+                if plan.is_kept && open.ready().await.is_ok() {
+                    sender = Some(open);
+                }
+                Ok(())
             }
-            Ok(())
+            Err(failure) => Err(failure),
         };
-        let outcome = outcome.await;
         samples.push(Sample {
             at,
             took: at.elapsed(),
@@ -158,15 +233,16 @@ async fn connection(
     samples
 }
 
-async fn say_hello(sender: &mut Sender, name: &str, id: &str) -> Result<(), String> {
+fn say_hello(name: &str, id: &str) -> Request<Empty<Bytes>> {
     let path = format!("/api/v1/say-hello?name={}", name.replace(' ', "+"));
-    let request = Request::get(path)
+    Request::get(path)
         .header(HOST, "test")
         .header("x-request-id", id)
         .body(Empty::new())
-        .expect("a request");
-    let response = sender.send_request(request).await;
-    let response = response.map_err(|error| format!("no response: {error}"))?;
+        .expect("a request")
+}
+
+async fn check(response: Response<Incoming>, name: &str, id: &str) -> Result<(), String> {
     let status = response.status();
     let has_id = response
         .headers()

@@ -19,13 +19,26 @@ use crate::{PATIENCE, Record};
 /// # Panics
 ///
 /// When it returns none in time.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, condition)
+}
+
+/// Calls `condition` until it returns a value, at most for `patience`.
+///
+/// # Panics
+///
+/// When it returns none in time.
+pub fn wait_within<T>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let begin = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begin.elapsed() < patience, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }

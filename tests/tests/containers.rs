@@ -2,10 +2,10 @@
 //! runs this test; it needs the ports 8080 and 8081.
 
 use std::{
-    collections::BTreeMap,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     process::Command,
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -79,17 +79,6 @@ fn port(number: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, number).into()
 }
 
-/// The picks of each replica that the edge knows.
-fn picks() -> BTreeMap<String, f64> {
-    let answer = http::get(port(8081), "/metrics");
-    let lines = answer.text().lines();
-    let picks = lines.filter_map(|line| line.strip_prefix("replica_picks_total{replica=\""));
-    picks
-        .map(|line| line.split_once("\"} ").expect("a replica and its picks"))
-        .map(|(replica, picks)| (replica.to_owned(), picks.parse().expect("a number")))
-        .collect()
-}
-
 fn scale(replicas: usize) {
     let replicas = format!("N={replicas}");
     run("make", &["scale", &replicas]);
@@ -118,14 +107,14 @@ fn scale_up_and_down() {
     scale(3);
     let started = Instant::now();
     wait_for("three replicas that serve", || {
-        let picks = picks();
+        let picks = http::picks(port(8081));
         (picks.len() == 3 && picks.values().all(|picks| *picks > 20.0)).then_some(())
     });
     let served = started.elapsed();
     sleep(Duration::from_secs(2));
-    let before = picks();
+    let before = http::picks(port(8081));
     sleep(Duration::from_secs(4));
-    let after = picks();
+    let after = http::picks(port(8081));
     let more: Vec<_> = after
         .iter()
         .map(|(replica, picks)| picks - before[replica])
@@ -153,6 +142,16 @@ fn scale_up_and_down() {
 /// A container beside the pair. It goes with this value.
 struct Container(String);
 
+impl Container {
+    /// Runs an image with these options of `docker run`.
+    fn run(name: &str, options: &[&str], image: &str) -> Self {
+        let name = format!("{PROJECT}-{name}");
+        let start = ["run", "--detach", "--rm", "--name", &name];
+        run("docker", &[&start[..], options, &[image]].concat());
+        Self(name)
+    }
+}
+
 impl Drop for Container {
     fn drop(&mut self) {
         let _ = Command::new("docker")
@@ -164,31 +163,36 @@ impl Drop for Container {
 /// service2 on the same network, but without a certificate.
 fn a_container_without_a_certificate_calls_nothing() {
     let network = format!("{PROJECT}_default");
-    let name = format!("{PROJECT}-intruder");
     let channel = "SERVICE1_CHANNEL=service1:50051";
-    let options = [
-        "run",
-        "--detach",
-        "--rm",
-        "--name",
-        &name,
-        "--network",
-        &network,
-    ];
-    run(
-        "docker",
-        &[&options[..], &["--env", channel, "mesh-service2"]].concat(),
-    );
-    let _container = Container(name.clone());
+    let options = ["--network", &network, "--env", channel];
+    let intruder = Container::run("intruder", &options, "mesh-service2");
     let noticed = wait_for("the intruder's calls", || {
         let log = compose(&["logs", "--no-color", "--no-log-prefix", "service1"]);
         let mut log = log.lines().map(Record::read);
         log.find(|line| line.has(&[("action", "tls"), ("status", "failure")]))
     });
     assert_eq!(noticed.text("error"), "the client speaks no TLS");
-    let log = run("docker", &["logs", &name]);
+    let log = run("docker", &["logs", &intruder.0]);
     let mut log = log.lines().map(Record::read);
     assert!(!log.any(|line| line.has(&[("action", "replica"), ("status", "up")])));
+}
+
+/// A container that may use one core of several has one worker.
+fn the_workers_follow_the_limit_of_cpu() {
+    let cores = thread::available_parallelism().expect("a number");
+    assert!(cores.get() > 1, "this needs a machine with several cores");
+    let limited = Container::run("limited", &["--cpus", "1"], "mesh-service1");
+    let format = "{{.State.Pid}}";
+    let pid = run("docker", &["inspect", "--format", format, &limited.0]);
+    let tasks = format!("/proc/{}/task", pid.trim());
+    wait_for("its log", || {
+        let log = run("docker", &["logs", &limited.0]);
+        log.contains("listening").then_some(())
+    });
+    let tasks = fs::read_dir(tasks).expect("it runs").flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    let workers: Vec<_> = names.filter(|name| name.starts_with("worker")).collect();
+    assert_eq!(workers.len(), 1, "{workers:?}");
 }
 
 // One test: there is one set of ports.
@@ -227,6 +231,7 @@ fn the_pair_runs_in_containers() {
     assert_eq!((answer.status, answer.text()), (200, "\"Hello, TEST!\""));
     let id = answer.id();
     a_container_without_a_certificate_calls_nothing();
+    the_workers_follow_the_limit_of_cpu();
     wait_for("three lines", || {
         (log_of("service1", id).len() + log_of("service2", id).len() == 3).then_some(())
     });

@@ -1,0 +1,29 @@
+"""What docker-compose.yml and deploy/swarm say against the settings of the services."""
+
+import pathlib
+import unittest
+
+import yaml
+from settings import SETTINGS, drain, seconds
+
+# Each with the files that it is merged from.
+STACKS = {
+    "compose": ["docker-compose.yml"],
+    "swarm": ["deploy/swarm/stack.yml"],
+    "swarm with ports of the nodes": ["deploy/swarm/stack.yml", "deploy/swarm/host-ports.yml"],
+}
+
+
+class Stacks(unittest.TestCase):
+    def test_every_variable_is_a_setting_and_the_grace_period_is_longer_than_the_drain(self):
+        for name, files in STACKS.items():
+            merged = {service: {"environment": {}} for service in SETTINGS}
+            for file in files:
+                services = yaml.safe_load(pathlib.Path(file).read_text())["services"]
+                for service in SETTINGS:
+                    its, more = merged[service], services.get(service, {})
+                    merged[service] = its | more | {"environment": its["environment"] | more.get("environment", {})}
+            for service, its in merged.items():
+                with self.subTest(stack=name, service=service):
+                    self.assertLessEqual(its["environment"].keys(), SETTINGS[service].keys())
+                    self.assertGreater(seconds(its["stop_grace_period"]), drain(service, its["environment"]))
