@@ -78,7 +78,7 @@ e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 and
 swarm: images ## Run the stack on a Docker Swarm of two nodes, and faults around it (needs Docker, as root)
 	cargo test --package tests --features swarm --test swarm -- --nocapture
 
-manifests: ## Check the files of deploy/ against their schemas and the running services (needs Python 3)
+manifests: ## Check the files of deploy/ against their schemas and the running services (needs Python 3, promtool)
 	tests/deploy/run
 
 faults: ## Run the failure suite: faults around the pair under load

@@ -243,6 +243,7 @@ impl Pair {
                 ("HOST", "127.0.0.1".to_owned()),
                 ("GRPC_PORT", grpc.to_string()),
                 ("PORT", http.to_string()),
+                ("ADMIN_PORT", "0".to_owned()),
             ];
             if kind == Kind::Rest {
                 // No access line, as in service1 over gRPC: three lines a request in both pairs.
@@ -270,6 +271,7 @@ impl Pair {
         let environment = [
             ("HOST", "127.0.0.1".to_owned()),
             ("PORT", port.to_string()),
+            ("ADMIN_PORT", "0".to_owned()),
             ("SERVICE1_CHANNEL", targets.join(",")),
         ];
         let edge = Service::start(&mut kind.command(1), &environment, setting.keep_stdout)?;

@@ -1,4 +1,4 @@
-//! The paths that every HTTP port serves.
+//! The paths that HTTP ports serve beside those of the service.
 
 /// Whether the process lives.
 pub(crate) const LIVE: &str = "/healthz";
@@ -6,7 +6,11 @@ pub(crate) const LIVE: &str = "/healthz";
 /// Whether the process wants traffic. The subcommand `healthcheck` requests it.
 pub(crate) const READY: &str = "/readyz";
 
-/// The metrics of the process.
+/// The metrics of the process, on the port for operators.
 pub(crate) const METRICS: &str = "/metrics";
 
-pub(crate) const ALL: [&str; 3] = [LIVE, READY, METRICS];
+/// The state of the process for people, on the port for operators.
+pub(crate) const STATUS: &str = "/status";
+
+/// The paths that every HTTP port has.
+pub(crate) const ALL: [&str; 2] = [LIVE, READY];

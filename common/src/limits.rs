@@ -149,8 +149,15 @@ pub(crate) const LONG_LIVED_SHARE: usize = 4;
 /// those of clients whose calls are late, one for each of their connections.
 pub(crate) const MAX_PROBES: usize = 1_024;
 
-/// The most scrapes of the metrics in flight, each a text of 10 KB to 200 KB.
-pub(crate) const MAX_SCRAPES: usize = 16;
+/// The most requests in flight on the port for operators: scrapes and pages, each a text of 10 KB to
+/// 200 KB.
+pub(crate) const ADMIN_IN_FLIGHT: usize = 16;
+
+/// The most connections to the port for operators.
+pub(crate) const ADMIN_CONNECTIONS: usize = 64;
+
+/// The time that requests on the port for operators have to complete, at the end of the process.
+pub(crate) const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
 /// The divisor for the part of `MAX_IN_FLIGHT` that all workers together may reserve. So a limit
 /// below 100 for each worker is exact, and a higher one is exact within 1 %.

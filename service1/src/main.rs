@@ -12,7 +12,7 @@ use common::server::{self, Listener};
 
 /// The backend of the mesh: names and items over gRPC, and names over REST
 #[derive(Parser)]
-#[command(version)]
+#[command(version, mut_arg("admin_port", |port| port.default_value("9080")))]
 struct Config {
     #[command(flatten)]
     common: common::Config,

@@ -19,7 +19,7 @@ use crate::backend::Backend;
 
 /// The edge of the mesh: a page and REST, over gRPC to service1
 #[derive(Parser)]
-#[command(version)]
+#[command(version, mut_arg("admin_port", |port| port.default_value("9081")))]
 struct Config {
     #[command(flatten)]
     common: common::Config,

@@ -20,7 +20,7 @@ use common::server::{self, Listener};
 
 /// Greetings over REST and gRPC
 #[derive(Parser)]
-#[command(version)]
+#[command(version, mut_arg("admin_port", |port| port.default_value("9082")))]
 struct Config {
     #[command(flatten)]
     common: common::Config,

@@ -18,7 +18,7 @@ class Service:
     """A service on free ports."""
 
     def __init__(self, program, build="debug", **variables):
-        environment = {"HOST": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0", "WORKERS": "2", **variables}
+        environment = {"HOST": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0", "ADMIN_PORT": "0", "WORKERS": "2", **variables}
         if "RUST_LOG" in variables:
             environment["RUST_LOG"] += f",{LISTENING}"
         self.process = subprocess.Popen(
@@ -45,8 +45,8 @@ class Service:
     def address(self, protocol):
         return self.line(action="listen", protocol=protocol)["address"]
 
-    def get(self, path):
-        with urllib.request.urlopen(f"http://{self.address('http')}{path}", timeout=PATIENCE) as response:
+    def get(self, path, port="http"):
+        with urllib.request.urlopen(f"http://{self.address(port)}{path}", timeout=PATIENCE) as response:
             return response.read().decode()
 
     def status(self, path):

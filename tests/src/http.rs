@@ -108,7 +108,7 @@ pub fn get_with(address: SocketAddr, path: &str, headers: &[(&str, &[u8])]) -> R
     request(address, "GET", path, headers, b"")
 }
 
-/// The picks of each replica, as the service at this address has counted them.
+/// The picks of each replica, as the service with this port for operators has counted them.
 ///
 /// # Panics
 ///

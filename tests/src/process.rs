@@ -196,6 +196,11 @@ impl Process {
         self.listens_with("grpc")
     }
 
+    /// The address of the port for operators.
+    pub fn admin(&self) -> SocketAddr {
+        self.listens_with("admin")
+    }
+
     fn listens_with(&self, protocol: &str) -> SocketAddr {
         let line = self.line(&[("action", "listen"), ("protocol", protocol)]);
         line.text("address")
@@ -264,7 +269,7 @@ impl Process {
     ///
     /// When the figure is not a number.
     pub fn metric(&self, name: &str) -> f64 {
-        let metrics = crate::http::get(self.http(), "/metrics");
+        let metrics = crate::http::get(self.admin(), "/metrics");
         let mut lines = metrics.text().lines();
         let figure = lines.find_map(|line| line.strip_prefix(name));
         figure.map_or(0.0, |figure| figure.trim().parse().expect("a number"))
@@ -361,6 +366,7 @@ fn set_up<'a>(command: &'a mut Command, variables: &[(&str, &str)]) -> &'a mut C
             ("HOST", "127.0.0.1"),
             ("PORT", "0"),
             ("GRPC_PORT", "0"),
+            ("ADMIN_PORT", "0"),
             ("WORKERS", "2"),
         ])
         .envs(variables.iter().copied())

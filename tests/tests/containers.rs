@@ -2,6 +2,7 @@
 //! runs this test; it needs the ports 8080 and 8081.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddr},
     process::Command,
@@ -79,6 +80,14 @@ fn port(number: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, number).into()
 }
 
+/// The picks of each replica. The port for operators is not published, but this host reaches the
+/// network of the containers.
+fn picks() -> BTreeMap<String, f64> {
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    let address = inspect("service2", format).parse().expect("an address");
+    http::picks(SocketAddr::new(address, 9081))
+}
+
 fn scale(replicas: usize) {
     let replicas = format!("N={replicas}");
     run("make", &["scale", &replicas]);
@@ -107,14 +116,14 @@ fn scale_up_and_down() {
     scale(3);
     let started = Instant::now();
     wait_for("three replicas that serve", || {
-        let picks = http::picks(port(8081));
+        let picks = picks();
         (picks.len() == 3 && picks.values().all(|picks| *picks > 20.0)).then_some(())
     });
     let served = started.elapsed();
     sleep(Duration::from_secs(2));
-    let before = http::picks(port(8081));
+    let before = picks();
     sleep(Duration::from_secs(4));
-    let after = http::picks(port(8081));
+    let after = picks();
     let more: Vec<_> = after
         .iter()
         .map(|(replica, picks)| picks - before[replica])

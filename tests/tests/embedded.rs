@@ -94,10 +94,10 @@ fn services_come_and_go_in_one_process() {
 
 #[test]
 fn faces_that_cannot_be_served_are_an_error() {
-    let taken = || Router::new().route("/metrics", get(async || "mine"));
+    let taken = || Router::new().route("/readyz", get(async || "mine"));
     let bound = server::bind(&config(), move |_| [Listener::http(0, taken())]);
     let error = bound.err().expect("the path is taken").to_string();
-    assert!(error.contains("/metrics"), "{error}");
+    assert!(error.contains("/readyz"), "{error}");
 
     let turns = std::sync::atomic::AtomicU16::new(0);
     let bound = server::bind(&config(), move |_| {

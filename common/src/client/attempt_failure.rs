@@ -1,7 +1,7 @@
 //! [`Failure`]: why an attempt has no response, and whether its call was processed.
 
 use h2::Reason;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// An attempt that failed before its response began.
 #[derive(Debug)]
@@ -27,6 +27,16 @@ impl Failure {
             Self::Unprocessed(status_of(error))
         } else {
             Self::Request(Status::internal(format!("the call can't be sent: {error}")))
+        }
+    }
+
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::NoReplica(_) | Self::Full => Code::Unavailable,
+            Self::Unprocessed(status)
+            | Self::Refused(status)
+            | Self::Broken(status)
+            | Self::Request(status) => status.code(),
         }
     }
 

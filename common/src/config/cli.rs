@@ -3,10 +3,12 @@
 use std::process::exit;
 
 use clap::{
-    ArgMatches, Command, Parser,
+    Arg, ArgMatches, Command, Parser,
     error::{ContextKind, ErrorKind},
+    parser::ValueSource,
 };
 
+use super::about::{self, About, Setting};
 use crate::{healthcheck, tls::Tls};
 
 /// The exit code for a bad flag or variable.
@@ -24,12 +26,16 @@ const ABOUT_HEALTHCHECK: &str = "Ask the service that runs on this host with the
 ///
 /// The subcommand `healthcheck` asks the running service whether it is ready, at the setting
 /// `--port` of `C`, and exits with 0 if it is. So a container image needs no shell and no curl.
+///
+/// The settings are on the page `/status` of the port for operators. Give an argument that holds a
+/// secret `hide_env_values = true`: its value is on no page, nor in the help.
 pub fn parse<C: Parser>() -> C {
     let command = C::command().subcommand(Command::new(HEALTHCHECK).about(ABOUT_HEALTHCHECK));
     let parsed = command.try_get_matches().and_then(|matches| {
         if matches.subcommand_name() == Some(HEALTHCHECK) {
             exit(check_health(&matches))
         }
+        about::note(about(C::command(), &matches));
         C::from_arg_matches(&matches)
     });
     parsed.unwrap_or_else(|error| match error.kind() {
@@ -38,6 +44,43 @@ pub fn parse<C: Parser>() -> C {
             eprintln!("{}", one_line(C::command(), &error));
             exit(EXIT_BAD_CONFIGURATION)
         }
+    })
+}
+
+/// What the command and its arguments say about the process.
+fn about(mut command: Command, matches: &ArgMatches) -> About {
+    command.build();
+    let settings = command.get_arguments();
+    About {
+        name: command.get_name().to_owned(),
+        version: command.get_version().unwrap_or_default().to_owned(),
+        settings: settings.filter_map(|it| setting(it, matches)).collect(),
+    }
+}
+
+/// A setting that has a value.
+fn setting(argument: &Arg, matches: &ArgMatches) -> Option<Setting> {
+    let id = argument.get_id().as_str();
+    let source = match matches.value_source(id)? {
+        ValueSource::EnvVariable => "environment",
+        ValueSource::CommandLine => "flag",
+        _ => "default",
+    };
+    let name = match argument.get_env() {
+        Some(variable) => variable.to_string_lossy().into_owned(),
+        None => format!("--{}", argument.get_long().unwrap_or(id)),
+    };
+    let value = if argument.is_hide_env_values_set() {
+        "hidden".to_owned()
+    } else {
+        let values = matches.get_raw(id)?;
+        let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
+        values.join(",")
+    };
+    Some(Setting {
+        name,
+        value,
+        source,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Each setting is a flag and an environment variable; `--help` lists both. The function `parse`
 //! reads them, with the feature `cli`.
 
+mod about;
 #[cfg(feature = "cli")]
 mod cli;
 
@@ -10,6 +11,7 @@ use std::{net::IpAddr, num::NonZeroUsize, thread, time::Duration};
 
 use tracing_subscriber::filter::Targets;
 
+pub(crate) use self::about::{About, about};
 #[cfg(feature = "cli")]
 pub use self::cli::parse;
 use crate::{
@@ -36,6 +38,11 @@ pub struct Config {
     /// The address to listen on
     #[cfg_attr(feature = "cli", arg(long, env, default_value = defaults::HOST))]
     pub host: IpAddr,
+
+    /// The port for operators, which serves /metrics, /status, /healthz and /readyz, in plain HTTP;
+    /// without one, there are no metrics
+    #[cfg_attr(feature = "cli", arg(long, env))]
+    pub admin_port: Option<u16>,
 
     /// The longest that a request may take, from its arrival to the last byte of its response; a
     /// shorter grpc-timeout of the client takes precedence
@@ -124,6 +131,7 @@ impl Default for Config {
         const VALID: &str = "the tests parse the defaults";
         Self {
             host: defaults::HOST.parse().expect(VALID),
+            admin_port: None,
             deadline: positive_duration(defaults::DEADLINE).expect(VALID),
             max_in_flight: defaults::MAX_IN_FLIGHT.parse().expect(VALID),
             max_connections: defaults::MAX_CONNECTIONS.parse().expect(VALID),

@@ -3,10 +3,10 @@
 //! Each thread writes only its own counters, so counting costs neither a lock nor a contended cache
 //! line. A scrape adds up the counters of all threads.
 
+mod durations;
 mod own;
 mod process;
 mod replicas;
-mod requests;
 mod text;
 
 use std::{
@@ -19,12 +19,16 @@ use std::{
 
 pub use prometheus_client;
 
+use self::durations::Series;
 pub use self::own::{Registry, register};
-use self::requests::Requests;
+#[cfg(feature = "server")]
 pub(crate) use self::{
-    replicas::{CountedReplica, Replica},
-    requests::{OTHER, count_request},
-    text::{MEDIA_TYPE, text},
+    durations::RequestSummary, process::start as process_start, replicas::ReplicaSummary,
+    text::text,
+};
+pub(crate) use self::{
+    durations::{Kind, OTHER, count_duration},
+    replicas::{CountedReplica, Live, Replica},
 };
 use crate::lock::lock;
 
@@ -57,7 +61,7 @@ macro_rules! declare {
         pub(crate) struct Counters {
             $(#[doc = $counter_help] pub(crate) $counter: Counter,)*
             $(#[doc = $gauge_help] pub(crate) $gauge: AtomicI64,)*
-            requests: Mutex<Vec<Arc<Requests>>>,
+            series: Mutex<Vec<Arc<Series>>>,
             replicas: Mutex<Vec<(SocketAddr, Arc<Replica>)>>,
         }
 
@@ -116,6 +120,34 @@ thread_local! {
 /// The counters of this thread.
 pub(crate) fn of_this_thread() -> Arc<Counters> {
     MINE.with(Arc::clone)
+}
+
+/// The counters of all threads.
+fn of_all_threads() -> Vec<Arc<Counters>> {
+    lock(&ALL).clone()
+}
+
+/// The number of requests in flight and of open connections.
+#[cfg(feature = "server")]
+pub(crate) fn open() -> (i64, i64) {
+    let all = of_all_threads();
+    let sum = |gauge: fn(&Counters) -> &AtomicI64| {
+        let gauges = all.iter().map(|counters| gauge(counters).load(Relaxed));
+        gauges.sum()
+    };
+    (sum(|all| &all.in_flight), sum(|all| &all.connections))
+}
+
+/// The replicas that this process calls.
+#[cfg(feature = "server")]
+pub(crate) fn replicas() -> Vec<ReplicaSummary> {
+    replicas::summaries(&of_all_threads())
+}
+
+/// The requests by route.
+#[cfg(feature = "server")]
+pub(crate) fn requests() -> Vec<RequestSummary> {
+    durations::summaries(&of_all_threads())
 }
 
 /// Adds 1 to a counter of this thread.

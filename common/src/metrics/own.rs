@@ -161,7 +161,7 @@ mod tests {
         let things = Counter::<u64>::default();
         register(|registry| registry.register("things", "Things counted", things.clone()));
         things.inc();
-        let text = text();
+        let (_, text) = text("application/openmetrics-text");
         assert!(text.contains("# TYPE things counter\n"), "{text}");
         assert!(text.contains("things_total 1\n"), "{text}");
         assert!(text.contains("requests_in_flight"), "{text}");
@@ -175,12 +175,12 @@ mod tests {
         };
         register(add("gauge"));
         // The last two are names of samples: of a counter, and of a histogram.
-        let of_common = "request_duration_seconds";
+        let of_common = "http_server_request_duration_seconds";
         for taken in [
             "gauge",
             of_common,
             "requests_shed_total",
-            "request_duration_seconds_sum",
+            "http_server_request_duration_seconds_sum",
         ] {
             let refusal = refusal(add(taken));
             assert!(refusal.contains(&format!("{taken:?}")), "{refusal}");

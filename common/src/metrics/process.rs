@@ -1,6 +1,10 @@
 //! [`process_registry`]: the metrics that every service has.
 
-use std::{fmt, sync::atomic::Ordering::Relaxed};
+use std::{
+    fmt,
+    sync::{LazyLock, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -9,8 +13,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{ALL, COUNTERS, GAUGES, replicas, requests};
-use crate::{lock::lock, logging::stdout, tls};
+use super::{COUNTERS, GAUGES, durations, of_all_threads, replicas};
+use crate::{config::about, logging::stdout, tls};
 
 /// The metrics that every service has.
 pub(super) fn process_registry() -> Registry {
@@ -25,7 +29,7 @@ struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let all = lock(&ALL).clone();
+        let all = of_all_threads();
         let of_threads = COUNTERS.iter().map(|(name, help, counter)| {
             let sum = all.iter().map(|counters| counter(counters).get()).sum();
             (*name, *help, sum)
@@ -54,7 +58,9 @@ impl Collector for Process {
                 .encode_gauge(&sum)?;
         }
         encode_expiries(&mut encoder)?;
-        requests::encode(&all, &mut encoder)?;
+        encode_build(&mut encoder)?;
+        encode_usage(&mut encoder)?;
+        durations::encode(&all, &mut encoder)?;
         replicas::encode(&all, &mut encoder)
     }
 }
@@ -79,4 +85,74 @@ fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+/// Writes what the process is.
+fn encode_build(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let about = about();
+    let labels = [
+        ("service", about.name.as_str()),
+        ("version", about.version.as_str()),
+        ("mesh_version", env!("CARGO_PKG_VERSION")),
+    ];
+    let help = "The service and its version; always 1";
+    encoder
+        .encode_descriptor("build_info", help, None, MetricType::Gauge)?
+        .encode_family(&labels)?
+        .encode_gauge(&1_u64)
+}
+
+/// Writes what the process uses, under the names that all Prometheus clients have for it. A system
+/// that does not tell has no such lines.
+fn encode_usage(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let mut gauge = |name, help, value: u64| {
+        encoder
+            .encode_descriptor(name, help, None, MetricType::Gauge)?
+            .encode_gauge(&value)
+    };
+    let Ok(process) = procfs::process::Process::myself() else {
+        return Ok(());
+    };
+    if let Ok(files) = process.fd_count() {
+        gauge("process_open_fds", "Open files", files as u64)?;
+    }
+    if let Ok(limits) = process.limits()
+        && let procfs::process::LimitValue::Value(most) = limits.max_open_files.soft_limit
+    {
+        gauge("process_max_fds", "The limit of open files", most)?;
+    }
+    let Ok(stat) = process.stat() else {
+        return Ok(());
+    };
+    let resident = stat.rss * procfs::page_size();
+    let help = "Resident memory, in bytes";
+    gauge("process_resident_memory_bytes", help, resident)?;
+    let help = "When the process started, in seconds since the epoch";
+    let since_epoch = start().duration_since(SystemTime::UNIX_EPOCH);
+    let name = "process_start_time_seconds";
+    encoder
+        .encode_descriptor(name, help, None, MetricType::Gauge)?
+        .encode_gauge(&since_epoch.unwrap_or_default().as_secs_f64())?;
+    #[allow(clippy::cast_precision_loss)] // exact for 2 million years
+    let seconds = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+    let help = "CPU time of the user and of the system, in seconds";
+    encoder
+        .encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?
+        .encode_counter::<NoLabelSet, f64, u64>(&seconds, None)
+}
+
+/// When the process started.
+pub(crate) fn start() -> SystemTime {
+    static START: LazyLock<SystemTime> = LazyLock::new(|| {
+        let since_boot = procfs::process::Process::myself()
+            .and_then(|process| process.stat())
+            .map(|stat| stat.starttime / procfs::ticks_per_second());
+        match (since_boot, procfs::boot_time_secs()) {
+            (Ok(since_boot), Ok(boot)) => {
+                SystemTime::UNIX_EPOCH + Duration::from_secs(boot + since_boot)
+            }
+            _ => SystemTime::now(),
+        }
+    });
+    *START
 }

@@ -4,7 +4,8 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
+    time::{Duration, SystemTime},
 };
 
 use prometheus_client::{
@@ -25,17 +26,38 @@ const STATES: [&str; 6] = [
     "ejected",
 ];
 
+/// What a connected replica tells when it is asked.
+pub(crate) trait Live: fmt::Debug + Send + Sync {
+    /// Its latency, in which recent slow responses count for more.
+    fn latency(&self) -> Duration;
+
+    /// The calls in flight on its connection.
+    fn in_flight(&self) -> u64;
+}
+
 /// A replica, as one client sees it.
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) picks: Counter,
     state: Mutex<&'static str>,
+    connected: Mutex<Option<Weak<dyn Live>>>,
+    last_error: Mutex<Option<(SystemTime, String)>>,
 }
 
 impl Replica {
     /// Sets the state, one of [`STATES`].
     pub(crate) fn set_state(&self, state: &'static str) {
         *lock(&self.state) = state;
+    }
+
+    /// Notes who to ask about the connection.
+    pub(crate) fn set_connected(&self, live: Weak<dyn Live>) {
+        *lock(&self.connected) = Some(live);
+    }
+
+    /// Notes an error, in our own words: a peer must not choose what operators read.
+    pub(crate) fn set_last_error(&self, error: impl Into<String>) {
+        *lock(&self.last_error) = Some((SystemTime::now(), error.into()));
     }
 }
 
@@ -53,6 +75,8 @@ impl CountedReplica {
         let replica = Arc::new(Replica {
             picks: Counter::default(),
             state: Mutex::new(STATES[0]),
+            connected: Mutex::default(),
+            last_error: Mutex::default(),
         });
         lock(&counters.replicas).push((address, replica.clone()));
         Self {
@@ -67,6 +91,42 @@ impl Drop for CountedReplica {
     fn drop(&mut self) {
         lock(&self.counters.replicas).retain(|(_, replica)| !Arc::ptr_eq(replica, &self.replica));
     }
+}
+
+/// A replica as all workers together see it, for people.
+pub(crate) struct ReplicaSummary {
+    pub(crate) address: String,
+    /// The states that it is in, each with the number of workers that see it so.
+    pub(crate) states: BTreeMap<&'static str, usize>,
+    /// The highest of the workers.
+    pub(crate) latency: Duration,
+    pub(crate) in_flight: u64,
+    pub(crate) picks: u64,
+    pub(crate) last_error: Option<(SystemTime, String)>,
+}
+
+pub(super) fn summaries(all: &[Arc<Counters>]) -> Vec<ReplicaSummary> {
+    let mut summaries = BTreeMap::new();
+    for (address, replica) in all.iter().flat_map(|one| lock(&one.replicas).clone()) {
+        let summary = summaries.entry(address).or_insert_with(|| ReplicaSummary {
+            address: address.to_string(),
+            states: BTreeMap::new(),
+            latency: Duration::ZERO,
+            in_flight: 0,
+            picks: 0,
+            last_error: None,
+        });
+        *summary.states.entry(*lock(&replica.state)).or_default() += 1;
+        summary.picks += replica.picks.get();
+        if let Some(live) = lock(&replica.connected).as_ref().and_then(Weak::upgrade) {
+            summary.latency = summary.latency.max(live.latency());
+            summary.in_flight += live.in_flight();
+        }
+        summary.last_error = lock(&replica.last_error)
+            .clone()
+            .max(summary.last_error.take());
+    }
+    summaries.into_values().collect()
 }
 
 pub(super) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -111,7 +171,7 @@ mod tests {
             client.replica.set_state("up");
             client.replica.picks.add(2);
         }
-        let has = |line: &str| text().lines().any(|one| one == line);
+        let has = |line: &str| text("").1.lines().any(|one| one == line);
         assert!(has("replicas{replica=\"192.0.2.1:1\",state=\"up\"} 2"));
         assert!(has("replica_picks_total{replica=\"192.0.2.1:1\"} 4"));
         drop(one);

@@ -64,6 +64,24 @@ fn is_grpc(media_type: &[u8]) -> bool {
     matches!(parameters, Some([] | [b';' | b' ', ..]))
 }
 
+/// The name of a method with its service, such as `app.grpc.Service1/ProcessName`, from its path.
+pub(crate) fn rpc_method(path: &str) -> &str {
+    path.strip_prefix('/').unwrap_or(path)
+}
+
+/// Whether this code is the fault of the service rather than of its caller.
+pub(crate) fn is_fault_of_service(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
 /// The name of a gRPC code, as in the specification.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {

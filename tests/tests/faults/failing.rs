@@ -37,10 +37,8 @@ fn unavailable_always() -> String {
         is_kept: true,
     };
     let calls = || {
-        let route = "/app.grpc.Service1/ProcessName";
-        let count =
-            format!("request_duration_seconds_count{{route=\"{route}\",status=\"UNAVAILABLE\"}}");
-        fixture.metric(&count)
+        let labels = "rpc_method=\"app.grpc.Service1/ProcessName\",rpc_grpc_status_code=\"14\"";
+        fixture.metric(&format!("rpc_server_duration_seconds_count{{{labels}}}"))
     };
     let load = Load::start(service2.http(), plan);
     sleep(Duration::from_secs(8));

@@ -29,7 +29,7 @@ pub(crate) const ROWS: &[Row] = &[
         streams_take_nothing,
     ),
     (
-        "10,000 streams of /metrics that take nothing",
+        "10,000 streams of /metrics that take nothing, on the port for operators",
         "0 of the newcomers fail; the metrics can be read",
         scrapes_take_nothing,
     ),
@@ -167,7 +167,7 @@ fn streams_take_nothing() -> String {
 
 fn scrapes_take_nothing() -> String {
     let (_service1, service2) = pair();
-    let address = service2.http();
+    let address = service2.admin();
     let shown = probe_beside(&service2, 10, move || {
         take_nothing(address, 20, 500, "/metrics")
     });

@@ -87,16 +87,22 @@ fn unknown_routes_do_not_fill_the_metrics() {
     for (service, line) in [
         (
             &service2,
-            "{route=\"/api/v1/say-hello\",status=\"200\"} 1\n",
+            "{http_request_method=\"GET\",http_route=\"/api/v1/say-hello\",http_response_status_code=\"200\"} 1\n",
         ),
-        (&service2, "{route=\"other\",status=\"404\"} 600\n"),
+        (
+            &service2,
+            "{http_request_method=\"POST\",http_route=\"other\",http_response_status_code=\"404\"} 600\n",
+        ),
         (
             &service1,
-            "{route=\"/app.grpc.Service1/ProcessName\",status=\"OK\"} 1\n",
+            "{rpc_method=\"app.grpc.Service1/ProcessName\",rpc_grpc_status_code=\"0\"} 1\n",
         ),
-        (&service1, "{route=\"other\",status=\"UNIMPLEMENTED\"} 60\n"),
+        (
+            &service1,
+            "{rpc_method=\"other\",rpc_grpc_status_code=\"12\"} 60\n",
+        ),
     ] {
-        let metrics = plain::get(service.http(), "/metrics");
+        let metrics = plain::get(service.admin(), "/metrics");
         assert!(
             metrics.text().contains(line),
             "{line} in {}",

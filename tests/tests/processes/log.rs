@@ -18,6 +18,7 @@ struct Unread {
     child: Child,
     stdout: Option<BufReader<ChildStdout>>,
     address: SocketAddr,
+    admin: SocketAddr,
 }
 
 impl Unread {
@@ -27,13 +28,20 @@ impl Unread {
             .spawn()
             .expect("the program starts");
         let mut stdout = BufReader::with_capacity(1, child.stdout.take().expect("it is piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line).expect("the log is UTF-8");
-        let address = Record::read(&line).text("address").parse();
+        let mut address_of = |protocol: &str| loop {
+            let mut line = String::new();
+            stdout.read_line(&mut line).expect("the log is UTF-8");
+            let record = Record::read(&line);
+            if record.text("protocol") == protocol {
+                break record.text("address").parse().expect("it listens");
+            }
+        };
+        let (address, admin) = (address_of("http"), address_of("admin"));
         Self {
             child,
             stdout: Some(stdout),
-            address: address.expect("it listens"),
+            address,
+            admin,
         }
     }
 
@@ -113,7 +121,7 @@ fn lost_lines_are_counted_and_logged_once_the_log_is_read_again() {
     service.fill();
     wait_for("lines to be lost", || {
         http::get(service.address, &format!("/nope?{}", "x".repeat(8_000)));
-        let metrics = http::get(service.address, "/metrics");
+        let metrics = http::get(service.admin, "/metrics");
         let lost = metrics
             .text()
             .lines()
@@ -136,13 +144,17 @@ fn lost_lines_are_counted_and_logged_once_the_log_is_read_again() {
 
 #[test]
 fn lines_that_cannot_be_written_are_counted_as_lost() {
-    let port = Port::keep();
-    let address = port.address();
+    let (port, admin) = (Port::keep(), Port::keep());
+    let address = admin.address();
     let full = OpenOptions::new()
         .write(true)
         .open("/dev/full")
         .expect("Linux has it");
-    let mut child = command("service1", &[("PORT", &port.variable())])
+    let ports = [
+        ("PORT", &*port.variable()),
+        ("ADMIN_PORT", &admin.variable()),
+    ];
+    let mut child = command("service1", &ports)
         .stdout(full)
         .spawn()
         .expect("the program starts");

@@ -1,5 +1,6 @@
 //! The pair as real processes over real sockets.
 
+mod admin;
 mod bad_input;
 mod call;
 mod channel;

@@ -85,7 +85,7 @@ fn requests_over_the_limit_are_refused_at_once_and_logged_once_a_second() {
 
     // Probes are served at the limit.
     assert_eq!(http::get(fixture.http(), "/readyz").status, 200);
-    let metrics = http::get(fixture.http(), "/metrics");
+    let metrics = http::get(fixture.admin(), "/metrics");
     assert_eq!(metrics.status, 200);
     assert!(
         metrics.text().contains("\nrequests_shed_total 3\n"),
@@ -100,6 +100,14 @@ fn requests_over_the_limit_are_refused_at_once_and_logged_once_a_second() {
     assert!(!log.contains_key("refused"), "one line a second is enough");
 }
 
+/// The labels of requests.
+const SAY_HELLO: &str = "http_request_method=\"GET\",http_route=\"/api/v1/say-hello\",\
+                         http_response_status_code=\"200\"";
+const NOT_FOUND: &str = "http_request_method=\"GET\",http_route=\"other\",\
+                         http_response_status_code=\"404\"";
+const PROCESS_NAME: &str = "rpc_method=\"app.grpc.Service1/ProcessName\",\
+                            rpc_grpc_status_code=\"0\"";
+
 #[test]
 fn the_metrics_count_requests_by_route_and_replicas_by_state() {
     let (service1, service2) = Process::pair(&[]);
@@ -110,16 +118,15 @@ fn the_metrics_count_requests_by_route_and_replicas_by_state() {
         );
     }
     assert_eq!(http::get(service2.http(), "/nope/1").status, 404);
-    let metrics = http::get(service2.http(), "/metrics");
-    let media_type = metrics.header("content-type");
-    assert!(
-        media_type.is_some_and(|media_type| media_type.starts_with("application/openmetrics-text"))
-    );
+    let metrics = http::get(service2.admin(), "/metrics");
     let replica = service1.grpc();
     for line in [
-        "request_duration_seconds_count{route=\"/api/v1/say-hello\",status=\"200\"} 3",
-        "request_duration_seconds_bucket{le=\"+Inf\",route=\"/api/v1/say-hello\",status=\"200\"} 3",
-        "request_duration_seconds_count{route=\"other\",status=\"404\"} 1",
+        &format!("http_server_request_duration_seconds_count{{{SAY_HELLO}}} 3"),
+        &format!("http_server_request_duration_seconds_bucket{{le=\"+Inf\",{SAY_HELLO}}} 3"),
+        &format!("http_server_request_duration_seconds_count{{{NOT_FOUND}}} 1"),
+        &format!("rpc_client_duration_seconds_count{{{PROCESS_NAME}}} 3"),
+        &format!("rpc_client_attempt_duration_seconds_count{{{PROCESS_NAME}}} 3"),
+        "# TYPE call_retries_total counter",
         &format!("replicas{{replica=\"{replica}\",state=\"up\"}} 2"),
         &format!("replicas{{replica=\"{replica}\",state=\"late\"}} 0"),
         "requests_shed_total 0",
@@ -132,8 +139,7 @@ fn the_metrics_count_requests_by_route_and_replicas_by_state() {
             metrics.text()
         );
     }
-    let metrics = http::get(service1.http(), "/metrics");
-    let count =
-        "request_duration_seconds_count{route=\"/app.grpc.Service1/ProcessName\",status=\"OK\"} 3";
-    assert!(metrics.text().contains(count), "{}", metrics.text());
+    let metrics = http::get(service1.admin(), "/metrics");
+    let count = format!("rpc_server_duration_seconds_count{{{PROCESS_NAME}}} 3");
+    assert!(metrics.text().contains(&count), "{}", metrics.text());
 }

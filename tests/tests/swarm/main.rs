@@ -87,6 +87,8 @@ impl Swarm {
                 &file("stack.yml"),
                 "--compose-file",
                 &file("host-ports.yml"),
+                "--compose-file",
+                &file("../../tests/tests/swarm/admin-ports.yml"),
                 "mesh",
             ],
         );
@@ -183,11 +185,11 @@ fn calls_all(node: &Node) -> bool {
     if TcpStream::connect_timeout(&node.edge(), SECOND).is_err() {
         return false;
     }
-    let before = http::picks(node.edge());
+    let before = http::picks(node.admin());
     for _ in 0..60 {
         http::get(node.edge(), "/api/v1/say-hello?name=test");
     }
-    let after = http::picks(node.edge());
+    let after = http::picks(node.admin());
     let is_called = |(replica, picks): (&String, &f64)| before.get(replica) < Some(picks);
     after.len() == 3 && after.iter().all(is_called)
 }

@@ -114,6 +114,11 @@ impl Node {
         (self.address, 8081).into()
     }
 
+    /// The port for operators of the same.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        (self.address, 9081).into()
+    }
+
     /// Kills the engine and all of its containers.
     pub(crate) fn kill(&mut self) {
         let _ = self.engine.kill();

@@ -61,6 +61,13 @@ impl Cost {
         (FLOOR.as_secs_f64() + averages.latency + penalty) * calls
     }
 
+    /// The latency, as it has decayed by now.
+    pub(super) fn latency(&self) -> Duration {
+        let mut averages = *lock(&self.0);
+        averages.decay(Instant::now(), |old, kept| old * kept);
+        Duration::from_secs_f64(averages.latency)
+    }
+
     /// Records that the response to a call has begun; `call` is the start of the call.
     pub(super) fn responded(&self, call: Instant) {
         let now = Instant::now();

@@ -91,16 +91,21 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
             Ok(replica) => {
                 let begin = Instant::now();
                 let replica = Arc::new(replica);
+                replica.show();
                 balance.connect(address, replica.clone());
                 report(Change::Connected);
                 let end = replica.ended().await;
                 balance.close(address, &replica);
+                if let Some(error) = error_of(end) {
+                    membership.metrics.set_last_error(error);
+                }
                 report(Change::Ended(end));
                 if begin.elapsed() >= SETTLED_AFTER {
                     failures = 0;
                 }
             }
             Err(error) => {
+                membership.metrics.set_last_error(error.to_string());
                 if !balance.is_unreachable(address) {
                     report(Change::Unreachable(error));
                 }
@@ -116,6 +121,15 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
             () = sleep(RECONNECT.pause(failures)) => {}
             () = wanted => {}
         }
+    }
+}
+
+/// What was wrong with a replica whose connection has ended.
+fn error_of(end: End) -> Option<&'static str> {
+    match end {
+        End::Closed(Closed::Lost) => Some("the connection was lost"),
+        End::Silent => Some("it was silent"),
+        End::Closed(Closed::GoingAway | Closed::Outdated) | End::NotServing => None,
     }
 }
 

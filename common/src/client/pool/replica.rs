@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -31,11 +32,15 @@ use crate::{
         request_body::RequestBody,
         wire::{Connection, ResponseBody, Until},
     },
-    metrics,
+    metrics::{self, Kind, Live},
+    protocol::code_name,
 };
 
 /// A connected replica, until its connection ends.
 pub(super) trait Connected: Candidate {
+    /// Shows the replica to operators.
+    fn show(self: &Arc<Self>) {}
+
     /// Waits until the replica is gone.
     fn ended(&self) -> impl Future<Output = End> + Send;
 }
@@ -85,12 +90,17 @@ impl Replica {
         self: Arc<Self>,
         request: Request<RequestBody>,
         until: Until,
+        method: Arc<str>,
     ) -> Result<Response<ReplicaBody>, Failure> {
         self.metrics.picks.add(1);
+        let now = Instant::now();
         let mut call = Call {
-            begin: Some(Instant::now()),
+            begin: Some(now),
             replica: self,
             is_judged: false,
+            method,
+            start: now,
+            code: Code::Cancelled,
         };
         match call.replica.connection.attempt(request, until).await {
             Ok(response) => {
@@ -138,7 +148,22 @@ impl Candidate for Replica {
     }
 }
 
+impl Live for Replica {
+    fn latency(&self) -> Duration {
+        self.cost.latency()
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.connection.signs.in_flight()
+    }
+}
+
 impl Connected for Replica {
+    fn show(self: &Arc<Self>) {
+        let live: Arc<dyn Live> = self.clone();
+        self.metrics.set_connected(Arc::downgrade(&live));
+    }
+
     async fn ended(&self) -> End {
         let report = |event| {
             self.apply(event);
@@ -162,6 +187,11 @@ struct Call {
     /// The start of the call, until its time is counted.
     begin: Option<Instant>,
     is_judged: bool,
+    /// The method, as metrics have it.
+    method: Arc<str>,
+    start: Instant,
+    /// How the call has ended; until then, as if its caller gave it up.
+    code: Code,
 }
 
 impl Call {
@@ -179,6 +209,7 @@ impl Call {
         }
         let code = status.get(Status::GRPC_STATUS);
         let code = code.map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
+        self.code = code;
         match code {
             Code::Unavailable
             | Code::ResourceExhausted
@@ -187,6 +218,8 @@ impl Call {
             | Code::DataLoss => {
                 self.took_at_least();
                 self.replica.failed();
+                let error = format!("{} to {}", code_name(code), self.method);
+                self.replica.metrics.set_last_error(error);
                 if let Pushback::After(rest) = Pushback::of(status) {
                     self.replica.apply(Event::PushedBack(rest));
                 }
@@ -203,6 +236,7 @@ impl Call {
     /// Records why the attempt has no response.
     fn failed(&mut self, failure: &Failure) {
         let replica = &self.replica;
+        self.code = failure.code();
         match failure {
             Failure::Unprocessed(_) => {
                 // At once, or the next attempt would pick the replica again.
@@ -227,6 +261,9 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.took_at_least();
+        let took = self.start.elapsed();
+        let code = self.code as u16;
+        metrics::count_duration(Kind::RpcClientAttempt, &self.method, code, took);
     }
 }
 

@@ -11,7 +11,6 @@ pub(crate) enum Limit {
     InFlight,
     LongLived,
     Probes,
-    Scrapes,
 }
 
 /// The kind of a request, which decides the limits that apply to it.
@@ -21,17 +20,15 @@ pub(crate) enum Kind {
     /// A call of a method whose deadline is longer than `DEADLINE`.
     LongLived,
     Probe,
-    Scrape,
 }
 
 impl Kind {
-    /// The kind of a request for this path. Probes and scrapes have separate limits, because a
-    /// service at its limit must still respond to them.
+    /// The kind of a request for this path. Probes have a limit of their own, because a service
+    /// at its limit must still respond to them.
     pub(crate) fn of(path: &str, is_long_lived: bool) -> Self {
         match path {
             _ if is_long_lived => Self::LongLived,
             endpoints::LIVE | endpoints::READY => Self::Probe,
-            endpoints::METRICS => Self::Scrape,
             _ if path.starts_with(GRPC_HEALTH) => Self::Probe,
             _ => Self::Ordinary,
         }
@@ -43,7 +40,6 @@ impl Kind {
             Self::Ordinary => "all",
             Self::LongLived => "long-lived",
             Self::Probe => "probes",
-            Self::Scrape => "scrapes",
         }
     }
 
@@ -52,7 +48,6 @@ impl Kind {
             Self::Ordinary => &[Limit::InFlight],
             Self::LongLived => &[Limit::LongLived, Limit::InFlight],
             Self::Probe => &[Limit::Probes],
-            Self::Scrape => &[Limit::Scrapes],
         }
     }
 }

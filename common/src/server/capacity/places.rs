@@ -28,7 +28,7 @@ use crate::{limits, lock::lock, metrics};
 #[derive(Debug)]
 pub(crate) struct Places {
     /// In the order of [`Limit`].
-    counts: [Count; 4],
+    counts: [Count; 3],
     connections: Arc<Connections>,
 }
 
@@ -80,12 +80,7 @@ impl Places {
     /// The places of a process for `max_in_flight` requests in flight over these connections.
     pub(crate) fn new(max_in_flight: usize, connections: Arc<Connections>) -> Self {
         let long_lived = max_in_flight.div_ceil(limits::LONG_LIVED_SHARE);
-        let counts = [
-            max_in_flight,
-            long_lived,
-            limits::MAX_PROBES,
-            limits::MAX_SCRAPES,
-        ];
+        let counts = [max_in_flight, long_lived, limits::MAX_PROBES];
         let counts = counts.map(|limit| Count {
             limit,
             taken: AtomicUsize::new(0),

@@ -1,5 +1,4 @@
-//! [`routes`]: `/healthz`, `/readyz` and `/metrics`, the liveness, the readiness and the metrics of
-//! the process.
+//! [`routes`]: `/healthz` and `/readyz`, the liveness and the readiness of the process.
 
 use std::time::Duration;
 
@@ -8,12 +7,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{StatusCode, header::CONTENT_TYPE};
+use http::StatusCode;
 
 use super::readiness::{Readiness, State};
-use crate::{Problem, endpoints, metrics, server::layers::access::Quiet};
+use crate::{Problem, endpoints, server::layers::access::Quiet};
 
-/// The routes of [`endpoints`].
+/// The routes that every HTTP port has.
 pub(crate) fn routes(readiness: Readiness) -> Router {
     Router::new()
         .route(endpoints::LIVE, get(|| async { quiet("ok") }))
@@ -21,7 +20,6 @@ pub(crate) fn routes(readiness: Readiness) -> Router {
             endpoints::READY,
             get(move || async move { quiet(ready(readiness.state())) }),
         )
-        .route(endpoints::METRICS, get(async || quiet(metrics())))
 }
 
 fn ready(state: State) -> Result<&'static str, Problem> {
@@ -37,11 +35,8 @@ fn ready(state: State) -> Result<&'static str, Problem> {
     }
 }
 
-fn metrics() -> impl IntoResponse {
-    ([(CONTENT_TYPE, metrics::MEDIA_TYPE)], metrics::text())
-}
-
-fn quiet(response: impl IntoResponse) -> Response {
+/// A response whose access line is at `debug`.
+pub(super) fn quiet(response: impl IntoResponse) -> Response {
     let mut response = response.into_response();
     response.extensions_mut().insert(Quiet);
     response

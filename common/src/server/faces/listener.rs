@@ -52,8 +52,8 @@ enum Serves {
 }
 
 impl Listener {
-    /// A port for HTTP/1.1 and HTTP/2. It also serves `/healthz`, `/readyz` and `/metrics`, so
-    /// `router` must not. Port 0 lets the system choose a port.
+    /// A port for HTTP/1.1 and HTTP/2. It also serves `/healthz` and `/readyz`, so `router`
+    /// must not. Port 0 lets the system choose a port.
     pub fn http(port: u16, router: Router) -> Self {
         Self::new(port, Serves::Http(router))
     }
@@ -231,7 +231,7 @@ mod tests {
             let complaint = complaint(Listener::http(0, router));
             assert!(complaint.contains(path), "{complaint}");
         }
-        let nested = Router::new().nest("/metrics", router());
+        let nested = Router::new().nest("/healthz", router());
         assert!(
             Listener::http(0, nested)
                 .build(&Process::new(), DEADLINE)

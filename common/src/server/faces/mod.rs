@@ -1,5 +1,6 @@
 //! The parts of the routers of a service.
 
+pub(crate) mod admin;
 pub(crate) mod grpc;
 pub(crate) mod health;
 pub(crate) mod invalid;

@@ -9,9 +9,9 @@ use tracing::{debug, info, warn};
 use crate::{
     Context,
     methods::Deadlines,
-    metrics,
+    metrics::{self, Kind},
     problem::CLIENT_CLOSED_REQUEST,
-    protocol::{Protocol, code_name},
+    protocol::{Protocol, code_name, is_fault_of_service, rpc_method},
     server::capacity::{
         cause::{self, Cause},
         open::Open,
@@ -213,19 +213,19 @@ impl AccessLine {
             Protocol::Http => self.context.timings.as_ref().and_then(Timings::route),
             Protocol::Grpc => {
                 let path = self.path.as_ref().map_or("", PathAndQuery::path);
-                self.connection.deadlines.find(path).map(|(path, _)| path)
+                let known = self.connection.deadlines.find(path);
+                known.map(|(path, _)| rpc_method(path))
             }
         };
         route.unwrap_or(metrics::OTHER)
     }
 
     fn count(&self, outcome: &Outcome, took: Duration) {
-        let mut digits = itoa::Buffer::new();
-        let status = match outcome.grpc_code {
-            Some(code) => code_name(code),
-            None => digits.format(outcome.status),
+        let (kind, status) = match outcome.grpc_code {
+            Some(code) => (Kind::RpcServer, code as u16),
+            None => (Kind::http(&self.method), outcome.status),
         };
-        metrics::count_request(self.route(), status, took);
+        metrics::count_duration(kind, self.route(), status, took);
     }
 
     fn log(&self, outcome: &Outcome, took: Duration) {
@@ -258,19 +258,6 @@ impl AccessLine {
             Level::Warn => log_at!(warn),
         }
     }
-}
-
-/// Whether this code is the fault of the service rather than of its caller.
-fn is_fault_of_service(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss
-    )
 }
 
 /// Seconds, rounded down to the microsecond: more digits would be noise.

@@ -9,11 +9,15 @@ use socket2::{Domain, Socket, Type};
 use tracing::info;
 
 use super::error::Error;
-use crate::{limits, protocol::Protocol, server::faces::listener::Port};
+use crate::limits;
 
-/// Listens on a port. Connections wait until they are accepted.
-pub(super) fn bind(port: Port, host: IpAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let address = SocketAddr::new(host, port.number);
+/// Listens on a port. Connections wait until they are accepted. `protocol` is for the log.
+pub(super) fn bind(
+    host: IpAddr,
+    port: u16,
+    protocol: &str,
+) -> Result<(TcpListener, SocketAddr), Error> {
+    let address = SocketAddr::new(host, port);
     let listen = || {
         let socket = listen(address)?;
         let address = socket.local_addr()?;
@@ -23,10 +27,7 @@ pub(super) fn bind(port: Port, host: IpAddr) -> Result<(TcpListener, SocketAddr)
     info!(
         action = "listen",
         status = "success",
-        protocol = match port.protocol {
-            Protocol::Http => "http",
-            Protocol::Grpc => "grpc",
-        },
+        protocol,
         %address,
         "listening"
     );

@@ -9,6 +9,7 @@ use std::{
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
+    admin::Admin,
     bind::bind,
     error::Error,
     handshake::Certificates,
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     Config,
+    protocol::Protocol,
     server::{
         capacity::{connections::Connections, places::Places},
         faces::{
@@ -152,9 +154,19 @@ impl Builder {
         if built.iter().any(|ports| *ports != built[0]) {
             return Err(Error::Differ);
         }
-        let bound = built[0].iter().map(|port| bind(*port, config.host));
+        let bound = built[0].iter().map(|port| {
+            let protocol = match port.protocol {
+                Protocol::Http => "http",
+                Protocol::Grpc => "grpc",
+            };
+            bind(config.host, port.number, protocol)
+        });
         let (sockets, addresses) = bound.collect::<Result<_, _>>()?;
+        let admin = config
+            .admin_port
+            .map(|port| Admin::bind(port, &settings, config.host));
         Ok(Server {
+            admin: admin.transpose()?,
             config: config.clone(),
             process,
             threads,

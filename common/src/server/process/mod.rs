@@ -1,6 +1,7 @@
 //! The process: listeners, workers, connections, signals and the drain.
 
 mod accept;
+mod admin;
 mod bind;
 pub(super) mod builder;
 mod control_frames;

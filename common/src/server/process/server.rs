@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     accept::{HandOut, accept},
+    admin::Admin,
     error::Error,
     renewal::drain_outdated,
     task::Task,
@@ -61,6 +62,7 @@ use crate::{
 /// ```
 pub struct Server {
     pub(super) config: Config,
+    pub(super) admin: Option<Admin>,
     pub(super) process: Process,
     pub(super) threads: Threads,
     pub(super) tasks: Vec<Task>,
@@ -74,6 +76,11 @@ impl Server {
     /// The addresses that it listens on, in the order of its listeners.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The address of the port for operators, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|admin| admin.address)
     }
 
     /// Serves until `shutdown` completes, and then drains: it accepts for `drain_delay`, lets the
@@ -106,6 +113,7 @@ impl Server {
                 draining.clone(),
             ));
         }
+        let admin = self.admin.map(Admin::serve).transpose()?;
         let _renewing = self.config.mesh_tls.map(|tls| {
             let renewing = drain_outdated(tls, self.connections.clone());
             AbortOnDropHandle::new(tokio::spawn(renewing))
@@ -138,6 +146,9 @@ impl Server {
                 status = "failure",
                 "a thread is stuck; it is left behind"
             );
+        }
+        if let Some(admin) = admin {
+            admin.end().await;
         }
         Ok(())
     }

@@ -43,6 +43,8 @@ use crate::{
         wire::Until,
     },
     methods::Method,
+    metrics,
+    protocol::rpc_method,
 };
 
 /// The number of attempts before this one (gRFC A6).
@@ -67,6 +69,8 @@ struct Shared {
 /// What is known of a method.
 #[derive(Debug)]
 struct Known {
+    /// The method with its service, for metrics.
+    name: Arc<str>,
     declared: Method,
     latencies: Latencies,
 }
@@ -81,16 +85,18 @@ impl Attempts {
         budget: Arc<Budget>,
         tasks: JoinSet<()>,
     ) -> Self {
-        let known = |declared, usual: &Arc<UsualLatency>| Known {
+        let known = |name: &str, declared, usual: &Arc<UsualLatency>| Known {
+            name: name.into(),
             declared,
             latencies: Latencies::new(usual.clone()),
         };
         let methods = methods.iter();
-        let methods = methods.map(|(path, (method, usual))| (path.clone(), known(*method, usual)));
+        let methods = methods
+            .map(|(path, (method, usual))| (path.clone(), known(rpc_method(path), *method, usual)));
         Self(Arc::new(Shared {
             balance,
             methods: methods.collect(),
-            undeclared: known(Method::default(), &Arc::default()),
+            undeclared: known(metrics::OTHER, Method::default(), &Arc::default()),
             calls: budget.join(),
             budget,
             _tasks: tasks,
@@ -179,6 +185,6 @@ impl Call<'_> {
         } else {
             Until::Head
         };
-        replica.attempt(request, until)
+        replica.attempt(request, until, self.method.name.clone())
     }
 }

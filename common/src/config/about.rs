@@ -1,0 +1,40 @@
+//! [`About`]: what the process is and how it was configured, for the page `/status` and for
+//! `build_info`.
+
+use std::sync::OnceLock;
+
+static ABOUT: OnceLock<About> = OnceLock::new();
+
+/// The name and the version of a service, and its settings.
+#[derive(Debug, Default)]
+pub(crate) struct About {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) settings: Vec<Setting>,
+}
+
+/// A setting as it was read.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// The variable, or the flag of a setting without one.
+    pub(crate) name: String,
+    pub(crate) value: String,
+    /// Where the value is from: a flag, the environment, or the default.
+    pub(crate) source: &'static str,
+}
+
+/// Notes what the process is, once.
+#[cfg(feature = "cli")]
+pub(super) fn note(about: About) {
+    let _ = ABOUT.set(about); // a second reading, such as of a test, is of the same process
+}
+
+/// What the process is. A process that has not read its configuration with `parse` is unknown.
+pub(crate) fn about() -> &'static About {
+    static UNKNOWN: About = About {
+        name: String::new(),
+        version: String::new(),
+        settings: Vec::new(),
+    };
+    ABOUT.get().unwrap_or(&UNKNOWN)
+}

@@ -1,0 +1,112 @@
+//! [`Admin`]: the port for operators. It has a thread, connections and places of its own, so it
+//! responds while the workers are busy and the other ports are full, and to the end of the drain.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+use tokio::{
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    accept::{HandOut, accept},
+    bind::bind,
+    error::Error,
+    threads::Threads,
+    worker_thread::{self, Accepted, Settings},
+};
+use crate::{
+    limits,
+    server::{
+        capacity::{connections::Connections, open::Close, places::Places},
+        faces::admin,
+    },
+};
+
+/// The port for operators, bound.
+pub(super) struct Admin {
+    pub(super) address: SocketAddr,
+    socket: TcpListener,
+    connections: Arc<Connections>,
+    inbox: UnboundedSender<Accepted>,
+    threads: Threads,
+}
+
+impl Admin {
+    /// Binds the port, and starts its thread. `settings` are those of the workers.
+    pub(super) fn bind(port: u16, settings: &Settings, host: IpAddr) -> Result<Self, Error> {
+        let connections = Arc::new(Connections::new(limits::ADMIN_CONNECTIONS));
+        let places = Places::new(limits::ADMIN_IN_FLIGHT, connections.clone());
+        let status = admin::Status::new(settings.process.clone(), settings.workers);
+        let settings = Settings {
+            workers: 1,
+            drain_timeout: limits::ADMIN_DRAIN,
+            places: Arc::new(places),
+            mesh_certificates: None,
+            edge_certificates: None,
+            ..settings.clone()
+        };
+        let (socket, address) = bind(host, port, "admin")?;
+        let (inbox, accepted) = unbounded_channel();
+        let mut threads = Threads::new(settings.process.clone());
+        threads.spawn("admin".into(), Error::Worker, move || {
+            let build = || Some(vec![admin::face(status, settings.deadline)]);
+            Ok(worker_thread::run(&settings, build, accepted)?)
+        })?;
+        Ok(Self {
+            address,
+            socket,
+            connections,
+            inbox,
+            threads,
+        })
+    }
+
+    /// Accepts connections, until [`Serving::end`] or until the value is dropped.
+    pub(super) fn serve(self) -> Result<Serving, Error> {
+        let ending = CancellationToken::new();
+        let accepting = tokio::spawn(accept(
+            0,
+            tokio::net::TcpListener::from_std(self.socket)?,
+            self.connections.clone(),
+            HandOut::new(vec![self.inbox]),
+            ending.clone(),
+        ));
+        Ok(Serving {
+            ending,
+            accepting,
+            connections: self.connections,
+            threads: self.threads,
+        })
+    }
+}
+
+/// The port for operators, which accepts connections.
+pub(super) struct Serving {
+    ending: CancellationToken,
+    accepting: JoinHandle<()>,
+    connections: Arc<Connections>,
+    threads: Threads,
+}
+
+impl Serving {
+    /// Ends with the process: the last thing that operators can see is that all has drained.
+    pub(super) async fn end(mut self) {
+        self.ending.cancel();
+        let _ = timeout(limits::LAST_ACCEPTED, &mut self.accepting).await;
+        self.accepting.abort();
+        self.connections.for_each(|open| open.close(Close::Drain));
+        let _ = timeout(2 * limits::ADMIN_DRAIN, self.threads.wait()).await;
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
