@@ -88,6 +88,8 @@ mod request;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tls;
+#[cfg(feature = "traces")]
+mod traces;
 
 pub use config::Config;
 pub use problem::Problem;
@@ -97,7 +99,7 @@ pub use request::{
     id::{self as request_id, RequestId},
     timings,
 };
-pub(crate) use request::{methods, protocol};
+pub(crate) use request::{methods, protocol, trace};
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

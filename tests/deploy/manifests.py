@@ -201,7 +201,7 @@ class Checks:
                 self.assertNotIn("subPath", mount)
                 its["MESH_TLS_DIR"] = f"{directory}/{name}"
         service1 = Service("service1", **settings["service1"])
-        self.addCleanup(service1.process.kill)
+        self.addCleanup(service1.kill)
         port = service1.address("grpc").rpartition(":")[2]
         service2 = Service("service2", **settings["service2"] | {"SERVICE1_CHANNEL": f"localhost:{port}"})
         self.addCleanup(service2.stop)

@@ -31,10 +31,10 @@ class Prometheus(unittest.TestCase):
         directory = cls.temporary.name
         run("target/debug/certs", "--dir", directory, "--service", "service1", "--service", "service2")
         service1 = Service("service1", MESH_TLS_DIR=f"{directory}/service1")
-        cls.addClassCleanup(service1.process.kill)
+        cls.addClassCleanup(service1.kill)
         channel = f"localhost:{service1.address('grpc').rpartition(':')[2]}"
         service2 = Service("service2", MESH_TLS_DIR=f"{directory}/service2", SERVICE1_CHANNEL=channel)
-        cls.addClassCleanup(service2.process.kill)
+        cls.addClassCleanup(service2.kill)
         service2.wait_until_ready()
         assert service2.say_hello("prometheus", "an-id")[0] == 200
         cls.texts = [it.get("/metrics", "admin") for it in [service1, service2]]

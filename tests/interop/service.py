@@ -69,10 +69,10 @@ class Service:
     def lost_replicas(self):
         return [line for line in self.lines if line.get("action") == "replica" and line["status"] == "down"]
 
-    def say_hello(self, name, request_id, timeout=PATIENCE):
+    def say_hello(self, name, request_id, timeout=PATIENCE, **headers):
         request = urllib.request.Request(
             f"http://{self.address('http')}/api/v1/say-hello?name={name}",
-            headers={"X-Request-ID": request_id},
+            headers={"X-Request-ID": request_id, **headers},
         )
         try:
             with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -95,6 +95,13 @@ class Service:
     def stop(self):
         self.process.terminate()
         self.wait_until_ended()
+
+    def kill(self):
+        """Ends it whether it runs or not."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        self.reader.join(PATIENCE)
+        self.process.stdout.close()
 
     def wait_until_ended(self):
         assert self.process.wait(PATIENCE) == 0

@@ -77,10 +77,21 @@ impl Drop for Lines {
     }
 }
 
-/// Ends a record, with the current request id as its last field.
+/// Ends a record, with the current trace, if there is one, and the request id as its last fields.
 pub(super) fn append_id_and_end(lines: &mut Vec<u8>) {
-    lines.extend_from_slice(br#","request_id":""#);
-    context::with_request_id(|id| json::escaped(lines, id));
+    context::with_current(|context| {
+        if let Some(trace) = context.and_then(|context| context.trace.as_deref()) {
+            // The names are those of OpenTelemetry's page on trace context in logs.
+            let (trace_id, span_id, flags) = (trace.trace_id, trace.span_id, trace.flags);
+            let ids = format_args!(
+                r#","trace_id":"{trace_id:032x}","span_id":"{span_id:016x}","trace_flags":"{flags:02x}""#
+            );
+            lines.write_fmt(ids).expect("a vector takes it");
+        }
+        lines.extend_from_slice(br#","request_id":""#);
+        let id = context.map_or("", |context| context.request_id.as_str());
+        json::escaped(lines, id);
+    });
     lines.extend_from_slice(b"\"}\n");
 }
 

@@ -56,6 +56,8 @@ pub fn init(service: &'static str, filter: Targets) {
         .with(filter)
         .with(JsonStorageLayer)
         .with(Events::new(service));
+    #[cfg(feature = "traces")]
+    let subscriber = subscriber.with(crate::traces::OwnSpans);
     tracing::subscriber::set_global_default(subscriber).expect("called once in a process");
     panic::set_hook(Box::new(log_panic));
 }

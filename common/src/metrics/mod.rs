@@ -100,6 +100,10 @@ declare! {
     certificate_reloads = "certificate_reloads",
     /// Times that new files of certificates could not be used
     certificate_reload_failures = "certificate_reload_failures",
+    /// Spans that were exported
+    spans_exported = "spans_exported",
+    /// Spans dropped because the collector did not take them
+    spans_dropped = "spans_dropped",
     gauges:
     /// Requests being served
     in_flight = "requests_in_flight",

@@ -4,7 +4,7 @@
 //! A spawned task starts without a context, because it may outlive the request; [`spawn`] passes
 //! the context on to a task that is part of the request.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use http::HeaderMap;
 use tokio::{
@@ -18,6 +18,7 @@ use crate::{
     protocol::Protocol,
     timings::{Call, Timings},
     tls::Identity,
+    trace::Trace,
 };
 
 /// The values that travel with a request.
@@ -49,6 +50,8 @@ pub struct Context {
     pub(crate) protocol: Protocol,
     /// The timings of the request and its calls, if it is timed.
     pub(crate) timings: Option<Timings>,
+    /// The trace of the request, if it has one.
+    pub(crate) trace: Option<Arc<Trace>>,
     /// The peer that mutual TLS has shown.
     pub(crate) peer: Option<Identity>,
 }
@@ -66,6 +69,7 @@ impl Context {
             arrived: Instant::now(),
             protocol: Protocol::Http,
             timings: None,
+            trace: None,
             peer: None,
         }
     }
@@ -143,6 +147,15 @@ pub fn peer() -> Option<Identity> {
     CURRENT.try_with(|context| context.peer.clone()).ok()?
 }
 
+/// Calls `read` with the context of the current request, or with `None` outside of any request.
+pub(crate) fn with_current<R>(read: impl FnOnce(Option<&Context>) -> R) -> R {
+    let mut read = Some(read);
+    let mut read = |context: Option<&Context>| read.take().map(|read| read(context));
+    let within = CURRENT.try_with(|context| read(Some(context)));
+    let result = within.ok().flatten();
+    result.unwrap_or_else(|| read(None).expect("it was not called yet"))
+}
+
 /// Calls `read` with the current request id, or with `""` outside of any request.
 pub fn with_request_id<R>(read: impl FnOnce(&str) -> R) -> R {
     let id = CURRENT.try_with(|context| context.request_id.clone());
@@ -214,7 +227,8 @@ pub fn spawn_blocking<R: Send + 'static>(
 }
 
 /// The headers that carry the current request on to a service that is called over HTTP, for clients
-/// that are not of this crate: `x-request-id`. Outside of a request there are none. Bound such a
+/// that are not of this crate: `x-request-id`, and `traceparent` and `tracestate` if the request has
+/// a trace. Outside of a request there are none. Bound such a
 /// call by what is left of the [`deadline`].
 ///
 /// ```
@@ -228,9 +242,15 @@ pub fn spawn_blocking<R: Send + 'static>(
 /// assert!(context::outbound_headers().is_empty());
 /// ```
 pub fn outbound_headers() -> HeaderMap {
-    let id = CURRENT.try_with(|context| context.request_id.header_value());
-    let header = id.map(|id| (RequestId::HTTP_HEADER, id));
-    header.into_iter().collect()
+    let mut headers = HeaderMap::new();
+    if let Some(context) = current() {
+        let id = context.request_id.header_value();
+        headers.insert(RequestId::HTTP_HEADER, id);
+        if let Some(trace) = context.trace {
+            trace.write_to(&mut headers);
+        }
+    }
+    headers
 }
 
 #[cfg(test)]

@@ -8,3 +8,4 @@ pub mod id;
 pub(crate) mod methods;
 pub(crate) mod protocol;
 pub mod timings;
+pub(crate) mod trace;

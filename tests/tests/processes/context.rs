@@ -160,3 +160,43 @@ fn grpc_calls_that_succeed_have_their_access_line_at_debug() {
     let probe = service1.line(&[("first_request_line", "GET /readyz HTTP/1.1")]);
     assert_eq!(probe.number("level"), Some(20.0));
 }
+
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[test]
+fn a_trace_goes_through_both_services_and_is_in_their_log_lines() {
+    let (service1, service2) = Process::pair(&[]);
+    let headers: [(&str, &[u8]); 3] = [
+        ("x-request-id", b"traced"),
+        ("traceparent", PARENT.as_bytes()),
+        ("tracestate", b"vendor=1"),
+    ];
+    let path = "/api/v1/say-hello?name=test";
+    assert_eq!(http::get_with(service2.http(), path, &headers).status, 200);
+    let without = http::get(service2.http(), path);
+    let line = service2.access_line("traced");
+    let lines = service1.log_of("traced").into_iter().chain([line]);
+    for line in lines {
+        assert_eq!(line.text("trace_id"), &PARENT[3..35]);
+        assert_eq!(line.text("span_id"), &PARENT[36..52]);
+        assert_eq!(line.text("trace_flags"), "01");
+    }
+    let line = service2.access_line(without.id());
+    assert_eq!(line.text("trace_id"), "");
+}
+
+#[test]
+fn a_malformed_trace_is_dropped_with_one_warning() {
+    let (service1, service2) = Process::pair(&[]);
+    let headers: [(&str, &[u8]); 2] =
+        [("x-request-id", b"malformed"), ("traceparent", b"00-0-0-0")];
+    let path = "/api/v1/say-hello?name=test";
+    assert_eq!(http::get_with(service2.http(), path, &headers).status, 200);
+    service2.access_line("malformed");
+    let lines = service2.log_of("malformed");
+    let warnings = lines.iter().filter(|line| line.text("action") == "trace");
+    assert_eq!(warnings.count(), 1);
+    for line in lines.iter().chain(&service1.log_of("malformed")) {
+        assert_eq!(line.text("trace_id"), "");
+    }
+}

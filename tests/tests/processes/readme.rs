@@ -18,7 +18,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PROGRAMS: [&str; 4] = ["curl", "docker", "make", "cargo"];
 
 /// Commands that other tests run: the command, the file that runs it, and the text that does.
-const RUN_ELSEWHERE: [(&str, &str, &str); 9] = [
+const RUN_ELSEWHERE: [(&str, &str, &str); 10] = [
     ("docker compose up", CONTAINERS, r#"compose(&["up", "#),
     ("make scale N=3", CONTAINERS, "scale(3);"),
     ("make scale N=1", CONTAINERS, "scale(1);"),
@@ -35,6 +35,7 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 9] = [
     ("make test", CI, "\nstep make test\n"),
     ("make interop", CI, "\nstep make interop\n"),
     ("make faults", CI, "\nstep make faults\n"),
+    ("make manifests", CI, "\nstep make manifests\n"),
     ("make e2e", CI, "\nstep make e2e\n"),
 ];
 const CONTAINERS: &str = "tests/tests/containers.rs";

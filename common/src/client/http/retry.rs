@@ -7,24 +7,24 @@ use axum::body::Body;
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{self, connect::Connect};
+#[cfg(feature = "traces")]
+use tokio::time::Instant;
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::{Error, Shared};
-use crate::{RequestId, client::layers::RETRY, context};
+#[cfg(feature = "traces")]
+use crate::traces;
+use crate::{client::layers::RETRY, context};
 
 type Outcome = Result<Response<Incoming>, Error>;
 
 impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
     /// Sends a request in the current context, as often as that is safe and may help.
     pub(super) async fn send(&self, request: Request<Body>) -> Outcome {
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
         if head.uri.scheme().is_none() || head.uri.host().is_none() {
             return Err(Error::InvalidUri);
-        }
-        if let Some(context) = context::current() {
-            let id = context.request_id.header_value();
-            head.headers.insert(RequestId::HTTP_HEADER, id);
         }
         let is_repeatable = head.method.is_safe() && body.size_hint().exact() == Some(0);
         self.calls.add();
@@ -33,7 +33,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
         loop {
             let body = body.take().unwrap_or_default();
             let request = Request::from_parts(head.clone(), body);
-            let outcome = self.client.request(request).await.map_err(from_hyper);
+            let outcome = self.attempt(request).await;
             attempts += 1;
             if !is_repeatable || !is_worth_a_retry(&outcome) {
                 return outcome;
@@ -44,6 +44,29 @@ impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
             drop(outcome);
             sleep(pause).await;
         }
+    }
+
+    /// Makes one attempt, in the context and with the headers of its span, if that is recorded.
+    async fn attempt(&self, mut request: Request<Body>) -> Outcome {
+        #[cfg(feature = "traces")]
+        if let Some((context, trace)) = traces::of_attempt() {
+            let headers = context.clone().sync_scope(context::outbound_headers);
+            request.headers_mut().extend(headers);
+            let (method, uri) = (request.method().clone(), request.uri().clone());
+            let begin = Instant::now();
+            let response = context.scope(self.client.request(request)).await;
+            traces::HttpAttempt {
+                trace: &trace,
+                method: &method,
+                uri: &uri,
+                status: response.as_ref().ok().map(|it| it.status().as_u16()),
+                took: begin.elapsed(),
+            }
+            .record();
+            return response.map_err(from_hyper);
+        }
+        request.headers_mut().extend(context::outbound_headers());
+        self.client.request(request).await.map_err(from_hyper)
     }
 
     /// The pause after a failed attempt, or `None` if no other follows.

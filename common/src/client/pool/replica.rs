@@ -35,6 +35,8 @@ use crate::{
     metrics::{self, Kind, Live},
     protocol::code_name,
 };
+#[cfg(feature = "traces")]
+use crate::{trace::Trace, traces};
 
 /// A connected replica, until its connection ends.
 pub(super) trait Connected: Candidate {
@@ -94,7 +96,11 @@ impl Replica {
     ) -> Result<Response<ReplicaBody>, Failure> {
         self.metrics.picks.add(1);
         let now = Instant::now();
+        #[cfg(feature = "traces")]
+        let attempt = traces::of_attempt();
         let mut call = Call {
+            #[cfg(feature = "traces")]
+            trace: attempt.as_ref().map(|(_, trace)| trace.clone()),
             begin: Some(now),
             replica: self,
             is_judged: false,
@@ -102,7 +108,16 @@ impl Replica {
             start: now,
             code: Code::Cancelled,
         };
-        match call.replica.connection.attempt(request, until).await {
+        let sent = call.replica.connection.attempt(request, until);
+        #[cfg(feature = "traces")]
+        let outcome = match attempt {
+            // The id of the span goes with the attempt, and on its log lines.
+            Some((context, _)) => context.scope(sent).await,
+            None => sent.await,
+        };
+        #[cfg(not(feature = "traces"))]
+        let outcome = sent.await;
+        match outcome {
             Ok(response) => {
                 match response.body().bare_status(response.headers()) {
                     Some(status) => call.ended(status),
@@ -192,6 +207,9 @@ struct Call {
     start: Instant,
     /// How the call has ended; until then, as if its caller gave it up.
     code: Code,
+    /// The trace of its span, if that is recorded.
+    #[cfg(feature = "traces")]
+    trace: Option<Arc<Trace>>,
 }
 
 impl Call {
@@ -264,6 +282,17 @@ impl Drop for Call {
         let took = self.start.elapsed();
         let code = self.code as u16;
         metrics::count_duration(Kind::RpcClientAttempt, &self.method, code, took);
+        #[cfg(feature = "traces")]
+        if let Some(trace) = &self.trace {
+            traces::Attempt {
+                trace,
+                method: &self.method,
+                replica: self.replica.address,
+                code: self.code,
+                took,
+            }
+            .record();
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl Head {
 }
 
 /// Writes the [`Context`](crate::Context) of the request in hand: its id, and as `grpc-timeout`
-/// what is left of its deadline.
+/// what is left of its deadline; and its trace.
 pub(in crate::client) fn write_context(headers: &mut HeaderMap, names: RequestIdNames) {
     if let Some(context) = context::current() {
         let id = context.request_id.header_value();
@@ -62,6 +62,9 @@ pub(in crate::client) fn write_context(headers: &mut HeaderMap, names: RequestId
         headers.insert(RequestId::HTTP_HEADER, id);
         let left = context.deadline.remaining().unwrap_or_default();
         headers.insert(Deadline::GRPC_TIMEOUT, format_timeout(left));
+        if let Some(trace) = context.trace {
+            trace.write_to(headers);
+        }
     }
 }
 

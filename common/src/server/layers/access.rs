@@ -6,6 +6,8 @@ use http::{Extensions, HeaderMap, Method, Request, StatusCode, Version, uri::Pat
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
+#[cfg(feature = "traces")]
+use crate::traces;
 use crate::{
     Context,
     methods::Deadlines,
@@ -166,6 +168,8 @@ impl AccessLine {
         let outcome = self.outcome();
         let took = self.context.arrived.elapsed();
         self.count(&outcome, took);
+        #[cfg(feature = "traces")]
+        self.record(&outcome, took);
         self.log(&outcome, took);
     }
 
@@ -206,18 +210,17 @@ impl AccessLine {
         }
     }
 
-    /// The route as it is in the router or in the descriptors. It is never the path that the client
-    /// sent: clients must not choose the labels of the metrics.
-    fn route(&self) -> &str {
-        let route = match self.context.protocol {
+    /// The route as it is in the router or in the descriptors, if the request has one. It is never the
+    /// path that the client sent: clients must not choose the labels of the metrics.
+    fn route(&self) -> Option<&str> {
+        match self.context.protocol {
             Protocol::Http => self.context.timings.as_ref().and_then(Timings::route),
             Protocol::Grpc => {
                 let path = self.path.as_ref().map_or("", PathAndQuery::path);
                 let known = self.connection.deadlines.find(path);
                 known.map(|(path, _)| rpc_method(path))
             }
-        };
-        route.unwrap_or(metrics::OTHER)
+        }
     }
 
     fn count(&self, outcome: &Outcome, took: Duration) {
@@ -225,16 +228,44 @@ impl AccessLine {
             Some(code) => (Kind::RpcServer, code as u16),
             None => (Kind::http(&self.method), outcome.status),
         };
-        metrics::count_duration(kind, self.route(), status, took);
+        metrics::count_duration(kind, self.route().unwrap_or(metrics::OTHER), status, took);
+    }
+
+    /// Records the span of the request, if it is sampled.
+    #[cfg(feature = "traces")]
+    fn record(&self, outcome: &Outcome, took: Duration) {
+        let trace = self.context.trace.as_deref();
+        let trace = trace.filter(|trace| trace.recording.is_some() && !self.quiet);
+        let Some(trace) = trace else {
+            return;
+        };
+        let peer = self.peer.as_ref().map(ToString::to_string);
+        traces::Request {
+            trace,
+            request_id: self.context.request_id.as_str(),
+            method: &self.method,
+            path: self.path.as_ref().map_or("*", PathAndQuery::path),
+            version: self.version,
+            route: self.route(),
+            client: self.remote_address(peer.as_deref()),
+            status: outcome.status,
+            grpc_code: outcome.grpc_code,
+            took,
+        }
+        .record();
+    }
+
+    fn remote_address<'a>(&'a self, peer: Option<&'a str>) -> &'a str {
+        match &self.connection.remote_address {
+            RemoteAddress::Known(address) => address,
+            RemoteAddress::In(_) => peer.unwrap_or("unknown"),
+        }
     }
 
     fn log(&self, outcome: &Outcome, took: Duration) {
         let path = self.path.as_ref().map_or("*", PathAndQuery::as_str);
         let peer = self.peer.as_ref().map(ToString::to_string);
-        let remote_address = match &self.connection.remote_address {
-            RemoteAddress::Known(address) => address,
-            RemoteAddress::In(_) => peer.as_deref().unwrap_or("unknown"),
-        };
+        let remote_address = self.remote_address(peer.as_deref());
         // A macro, because the level of an event is static.
         macro_rules! log_at {
             ($level:ident) => {

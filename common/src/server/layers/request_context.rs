@@ -1,6 +1,6 @@
 //! [`context_of`]: reads the [`Context`] of a request from its headers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Request};
 use tokio::time::Instant;
@@ -15,7 +15,10 @@ use crate::{
     rate_limit::RateLimit,
     request_id::InvalidRequestId,
     timings::Timings,
+    trace::{InvalidTrace, Trace},
 };
+#[cfg(feature = "traces")]
+use crate::{server::capacity::kind::Kind, traces};
 
 /// The faults of the headers of a request, which is served nevertheless.
 #[derive(Debug)]
@@ -23,12 +26,16 @@ pub(super) struct Faults {
     request_id: Option<InvalidRequestId>,
     is_ambiguous: bool,
     timeout: Option<InvalidTimeout>,
+    trace: Option<InvalidTrace>,
 }
 
 impl Faults {
     /// Logs the faults, if there are any. Must run in the context of the request.
     pub(super) fn warn(&self) {
-        let has_faults = self.request_id.is_some() || self.is_ambiguous || self.timeout.is_some();
+        let has_faults = self.request_id.is_some()
+            || self.is_ambiguous
+            || self.timeout.is_some()
+            || self.trace.is_some();
         if has_faults && let Some(untold) = WARNINGS.with(RateLimit::allow) {
             warn_of(self, untold);
         }
@@ -46,6 +53,12 @@ pub(super) fn context_of<B>(
     let (request_id, is_ambiguous) = request_id_of(request.headers(), protocol);
     let (request_id, bad_id) = value_and_fault(request_id);
     let (timeout, bad_timeout) = value_and_fault(timeout_of(request.headers(), protocol));
+    let (trace, bad_trace) = Trace::of(request.headers());
+    #[cfg(feature = "traces")]
+    let trace = match Kind::of(request.uri().path(), false) {
+        Kind::Probe => trace, // a span every few seconds would tell nothing
+        _ => traces::of_request(trace),
+    };
     let longest = deadlines.of(request.uri().path());
     let arrived = Instant::now(); // everything that begins with the request shares this reading
     let timeout = timeout.map_or(longest, |timeout| timeout.min(longest));
@@ -56,12 +69,14 @@ pub(super) fn context_of<B>(
         protocol,
         // For the `Server-Timing` header, which gRPC does not have.
         timings: (protocol == Protocol::Http).then(|| Timings::since(arrived.into_std())),
+        trace: trace.map(Arc::new),
         peer: None,
     };
     let faults = Faults {
         request_id: bad_id,
         is_ambiguous,
         timeout: bad_timeout,
+        trace: bad_trace,
     };
     (context, faults)
 }
@@ -103,6 +118,15 @@ fn warn_of(faults: &Faults, untold: u64) {
             %reason,
             untold,
             "the request's grpc-timeout is not usable"
+        );
+    }
+    if let Some(reason) = faults.trace {
+        warn!(
+            action = "trace",
+            status = "ignored",
+            %reason,
+            untold,
+            "the request's trace headers are not usable"
         );
     }
 }

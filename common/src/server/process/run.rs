@@ -7,6 +7,8 @@ use tokio::runtime;
 use tracing::warn;
 
 use super::{builder::Builder, error::Error, server::Server, signals};
+#[cfg(feature = "traces")]
+use crate::traces;
 use crate::{
     Config, logging,
     server::faces::{listener::Listener, worker::Worker},
@@ -75,10 +77,14 @@ impl Builder {
     /// [`run`](crate::server::run).
     pub fn run(self, service: &'static str, config: &Config) -> ExitCode {
         logging::init(service, config.log.clone());
+        #[cfg(feature = "traces")]
+        traces::init(service);
         if let Err(error) = raise_file_limit() {
             warn!(action = "start", status = "failure", %error, "the limit of open files stays");
         }
         let ended = self.serve_until_signal(config);
+        #[cfg(feature = "traces")]
+        traces::finish();
         logging::stdout::finish();
         match ended {
             Ok(()) => ExitCode::SUCCESS,
