@@ -27,7 +27,7 @@ check: ## Run the checks for every change: format, clippy, unit and process test
 	cargo test --workspace --lib --bins --test processes
 
 # The sides of `common`, each without the others.
-FEATURES := none server client server,client client,cli traces
+FEATURES := none server client server,client client,cli openapi traces
 
 lint: ## Check formatting, clippy, docs, the public API, the package and licences; warnings are errors
 	cargo fmt --all --check

@@ -13,6 +13,7 @@
 //! | [`config`] | [`Config`]: the flags and variables of every service |
 //! | `limits` | every limit that is not configuration |
 //! | `bounded`, `body` | a future and a body that end at a deadline, and the bodies that wrappers are made of |
+//! | `openapi` | the description of an API, for programs and for people; with the feature `openapi` |
 //! | [`metrics`] | a set of counters for each worker, for `/metrics`; and those of the service |
 //! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
@@ -82,6 +83,8 @@ mod limits;
 mod lock;
 pub mod logging;
 pub mod metrics;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 pub mod problem;
 mod rate_limit;
 mod request;

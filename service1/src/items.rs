@@ -2,11 +2,8 @@
 
 use std::{iter::FusedIterator, ops::RangeInclusive};
 
+use protos::limits;
 use tracing::{info, warn};
-
-/// The most items in a list, which is one message of 0.2 MB. gRPC implementations accept 4 MB by
-/// default.
-pub(crate) const MAX_ALL: i32 = 10_000;
 
 /// An item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +26,7 @@ impl Item {
 pub(crate) enum InvalidLength {
     #[error("length is {0}; it must be 0 or more")]
     Negative(i32),
-    #[error("length is {0}; a list has at most {MAX_ALL} items, a stream has no limit")]
+    #[error("length is {0}; a list has at most {most} items, a stream has no limit", most = limits::LIST)]
     TooLong(i32),
 }
 
@@ -47,7 +44,7 @@ impl InvalidLength {
 
 /// Items 1 to `length`.
 pub(crate) fn get_all(length: i32) -> Result<impl Iterator<Item = Item>, InvalidLength> {
-    InvalidLength::check("get_all", length, MAX_ALL)?;
+    InvalidLength::check("get_all", length, limits::LIST)?;
     info!(
         action = "get_all",
         status = "success",
@@ -126,8 +123,8 @@ mod tests {
 
     #[test]
     fn a_list_has_a_limit_and_a_stream_has_none() {
-        assert_eq!(get_all(MAX_ALL).unwrap().count(), 10_000);
-        let too_long = get_all(MAX_ALL + 1).map(drop).unwrap_err();
+        assert_eq!(get_all(limits::LIST).unwrap().count(), 10_000);
+        let too_long = get_all(limits::LIST + 1).map(drop).unwrap_err();
         assert_eq!(too_long, InvalidLength::TooLong(10_001));
         assert!(too_long.to_string().contains("10000"), "names the limit");
         assert!(too_long.to_string().contains("stream"), "and the way");

@@ -1,23 +1,25 @@
 //! Puts names into upper case, and greets them.
 
+use protos::limits;
 use tracing::{info, warn};
 
-/// The longest name that is accepted, in bytes of UTF-8.
-pub(crate) const MAX_NAME_BYTES: usize = 1_024;
-
-/// The name is longer than [`MAX_NAME_BYTES`].
+/// The name is longer than [`limits::NAME`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("name has {bytes} bytes; the limit is {MAX_NAME_BYTES} bytes of UTF-8, send a shorter one")]
+#[error(
+    "name has {length} characters; the limit is {}, send a shorter one",
+    limits::NAME
+)]
 pub(crate) struct NameTooLong {
-    bytes: usize,
+    length: usize,
 }
 
 impl NameTooLong {
     fn check(action: &'static str, name: &str) -> Result<(), Self> {
-        if name.len() <= MAX_NAME_BYTES {
+        let length = name.chars().count();
+        if length <= limits::NAME {
             return Ok(());
         }
-        let error = Self { bytes: name.len() };
+        let error = Self { length };
         warn!(action, status = "failure", %error, "name refused");
         Err(error)
     }
@@ -69,10 +71,10 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_bytes() {
-        let (fits, too_long) = ("é".repeat(512), "é".repeat(513));
+    fn the_limit_counts_characters() {
+        let (fits, too_long) = ("é".repeat(1_024), "é".repeat(1_025));
         assert!(process_name(&fits).is_ok() && say_hello(&fits).is_ok());
-        let error = Err(NameTooLong { bytes: 1_026 });
+        let error = Err(NameTooLong { length: 1_025 });
         assert_eq!(process_name(&too_long), error);
         assert_eq!(say_hello(&too_long), error);
     }

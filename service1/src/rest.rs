@@ -1,20 +1,70 @@
 //! The REST face of service1: `GET /api/v1/name?name=test` returns `{"name":"TEST"}`.
 
-use axum::{Json, Router, http::StatusCode, routing::get};
-use common::{Problem, server::Query};
+use axum::{Json, Router, http::StatusCode};
+use common::{Problem, openapi, server::Query};
+use protos::limits;
 use serde::Serialize;
+use utoipa::{
+    IntoParams, OpenApi, ToSchema,
+    openapi::{
+        ObjectBuilder, Type,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::names;
 
+/// The description of the API.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "service1",
+    description = "Names over REST. The gRPC port has more: `grpcurl` describes it."
+))]
+struct Api;
+
 pub(crate) fn router() -> Router {
-    Router::new().route("/api/v1/name", get(name))
+    let (router, document) = OpenApiRouter::with_openapi(Api::openapi())
+        .routes(routes!(name))
+        .split_for_parts();
+    router.merge(openapi::routes(document, &[]))
 }
 
-#[derive(Serialize)]
+/// A name in upper case.
+#[derive(Serialize, ToSchema)]
 struct Name {
+    #[schema(example = "TEST")]
     name: String,
 }
 
+/// The parameter `name`.
+struct NameParameter;
+
+impl IntoParams for NameParameter {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .max_length(Some(limits::NAME))
+            .default(Some("".into()));
+        let parameter = ParameterBuilder::new()
+            .name("name")
+            .parameter_in(ParameterIn::Query)
+            .description(Some("The name."))
+            .schema(Some(schema))
+            .example(Some("test".into()));
+        vec![parameter.build()]
+    }
+}
+
+/// Puts a name into upper case.
+///
+/// By the rules of Unicode: `straße` becomes `STRASSE`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/name",
+    params(NameParameter),
+    responses((status = 200, description = "The name in upper case.", body = Name))
+)]
 async fn name(query: Query) -> Result<Json<Name>, Problem> {
     let name = query.get("name")?.unwrap_or_default();
     let name = names::process_name(&name)

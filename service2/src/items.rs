@@ -5,11 +5,14 @@ use std::{fmt::Display, future::Future};
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use tracing::{info, warn};
+use utoipa::ToSchema;
 
 /// An item.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Item {
+    #[schema(example = 1)]
     pub(crate) id: i32,
+    #[schema(example = "name 1")]
     pub(crate) name: String,
 }
 

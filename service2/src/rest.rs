@@ -1,9 +1,14 @@
 //! The REST face of service2: `GET /api/v1/say-hello?name=test` returns `"Hello, TEST!"`.
 
-use axum::{Json, Router, body::Body, extract::State, response::IntoResponse, routing::get};
-use common::{Problem, server::Query};
-use http::header::CONTENT_TYPE;
+mod parameters;
 
+use axum::{Json, Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
+use common::{Problem, openapi, server::Query};
+use http::header::CONTENT_TYPE;
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::parameters::{ListLength, Name, StreamLength};
 use crate::{
     backend::Backend,
     chunks::chunks,
@@ -11,29 +16,77 @@ use crate::{
     items::{self, Item},
 };
 
+/// The description of the API.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "service2",
+    description = "Greetings and items, from service1."
+))]
+struct Api;
+
+/// The failures of service1, as they reach the client.
+const ERRORS: [StatusCode; 4] = [
+    StatusCode::FORBIDDEN,
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::NOT_IMPLEMENTED,
+    StatusCode::BAD_GATEWAY,
+];
+
 pub(crate) fn router(backend: Backend) -> Router {
-    Router::new()
-        .route("/api/v1/say-hello", get(say_hello))
-        .route("/api/v1/items", get(get_all))
-        .route("/api/v1/items/stream", get(get_stream))
+    let (router, document) = OpenApiRouter::with_openapi(Api::openapi())
+        .routes(routes!(say_hello))
+        .routes(routes!(get_all))
+        .routes(routes!(get_stream))
         .with_state(backend)
+        .split_for_parts();
+    router.merge(openapi::routes(document, &ERRORS))
 }
 
+/// Greets a name.
+///
+/// service1 puts it into upper case.
+#[utoipa::path(
+    get,
+    path = "/api/v1/say-hello",
+    params(Name),
+    responses((status = 200, description = "The greeting.", body = String, content_type = "application/json", example = json!("Hello, TEST!")))
+)]
 async fn say_hello(State(backend): State<Backend>, query: Query) -> Result<Json<String>, Problem> {
     let name = query.get("name")?.unwrap_or_default();
     Ok(Json(greeting::say_hello(backend, name).await?))
 }
 
+/// Lists items.
+#[utoipa::path(
+    get,
+    path = "/api/v1/items",
+    params(ListLength),
+    responses((status = 200, description = "Items 1 to `length`.", body = Vec<Item>))
+)]
 async fn get_all(State(backend): State<Backend>, query: Query) -> Result<Json<Vec<Item>>, Problem> {
-    let length = query.integer("length")?.unwrap_or(10);
+    let length = query.integer("length")?.unwrap_or(ListLength::DEFAULT);
     Ok(Json(items::get_all(backend, length).await?))
 }
 
+/// Streams items.
+///
+/// Each is sent as it comes, at the pace of the client. A stream that breaks off has no proper end.
+#[utoipa::path(
+    get,
+    path = "/api/v1/items/stream",
+    params(StreamLength),
+    responses((
+        status = 200,
+        description = "Items 1 to `length` as NDJSON: an item, as in the list, on each line.",
+        body = String,
+        content_type = "application/x-ndjson",
+    ))
+)]
 async fn get_stream(
     State(backend): State<Backend>,
     query: Query,
 ) -> Result<impl IntoResponse, Problem> {
-    let length = query.integer("length")?.unwrap_or(5);
+    let length = query.integer("length")?.unwrap_or(StreamLength::DEFAULT);
     let items = items::get_stream(backend, length).await?;
     let lines = chunks(items, |item, lines| {
         serde_json::to_writer(&mut *lines, item).expect("an item always becomes JSON");

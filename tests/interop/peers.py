@@ -78,7 +78,7 @@ class AsClient(unittest.TestCase):
             with self.assertRaises(grpc.RpcError) as refusal:
                 process_name(ProcessNameRequest(name="x" * 1025), metadata=[("request_id", "refused")])
             self.assertEqual(refusal.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
-            self.assertIn("1024 bytes", refusal.exception.details())
+            self.assertIn("is 1024", refusal.exception.details())
             self.assertEqual(dict(refusal.exception.trailing_metadata())["request_id"], "refused")
 
             with self.assertRaises(grpc.RpcError) as unknown:

@@ -25,8 +25,8 @@ use crate::methods::Deadlines;
 ///
 /// The layers are:
 ///
-/// 1. [`CallTiming`]: the time of the call goes into the `Server-Timing` of its request and into the
-///    metrics. On top, to measure what the handler waits for.
+/// 1. [`CallTiming`]: the time of the call goes into the `Server-Timing` of its request. On top,
+///    to measure what the handler waits for.
 /// 2. [`CallDeadline`]: no call starts or lasts beyond its deadline. Above the attempts, as the
 ///    deadline bounds all of them together.
 /// 3. [`Attempts`]: a call is sent again where that is safe and may help, and a late one gets a
@@ -42,5 +42,5 @@ pub type Client = CallTiming<CallDeadline<Attempts>>;
 
 /// Puts the upper layers on the attempts.
 pub(super) fn outbound(attempts: Attempts, deadlines: Deadlines) -> Client {
-    CallTiming::new(CallDeadline::new(attempts, deadlines.clone()), deadlines)
+    CallTiming::new(CallDeadline::new(attempts, deadlines))
 }

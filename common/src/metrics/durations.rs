@@ -13,11 +13,11 @@ use tonic::Code;
 use super::{Counter, Counters, of_this_thread};
 use crate::{lock::lock, protocol::is_fault_of_service};
 
-/// The upper bounds of the buckets, in seconds: those of the conventions, and four below for calls
-/// within one machine.
-const BUCKETS: [f64; 18] = [
-    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0,
-    2.5, 5.0, 7.5, 10.0,
+/// The upper bounds of the buckets, in microseconds: those of the conventions, and four below for
+/// calls within one machine.
+const BUCKETS: [u64; 18] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
+    750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
 ];
 
 /// The label of requests that match no route, and of methods that no descriptor has.
@@ -125,10 +125,10 @@ pub(crate) fn count_duration(kind: Kind, route: &str, status: u16, took: Duratio
             }
             None => return,
         };
-        let seconds = took.as_secs_f64();
-        let bucket = BUCKETS.partition_point(|bound| *bound < seconds);
+        // Without the 128 bits of `as_micros`, and without floats.
+        let micros = took.as_secs().saturating_mul(1_000_000) + u64::from(took.subsec_micros());
+        let bucket = BUCKETS.partition_point(|bound| *bound < micros);
         all[index].buckets[bucket].add(1);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         all[index].micros.add(micros);
     });
 }
@@ -169,7 +169,8 @@ pub(super) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> 
             if kind.histogram() != index {
                 continue;
             }
-            let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
+            let bounds = BUCKETS.map(|micros| Duration::from_micros(micros).as_secs_f64());
+            let bounds = bounds.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(sum.buckets).collect();
             let seconds = Duration::from_micros(sum.micros).as_secs_f64();
             let status = status.to_string();

@@ -85,8 +85,8 @@ fn an_id_that_is_sent_twice_is_replaced() {
 #[test]
 fn a_name_over_the_limit_is_refused_on_all_faces_with_the_limit() {
     let (service1, service2) = Process::pair(&[]);
-    let name = "é".repeat(513);
-    let encoded = "%C3%A9".repeat(513);
+    let name = "é".repeat(1025);
+    let encoded = "%C3%A9".repeat(1025);
     for (address, path) in [
         (service2.http(), format!("/api/v1/say-hello?name={encoded}")),
         (service1.http(), format!("/api/v1/name?name={encoded}")),
@@ -95,14 +95,14 @@ fn a_name_over_the_limit_is_refused_on_all_faces_with_the_limit() {
         assert_eq!(response.status, 400);
         let detail = response.problem();
         assert!(
-            detail.contains("1026 bytes") && detail.contains("1024 bytes"),
+            detail.contains("1025 characters") && detail.contains("is 1024"),
             "{detail}"
         );
     }
     let response = grpc::process_name(service1.grpc(), &name, &[("request_id", b"too-long")]);
     assert_eq!((response.code(), response.id()), (3, "too-long"));
     assert!(
-        response.message().contains("1024%20bytes"),
+        response.message().contains("is%201024"),
         "{}",
         response.message()
     );
@@ -114,7 +114,7 @@ fn a_name_over_the_limit_is_refused_on_all_faces_with_the_limit() {
         let path = format!("/api/v1/say-hello?name={}", "a".repeat(length));
         let response = http::get(service2.http(), &path);
         assert_eq!(response.status, 400);
-        assert!(response.problem().contains(&format!("{length} bytes")));
+        assert!(response.problem().contains(&format!("{length} characters")));
     }
 }
 

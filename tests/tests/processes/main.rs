@@ -1,6 +1,7 @@
 //! The pair as real processes over real sockets.
 
 mod admin;
+mod api_docs;
 mod bad_input;
 mod call;
 mod channel;

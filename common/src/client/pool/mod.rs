@@ -27,5 +27,5 @@ pub(super) use self::{
     balance::{Balance, Waiting},
     discovery::{Names, Share, keep_replicas},
     keeper::keep_io,
-    replica::{Replica, ReplicaBody},
+    replica::{Measured, Replica, ReplicaBody},
 };

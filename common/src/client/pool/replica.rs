@@ -32,6 +32,7 @@ use crate::{
         request_body::RequestBody,
         wire::{Connection, ResponseBody, Until},
     },
+    context,
     metrics::{self, Kind, Live},
     protocol::code_name,
 };
@@ -106,7 +107,8 @@ impl Replica {
             is_judged: false,
             method,
             start: now,
-            code: Code::Cancelled,
+            code: None,
+            measured: None,
         };
         let sent = call.replica.connection.attempt(request, until);
         #[cfg(feature = "traces")]
@@ -194,6 +196,50 @@ impl Connected for Replica {
     }
 }
 
+/// A call with all of its attempts. When this is dropped, the call counts.
+#[derive(Debug)]
+pub(in crate::client) struct Measured {
+    /// The method, as metrics have it.
+    method: Arc<str>,
+    begin: Instant,
+    /// How the call has ended, if it has.
+    code: Option<Code>,
+}
+
+impl Measured {
+    pub(in crate::client) fn begin(method: Arc<str>) -> Self {
+        Self {
+            method,
+            begin: Instant::now(),
+            code: None,
+        }
+    }
+
+    /// Sees the outcome of the last attempt. A response may go on for long.
+    pub(in crate::client) fn see(
+        mut self,
+        mut outcome: Result<Response<ReplicaBody>, Failure>,
+    ) -> Result<Response<ReplicaBody>, Failure> {
+        match &mut outcome {
+            Ok(response) => response.body_mut().end_with(self),
+            Err(failure) => self.code = Some(failure.code()),
+        }
+        outcome
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        // A call that is given up has met its deadline, or its caller has gone.
+        let code = self.code.unwrap_or_else(|| match context::deadline() {
+            Some(deadline) if deadline.remaining().is_none() => Code::DeadlineExceeded,
+            _ => Code::Cancelled,
+        });
+        let took = self.begin.elapsed();
+        metrics::count_duration(Kind::RpcClient, &self.method, code as u16, took);
+    }
+}
+
 /// A call on a replica. If it is dropped before its response, its time so far is a lower bound of
 /// the latency.
 #[derive(Debug)]
@@ -205,8 +251,10 @@ struct Call {
     /// The method, as metrics have it.
     method: Arc<str>,
     start: Instant,
-    /// How the call has ended; until then, as if its caller gave it up.
-    code: Code,
+    /// How the call has ended, if it has.
+    code: Option<Code>,
+    /// The call as a whole, if this is its last attempt.
+    measured: Option<Measured>,
     /// The trace of its span, if that is recorded.
     #[cfg(feature = "traces")]
     trace: Option<Arc<Trace>>,
@@ -227,7 +275,7 @@ impl Call {
         }
         let code = status.get(Status::GRPC_STATUS);
         let code = code.map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
-        self.code = code;
+        self.code = Some(code);
         match code {
             Code::Unavailable
             | Code::ResourceExhausted
@@ -254,7 +302,7 @@ impl Call {
     /// Records why the attempt has no response.
     fn failed(&mut self, failure: &Failure) {
         let replica = &self.replica;
-        self.code = failure.code();
+        self.code = Some(failure.code());
         match failure {
             Failure::Unprocessed(_) => {
                 // At once, or the next attempt would pick the replica again.
@@ -279,16 +327,20 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.took_at_least();
-        let took = self.start.elapsed();
-        let code = self.code as u16;
-        metrics::count_duration(Kind::RpcClientAttempt, &self.method, code, took);
+        let now = Instant::now();
+        let took = now - self.start;
+        let code = self.code.unwrap_or(Code::Cancelled);
+        metrics::count_duration(Kind::RpcClientAttempt, &self.method, code as u16, took);
+        if let Some(measured) = &mut self.measured {
+            measured.code = self.code;
+        }
         #[cfg(feature = "traces")]
         if let Some(trace) = &self.trace {
             traces::Attempt {
                 trace,
                 method: &self.method,
                 replica: self.replica.address,
-                code: self.code,
+                code,
                 took,
             }
             .record();
@@ -307,6 +359,11 @@ pin_project_lite::pin_project! {
 }
 
 impl ReplicaBody {
+    /// Makes this the response of a call, which ends with it.
+    fn end_with(&mut self, measured: Measured) {
+        self.call.measured = Some(measured);
+    }
+
     /// The headers with the gRPC status, if the response with this `head` is known to be a status
     /// and nothing else.
     pub(in crate::client) fn bare_status<'a>(

@@ -72,7 +72,7 @@ async fn metrics(headers: HeaderMap) -> Response {
 
 async fn style() -> Response {
     let headers = [(CONTENT_TYPE, "text/css"), (CACHE_CONTROL, "max-age=300")];
-    quiet((headers, include_str!("../../../assets/status.css")))
+    quiet((headers, include_str!("../../../assets/plain.css")))
 }
 
 async fn page(State(status): State<Status>) -> Response {

@@ -38,7 +38,7 @@ use self::{latencies::Latencies, retry::Verdict};
 use crate::{
     client::{
         Failure,
-        pool::{Balance, Replica, ReplicaBody},
+        pool::{Balance, Measured, Replica, ReplicaBody},
         request_body::{Replay, RequestBody},
         wire::Until,
     },
@@ -132,6 +132,7 @@ impl Shared {
             RequestBody::Stream(Replay::new(body))
         };
         self.calls.add();
+        let measured = Measured::begin(method.name.clone());
         let mut call = Call {
             method,
             head,
@@ -141,16 +142,19 @@ impl Shared {
             tried: Vec::new(),
         };
         loop {
-            let replica = self.balance.pick(&call.tried).await?;
+            let replica = match self.balance.pick(&call.tried).await {
+                Ok(replica) => replica,
+                Err(failure) => return measured.see(Err(failure)),
+            };
             let outcome = self.attempt(&mut call, &replica).await;
             let verdict = Verdict::of(&outcome);
             if verdict.is_final() {
                 call.body.commit();
-                return outcome;
+                return measured.see(outcome);
             }
             call.tried.push(replica);
             let Some(pause) = self.pause_before_next(&verdict, &mut call) else {
-                return outcome;
+                return measured.see(outcome);
             };
             drop(outcome);
             if !pause.is_zero() {

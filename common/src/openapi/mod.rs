@@ -1,0 +1,185 @@
+//! [`routes`]: the description of an API for programs, `/openapi.json`, and for people, `/docs`.
+//!
+//! The document comes from the code: annotate each handler with `utoipa::path`, and build the router
+//! with `utoipa_axum`'s `OpenApiRouter`, so that router and document can't differ. This module adds
+//! what is true of every operation: the request id, and the errors of the inbound stack.
+
+mod page;
+
+use std::sync::Arc;
+
+use axum::{Router, response::IntoResponse, routing::get};
+use http::{
+    HeaderMap, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST},
+};
+use serde_json::{Value, json};
+use utoipa::openapi::OpenApi;
+
+use self::page::Page;
+use crate::RequestId;
+
+/// The errors that every route can give, by the inbound stack.
+const OF_THE_STACK: [StatusCode; 6] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    StatusCode::INTERNAL_SERVER_ERROR,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
+
+/// Allows only our own style sheet and forms, and no script.
+const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+
+/// Serves the description of an API: `/openapi.json` (of version 3.1), and the page `/docs`, which is
+/// made from it. `errors` are the statuses that operations can give beside those of the inbound
+/// stack, such as 502 where they call another service.
+///
+/// ```
+/// use axum::{Router, body::Body};
+/// use common::openapi;
+/// use http::{Request, StatusCode};
+/// use tower::ServiceExt;
+/// use utoipa::openapi::OpenApi;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let document = OpenApi::default(); // in a service: of `OpenApiRouter::split_for_parts`
+/// let router: Router = openapi::routes(document, &[StatusCode::BAD_GATEWAY]);
+/// let request = Request::get("/openapi.json").body(Body::empty()).unwrap();
+/// assert_eq!(router.oneshot(request).await.unwrap().status(), 200);
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// Never: a document always becomes JSON.
+pub fn routes(document: OpenApi, errors: &[StatusCode]) -> Router {
+    let document = complete(document, errors);
+    let json = Arc::<str>::from(serde_json::to_string_pretty(&document).expect("it is JSON"));
+    let page = Arc::new(Page::of(&document));
+    Router::new()
+        .route(
+            "/openapi.json",
+            get(async move || ([(CONTENT_TYPE, "application/json")], json.to_string())),
+        )
+        .route(
+            "/docs",
+            get(async move |headers: HeaderMap| docs(&page, &headers)),
+        )
+        .route("/docs.css", get(style))
+}
+
+fn docs(page: &Page, headers: &HeaderMap) -> impl IntoResponse + use<> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    (
+        [
+            (CONTENT_TYPE, "text/html; charset=utf-8"),
+            (CONTENT_SECURITY_POLICY, POLICY),
+        ],
+        page.render_for(host.unwrap_or_default()),
+    )
+}
+
+async fn style() -> impl IntoResponse {
+    let headers = [(CONTENT_TYPE, "text/css"), (CACHE_CONTROL, "max-age=300")];
+    (headers, include_str!("../../assets/plain.css"))
+}
+
+/// Adds what is true of every operation.
+fn complete(document: OpenApi, errors: &[StatusCode]) -> Value {
+    let mut document = serde_json::to_value(document).expect("it is JSON");
+    document["components"]["schemas"]["Problem"] = problem();
+    document["components"]["parameters"]["RequestId"] = json!({
+        "name": RequestId::HTTP_HEADER.as_str(),
+        "in": "header",
+        "description": "The id of the request, which the response and all log lines have. One that is \
+                        not valid is replaced by a fresh one, as is a missing one.",
+        "schema": { "type": "string" },
+    });
+    document["components"]["headers"]["RequestId"] = json!({
+        "description": "The id of the request.",
+        "required": true,
+        "schema": { "type": "string", "minLength": 1, "maxLength": 128 },
+    });
+    let mut statuses = [&OF_THE_STACK, errors].concat();
+    statuses.sort_unstable();
+    statuses.dedup();
+    let paths = document["paths"].as_object_mut();
+    let methods = paths.into_iter().flat_map(|paths| paths.values_mut());
+    let operations = methods
+        .filter_map(Value::as_object_mut)
+        .flat_map(|methods| methods.values_mut());
+    for operation in operations.filter(|it| it["responses"].is_object()) {
+        for status in &statuses {
+            let name = status.as_str();
+            if operation["responses"][name].is_null() {
+                operation["responses"][name] = error(*status);
+            }
+        }
+        if let Some(responses) = operation["responses"].as_object_mut() {
+            for response in responses.values_mut() {
+                let name = RequestId::HTTP_HEADER;
+                response["headers"][name.as_str()] =
+                    json!({ "$ref": "#/components/headers/RequestId" });
+            }
+        }
+        let id = json!({ "$ref": "#/components/parameters/RequestId" });
+        match operation["parameters"].as_array_mut() {
+            Some(parameters) => parameters.push(id),
+            None => operation["parameters"] = json!([id]),
+        }
+    }
+    document
+}
+
+/// The schema of a [`Problem`](crate::Problem).
+fn problem() -> Value {
+    let text = |description| json!({ "type": "string", "description": description });
+    json!({
+        "type": "object",
+        "description": "An error (RFC 9457).",
+        "required": ["type", "title", "status", "detail", "error", "request_id"],
+        "properties": {
+            "type": { "const": "about:blank" },
+            "title": text("The name of the status."),
+            "status": { "type": "integer", "minimum": 400, "maximum": 599 },
+            "detail": text("What is wrong, and what to do."),
+            "error": text("The same as the title."),
+            "request_id": text("The id of the request, for its log lines."),
+        },
+    })
+}
+
+fn error(status: StatusCode) -> Value {
+    let description = match status {
+        StatusCode::BAD_REQUEST => "A parameter is malformed, given twice, or beyond its limit.",
+        StatusCode::FORBIDDEN => "The service behind does not let this one call it.",
+        StatusCode::PAYLOAD_TOO_LARGE => "The body is longer than the limit.",
+        StatusCode::TOO_MANY_REQUESTS => "The service behind has spent a quota.",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The head is longer than the limit.",
+        StatusCode::INTERNAL_SERVER_ERROR => "The service failed on this request.",
+        StatusCode::NOT_IMPLEMENTED => "The service behind does not know the method.",
+        StatusCode::BAD_GATEWAY => "The service behind failed on this request.",
+        StatusCode::SERVICE_UNAVAILABLE => {
+            "The service, or one behind it, is overloaded or can't be reached; `Retry-After` says \
+             when to try again."
+        }
+        StatusCode::GATEWAY_TIMEOUT => "There was no response before the deadline.",
+        _ => status.canonical_reason().unwrap_or("An error."),
+    };
+    let mut response = json!({
+        "description": description,
+        "content": {
+            "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } },
+        },
+    });
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response["headers"]["retry-after"] = json!({
+            "description": "Seconds until another attempt may help.",
+            "schema": { "type": "integer", "minimum": 0 },
+        });
+    }
+    response
+}

@@ -1,0 +1,52 @@
+"""The descriptions of the APIs against schemathesis, which makes requests from them, valid and not, and
+holds each response against them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from service import Service
+
+SCHEMATHESIS = pathlib.Path(sys.executable).with_name("schemathesis")
+
+
+class Description(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.service1 = Service("service1", RUST_LOG="error")
+        cls.addClassCleanup(cls.service1.kill)
+        cls.service2 = Service("service2", RUST_LOG="error", SERVICE1_CHANNEL=cls.service1.address("grpc"))
+        cls.addClassCleanup(cls.service2.kill)
+        cls.service2.wait_until_ready()
+
+    def test_schemathesis_finds_nothing(self):
+        for name, service, operations in [("service1", self.service1, 1), ("service2", self.service2, 3)]:
+            with self.subTest(service=name), tempfile.TemporaryDirectory() as directory:
+                document = f"http://{service.address('http')}/openapi.json"
+                hooks = {"SCHEMATHESIS_HOOKS": "schemathesis_hooks"}
+                done = subprocess.run(
+                    [SCHEMATHESIS, "run", document, "--checks", "all", "--max-examples", "100", "--no-color"],
+                    env=os.environ | hooks,
+                    cwd=directory,
+                    capture_output=True,
+                    text=True,
+                    timeout=300,
+                )
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+                self.assertIn(f"Tested: {operations}", done.stdout)
+
+    def test_the_pages_are_made_of_the_documents(self):
+        for service in [self.service1, self.service2]:
+            document, page = json.loads(service.get("/openapi.json")), service.get("/docs")
+            self.assertTrue(document["openapi"].startswith("3.1."))
+            for path, methods in document["paths"].items():
+                self.assertIn(f"GET {path}", page)
+                for parameter in methods["get"]["parameters"]:
+                    if "name" in parameter:
+                        self.assertIn(f'name="{parameter["name"]}"', page)
+                for response in methods["get"]["responses"].values():
+                    self.assertIn(response["description"].replace("'", "&#39;"), page)
