@@ -1,6 +1,6 @@
 //! [`parse`]: reads the configuration from the command line and the environment.
 
-use std::process::exit;
+use std::{env, process::exit};
 
 use clap::{
     Arg, ArgMatches, Command, Parser,
@@ -20,6 +20,9 @@ const HEALTHCHECK: &str = "healthcheck";
 /// Its help.
 const ABOUT_HEALTHCHECK: &str = "Ask the service that runs on this host with the same settings \
     whether it is ready; the exit code is 0 if it is ready and 1 if it is not";
+
+/// What is shown of a secret.
+const HIDDEN: &str = "hidden";
 
 /// Reads the configuration from the command line and the environment. If a setting is invalid,
 /// writes one line to stderr and exits with 2.
@@ -54,8 +57,30 @@ fn about(mut command: Command, matches: &ArgMatches) -> About {
     About {
         name: command.get_name().to_owned(),
         version: command.get_version().unwrap_or_default().to_owned(),
-        settings: settings.filter_map(|it| setting(it, matches)).collect(),
+        settings: settings
+            .filter_map(|it| setting(it, matches))
+            .chain(of_opentelemetry())
+            .collect(),
     }
+}
+
+/// The variables of OpenTelemetry, which are no arguments. Headers may hold a token.
+fn of_opentelemetry() -> impl Iterator<Item = Setting> {
+    // Not `vars`, which panics at text that is not UTF-8.
+    let all = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        let is_it = name.starts_with("OTEL_");
+        is_it.then(|| (name, value.to_string_lossy().into_owned()))
+    });
+    all.map(|(name, value)| Setting {
+        value: if name.ends_with("HEADERS") {
+            HIDDEN.to_owned()
+        } else {
+            value
+        },
+        name,
+        source: "environment",
+    })
 }
 
 /// A setting that has a value.
@@ -71,7 +96,7 @@ fn setting(argument: &Arg, matches: &ArgMatches) -> Option<Setting> {
         None => format!("--{}", argument.get_long().unwrap_or(id)),
     };
     let value = if argument.is_hide_env_values_set() {
-        "hidden".to_owned()
+        HIDDEN.to_owned()
     } else {
         let values = matches.get_raw(id)?;
         let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();

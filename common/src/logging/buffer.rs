@@ -82,11 +82,14 @@ pub(super) fn append_id_and_end(lines: &mut Vec<u8>) {
     context::with_current(|context| {
         if let Some(trace) = context.and_then(|context| context.trace.as_deref()) {
             // The names are those of OpenTelemetry's page on trace context in logs.
-            let (trace_id, span_id, flags) = (trace.trace_id, trace.span_id, trace.flags);
-            let ids = format_args!(
-                r#","trace_id":"{trace_id:032x}","span_id":"{span_id:016x}","trace_flags":"{flags:02x}""#
-            );
-            lines.write_fmt(ids).expect("a vector takes it");
+            let names = ["trace_id", "span_id", "trace_flags"];
+            for (name, id) in names.into_iter().zip(trace.ids()) {
+                lines.extend_from_slice(b",\"");
+                lines.extend_from_slice(name.as_bytes());
+                lines.extend_from_slice(b"\":\"");
+                lines.extend_from_slice(id);
+                lines.push(b'"');
+            }
         }
         lines.extend_from_slice(br#","request_id":""#);
         let id = context.map_or("", |context| context.request_id.as_str());

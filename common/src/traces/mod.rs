@@ -51,44 +51,49 @@ pub(crate) fn of_request(inbound: Option<Trace>) -> Option<Trace> {
     let Some(sampler) = SAMPLER.get() else {
         return inbound;
     };
-    let trace_id = match &inbound {
-        Some(trace) => trace.trace_id,
-        None => fastrand::u128(1..),
+    let span_id = fastrand::u64(1..);
+    let recording = |parent| Recording {
+        parent,
+        is_remote: true,
     };
-    let is_sampled = sampler.samples(inbound.as_ref(), trace_id);
-    Some(Trace {
-        trace_id,
-        span_id: fastrand::u64(1..),
-        flags: Trace::flags_of(is_sampled),
-        recording: is_sampled.then(|| Recording {
-            parent: inbound.as_ref().map(|trace| trace.span_id),
-            is_remote: true,
-        }),
-        state: inbound.and_then(|trace| trace.state),
-    })
+    match inbound {
+        Some(inbound) if sampler.follows(&inbound) => {
+            let parent = Some(inbound.numbers().1);
+            Some(inbound.at(span_id, true).recorded(recording(parent)))
+        }
+        Some(inbound) if inbound.is_sampled() => Some(inbound.at(span_id, false)),
+        // Nothing is recorded, so it may go on as it came.
+        Some(inbound) => Some(inbound),
+        None => {
+            let trace_id = fastrand::u128(1..);
+            if sampler.samples(trace_id) {
+                let trace = Trace::new(trace_id, span_id, true);
+                Some(trace.recorded(recording(None)))
+            } else {
+                Some(Trace::new(trace_id, span_id, false))
+            }
+        }
+    }
 }
 
 /// The context of an attempt in the request in hand, if its span is recorded.
 pub(crate) fn of_attempt() -> Option<(Context, Arc<Trace>)> {
-    SAMPLER.get()?;
-    let context = context::current()?;
-    let trace = context.trace.as_deref().filter(|it| it.recording.is_some());
-    let child = Arc::new(child_of(trace?));
-    let context = Context {
-        trace: Some(child.clone()),
-        ..context
-    };
-    Some((context, child))
+    context::with_current(|context| {
+        let trace = context?.trace.as_deref();
+        let child = Arc::new(child_of(trace.filter(|it| it.recording.is_some())?));
+        let context = Context {
+            trace: Some(child.clone()),
+            ..context?.clone()
+        };
+        Some((context, child))
+    })
 }
 
 /// A span below the one in hand: a span of the service's own, or else the one of the request.
 fn child_of(trace: &Trace) -> Trace {
-    Trace {
-        span_id: fastrand::u64(1..),
-        recording: Some(Recording {
-            parent: Some(current_span().unwrap_or(trace.span_id)),
-            is_remote: false,
-        }),
-        ..trace.clone()
-    }
+    let recording = Recording {
+        parent: Some(current_span().unwrap_or_else(|| trace.numbers().1)),
+        is_remote: false,
+    };
+    trace.at(fastrand::u64(1..), true).recorded(recording)
 }

@@ -72,7 +72,7 @@ where
 
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
         with_own(id, &context, |own| {
-            own.outer = CURRENT.replace(Some(own.trace.span_id));
+            own.outer = CURRENT.replace(Some(own.trace.numbers().1));
         });
     }
 
@@ -165,12 +165,10 @@ mod tests {
     }
 
     async fn spans_of(recording: Option<Recording>) -> Vec<SpanData> {
-        let trace = Trace {
-            trace_id: 1,
-            span_id: 2,
-            flags: 1,
-            state: None,
-            recording,
+        let trace = Trace::new(1, 2, true);
+        let trace = match recording {
+            Some(recording) => trace.recorded(recording),
+            None => trace,
         };
         let deadline = Deadline::after(Duration::from_secs(1));
         let request = Request {

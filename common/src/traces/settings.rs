@@ -44,15 +44,19 @@ impl Sampler {
         }
     }
 
-    /// Whether a request has spans. The same id is sampled by every service that has this ratio.
-    pub(super) fn samples(&self, parent: Option<&Trace>, trace_id: u128) -> bool {
-        match parent {
-            Some(parent) if self.follows_parent => parent.is_sampled(),
-            _ => {
-                #[allow(clippy::cast_possible_truncation)] // the low half is meant
-                let low = trace_id as u64 >> 1;
-                low < self.bound
-            }
+    /// Whether a new trace has spans. An id has the same fate in every service with this ratio.
+    pub(super) fn samples(&self, trace_id: u128) -> bool {
+        #[allow(clippy::cast_possible_truncation)] // the low half is meant
+        let low = trace_id as u64 >> 1;
+        low < self.bound
+    }
+
+    /// Whether a request with this trace has spans.
+    pub(super) fn follows(&self, trace: &Trace) -> bool {
+        if self.follows_parent {
+            trace.is_sampled()
+        } else {
+            self.samples(trace.numbers().0)
         }
     }
 }
@@ -147,9 +151,8 @@ mod tests {
         })
     }
 
-    fn parent(flags: u8) -> Trace {
-        let parent = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags:02x}");
-        Trace::parse(parent.as_bytes()).unwrap()
+    fn parent(is_sampled: bool) -> Trace {
+        Trace::new(1, 2, is_sampled)
     }
 
     #[test]
@@ -159,9 +162,8 @@ mod tests {
         assert!(settings(&[("OTEL_SDK_DISABLED", "TRUE")]).is_none());
         assert!(settings(&[("OTEL_TRACES_EXPORTER", "none")]).is_none());
         let protocol = |text| {
-            settings(&[("OTEL_EXPORTER_OTLP_PROTOCOL", text)])
-                .unwrap()
-                .protocol
+            let settings = settings(&[("OTEL_EXPORTER_OTLP_PROTOCOL", text)]);
+            settings.unwrap().protocol
         };
         assert_eq!(protocol("grpc"), Protocol::Grpc);
         assert_eq!(protocol("smoke signals"), Protocol::HttpProtobuf);
@@ -170,31 +172,28 @@ mod tests {
     #[test]
     fn the_sampler_follows_the_caller_unless_told_otherwise() {
         let sampler = |name, arg| {
-            let variables = [
-                ("OTEL_TRACES_SAMPLER", name),
-                ("OTEL_TRACES_SAMPLER_ARG", arg),
-            ];
-            settings(&variables).unwrap().sampler
+            let name = ("OTEL_TRACES_SAMPLER", name);
+            let settings = settings(&[name, ("OTEL_TRACES_SAMPLER_ARG", arg)]);
+            settings.unwrap().sampler
         };
-        let (yes, no) = (parent(1), parent(0));
+        let (yes, no) = (parent(true), parent(false));
         let by_default = settings(&[]).unwrap().sampler;
-        assert!(by_default.samples(None, u128::MAX));
-        assert!(by_default.samples(Some(&yes), 1) && !by_default.samples(Some(&no), 1));
+        assert!(by_default.samples(u128::MAX));
+        assert!(by_default.follows(&yes) && !by_default.follows(&no));
         let always = sampler("always_on", "");
-        assert!(always.samples(Some(&no), u128::MAX));
+        assert!(always.follows(&no));
         let never = sampler("parentbased_always_off", "");
-        assert!(!never.samples(None, 1) && never.samples(Some(&yes), 1));
+        assert!(!never.samples(1) && never.follows(&yes));
         assert_eq!(sampler("parentbased_traceidratio", "2"), by_default);
         assert_eq!(sampler("dice", ""), by_default);
-        assert!(!sampler("traceidratio", "0").samples(None, 0));
+        assert!(!sampler("traceidratio", "0").follows(&yes));
     }
 
     #[test]
     fn a_ratio_is_the_share_of_the_traces() {
         let sampler = Sampler::new(true, 0.01);
-        let count = (0..100_000)
-            .filter(|_| sampler.samples(None, fastrand::u128(..)))
-            .count();
+        let ids = (0..100_000).map(|_| fastrand::u128(..));
+        let count = ids.filter(|id| sampler.samples(*id)).count();
         assert!((700..1_300).contains(&count), "{count}");
     }
 }

@@ -25,6 +25,9 @@ use crate::{
 /// The longest text of an attribute, in bytes: clients choose paths.
 const MAX_TEXT: usize = 1_024;
 
+/// The most attributes of a span of ours, so that their list does not grow.
+const MOST_ATTRIBUTES: usize = 9;
+
 /// A request that has ended.
 #[derive(Debug)]
 #[allow(clippy::struct_field_names)] // `request_id` is its name everywhere
@@ -45,10 +48,11 @@ pub(crate) struct Request<'a> {
 impl Request<'_> {
     /// Records the span.
     pub(crate) fn record(self) {
-        let mut attributes = vec![
+        let mut attributes = Vec::with_capacity(MOST_ATTRIBUTES);
+        attributes.extend([
             KeyValue::new("request_id", text(self.request_id)),
             KeyValue::new("client.address", text(self.client)),
-        ];
+        ]);
         let (name, error) = match self.grpc_code {
             Some(code) => self.describe_rpc(code, &mut attributes),
             None => self.describe_http(&mut attributes),
@@ -156,10 +160,11 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Records the span.
     pub(crate) fn record(self) {
-        let mut attributes = vec![
+        let mut attributes = Vec::with_capacity(MOST_ATTRIBUTES);
+        attributes.extend([
             KeyValue::new("server.address", self.replica.ip().to_string()),
             KeyValue::new("server.port", i64::from(self.replica.port())),
-        ];
+        ]);
         attributes.extend(of_rpc(self.method, self.code));
         let error = (self.code != Code::Ok).then(|| code_name(self.code));
         let name = self.method.to_owned().into();
@@ -226,23 +231,17 @@ pub(super) fn end(
     };
     let end_time = SystemTime::now();
     attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
-    let context = |span_id| {
-        let state = trace.state.as_ref().and_then(|state| state.to_str().ok());
-        let state = state
-            .and_then(|state| state.parse().ok())
-            .unwrap_or_default();
-        let trace_id = TraceId::from_bytes(trace.trace_id.to_be_bytes());
-        SpanContext::new(
-            trace_id,
-            span_id,
-            TraceFlags::new(trace.flags),
-            false,
-            state,
-        )
-    };
+    let (trace_id, span_id) = trace.numbers();
+    let state = trace.state().and_then(|state| state.parse().ok());
     let id = |id: u64| SpanId::from_bytes(id.to_be_bytes());
     buffer::push(SpanData {
-        span_context: context(id(trace.span_id)),
+        span_context: SpanContext::new(
+            TraceId::from_bytes(trace_id.to_be_bytes()),
+            id(span_id),
+            TraceFlags::SAMPLED,
+            false,
+            state.unwrap_or_default(),
+        ),
         parent_span_id: recording.parent.map_or(SpanId::INVALID, id),
         parent_span_is_remote: recording.is_remote && recording.parent.is_some(),
         span_kind: kind,
@@ -294,16 +293,11 @@ pub(super) mod tests {
     }
 
     fn recorded(record: impl FnOnce(&Trace)) -> SpanData {
-        record(&Trace {
-            trace_id: 7,
-            span_id: 5,
-            flags: 1,
-            state: None,
-            recording: Some(Recording {
-                parent: Some(3),
-                is_remote: true,
-            }),
-        });
+        let recording = Recording {
+            parent: Some(3),
+            is_remote: true,
+        };
+        record(&Trace::new(7, 5, true).recorded(recording));
         buffer::take_mine().pop().expect("it is recorded")
     }
 

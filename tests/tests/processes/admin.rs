@@ -6,7 +6,10 @@ use tests::{Process, http, wait_for};
 
 #[test]
 fn operators_have_a_port_of_their_own() {
-    let (service1, service2) = Process::pair(&[("MAX_IN_FLIGHT", "77")]);
+    let (service1, service2) = Process::pair(&[
+        ("MAX_IN_FLIGHT", "77"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret"),
+    ]);
     http::get(service2.http(), "/api/v1/say-hello?name=x");
     for service in [&service1, &service2] {
         assert_eq!(http::get(service.http(), "/metrics").status, 404);
@@ -28,6 +31,7 @@ fn operators_have_a_port_of_their_own() {
         "DEADLINE</th><td>10s</td><td>default",
         &replica,
         "up: 2",
+        "OTEL_EXPORTER_OTLP_HEADERS</th><td>hidden",
     ] {
         assert!(page.text().contains(text), "{text} in {}", page.text());
     }

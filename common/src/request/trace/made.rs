@@ -1,0 +1,105 @@
+//! Traces and spans that this process makes.
+
+use http::HeaderValue;
+
+use super::Trace;
+
+/// The flag that says that the caller records.
+const SAMPLED: u8 = 1;
+
+/// How a span that is recorded hangs together with the others of its trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Recording {
+    /// The span above, if there is one.
+    pub(crate) parent: Option<u64>,
+    /// Whether another process has the span above.
+    pub(crate) is_remote: bool,
+}
+
+impl Trace {
+    /// A new trace, with its first span.
+    pub(crate) fn new(trace_id: u128, span_id: u64, is_sampled: bool) -> Self {
+        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&trace_id.to_be_bytes(), &mut parent[3..35]);
+        Self::with(parent, span_id, is_sampled)
+    }
+
+    /// The same trace at another span.
+    pub(crate) fn at(&self, span_id: u64, is_sampled: bool) -> Self {
+        let parent = self.parent.as_bytes().try_into();
+        Self {
+            state: self.state.clone(),
+            ..Self::with(parent.expect("it has 55 bytes"), span_id, is_sampled)
+        }
+    }
+
+    fn with(mut parent: [u8; 55], span_id: u64, is_sampled: bool) -> Self {
+        write_hex(&span_id.to_be_bytes(), &mut parent[36..52]);
+        write_hex(&[if is_sampled { SAMPLED } else { 0 }], &mut parent[53..55]);
+        let mut parent = HeaderValue::from_bytes(&parent).expect("it is ASCII");
+        parent.set_sensitive(true); // as a request id: it never repeats
+        Self {
+            parent,
+            state: None,
+            recording: None,
+        }
+    }
+
+    /// The same, as a span that is recorded.
+    pub(crate) fn recorded(self, recording: Recording) -> Self {
+        Self {
+            recording: Some(recording),
+            ..self
+        }
+    }
+
+    pub(crate) fn is_sampled(&self) -> bool {
+        // The flag is the lowest bit, and so decides whether the last digit is odd.
+        let last = self.parent.as_bytes()[54];
+        let digit = (last as char).to_digit(16).unwrap_or_default();
+        digit & u32::from(SAMPLED) != 0
+    }
+
+    /// The ids of the trace and of the span, as numbers.
+    pub(crate) fn numbers(&self) -> (u128, u64) {
+        const HEX: &str = "it has hex digits";
+        let [trace_id, span_id, _] = self.ids().map(|id| str::from_utf8(id).expect(HEX));
+        (
+            u128::from_str_radix(trace_id, 16).expect(HEX),
+            u64::from_str_radix(span_id, 16).expect(HEX),
+        )
+    }
+
+    /// What the tracing systems of the way have added.
+    pub(crate) fn state(&self) -> Option<&str> {
+        self.state.as_ref()?.to_str().ok()
+    }
+}
+
+/// Writes two digits for each byte.
+fn write_hex(bytes: &[u8], digits: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (byte, digits) in bytes.iter().zip(digits.chunks_exact_mut(2)) {
+        digits[0] = DIGITS[usize::from(byte >> 4)];
+        digits[1] = DIGITS[usize::from(byte & 0xf)];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_written_as_they_are() {
+        let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+        let trace = Trace::new(trace_id, 0x00f0_67aa_0ba9_02b7, true);
+        let ids = ["4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "01"];
+        assert_eq!(trace.ids(), ids.map(str::as_bytes));
+        assert!(trace.is_sampled());
+        assert_eq!(trace.numbers(), (trace_id, 0x00f0_67aa_0ba9_02b7));
+        let other = trace.at(7, false);
+        let ids = [ids[0], "0000000000000007", "00"];
+        assert_eq!(other.ids(), ids.map(str::as_bytes));
+        assert!(!other.is_sampled());
+    }
+}
