@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 use super::{Counter, Counters, of_this_thread};
-use crate::lock::lock;
+use crate::{limits, lock::lock};
 
 /// The states of a replica.
 const STATES: [&str; 6] = [
@@ -55,9 +55,11 @@ impl Replica {
         *lock(&self.connected) = Some(live);
     }
 
-    /// Notes an error, in our own words: a peer must not choose what operators read.
+    /// Notes an error. A long one is cut: a peer may choose the text of some.
     pub(crate) fn set_last_error(&self, error: impl Into<String>) {
-        *lock(&self.last_error) = Some((SystemTime::now(), error.into()));
+        let mut error = error.into();
+        error.truncate(error.floor_char_boundary(limits::DETAIL));
+        *lock(&self.last_error) = Some((SystemTime::now(), error));
     }
 }
 
