@@ -7,7 +7,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its protocol, the timings of its calls, and [`Context`], the task-local that carries them; and what methods declare |
+//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its protocol, its trace, the timings of its calls, and [`Context`], the task-local that carries them; and what methods declare |
 //! | [`logging`] | bunyan records on stdout, a buffer for each worker |
 //! | [`problem`] | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
 //! | [`config`] | [`Config`]: the flags and variables of every service |
@@ -15,10 +15,11 @@
 //! | `bounded`, `body` | a future and a body that end at a deadline, and the bodies that wrappers are made of |
 //! | `openapi` | the description of an API, for programs and for people; with the feature `openapi` |
 //! | [`metrics`] | a set of counters for each worker, for `/metrics`; and those of the service |
+//! | `traces` | spans of requests and attempts, and their export; with the feature `traces` |
 //! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
 //! | [`tls`] | certificates: those of the service, and who its peers are |
-//! | `endpoints` | the paths that every HTTP port serves |
+//! | `endpoints` | the paths that HTTP ports serve beside those of the service |
 //! | `healthcheck` | the subcommand that asks a running service whether it is ready |
 //! | [`server`] | **the inbound stack**, and the process below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
@@ -56,6 +57,8 @@
 //! | `server` | yes | [`server`] |
 //! | `client` | yes | [`client`] |
 //! | `cli` | yes | flags and environment variables, with clap: [`config::parse`] |
+//! | `openapi` | no | `openapi`: `/openapi.json` and the page `/docs` |
+//! | `traces` | no | spans for OpenTelemetry, exported over OTLP where `OTEL_EXPORTER_OTLP_ENDPOINT` says |
 //! | `allocator` | no | mimalloc as the allocator of the program: 1.15 times the requests/s of glibc's |
 
 // A part of the ground floor serves only one of the two sides.

@@ -1,5 +1,5 @@
-//! The values of one request: its id, its deadline, its protocol, the timings of its calls, and
-//! [`Context`](context::Context), which carries them; and the declarations of methods.
+//! The values of one request: its id, its deadline, its protocol, its trace, the timings of its
+//! calls, and [`Context`](context::Context), which carries them; and the declarations of methods.
 
 pub mod context;
 pub mod deadline;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `stack` | **the inbound stack**, top to bottom, a layer a line |
 //! | `layers` | the layers of the stack, one file each |
-//! | `faces` | the parts of routers: [`Grpc`], [`Query`], health and metrics |
+//! | `faces` | the parts of routers: [`Grpc`], [`Query`], health, and the port for operators |
 //! | `capacity` | the limits on connections and requests, and which of them give way at a limit |
 //! | `process` | listeners, workers, connections, signals and the drain |
 //! | `standalone` | a listener without a process, for tests |
