@@ -16,6 +16,7 @@
 //! | `openapi` | the description of an API, for programs and for people; with the feature `openapi` |
 //! | [`metrics`] | a set of counters for each worker, for `/metrics`; and those of the service |
 //! | `traces` | spans of requests and attempts, and their export; with the feature `traces` |
+//! | `pages` | what the pages `/status` and `/docs` share |
 //! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
 //! | [`tls`] | certificates: those of the service, and who its peers are |
@@ -88,6 +89,8 @@ pub mod logging;
 pub mod metrics;
 #[cfg(feature = "openapi")]
 pub mod openapi;
+#[cfg(feature = "server")]
+mod pages;
 pub mod problem;
 mod rate_limit;
 mod request;

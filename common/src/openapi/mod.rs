@@ -8,16 +8,16 @@ mod page;
 
 use std::sync::Arc;
 
-use axum::{Router, response::IntoResponse, routing::get};
+use axum::{Router, body::Bytes, response::IntoResponse, routing::get};
 use http::{
     HeaderMap, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST},
+    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST},
 };
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
 
 use self::page::Page;
-use crate::RequestId;
+use crate::{RequestId, pages};
 
 /// The errors that every route can give, by the inbound stack.
 const OF_THE_STACK: [StatusCode; 6] = [
@@ -51,40 +51,31 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; 
 /// assert_eq!(router.oneshot(request).await.unwrap().status(), 200);
 /// # }
 /// ```
-///
-/// # Panics
-///
-/// Never: a document always becomes JSON.
 pub fn routes(document: OpenApi, errors: &[StatusCode]) -> Router {
     let document = complete(document, errors);
-    let json = Arc::<str>::from(serde_json::to_string_pretty(&document).expect("it is JSON"));
+    let json = Bytes::from(serde_json::to_vec_pretty(&document).expect("it is JSON"));
     let page = Arc::new(Page::of(&document));
     Router::new()
         .route(
             "/openapi.json",
-            get(async move || ([(CONTENT_TYPE, "application/json")], json.to_string())),
+            get(async move || ([(CONTENT_TYPE, "application/json")], json.clone())),
         )
         .route(
             "/docs",
             get(async move |headers: HeaderMap| docs(&page, &headers)),
         )
-        .route("/docs.css", get(style))
+        .route("/docs.css", get(async || pages::style()))
 }
 
 fn docs(page: &Page, headers: &HeaderMap) -> impl IntoResponse + use<> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     (
         [
-            (CONTENT_TYPE, "text/html; charset=utf-8"),
+            (CONTENT_TYPE, pages::HTML),
             (CONTENT_SECURITY_POLICY, POLICY),
         ],
         page.render_for(host.unwrap_or_default()),
     )
-}
-
-async fn style() -> impl IntoResponse {
-    let headers = [(CONTENT_TYPE, "text/css"), (CACHE_CONTROL, "max-age=300")];
-    (headers, include_str!("../../assets/plain.css"))
 }
 
 /// Adds what is true of every operation.
@@ -101,7 +92,7 @@ fn complete(document: OpenApi, errors: &[StatusCode]) -> Value {
     document["components"]["headers"]["RequestId"] = json!({
         "description": "The id of the request.",
         "required": true,
-        "schema": { "type": "string", "minLength": 1, "maxLength": 128 },
+        "schema": { "type": "string", "minLength": 1, "maxLength": RequestId::MAX_LEN },
     });
     let mut statuses = [&OF_THE_STACK, errors].concat();
     statuses.sort_unstable();

@@ -22,6 +22,7 @@ use crate::{
     endpoints,
     methods::Deadlines,
     metrics::{self, ReplicaSummary, RequestSummary},
+    pages,
     protocol::Protocol,
     tls,
 };
@@ -39,7 +40,7 @@ pub(crate) fn face(status: Status, deadline: Duration) -> Face {
     let router = Router::new()
         .route(endpoints::METRICS, get(metrics))
         .route(endpoints::STATUS, get(page))
-        .route(STYLE, get(style))
+        .route(STYLE, get(async || quiet(pages::style())))
         .with_state(status)
         .merge(health)
         .route_layer(MapRequestLayer::new(note::<Body>));
@@ -70,16 +71,11 @@ async fn metrics(headers: HeaderMap) -> Response {
     quiet(([(CONTENT_TYPE, media_type)], text))
 }
 
-async fn style() -> Response {
-    let headers = [(CONTENT_TYPE, "text/css"), (CACHE_CONTROL, "max-age=300")];
-    quiet((headers, include_str!("../../../assets/plain.css")))
-}
-
 async fn page(State(status): State<Status>) -> Response {
     let html = Page::of(&status).render().expect("a string takes it");
     quiet((
         [
-            (CONTENT_TYPE, "text/html; charset=utf-8"),
+            (CONTENT_TYPE, pages::HTML),
             (CACHE_CONTROL, "no-store"),
             (CONTENT_SECURITY_POLICY, POLICY),
         ],
