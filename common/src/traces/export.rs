@@ -12,6 +12,7 @@ use opentelemetry::KeyValue;
 use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig};
 use opentelemetry_sdk::{Resource, error::OTelSdkError, trace::SpanExporter};
 use tokio::{runtime, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{buffer, settings::Protocol};
@@ -32,8 +33,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 static EXPORTER: Mutex<Option<Running>> = Mutex::new(None);
 
 struct Running {
-    /// Dropped to end the thread.
-    stop: mpsc::Sender<()>,
+    /// Ends the thread, after a last export.
+    stop: CancellationToken,
     ended: mpsc::Receiver<()>,
     thread: JoinHandle<()>,
 }
@@ -41,7 +42,8 @@ struct Running {
 /// Starts the thread. Returns whether it could start.
 pub(super) fn start(service: &str, protocol: Protocol) -> bool {
     let resource = resource(service);
-    let (stop, stopped) = mpsc::channel();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
     let (end, ended) = mpsc::channel();
     let thread = thread::Builder::new().name("traces".into()).spawn(move || {
         let _end = end; // dropped at the end, also of a panic
@@ -74,7 +76,7 @@ pub(crate) fn finish() {
     let Some(running) = lock(&EXPORTER).take() else {
         return;
     };
-    drop(running.stop);
+    running.stop.cancel();
     if running.ended.recv_timeout(FINISH_TIMEOUT) == Err(mpsc::RecvTimeoutError::Disconnected) {
         let _ = running.thread.join();
     } else {
@@ -104,7 +106,7 @@ fn resource(service: &str) -> Resource {
     resource.build()
 }
 
-async fn run(protocol: Protocol, resource: &Resource, stopped: &mpsc::Receiver<()>) {
+async fn run(protocol: Protocol, resource: &Resource, stopped: &CancellationToken) {
     // The builder reads endpoint, headers and timeout from the environment.
     let built = match protocol {
         Protocol::Grpc => Otlp::builder()
@@ -126,7 +128,7 @@ async fn run(protocol: Protocol, resource: &Resource, stopped: &mpsc::Receiver<(
     exporter.set_resource(resource);
     let mut is_failing = false;
     loop {
-        let is_last = stopped.recv_timeout(INTERVAL) == Err(mpsc::RecvTimeoutError::Disconnected);
+        let is_last = timeout(INTERVAL, stopped.cancelled()).await.is_ok();
         let mut spans = buffer::take_all().into_iter();
         loop {
             let batch: Vec<_> = spans.by_ref().take(BATCH).collect();
