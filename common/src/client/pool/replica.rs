@@ -96,17 +96,16 @@ impl Replica {
         method: Arc<str>,
     ) -> Result<Response<ReplicaBody>, Failure> {
         self.metrics.picks.add(1);
-        let now = Instant::now();
         #[cfg(feature = "traces")]
         let attempt = traces::of_attempt();
         let mut call = Call {
             #[cfg(feature = "traces")]
             trace: attempt.as_ref().map(|(_, trace)| trace.clone()),
-            begin: Some(now),
+            is_timed: true,
             replica: self,
             is_judged: false,
             method,
-            start: now,
+            start: Instant::now(),
             code: None,
             measured: None,
         };
@@ -245,8 +244,8 @@ impl Drop for Measured {
 #[derive(Debug)]
 struct Call {
     replica: Arc<Replica>,
-    /// The start of the call, until its time is counted.
-    begin: Option<Instant>,
+    /// Whether the time of the call is still to be counted in the cost of the replica.
+    is_timed: bool,
     is_judged: bool,
     /// The method, as metrics have it.
     method: Arc<str>,
@@ -263,8 +262,8 @@ struct Call {
 impl Call {
     /// Records that the response has begun.
     fn responded(&mut self) {
-        if let Some(begin) = self.begin.take() {
-            self.replica.cost.responded(begin);
+        if std::mem::take(&mut self.is_timed) {
+            self.replica.cost.responded(self.start);
         }
     }
 
@@ -307,19 +306,19 @@ impl Call {
             Failure::Unprocessed(_) => {
                 // At once, or the next attempt would pick the replica again.
                 replica.balance.close(replica.address, replica);
-                self.begin = None;
+                self.is_timed = false;
             }
             // The connection has ended, which the keeper of the replica reports.
-            Failure::Broken(_) if replica.connection.signs.is_closed() => self.begin = None,
+            Failure::Broken(_) if replica.connection.signs.is_closed() => self.is_timed = false,
             // These are not the replica's fault.
-            Failure::Full | Failure::Request(_) => self.begin = None,
+            Failure::Full | Failure::Request(_) => self.is_timed = false,
             Failure::Broken(_) | Failure::Refused(_) | Failure::NoReplica(_) => replica.failed(),
         }
     }
 
     fn took_at_least(&mut self) {
-        if let Some(begin) = self.begin.take() {
-            self.replica.cost.took_at_least(begin);
+        if std::mem::take(&mut self.is_timed) {
+            self.replica.cost.took_at_least(self.start);
         }
     }
 }
@@ -327,8 +326,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.took_at_least();
-        let now = Instant::now();
-        let took = now - self.start;
+        let took = self.start.elapsed();
         let code = self.code.unwrap_or(Code::Cancelled);
         metrics::count_duration(Kind::RpcClientAttempt, &self.method, code as u16, took);
         if let Some(measured) = &mut self.measured {
