@@ -1,19 +1,41 @@
 # The services, a target for each: docker build --target service1 .
-# Needs BuildKit, for the cache mounts.
+# Both builders of Docker can build it: it has no `--mount`. One compile serves all targets.
 ARG RUST_VERSION=1.95
-FROM rust:${RUST_VERSION}-bookworm AS build
+
+FROM rust:${RUST_VERSION}-bookworm AS rust
 WORKDIR /src
+# The programs, and the crates that they share.
+ENV SERVICES="certs service1 service2" CRATES="protos common"
+# Static binaries need nothing but a kernel. With a target, RUSTFLAGS do not apply to build scripts
+# and macros, which can't be static.
+ENV CARGO_BUILD_TARGET=host-tuple CARGO_TARGET_DIR=/target RUSTFLAGS="-C target-feature=+crt-static"
+
+# The workspace twice. In /stubs, each crate is its manifest and an empty program: that changes with
+# the dependencies alone. A stub has no `[[test]]` or `[[bin]]`, whose files would have to be there.
+# In /crates are the sources of the programs: no test, example or page is among them.
+FROM rust AS workspace
 COPY . .
-ARG SERVICES="certs service1 service2"
-# Static binaries need nothing but a kernel. With `--target`, RUSTFLAGS do not apply to build
-# scripts and macros, which can't be static.
-RUN --mount=type=cache,id=mesh-cargo,target=/cache/cargo \
-    --mount=type=cache,id=mesh-target,target=/cache/target,sharing=locked \
-    export CARGO_HOME=/cache/cargo CARGO_TARGET_DIR=/cache/target \
-        RUSTFLAGS="-C target-feature=+crt-static" && \
-    host=$(rustc -vV | sed -n 's/^host: //p') && \
-    cargo build --release --locked --target "$host" $(printf -- ' --package %s' $SERVICES) && \
-    mkdir -p /out /volumes/certs/service1 /volumes/certs/service2 && cd "/cache/target/$host/release" && cp $SERVICES /out/
+RUN mkdir /stubs /crates && cp -r $CRATES $SERVICES /crates && cp Cargo.lock /stubs && \
+    find . -name Cargo.toml -printf '%h\n' | while read -r crate; do \
+      stub=/stubs/$crate && mkdir -p "$stub/src" && \
+      awk '/^\[/ { skip = /^\[\[/ } !skip' "$crate/Cargo.toml" >"$stub/Cargo.toml" && \
+      if [ -e "$crate/build.rs" ]; then echo 'fn main() {}' >"$stub/build.rs"; fi && \
+      if [ -e "$crate/src/main.rs" ]; then echo 'fn main() {}' >"$stub/src/main.rs"; \
+      else : >"$stub/src/lib.rs"; fi || exit; \
+    done
+
+FROM rust AS dependencies
+COPY --from=workspace /stubs .
+RUN cargo build --release --locked $(printf -- ' --package %s' $SERVICES)
+
+# Cargo compares times, and a source may be older than what was made of its stub.
+FROM dependencies AS build
+COPY --from=workspace /crates .
+RUN find $CRATES $SERVICES -exec touch {} + && \
+    cargo build --release --locked $(printf -- ' --package %s' $SERVICES) && \
+    mkdir -p /out /volumes/certs/service1 /volumes/certs/service2 && \
+    for service in $SERVICES; do cp /target/*/release/$service /out || exit; done && \
+    rm -r /target # each edit would keep one
 
 FROM scratch AS service
 USER 65532:65532

@@ -1,14 +1,19 @@
 .DEFAULT_GOAL := help
-.PHONY: help run certs new-service template test check lint public-api fmt images up scale down logs trace e2e swarm manifests faults fuzz interop breaks instructions bench
+.PHONY: help run certs new-service template test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz interop others breaks instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 # off, or on: mutual TLS between the services, with certificates of `certs`.
 TLS := off
-run: ## Run both services on this machine (release build) until Ctrl-C; TLS=on: with mutual TLS
-	@cargo build --release --package service1 --package service2 $(if $(filter on,$(TLS)),--package certs)
-	@TLS=$(TLS) scripts/run
+# 1: the optimised build, as in the images. It takes about three times as long to compile.
+RELEASE :=
+# With the features of the tests, `make test` compiles none of these crates again.
+run: ## Run both services on this machine until Ctrl-C; TLS=on: with mutual TLS; RELEASE=1: optimised
+	@[ -e $${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/service2 ] || \
+	  echo "The first build compiles 260 crates: some minutes. After an edit it takes seconds."
+	@cargo build $(if $(RELEASE),--release,--package test-features) --package service1 --package service2 $(if $(filter on,$(TLS)),--package certs)
+	@TLS=$(TLS) PROFILE=$(if $(RELEASE),release,debug) scripts/run
 
 certs: ## Write certificates for development to target/certs
 	cargo run --quiet --package certs -- --dir target/certs --service service1 --service service2
@@ -18,16 +23,18 @@ new-service: override export NAME := $(value NAME)
 new-service: ## Write a new service into the workspace: make new-service NAME=orders
 	@scripts/new-service "$$NAME"
 
+# The peers of the benchmark have no tests, and all features of tokio.
+TESTED := --workspace --exclude plain --exclude rest
 test: ## Run the tests that need no more than Rust, make and curl
-	cargo test --workspace
+	cargo test $(TESTED)
 
 check: ## Run the checks for every change: format, clippy, unit and process tests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- --deny warnings
-	cargo test --workspace --lib --bins --test processes
+	cargo test $(TESTED) --lib --bins --test processes
 
 # The sides of `common`, each without the others.
-FEATURES := none server client server,client client,cli openapi traces
+FEATURES := none server client,cli
 
 lint: ## Check formatting, clippy, docs, the public API, the package and licences; warnings are errors
 	cargo fmt --all --check
@@ -37,9 +44,12 @@ lint: ## Check formatting, clippy, docs, the public API, the package and licence
 	    --features "$${features#none}" -- --deny warnings || exit; done
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps
 	cargo test --package tests --features public-api --test public_api -- --nocapture
-	cargo package --package common --allow-dirty
+	cargo package --package common --allow-dirty --no-verify
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
 	  else echo "left out: cargo-deny is not installed, so no licence and no source was checked"; fi
+
+package: ## Check that the package of common compiles on its own
+	cargo package --package common --allow-dirty
 
 public-api: ## Write the list of the public items of common anew
 	UPDATE_PUBLIC_API=1 cargo test --package tests --features public-api --test public_api
@@ -47,19 +57,17 @@ public-api: ## Write the list of the public items of common anew
 fmt: ## Format the code
 	cargo fmt --all
 
-# `docker compose build` needs the buildx plugin for BuildKit; older engines have it built in.
 images: ## Build the images of both services and of certs
-	@if docker buildx version >/dev/null 2>&1; then docker compose build; else \
-	  for service in certs service1 service2; do \
-	    DOCKER_BUILDKIT=1 docker build --target $$service --tag mesh-$$service . || exit; done; fi
+	docker compose build
 
-up: images ## Start both services in containers and wait until they are healthy
+up: ## Build the images, start both services in containers, and wait until they are healthy
 	docker compose up --detach --wait
 
 # The caller chooses N: make must not expand it.
 scale: override export N := $(value N)
-scale: ## Run N replicas of service1 in containers: make scale N=3
-	docker compose --file docker-compose.yml --file docker-compose.scale.yml up --detach --no-recreate --scale service1="$$N"
+scale: ## Run N replicas of service1 while the containers are up: make scale N=3
+	@[ -n "$$N" ] || { echo 'say how many: make scale N=3' >&2; exit 2; }
+	docker compose --file docker-compose.yml --file docker-compose.scale.yml up --detach --no-build --no-recreate --scale service1="$$N"
 
 down: ## Stop the containers and remove them
 	docker compose down
@@ -69,12 +77,14 @@ logs: ## Follow the logs of the containers
 
 # The caller chooses ID: make must not expand it.
 trace: override export ID := $(value ID)
-trace: ## Show the log lines of one request from both services, by time: make trace ID=…
+trace: ## Show what one request did in both services: make trace ID=…; RAW=1: its log lines
 	@scripts/trace "$$ID"
 
-e2e: images ## Run the tests in containers (needs Docker, and the ports 8080 and 8081)
+e2e: images ## Run the tests in containers (needs Docker, and the ports 8080, 8081, 9080 and 9081)
 	cargo test --package tests --features containers --test containers -- --nocapture
 
+# The caller chooses EVENT: make must not expand it.
+swarm: override export EVENT := $(value EVENT)
 swarm: images ## Run the stack on a Docker Swarm of two nodes, and faults around it (needs Docker, as root)
 	cargo test --package tests --features swarm --test swarm -- --nocapture
 
@@ -82,14 +92,24 @@ manifests: ## Check the files of deploy/ against their schemas and the running s
 	tests/deploy/run
 
 faults: ## Run the failure suite: faults around the pair under load
-	cargo test --release --package tests --features faults --test faults
+	cargo test --profile harness --package tests --features faults --test faults
+
+faults-wire: ## Run the rows about drains, GOAWAY, readers and deadlines with a latency of 5 ms (as root)
+	@# Within, there is no network to fetch crates from.
+	cargo test --quiet --profile harness --package tests --features faults --test faults --no-run
+	RATE=1gbit tests/wire/run 5 $(MAKE) faults
 
 SECONDS := 60
 fuzz: ## Fuzz the input of clients, each target for a minute or for SECONDS=…
 	scripts/fuzz $(SECONDS)
 
-interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest, openssl, testssl)
+interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest, openssl, testssl; drains: root, iptables)
 	tests/interop/run
+
+# For example "internal hangs"; by default all.
+BREAKS :=
+others: ## Compare the client with Envoy and grpcio beside a broken replica (needs Python 3): BREAKS=… for some
+	@tests/interop/others $(BREAKS)
 
 template: ## Check that `make new-service` writes a service whose tests pass
 	tests/template/run

@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("common::client::Codec")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

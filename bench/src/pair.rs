@@ -1,8 +1,8 @@
 //! The pairs: how each is built and started.
 
 use std::{
-    fmt,
-    path::Path,
+    env, fmt,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
     sync::atomic::{AtomicU16, Ordering},
@@ -62,6 +62,7 @@ impl Kind {
         let what: &[&str] = match self {
             Self::Plain => &["plain", "--bin=plain-service*"],
             Self::PlainLogged => &["plain", "--bin=plain-logged-service*"],
+            Self::Ours if env::var_os(SERVICES).is_some() => return Ok(()),
             Self::Ours => &["service1", "--package=service2"],
             Self::Rest => {
                 Self::Ours.build()?;
@@ -81,7 +82,7 @@ impl Kind {
 
     /// The command that runs service1 (0) or service2 (1).
     fn command(self, service: usize) -> Command {
-        let name = ["service1", "service2"][service];
+        let name = NAMES[service];
         if self == Self::Python {
             let mut command = Command::new(format!("{PYTHON}/bin/python"));
             command
@@ -89,11 +90,20 @@ impl Kind {
                 .env("PYTHONPATH", PYTHON);
             return command;
         }
-        let mut command = Command::new(format!("target/release/{}{name}", self.prefix(service)));
+        let mut command = Command::new(self.program(service));
         if self == Self::Tls {
             command.env("MESH_TLS_DIR", format!("{CERTIFICATES}/{name}"));
         }
         command
+    }
+
+    /// The file of a pair in Rust that runs service1 (0) or service2 (1).
+    pub(crate) fn program(self, service: usize) -> PathBuf {
+        let built = match env::var_os(SERVICES) {
+            Some(directory) if matches!(self, Self::Ours | Self::Tls) => directory.into(),
+            _ => PathBuf::from("target/release"),
+        };
+        built.join(format!("{}{}", self.prefix(service), NAMES[service]))
     }
 
     fn prefix(self, service: usize) -> &'static str {
@@ -125,6 +135,12 @@ impl FromStr for Kind {
         })
     }
 }
+
+/// The services of each pair, by their index.
+const NAMES: [&str; 2] = ["service1", "service2"];
+
+/// The variable that names a directory with our services, built already.
+const SERVICES: &str = "SERVICES";
 
 /// The virtual environment of the Python pair.
 pub(crate) const PYTHON: &str = "target/bench/python";

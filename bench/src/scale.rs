@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -104,7 +103,7 @@ pub(crate) fn run(options: &Options) -> Result<Scale> {
         start_millis: starts()?,
         idle_kib: idle()?,
         image_bytes: images(),
-        binary_bytes: [size_of_binary("service1")?, size_of_binary("service2")?],
+        binary_bytes: [size_of_program(0)?, size_of_program(1)?],
         shutdown: shutdown()?,
     })
 }
@@ -297,8 +296,8 @@ fn images() -> Option<[u64; 2]> {
     Some([size("service1")?, size("service2")?])
 }
 
-fn size_of_binary(service: &str) -> Result<u64> {
-    Ok(Path::new("target/release").join(service).metadata()?.len())
+fn size_of_program(service: usize) -> Result<u64> {
+    Ok(Kind::Ours.program(service).metadata()?.len())
 }
 
 fn shutdown() -> Result<Shutdown> {

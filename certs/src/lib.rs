@@ -10,11 +10,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use pki_types::{CertificateDer, TrustAnchor, pem::PemObject};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use time::OffsetDateTime;
+use webpki::anchor_from_trusted_cert;
+
+/// The name of the authority that the program writes.
+const AUTHORITY: &str = "mesh development authority";
 
 /// The time until an authority expires.
 const AUTHORITY_TTL: Duration = Duration::from_hours(10 * 365 * 24);
@@ -32,6 +37,16 @@ pub enum Error {
         path: PathBuf,
         /// What the system says.
         source: io::Error,
+    },
+    /// The authority of the directory is another one than `certs` writes.
+    #[error(
+        "{}: not an authority of `certs` with the key beside it; move both files away, or name \
+         another directory",
+        path.display()
+    )]
+    ForeignAuthority {
+        /// Its certificate.
+        path: PathBuf,
     },
     /// The certificate can't be made, such as for a name that is none.
     #[error("the certificate can't be made: {0}")]
@@ -95,46 +110,43 @@ impl Authority {
     ///
     /// If the system has no random numbers.
     pub fn new(name: &str) -> Result<Self, Error> {
-        Self::with_key(name).map(|(authority, _)| authority)
+        Self::with_key(name, KeyPair::generate()?)
     }
 
-    fn with_key(name: &str) -> Result<(Self, String), Error> {
-        let key = KeyPair::generate()?;
+    fn with_key(name: &str, key: KeyPair) -> Result<Self, Error> {
         let mut parameters = parameters(name, AUTHORITY_TTL, Duration::ZERO)?;
         parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = parameters.self_signed(&key)?.pem();
-        let pem = key.serialize_pem();
-        let issuer = Issuer::new(parameters, key);
-        Ok((
-            Self {
-                certificate,
-                issuer,
-            },
-            pem,
-        ))
+        Ok(Self {
+            certificate,
+            issuer: Issuer::new(parameters, key),
+        })
     }
 
     /// The authority in `ca.crt` and `ca.key` of a directory, which is made if it is not there.
     ///
     /// # Errors
     ///
-    /// If a file can't be read or written, or only one of them is there.
+    /// If a file can't be read or written, only one of them is there, or they are of another authority.
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let [certificate, key] = ["ca.crt", "ca.key"].map(|name| directory.join(name));
         fs::create_dir_all(directory).map_err(at(directory))?;
         if !certificate.exists() && !key.exists() {
-            let (authority, pem) = Self::with_key("mesh development authority")?;
-            write_new(&key, &pem, 0o600)?;
+            let authority = Self::new(AUTHORITY)?;
+            write_new(&key, &authority.issuer.key().serialize_pem(), 0o600)?;
             write_new(&certificate, &authority.certificate, 0o644)?;
             return Ok(authority);
         }
         let pem = fs::read_to_string(&certificate).map_err(at(&certificate))?;
-        let key_pem = fs::read_to_string(&key).map_err(at(&key))?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&key_pem)?)?;
+        let key = fs::read_to_string(&key).map_err(at(&key))?;
+        let again = Self::with_key(AUTHORITY, KeyPair::from_pem(&key)?)?;
+        if subject_and_key(&pem).is_none_or(|it| Some(it) != subject_and_key(&again.certificate)) {
+            return Err(Error::ForeignAuthority { path: certificate });
+        }
         Ok(Self {
             certificate: pem,
-            issuer,
+            ..again
         })
     }
 
@@ -176,6 +188,16 @@ impl Authority {
             authorities: self.certificate.clone(),
         })
     }
+}
+
+/// The subject and the public key of an authority, if this is its certificate.
+fn subject_and_key(pem: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let anchor: TrustAnchor<'_> = anchor_from_trusted_cert(&certificate).ok()?;
+    Some((
+        anchor.subject.to_vec(),
+        anchor.subject_public_key_info.to_vec(),
+    ))
 }
 
 /// The parameters of a certificate. Its key is ECDSA P-256, the default of rcgen.
@@ -250,6 +272,25 @@ mod tests {
         assert_eq!(first.certificate(), second.certificate());
         fs::remove_file(directory.path().join("ca.crt")).unwrap();
         assert!(Authority::in_directory(directory.path()).is_err());
+    }
+
+    #[test]
+    fn another_authority_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name| directory.path().join(name);
+        let refusal = || Authority::in_directory(directory.path()).err().unwrap();
+        Authority::in_directory(directory.path()).unwrap();
+
+        let other = Authority::with_key("theirs", KeyPair::generate().unwrap()).unwrap();
+        fs::write(file("ca.crt"), other.certificate()).unwrap();
+        assert!(refusal().to_string().contains("ca.crt: not an authority"));
+        fs::write(file("ca.key"), other.issuer.key().serialize_pem()).unwrap();
+        assert!(
+            matches!(refusal(), Error::ForeignAuthority { .. }),
+            "the name differs"
+        );
+        fs::write(file("ca.crt"), "no certificate").unwrap();
+        assert!(matches!(refusal(), Error::ForeignAuthority { .. }));
     }
 
     #[test]

@@ -22,6 +22,11 @@ impl<B> DroppableBody<B> {
         Self { body: Some(body) }
     }
 
+    /// A body that was dropped.
+    pub(crate) fn dropped() -> Self {
+        Self { body: None }
+    }
+
     pub(crate) fn drop_body(self: Pin<&mut Self>) {
         self.project().body.set(None);
     }
@@ -61,20 +66,30 @@ impl<B: Body> Body for DroppableBody<B> {
 }
 
 pin_project_lite::pin_project! {
-    /// A body that holds a value until the body's last frame is read or the body is dropped.
+    /// A body that holds a value until its end, or until its first data: until that is read, or the
+    /// body is dropped.
     #[derive(Debug)]
     pub struct HoldingBody<B, T> {
         #[pin]
         body: B,
         held: Option<T>,
+        is_held_with_data: bool,
     }
 }
 
 impl<B, T> HoldingBody<B, T> {
-    pub(crate) fn new(body: B, held: T) -> Self {
+    pub(crate) fn until_end(body: B, held: T) -> Self {
         Self {
             body,
             held: Some(held),
+            is_held_with_data: true,
+        }
+    }
+
+    pub(crate) fn until_data(body: B, held: T) -> Self {
+        Self {
+            is_held_with_data: false,
+            ..Self::until_end(body, held)
         }
     }
 }
@@ -90,7 +105,7 @@ impl<B: Body, T> Body for HoldingBody<B, T> {
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(cx));
         let may_go_on = matches!(&frame, Some(Ok(frame)) if frame.is_data());
-        if !may_go_on || this.body.is_end_stream() {
+        if !may_go_on || !*this.is_held_with_data || this.body.is_end_stream() {
             *this.held = None;
         }
         Poll::Ready(frame)
@@ -120,7 +135,7 @@ mod tests {
     fn holding<B: Body>(body: B) -> (HoldingBody<B, Arc<()>>, impl Fn() -> bool) {
         let value = Arc::new(());
         let is_held = Arc::downgrade(&value);
-        let body = HoldingBody::new(body, value);
+        let body = HoldingBody::until_end(body, value);
         (body, move || is_held.strong_count() > 0)
     }
 
@@ -147,6 +162,19 @@ mod tests {
         assert!(is_held(), "a stream doesn't know its end before it is read");
         assert!(body.frame().await.is_none());
         assert!(!is_held());
+    }
+
+    #[tokio::test]
+    async fn a_value_is_held_until_the_first_data() {
+        let data = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"data")));
+        let frames = stream::iter([data(), data()]);
+        let value = Arc::new(());
+        let held = Arc::downgrade(&value);
+        let mut body = HoldingBody::until_data(StreamBody::new(frames), value);
+        assert_eq!(held.strong_count(), 1);
+        assert!(body.frame().await.is_some());
+        assert_eq!(held.strong_count(), 0);
+        assert!(body.frame().await.is_some());
     }
 
     #[tokio::test]

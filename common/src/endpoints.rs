@@ -12,5 +12,34 @@ pub(crate) const METRICS: &str = "/metrics";
 /// The state of the process for people, on the port for operators.
 pub(crate) const STATUS: &str = "/status";
 
+/// Its style sheet.
+pub(crate) const STATUS_STYLE: &str = "/status.css";
+
+/// The description of the API for people, and for programs, where a service has one.
+pub(crate) const DOCS: &str = "/docs";
+pub(crate) const OPENAPI: &str = "/openapi.json";
+
+/// The icon that browsers request for what is no page.
+pub(crate) const ICON: &str = "/favicon.ico";
+
 /// The paths that every HTTP port has.
 pub(crate) const ALL: [&str; 2] = [LIVE, READY];
+
+/// The routes of every service.
+const OWN: [&str; 9] = [
+    LIVE,
+    READY,
+    METRICS,
+    STATUS,
+    STATUS_STYLE,
+    DOCS,
+    "/docs.css",
+    OPENAPI,
+    ICON,
+];
+
+/// Whether a route or a method is one of every service. Operators look for those of the service
+/// first.
+pub(crate) fn is_own(route: &str) -> bool {
+    OWN.contains(&route) || route.starts_with("grpc.") // health and reflection
+}

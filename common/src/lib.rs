@@ -7,16 +7,17 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its protocol, its trace, the timings of its calls, and [`Context`], the task-local that carries them; and what methods declare |
+//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its protocol, its trace, the timings of its calls, its record, and [`Context`], the task-local that carries them; and what methods declare |
 //! | [`logging`] | bunyan records on stdout, a buffer for each worker |
 //! | [`problem`] | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
 //! | [`config`] | [`Config`]: the flags and variables of every service |
 //! | `limits` | every limit that is not configuration |
+//! | `calls` | how many calls to other services are in flight, and how many may be |
 //! | `bounded`, `body` | a future and a body that end at a deadline, and the bodies that wrappers are made of |
 //! | `openapi` | the description of an API, for programs and for people; with the feature `openapi` |
 //! | [`metrics`] | a set of counters for each worker, for `/metrics`; and those of the service |
 //! | `traces` | spans of requests and attempts, and their export; with the feature `traces` |
-//! | `pages` | what the pages `/status` and `/docs` share |
+//! | [`pages`] | what the pages of a service share, and the links between them |
 //! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
 //! | [`tls`] | certificates: those of the service, and who its peers are |
@@ -74,6 +75,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod body;
 mod bounded;
+mod calls;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod config;
@@ -90,7 +92,7 @@ pub mod metrics;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 #[cfg(feature = "server")]
-mod pages;
+pub mod pages;
 pub mod problem;
 mod rate_limit;
 mod request;

@@ -24,10 +24,22 @@ pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(250);
 /// of a connection, which show its protocol.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The longest that a connection may be idle, unless `IDLE_TIMEOUT` is set. nginx keeps an idle
+/// connection to an upstream for 60 s, and the proxy must be the first to close.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
 /// The time limit for a response to a client that has closed its side of an HTTP/1.1 connection.
 /// The client may still wait for the response, or it may be gone: TCP shows no difference until
 /// something is written.
 pub(crate) const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The time by which clients over HTTP/1 are told to leave an idle connection before it ends
+/// (`Keep-Alive`), but at most half of the idle timeout: more than the latency of a network.
+pub(crate) const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(5);
+
+/// The time that a client has to close a connection after the server has. What it sends until then is
+/// read, because the kernel would answer it with a reset, and the client may lose the last response.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time limit for reading the rest of a request after an early response (nginx:
 /// `lingering_timeout`).
@@ -74,9 +86,16 @@ pub(crate) const MAX_STREAMS: u32 = 512;
 /// of clients that read nothing.
 pub(crate) const MAX_GRPC_STREAMS: u32 = 16_384;
 
-/// The most streams of a connection that the server resets because of a client's errors. More are
-/// an attack (CVE-2025-8671, "made you reset").
-pub(crate) const MAX_LOCAL_ERROR_RESETS: usize = 1_024;
+/// The most streams of a connection that the server resets in a second because of a client's errors.
+/// More are an attack (CVE-2025-8671, "made you reset"). A reset costs less than a request.
+pub(crate) const STREAM_ERRORS_PER_SECOND: u32 = 1_000;
+
+/// The most of them at once. One client of a proxy that sends them one after the other, as fast as it
+/// can, takes seconds for this number.
+pub(crate) const STREAM_ERRORS_AT_ONCE: u32 = 10_000;
+
+/// The most log lines about connections that were ended with an error, a second.
+pub(crate) const CONNECTION_ERROR_LINES: u32 = 1;
 
 /// The most control frames of a connection in a second, in addition to those that its requests and
 /// responses explain. They may all come at once.
@@ -106,6 +125,10 @@ pub(crate) const MAX_NEW_STREAMS: usize = 64;
 /// nothing. The guard layer ends all other requests at the deadline.
 pub(crate) const STALLED_STREAM_GRACE: Duration = Duration::from_millis(500);
 
+/// A call that comes with less time than this has no time: that it ends at its deadline is no fault of
+/// the service. Between two processes of one machine, a call takes 0.1 ms.
+pub(crate) const LEAST_TIME: Duration = Duration::from_millis(1);
+
 // Memory of a request.
 
 /// The longest head of a request: its target and headers, in bytes as HTTP/2 counts them (RFC 9113,
@@ -124,10 +147,19 @@ pub(crate) const HTTP1_BUFFER: usize = 24 * 1_024;
 /// and small documents fit into it, and the bodies of many clients fit into memory.
 pub const BODY: usize = 64 * 1_024;
 
+/// The longest body that axum's extractors read unless they are told otherwise, in bytes
+/// (`DefaultBodyLimit`).
+pub(crate) const AXUM_BODY: usize = 2 * 1_024 * 1_024;
+
 /// Bytes that a client may send on a stream before the handler reads them.
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1_024;
 
-/// Bytes of a stream that wait in hyper for a slow reader.
+/// The bytes of a response over HTTP/1 that the socket takes at once: a kernel has a buffer of this size
+/// for each (`net.ipv4.tcp_wmem`).
+pub(crate) const SENT_AT_ONCE: u64 = 16 * 1_024;
+
+/// Bytes of a stream that wait in h2 for a slow reader: of a response to a client, and of a request
+/// to a replica.
 pub(crate) const SEND_BUFFER: usize = 64 * 1_024;
 
 /// The longest frame of a response, in bytes. Longer frames are split, because hyper buffers a
@@ -136,6 +168,14 @@ pub(crate) const FRAME: usize = 64 * 1_024;
 
 /// Bytes that wait in the kernel for a slow reader. The kernel's own limit is 4 MiB.
 pub(crate) const UNSENT: u32 = 128 * 1_024;
+
+/// The calls that are listed in the `Server-Timing` of a request. With the sum of all further calls
+/// and the total, the header has at most 20 entries.
+pub(crate) const TIMED_CALLS: usize = 18;
+
+/// The longest `Server-Timing`, in bytes: a part of what proxies buffer for all headers (nginx:
+/// 4 KB).
+pub(crate) const SERVER_TIMING: usize = 1_024;
 
 /// The longest text of a failure that is passed on as `detail`, in bytes.
 pub(crate) const DETAIL: usize = 1_024;
@@ -178,10 +218,21 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// that has not.
 pub(crate) const GIVE_WAY_RATIO: usize = 2;
 
+/// The divisor for the part of `MAX_CONNECTIONS` that is kept free while there are idle connections:
+/// they end gently, and a burst does not wait for them.
+pub(crate) const ROOM_SHARE: usize = 64;
+
 /// The most idle connections that one scan of all connections picks.
 pub(crate) const MAX_IDLE_PICKED: usize = 64;
 
 // Drain.
+
+/// A signal within this time after the first is the same one: `timeout` sends its signal to the
+/// process and to the process group.
+pub(crate) const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
+/// The longest time to GOAWAY for a connection that was accepted in the drain delay.
+pub(crate) const NEWCOMER_STAY: Duration = Duration::from_secs(1);
 
 /// The time from the start of a drain to the end of long-lived calls. By then, a client that
 /// watches the health of the service knows that the service drains.
@@ -203,20 +254,17 @@ pub(crate) const STUCK_WORKER: Duration = Duration::from_secs(1);
 
 // Calls to other services.
 
-/// The most memory of a request stream that is kept for another attempt, in bytes. Once more has
-/// been sent, no attempt follows.
-pub(crate) const MAX_REPLAY: usize = 64 * 1_024;
-
-/// The most attempts of one call, with the first.
-pub(crate) const MAX_ATTEMPTS: u32 = 3;
-
 /// The most calls of a channel that wait for a replica, in the whole process. A waiting call takes
 /// about 4 KiB of memory.
 pub(crate) const MAX_CALLS_WITHOUT_REPLICA: usize = 8_192;
 
-/// The most calls that wait for a stream of one connection, in addition to the streams that its
-/// peer allows.
-pub(crate) const MAX_CALLS_WITHOUT_STREAM: u64 = 1_024;
+/// The most calls of a worker that wait for a stream of one replica, in addition to the streams that
+/// the replica allows.
+pub(crate) const MAX_CALLS_WITHOUT_STREAM: usize = 1_024;
+
+/// The most connections of a worker to one replica: four times the streams that the replica allows on
+/// each. A replica that needs more of them is overloaded.
+pub(crate) const MAX_REPLICA_CONNECTIONS: usize = 4;
 
 /// The bytes of a response that its replica may send before they are read. A round trip of 1 ms, as
 /// in one data centre, allows 128 MB/s. Half as many slow a stream over loopback by a quarter;
@@ -232,11 +280,20 @@ pub(crate) const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// survives 40 responses that nobody reads.
 pub(crate) const DATA_FRAME_BUDGET: usize = 256 * 1_024 * 1_024;
 
+/// The longest head of a response from a replica, in bytes as HTTP/2 counts them: gRPC's limit
+/// (C-core's `max_metadata_size`).
+pub(crate) const RESPONSE_HEAD: u32 = 16 * 1_024;
+
+/// The most calls of a connection that were given up within the last second and whose late frames
+/// are ignored. Each takes about 400 bytes. Late frames of more calls are answered one by one.
+pub(crate) const REMEMBERED_RESETS: usize = 4_096;
+
 /// The longest pause that a replica can ask for.
 pub(crate) const MAX_PUSHBACK: Duration = Duration::from_secs(30);
 
 /// The most connections of a channel, in the whole process. Each worker connects to as many
-/// replicas as its equal share allows.
+/// replicas as its equal share allows. What is left may become further connections to a replica whose
+/// streams are all taken.
 pub(crate) const MAX_CHANNEL_CONNECTIONS: usize = 512;
 
 /// The fewest replicas that a worker connects to, if there are as many, even beyond its share. With
@@ -246,8 +303,8 @@ pub(crate) const MIN_REPLICAS: usize = 3;
 /// The shortest pause between two look-ups of a name, however many connections end.
 pub(crate) const LOOKUP_PAUSE: Duration = Duration::from_millis(500);
 
-/// The rest of the pause while no connection ends: a name is looked up every 5 s.
-pub(crate) const LOOKUP_INTERVAL: Duration = Duration::from_millis(4_500);
+/// The interval of look-ups of a name while no connection ends.
+pub(crate) const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The time limit of a look-up.
 pub(crate) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -263,12 +320,10 @@ pub(crate) const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// after it.
 pub(crate) const MAX_IDLE_HTTP_CONNECTIONS: usize = 32;
 
-/// The pause between two PINGs while calls are in flight. gRPC's servers close connections whose
-/// PINGs come more often than every 5 minutes or while no call is in flight (gRFC A8).
+/// The shortest pause between two PINGs to a replica that has sent neither HEADERS nor DATA in
+/// between. gRPC's servers close connections whose PINGs come more often than every 5 minutes (gRFC
+/// A8).
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(310);
-
-/// The time limit of the response to a PING (gRPC's default, gRFC A8).
-pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A host that acknowledges nothing for this long is gone (`TCP_USER_TIMEOUT`, gRFC A18). On an
 /// idle connection the kernel probes the host; gRPC's servers do not see these probes.
@@ -287,6 +342,25 @@ pub(crate) const LIMIT_WARNINGS: u32 = 1;
 
 /// A worker writes out its log buffer at this many bytes, even if the worker is busy.
 pub(crate) const LOG_BUFFER: usize = 32 * 1024;
+
+/// The longest record, in bytes with its line end. Docker cuts a line at 16 KiB, and neither half is
+/// JSON.
+pub(crate) const LOG_RECORD: usize = 8 * 1024;
+
+/// The longest text in a field of a record, in bytes as it is written. Three such fields leave room
+/// for the others.
+pub(crate) const LOG_FIELD: usize = 2 * 1024;
+
+/// The longest name in a record that no client chooses: of a service, a host, a file or a module.
+pub(crate) const LOG_NAME: usize = 512;
+
+/// The longest method and the longest target in an access line. Even if each byte of the target takes
+/// two in JSON, the field has room for the version behind it.
+pub(crate) const LOG_METHOD: usize = 32;
+pub(crate) const LOG_TARGET: usize = LOG_FIELD / 2 - 2 * LOG_METHOD;
+
+/// The most bytes of log lines that a recorded request keeps: about twenty lines of the usual length.
+pub(crate) const RECORDED_LINES: usize = 8 * 1024;
 
 /// The shortest time that records wait for stdout before they are dropped.
 pub(crate) const STDOUT_PATIENCE: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@
 //! gRPC a status. Handlers return it like any response. The inbound stack also turns the errors of
 //! its layers, of axum and of tonic into problems.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, error::Error, time::Duration};
 
 use axum::{
     body::Body,
@@ -15,15 +15,22 @@ use http::{
     header::{CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Serialize;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::context;
+use crate::{calls::TooManyCalls, context};
 
 /// The pause that `Retry-After` asks for if a service is overloaded or can't be reached.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The `Retry-After` of gRPC, in milliseconds (gRFC A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// The mark of a call that was refused before any handler ran. Only the admission of this crate sets
+/// it: so a client may send any call again, elsewhere.
+pub(crate) const NOT_PROCESSED: &str = "mesh-not-processed";
+
+/// The mark of a status whose reason is a request that can't be decoded. It never leaves the process.
+pub(crate) const MALFORMED: &str = "mesh-malformed";
 
 /// The status of a request whose client went away. HTTP defines none, so this is nginx's.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -52,6 +59,7 @@ pub struct Problem {
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
     grpc: Option<Code>,
+    is_unprocessed: bool,
 }
 
 impl Problem {
@@ -64,6 +72,7 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             grpc: None,
+            is_unprocessed: false,
         }
     }
 
@@ -114,6 +123,24 @@ impl Problem {
         }
     }
 
+    /// As many calls to other services are in flight as there may be.
+    pub(crate) fn too_many_calls() -> Self {
+        Self {
+            detail: "This service has as many calls to others in flight as MAX_CALLS allows; try \
+                     again later."
+                .into(),
+            ..Self::overloaded()
+        }
+    }
+
+    /// Says that no handler has seen the request.
+    pub(crate) fn unprocessed(self) -> Self {
+        Self {
+            is_unprocessed: true,
+            ..self
+        }
+    }
+
     /// The problem of a status that came without a detail.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         let detail = match status {
@@ -126,6 +153,9 @@ impl Problem {
             }
             StatusCode::METHOD_NOT_ALLOWED => {
                 "This path does not serve the method; the Allow header lists the methods it serves."
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                "The body is longer than the service accepts; send less."
             }
             status if status.is_server_error() => {
                 return Self {
@@ -203,6 +233,10 @@ impl From<Problem> for Status {
             let millis = millis.parse().expect("digits are ASCII");
             status.metadata_mut().insert(PUSHBACK, millis);
         }
+        if problem.is_unprocessed {
+            let mark = MetadataValue::from_static("1");
+            status.metadata_mut().insert(NOT_PROCESSED, mark);
+        }
         status
     }
 }
@@ -211,6 +245,9 @@ impl From<Problem> for Status {
 /// can mend the error.
 impl From<Status> for Problem {
     fn from(grpc: Status) -> Self {
+        if grpc.source().is_some_and(<dyn Error>::is::<TooManyCalls>) {
+            return Self::too_many_calls();
+        }
         let status = http_status(grpc.code());
         match grpc.code() {
             Code::DeadlineExceeded => Self::deadline_exceeded(),
@@ -220,6 +257,7 @@ impl From<Status> for Problem {
                 detail: "A service that this one needs is overloaded; try again later.".into(),
                 ..Self::overloaded()
             },
+            _ if is_refused_here(&grpc) => Status::internal("").into(),
             Code::Unavailable => Self::new(
                 status,
                 "A service that this one needs can't be reached; try again.",
@@ -238,6 +276,17 @@ impl From<Status> for Problem {
             ),
         }
     }
+}
+
+/// Whether tonic has refused a response as too large, on this side. It uses codes that blame the
+/// caller.
+fn is_refused_here(status: &Status) -> bool {
+    let texts = [
+        (Code::OutOfRange, "Error, decoded message length too large"),
+        (Code::ResourceExhausted, "Error decompressing: size limit"),
+    ];
+    let mut texts = texts.into_iter();
+    texts.any(|(code, text)| status.code() == code && status.message().starts_with(text))
 }
 
 /// The JSON document.

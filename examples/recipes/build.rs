@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("common::client::Codec")
         // Generated code uses this type for the message, and generates none.
         .extern_path(".notes.ObjectId", "crate::wire::ObjectId")
         .compile_fds(compiler.file_descriptor_set())?;

@@ -17,17 +17,18 @@ use protos::{
 use tonic::{Request, Response, Status};
 
 use crate::{
+    faults::Faults,
     items::{self, InvalidLength},
     names::{self, NameTooLong},
 };
 
-pub(crate) fn services() -> Grpc {
+pub(crate) fn services(faults: Faults) -> Grpc {
     Grpc::new(protos::FILE_DESCRIPTOR_SET)
-        .add_service(Service1Server::new(Service1))
-        .add_service(ApiServer::new(Api))
+        .add_service(Service1Server::new(Service1(faults)))
+        .add_service(ApiServer::new(Api(faults)))
 }
 
-struct Service1;
+struct Service1(Faults);
 
 #[tonic::async_trait]
 impl service1_server::Service1 for Service1 {
@@ -35,21 +36,24 @@ impl service1_server::Service1 for Service1 {
         &self,
         request: Request<ProcessNameRequest>,
     ) -> Result<Response<ProcessNameResponse>, Status> {
+        self.0.apply(&request).await?;
         let name = names::process_name(&request.into_inner().name)?;
         Ok(Response::new(ProcessNameResponse { name }))
     }
 }
 
-struct Api;
+struct Api(Faults);
 
 #[tonic::async_trait]
 impl api_server::Api for Api {
     async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<Hello>, Status> {
+        self.0.apply(&request).await?;
         let message = names::say_hello(&request.into_inner().name)?;
         Ok(Response::new(Hello { message }))
     }
 
     async fn get_all(&self, request: Request<ApiRequest>) -> Result<Response<Items>, Status> {
+        self.0.apply(&request).await?;
         let items = items::get_all(request.into_inner().length)?;
         let items = items.map(Item::from).collect();
         Ok(Response::new(Items { items }))
@@ -64,6 +68,7 @@ impl api_server::Api for Api {
         &self,
         request: Request<ApiRequest>,
     ) -> Result<Response<Self::getStreamStream>, Status> {
+        self.0.apply(&request).await?;
         let items = items::get_stream(request.into_inner().length)?;
         let message: fn(items::Item) -> _ = |item| Ok(item.into());
         Ok(Response::new(stream::iter(items.map(message))))

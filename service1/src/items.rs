@@ -3,7 +3,7 @@
 use std::{iter::FusedIterator, ops::RangeInclusive};
 
 use protos::limits;
-use tracing::{info, warn};
+use tracing::info;
 
 /// An item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl InvalidLength {
             _ if length > limit => Self::TooLong(length),
             _ => return Ok(()),
         };
-        warn!(action, status = "failure", %error, "length refused");
+        info!(action, status = "failure", %error, "length refused");
         Err(error)
     }
 }
@@ -90,7 +90,8 @@ impl Drop for Stream {
                 "items streamed"
             );
         } else {
-            warn!(
+            // Most likely by the caller. The access line says by whom.
+            info!(
                 action = "get_stream",
                 status = "failure",
                 items = self.ids.start() - 1,

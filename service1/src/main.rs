@@ -1,22 +1,22 @@
 //! service1, the backend: names and items over gRPC, and names over REST.
 
+mod faults;
 mod grpc;
 mod items;
 mod names;
 mod rest;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Once};
 
-use clap::Parser;
+use clap::{ArgAction, Parser, builder::BoolishValueParser};
 use common::server::{self, Listener};
+
+use crate::faults::Faults;
 
 /// The backend of the mesh: names and items over gRPC, and names over REST
 #[derive(Parser)]
 #[command(version, mut_arg("admin_port", |port| port.default_value("9080")))]
 struct Config {
-    #[command(flatten)]
-    common: common::Config,
-
     /// The port for HTTP
     #[arg(long, env, default_value_t = 8080)]
     port: u16,
@@ -24,14 +24,34 @@ struct Config {
     /// The port for gRPC
     #[arg(long, env, default_value_t = 50051)]
     grpc_port: u16,
+
+    /// Lets calls ask for a delay or a failure, for development: on or off; it can't be on with
+    /// mutual TLS
+    #[arg(long, env, default_value = "off", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    faults: bool,
+
+    #[command(flatten)]
+    common: common::Config,
 }
+
+/// The exit code for settings that contradict each other, as for a bad flag.
+const EXIT_BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
-    server::run("service1", &config.common, move |_worker| {
+    let faults = match Faults::new(config.faults, config.common.mesh_tls.is_some()) {
+        Ok(faults) => faults,
+        Err(why) => {
+            eprintln!("service1: {why}");
+            return ExitCode::from(EXIT_BAD_CONFIGURATION);
+        }
+    };
+    let start = Once::new();
+    server::run("service1", &config.common, move |worker| {
+        start.call_once(|| faults.warn());
         [
-            Listener::http(config.port, rest::router()),
-            Listener::grpc(config.grpc_port, grpc::services()),
+            Listener::http(config.port, rest::router(&worker.ports())),
+            Listener::grpc(config.grpc_port, grpc::services(faults)),
         ]
     })
 }

@@ -1,7 +1,7 @@
 //! Puts names into upper case, and greets them.
 
 use protos::limits;
-use tracing::{info, warn};
+use tracing::info;
 
 /// The name is longer than [`limits::NAME`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +20,7 @@ impl NameTooLong {
             return Ok(());
         }
         let error = Self { length };
-        warn!(action, status = "failure", %error, "name refused");
+        info!(action, status = "failure", %error, "name refused");
         Err(error)
     }
 }

@@ -1,7 +1,11 @@
 //! The REST face of service1: `GET /api/v1/name?name=test` returns `{"name":"TEST"}`.
 
 use axum::{Json, Router, http::StatusCode};
-use common::{Problem, openapi, server::Query};
+use common::{
+    Problem,
+    openapi::Docs,
+    server::{Ports, Query},
+};
 use protos::limits;
 use serde::Serialize;
 use utoipa::{
@@ -19,15 +23,17 @@ use crate::names;
 #[derive(OpenApi)]
 #[openapi(info(
     title = "service1",
-    description = "Names over REST. The gRPC port has more: `grpcurl` describes it."
+    description = "Names over REST, names and items over gRPC."
 ))]
 struct Api;
 
-pub(crate) fn router() -> Router {
+pub(crate) fn router(ports: &Ports) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(name))
         .split_for_parts();
-    router.merge(openapi::routes(document, &[]))
+    Docs::new(document)
+        .grpc(protos::FILE_DESCRIPTOR_SET)
+        .add_to(router, ports)
 }
 
 /// A name in upper case.

@@ -1,19 +1,19 @@
 //! Greets people: by the name that the backend has processed, or in the backend's own words.
 
-use std::fmt::Display;
+use tracing::info;
 
-use tracing::{info, warn};
+use crate::failure::{self, Failure};
 
 /// A backend that processes names.
 pub(crate) trait ProcessName {
-    type Error: Display;
+    type Error: Failure;
 
     async fn process_name(self, name: String) -> Result<String, Self::Error>;
 }
 
 /// A backend that greets people in its own words.
 pub(crate) trait SayHello {
-    type Error: Display;
+    type Error: Failure;
 
     async fn say_hello(self, name: String) -> Result<String, Self::Error>;
 }
@@ -24,7 +24,7 @@ pub(crate) async fn say_hello<P: ProcessName>(
     name: String,
 ) -> Result<String, P::Error> {
     let name = processor.process_name(name).await.inspect_err(|error| {
-        warn!(action = "say_hello", status = "failure", %error, "no name to say hello to");
+        failure::log("say_hello", error, "no name to say hello to");
     })?;
     let hello = format!("Hello, {name}!");
     info!(
@@ -39,7 +39,7 @@ pub(crate) async fn say_hello<P: ProcessName>(
 /// The greeting in the words of the backend.
 pub(crate) async fn welcome<S: SayHello>(greeter: S, name: String) -> Result<String, S::Error> {
     let hello = greeter.say_hello(name).await.inspect_err(|error| {
-        warn!(action = "welcome", status = "failure", %error, "no words to welcome with");
+        failure::log("welcome", error, "no words to welcome with");
     })?;
     info!(action = "welcome", status = "success", hello, "welcomed");
     Ok(hello)

@@ -1,11 +1,13 @@
 //! Lists the items of the backend: all at once, or one by one as they come.
 
-use std::{fmt::Display, future::Future};
+use std::future::Future;
 
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use tracing::{info, warn};
 use utoipa::ToSchema;
+
+use crate::failure::{self, Failure};
 
 /// An item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -18,7 +20,7 @@ pub(crate) struct Item {
 
 /// A backend that has the items.
 pub(crate) trait Items {
-    type Error: Display;
+    type Error: Failure;
 
     /// Items 1 to `length`.
     fn get_all(self, length: i32) -> impl Future<Output = Result<Vec<Item>, Self::Error>>;
@@ -33,7 +35,7 @@ pub(crate) trait Items {
 /// Items 1 to `length`.
 pub(crate) async fn get_all<I: Items>(items: I, length: i32) -> Result<Vec<Item>, I::Error> {
     let items = items.get_all(length).await.inspect_err(|error| {
-        warn!(action = "get_all", status = "failure", %error, "no items to list");
+        failure::log("get_all", error, "no items to list");
     })?;
     info!(
         action = "get_all",
@@ -50,12 +52,13 @@ pub(crate) async fn get_stream<I: Items>(
     length: i32,
 ) -> Result<impl Stream<Item = Result<Item, I::Error>>, I::Error> {
     let items = items.get_stream(length).await.inspect_err(|error| {
-        warn!(action = "get_stream", status = "failure", %error, "no items to stream");
+        failure::log("get_stream", error, "no items to stream");
     })?;
     let mut progress = Progress {
         items: 0,
         length,
         error: None,
+        is_fault_of_backend: false,
     };
     Ok(items.inspect(move |item| progress.see(item)))
 }
@@ -65,13 +68,17 @@ struct Progress {
     items: i32,
     length: i32,
     error: Option<String>,
+    is_fault_of_backend: bool,
 }
 
 impl Progress {
-    fn see<E: Display>(&mut self, item: &Result<Item, E>) {
+    fn see<E: Failure>(&mut self, item: &Result<Item, E>) {
         match item {
             Ok(_) => self.items += 1,
-            Err(error) => self.error = Some(error.to_string()),
+            Err(error) => {
+                self.error = Some(error.to_string());
+                self.is_fault_of_backend = !error.is_fault_of_client();
+            }
         }
     }
 }
@@ -86,14 +93,24 @@ impl Drop for Progress {
                 items,
                 "items streamed"
             );
-        } else {
+        } else if self.is_fault_of_backend {
             warn!(
                 action = "get_stream",
                 status = "failure",
                 items,
                 length,
                 error = self.error,
-                "the stream ended early"
+                "the stream broke off"
+            );
+        } else {
+            // Most likely the client went away. The access line has the reason.
+            info!(
+                action = "get_stream",
+                status = "failure",
+                items,
+                length,
+                error = self.error,
+                "the stream was ended early"
             );
         }
     }

@@ -2,14 +2,15 @@
 
 mod backend;
 mod chunks;
+mod failure;
 mod greeting;
 mod items;
 mod page;
 mod rest;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Once};
 
-use clap::Parser;
+use clap::{ArgAction, Parser, builder::BoolishValueParser};
 use common::{
     client::{self, Channel, Target},
     server::{self, Listener},
@@ -21,12 +22,6 @@ use crate::backend::Backend;
 #[derive(Parser)]
 #[command(version, mut_arg("admin_port", |port| port.default_value("9081")))]
 struct Config {
-    #[command(flatten)]
-    common: common::Config,
-
-    #[command(flatten)]
-    client: client::Config,
-
     /// The port for HTTP
     #[arg(long, env, default_value_t = 8081)]
     port: u16,
@@ -34,22 +29,50 @@ struct Config {
     /// The gRPC address of service1: host:port or a URL, or several separated by commas
     #[arg(long, env, default_value = "localhost:50051")]
     service1_channel: Target,
+
+    /// Keeps the last requests of the page, and shows the way of each with its log lines, for
+    /// development: on or off
+    #[arg(long, env, default_value = "off", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    recent_requests: bool,
+
+    /// Puts buttons on the page that delay or fail a call, for development: on or off; it can't be
+    /// on with mutual TLS, and service1 must have it on, too
+    #[arg(long, env, default_value = "off", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    faults: bool,
+
+    #[command(flatten)]
+    client: client::Config,
+
+    #[command(flatten)]
+    common: common::Config,
 }
+
+/// The exit code for settings that contradict each other, as for a bad flag.
+const EXIT_BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let mut config: Config = common::config::parse();
+    if config.faults && config.common.mesh_tls.is_some() {
+        eprintln!("service2: FAULTS=on goes without MESH_TLS_DIR; unset one of the two");
+        return ExitCode::from(EXIT_BAD_CONFIGURATION);
+    }
     config.client.tls.clone_from(&config.common.mesh_tls); // calls are mutual TLS, where it is set
     let service1 = Channel::new(
         &config.service1_channel,
         protos::FILE_DESCRIPTOR_SET,
         &config.client,
         config.common.deadline,
-    );
+    )
+    .named("service1");
+    let page = page::Settings::new(config.recent_requests, config.faults);
+    let start = Once::new();
     server::run("service2", &config.common, move |worker| {
+        start.call_once(|| page.warn());
         let client = service1.connect();
         worker.ready_when(client::wait_until_serving(client.clone()));
-        let backend = Backend(client);
-        let router = rest::router(backend.clone()).merge(page::router(backend));
+        let backend = Backend::new(client);
+        let page = page::router(backend.clone(), page.clone(), worker.ports());
+        let router = rest::router(backend, page, &worker.ports());
         [Listener::http(config.port, router)]
     })
 }

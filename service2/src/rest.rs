@@ -3,7 +3,11 @@
 mod parameters;
 
 use axum::{Json, Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
-use common::{Problem, openapi, server::Query};
+use common::{
+    Problem,
+    openapi::Docs,
+    server::{Ports, Query},
+};
 use http::header::CONTENT_TYPE;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -32,14 +36,17 @@ const ERRORS: [StatusCode; 4] = [
     StatusCode::BAD_GATEWAY,
 ];
 
-pub(crate) fn router(backend: Backend) -> Router {
+/// The router, with what describes it. `page` is the router of the page.
+pub(crate) fn router(backend: Backend, page: Router, ports: &Ports) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(say_hello))
         .routes(routes!(get_all))
         .routes(routes!(get_stream))
         .with_state(backend)
         .split_for_parts();
-    router.merge(openapi::routes(document, &ERRORS))
+    Docs::new(document)
+        .errors(&ERRORS)
+        .add_to(router.merge(page), ports)
 }
 
 /// Greets a name.
@@ -80,6 +87,7 @@ async fn get_all(State(backend): State<Backend>, query: Query) -> Result<Json<Ve
         description = "Items 1 to `length` as NDJSON: an item, as in the list, on each line.",
         body = String,
         content_type = "application/x-ndjson",
+        example = json!("{\"id\":1,\"name\":\"name 1\"}\n{\"id\":2,\"name\":\"name 2\"}\n"),
     ))
 )]
 async fn get_stream(

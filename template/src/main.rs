@@ -22,9 +22,6 @@ use common::server::{self, Listener};
 #[derive(Parser)]
 #[command(version, mut_arg("admin_port", |port| port.default_value("9082")))]
 struct Config {
-    #[command(flatten)]
-    common: common::Config,
-
     /// The port for HTTP
     #[arg(long, env, default_value_t = 8082)]
     port: u16,
@@ -32,6 +29,9 @@ struct Config {
     /// The port for gRPC
     #[arg(long, env, default_value_t = 50052)]
     grpc_port: u16,
+
+    #[command(flatten)]
+    common: common::Config,
 }
 
 fn main() -> ExitCode {

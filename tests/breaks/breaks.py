@@ -76,8 +76,8 @@ BREAKS = [
     ),
     Break(
         "response_size is that of the last frame",
-        "this.line.size += data",
-        "this.line.size = data",
+        "self.size += bytes",
+        "self.size = bytes",
         f"{PROCESSES} items::items",
     ),
     Break(

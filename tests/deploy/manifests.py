@@ -115,6 +115,7 @@ class Checks:
             for name, number in ports(it).items():
                 variable = {"http": "PORT", "grpc": "GRPC_PORT", "admin": "ADMIN_PORT"}[name]
                 self.assertEqual(variables(it).get(variable, defaults[variable]), str(number))
+            self.assertEqual(variables(it)["ADMIN_HOST"], "0.0.0.0")
 
     def test_only_service2_reaches_grpc_and_only_monitoring_the_metrics(self):
         reached = {}

@@ -14,13 +14,13 @@ from settings import run
 DIRECTORY = pathlib.Path("deploy/prometheus")
 
 # What expressions have beside metrics, once selectors are gone.
-PROMQL = {"and", "histogram_quantile", "increase", "rate", "sum", "time"}
+PROMQL = {"and", "histogram_quantile", "increase", "last_over_time", "rate", "sum", "time"}
 
 
 def metrics_in(expression):
     """The metrics that an expression reads."""
     named = [name for names in re.findall(r'__name__=~"(.*?)"', expression) for name in names.split("|")]
-    rest = re.sub(r"\{.*?\}|\[.*?\]|by \(.*?\)", "", expression)
+    rest = re.sub(r"\{.*?\}|\[.*?\]|(by|on) \(.*?\)", "", expression)
     return set(named) | set(re.findall(r"[a-z_:][\w:]{2,}", rest)) - PROMQL
 
 
@@ -60,6 +60,19 @@ class Prometheus(unittest.TestCase):
         tested = {it["alertname"] for test in tested for it in test["alert_rule_test"] if it["exp_alerts"]}
         alerts = {rule["alert"] for group in self.rules["groups"] for rule in group["rules"] if "alert" in rule}
         self.assertEqual(tested, alerts)
+
+    def test_the_configuration_is_valid(self):
+        run("promtool", "check", "config", str(DIRECTORY / "prometheus.yml"))
+        scraped = yaml.safe_load((DIRECTORY / "prometheus.yml").read_text())["scrape_configs"]
+        self.assertEqual([it["job_name"] for it in scraped], ["service1", "service2"])
+
+    def test_each_alert_says_what_to_do_and_has_its_section(self):
+        alerts = [rule for group in self.rules["groups"] for rule in group["rules"] if "alert" in rule]
+        for alert in alerts:
+            self.assertEqual(set(alert["annotations"]), {"summary", "description", "runbook"}, alert["alert"])
+            self.assertEqual(alert["annotations"]["runbook"], f"docs/alerts.md#{alert['alert'].lower()}")
+        sections = re.findall(r"^## (\w+)$", pathlib.Path("docs/alerts.md").read_text(), re.MULTILINE)
+        self.assertEqual(sections, list(dict.fromkeys(alert["alert"] for alert in alerts)))
 
     def test_kubernetes_has_the_same_rules(self):
         file = pathlib.Path("deploy/kubernetes/components/monitoring/rules.yaml")

@@ -27,3 +27,14 @@ class Stacks(unittest.TestCase):
                 with self.subTest(stack=name, service=service):
                     self.assertLessEqual(its["environment"].keys(), SETTINGS[service].keys())
                     self.assertGreater(seconds(its["stop_grace_period"]), drain(service, its["environment"]))
+
+    def test_the_ports_for_operators_are_open_to_containers_and_to_nobody_beyond_the_host(self):
+        for name, files in STACKS.items():
+            stack = yaml.safe_load(pathlib.Path(files[0]).read_text())["services"]
+            for service, settings in SETTINGS.items():
+                with self.subTest(stack=name, service=service):
+                    self.assertEqual(stack[service]["environment"]["ADMIN_HOST"], "0.0.0.0")
+                    port = settings["ADMIN_PORT"]
+                    published = [its for its in map(str, stack[service].get("ports", [])) if port in its]
+                    variable = f"{service.upper()}_ADMIN_PORT"
+                    self.assertEqual(published, [f"127.0.0.1:${{{variable}:-{port}}}:{port}"] if name == "compose" else [])

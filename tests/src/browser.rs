@@ -152,6 +152,12 @@ impl Browser {
         self.client.execute(script, vec![]).await.expect(RESPONDS)
     }
 
+    /// Presses a key where the focus is.
+    pub async fn press(&self, key: &str) {
+        let focus = self.client.active_element().await.expect(RESPONDS);
+        focus.send_keys(key).await.expect(RESPONDS);
+    }
+
     /// Whether a dialog is open, such as that of `alert`.
     pub async fn has_dialog(&self) -> bool {
         self.client.get_alert_text().await.is_ok()

@@ -6,12 +6,18 @@ use bytes::{Buf, Bytes, BytesMut};
 pub const DATA: u8 = 0;
 /// The type of HEADERS.
 pub const HEADERS: u8 = 1;
+/// The type of PRIORITY.
+pub const PRIORITY: u8 = 2;
+/// The type of `RST_STREAM`.
+pub const RST_STREAM: u8 = 3;
 /// The type of SETTINGS.
 pub const SETTINGS: u8 = 4;
 /// The type of PING.
 pub const PING: u8 = 6;
 /// The type of GOAWAY.
 pub const GOAWAY: u8 = 7;
+/// The type of `WINDOW_UPDATE`.
+pub const WINDOW_UPDATE: u8 = 8;
 
 /// The flag of an acknowledgement, on SETTINGS and PING.
 pub const ACK: u8 = 1;
@@ -87,13 +93,29 @@ pub fn hello() -> Vec<u8> {
 ///
 /// When the path is longer than 126 bytes.
 pub fn request(number: u32, is_get: bool, path: &str) -> Vec<u8> {
-    let method = if is_get { 0x82 } else { 0x83 };
-    let length = u8::try_from(path.len()).ok().filter(|length| *length < 127);
-    let length = length.expect("the path is short");
+    request_to(b"a", number, is_get, path.as_bytes())
+}
+
+/// The same, with any authority, and any bytes as the path.
+///
+/// # Panics
+///
+/// When the authority or the path is longer than 126 bytes.
+pub fn request_to(authority: &[u8], number: u32, is_get: bool, path: &[u8]) -> Vec<u8> {
     // RFC 7541: indexed fields, and two literals without indexing under an indexed name.
-    let mut block = vec![method, 0x86, 0x01, 1, b'a', 0x04, length];
-    block.extend(path.bytes());
+    let mut block = vec![if is_get { 0x82 } else { 0x83 }, 0x86];
+    for (name, value) in [(0x01, authority), (0x04, path)] {
+        let length = u8::try_from(value.len())
+            .ok()
+            .filter(|length| *length < 127);
+        block.extend([name, length.expect("it is short")]);
+        block.extend(value);
+    }
     let flags = END_HEADERS | if is_get { END_STREAM } else { 0 };
-    let stream = number * 2 + 1;
-    frame(HEADERS, flags, stream.to_be_bytes(), &block)
+    frame(HEADERS, flags, stream_of(number), &block)
+}
+
+/// The id of the stream of a request.
+pub fn stream_of(number: u32) -> [u8; 4] {
+    (number * 2 + 1).to_be_bytes()
 }

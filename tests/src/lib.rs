@@ -5,6 +5,7 @@
 //! - [`http`], [`grpc`] and [`frame`] are clients that send exactly the given bytes, [`browser`] is
 //!   Chromium, and [`load`] is many clients at once.
 //! - [`certificates`] are those of the pair, and clients with others.
+//! - [`shapes`] are responses of every shape.
 //! - [`testing`] is gRPC's interoperability service and its cases.
 
 pub mod browser;
@@ -17,9 +18,10 @@ pub mod load;
 mod port;
 mod process;
 mod record;
+pub mod shapes;
 pub mod testing;
 
-pub use fakes::Fake;
+pub use fakes::{Breaks, Fake};
 pub use port::Port;
 pub use process::{Ended, Process, command, raise_file_limit, wait_for, wait_within};
 pub use record::Record;

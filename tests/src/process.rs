@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     io::{self, BufRead, BufReader, Read},
     net::SocketAddr,
     path::PathBuf,
@@ -374,35 +376,38 @@ fn set_up<'a>(command: &'a mut Command, variables: &[(&str, &str)]) -> &'a mut C
         .stdin(Stdio::null())
 }
 
+/// The programs of the product. All others are those of the tests.
+const SERVICES: [&str; 3] = ["certs", "service1", "service2"];
+
 /// The path of a program of this workspace, built from the sources as they are now.
+///
+/// A suite in the profile `harness` runs optimised services: those in the directory of the variable
+/// `SERVICES`, such as the programs of images, or else the release build.
 fn path_of(program: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let directory = BUILT.get_or_init(|| {
-        let build = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "certs",
-                "--package",
-                "service1",
-                "--package",
-                "service2",
-            ])
-            .args(["--package", "tests", "--bins", "--examples"])
-            .args((!cfg!(debug_assertions)).then_some("--release"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(
-            build.is_ok_and(|status| status.success()),
-            "the programs build"
-        );
-        // target/debug/deps/processes-0123456789abcdef
-        let test = env::current_exe().expect("a test has a path");
-        test.ancestors()
-            .nth(2)
-            .expect("it is in target/debug/deps")
-            .to_owned()
+    static SUITE: OnceLock<PathBuf> = OnceLock::new();
+    static OPTIMISED: OnceLock<PathBuf> = OnceLock::new();
+    let is_debug = cfg!(debug_assertions);
+    if !is_debug && SERVICES.contains(&program) {
+        let directory = OPTIMISED.get_or_init(|| {
+            if let Some(directory) = env::var_os("SERVICES") {
+                directory.into()
+            } else {
+                build(&SERVICES, &["--release"]);
+                built().with_file_name("release")
+            }
+        });
+        return directory.join(program);
+    }
+    let directory = SUITE.get_or_init(|| {
+        if is_debug {
+            // Together, so that cargo compiles each dependency once.
+            let packages = [&SERVICES[..], &["tests"]].concat();
+            build(&packages, &["--bins", "--examples"]);
+        } else {
+            let options = ["--profile", "harness", "--bins", "--examples"];
+            build(&["tests"], &options);
+        }
+        built()
     });
     let path = directory.join(program);
     if path.exists() {
@@ -410,4 +415,35 @@ fn path_of(program: &str) -> PathBuf {
     } else {
         directory.join("examples").join(program)
     }
+}
+
+fn build(packages: &[&str], options: &[&str]) {
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    let mut build = Command::new(env!("CARGO"));
+    build
+        .args(["build", "--quiet"])
+        .args(packages)
+        .args(options);
+    // cargo sets these for a test. A build script that reads them, such as that of ring, would run again,
+    // and so would the builds of all that needs its crate.
+    let of_this_package = |(name, _): &(OsString, OsString)| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for (name, _) in env::vars_os().filter(of_this_package) {
+        build.env_remove(name);
+    }
+    let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "the programs build"
+    );
+}
+
+/// The directory that cargo builds programs of the profile of this test into.
+fn built() -> PathBuf {
+    // target/debug/deps/processes-0123456789abcdef
+    let test = env::current_exe().expect("a test has a path");
+    let directory = test.ancestors().nth(2);
+    directory.expect("it is in target/debug/deps").to_owned()
 }

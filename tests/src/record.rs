@@ -8,7 +8,10 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// A line that is a JSON object without duplicate keys.
+/// The longest record, in bytes, without its line end.
+const LONGEST: usize = 8 * 1024 - 1;
+
+/// A line that is a JSON object of at most 8 KiB, without duplicate keys.
 #[derive(Debug, Clone)]
 pub struct Record(Map<String, Value>);
 
@@ -19,6 +22,7 @@ impl Record {
     ///
     /// When the line is anything else.
     pub fn read(line: &str) -> Self {
+        assert!(line.len() <= LONGEST, "{} bytes: {line:?}", line.len());
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
@@ -30,6 +34,11 @@ impl Record {
     /// A number field.
     pub fn number(&self, key: &str) -> Option<f64> {
         self.0.get(key).and_then(Value::as_f64)
+    }
+
+    /// A number field without a fraction.
+    pub fn integer(&self, key: &str) -> Option<u64> {
+        self.0.get(key).and_then(Value::as_u64)
     }
 
     /// Whether the line has all of these text fields with these values. A field that is missing

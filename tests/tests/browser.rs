@@ -49,10 +49,23 @@ fn main() {
             a_mistake_is_marked_at_its_field,
         )
         .await;
+        run(&driver, "a failure is shown once", a_failure_is_shown_once).await;
         run(
             &driver,
-            "a failure is shown in its section",
-            a_failure_is_shown_in_its_section,
+            "lengths beyond the form are a mistake and no hang",
+            lengths_beyond_the_form_are_a_mistake_and_no_hang,
+        )
+        .await;
+        run(
+            &driver,
+            "the form leads to the way of the finished request",
+            the_form_leads_to_the_way_of_the_finished_request,
+        )
+        .await;
+        run(
+            &driver,
+            "the keyboard alone makes a greeting fail once",
+            the_keyboard_alone_makes_a_greeting_fail_once,
         )
         .await;
         run(
@@ -227,8 +240,16 @@ async fn a_mistake_is_marked_at_its_field(browser: &Browser) -> Process {
     submit(browser).await;
     assert_eq!(browser.count("[aria-invalid]").await, 2);
     for (field, typed, hint) in [
-        ("length", "1e3", "whole number"),
-        ("stream_length", "-1", "0 or more"),
+        (
+            "length",
+            "1e3",
+            "Items in the list must be a whole number from 0 to 1,000.",
+        ),
+        (
+            "stream_length",
+            "-1",
+            "Items in the stream must be a whole number from 0 to 1,000.",
+        ),
     ] {
         let described = format!(
             "const field = document.getElementById('{field}');
@@ -236,38 +257,132 @@ async fn a_mistake_is_marked_at_its_field(browser: &Browser) -> Process {
         );
         let described = browser.run(&described).await;
         assert_eq!(described[0], typed);
-        assert!(
-            described[1]
-                .as_str()
-                .is_some_and(|text| text.contains(hint))
-        );
+        assert_eq!(described[1], hint);
     }
     assert_eq!(browser.text("h1").await, "Hello Gonzalo!");
     service2
 }
 
-async fn a_failure_is_shown_in_its_section(browser: &Browser) -> Process {
+async fn a_failure_is_shown_once(browser: &Browser) -> Process {
     let (service1, service2) = Process::pair(&[]);
     drop(service1);
     load(browser, &service2, "").await;
     let id = browser.text("#request-id").await;
-    for section in ["header", "#all", "#streamed"] {
-        let shown = browser.text(&format!("{section} .failure")).await;
-        assert!(shown.contains("can't be reached; try again"), "{shown}");
-        assert!(shown.contains(&id), "{shown}");
-    }
+    let shown = browser.text("header .failure").await;
+    let told = "service1 can't be reached; try again. There is no greeting, no list, no stream.";
+    assert!(shown.contains(told), "{shown}");
+    assert!(shown.contains(&id), "{shown}");
+    assert_eq!(browser.count(".failure").await, 1);
     service2
 }
 
+async fn lengths_beyond_the_form_are_a_mistake_and_no_hang(browser: &Browser) -> Process {
+    let (_service1, service2) = Process::pair(&[]);
+    load(browser, &service2, "?length=10000&stream_length=2000000000").await;
+    assert_eq!(browser.count(".mistake").await, 2);
+    load(browser, &service2, "?length=1000&stream_length=1000").await;
+    assert_eq!(browser.count("#all li").await, 1_000);
+    assert_eq!(browser.count("#streamed li").await, 1_000);
+    service2
+}
+
+const DEVELOPMENT: [(&str, &str); 2] = [("RECENT_REQUESTS", "on"), ("FAULTS", "on")];
+
+async fn the_form_leads_to_the_way_of_the_finished_request(browser: &Browser) -> Process {
+    let (service1, service2) = Process::pair(&DEVELOPMENT);
+    load(browser, &service2, "").await;
+    fill_in(browser, "name", "Ada").await;
+    submit(browser).await;
+    let path = browser.run("return location.pathname").await;
+    assert!(
+        path.as_str()
+            .is_some_and(|path| path.starts_with("/requests/")),
+        "{path}"
+    );
+    assert_eq!(browser.text("h1").await, "Hello Ada!");
+    let rows = browser.text(".way tbody").await;
+    assert!(
+        rows.contains(&format!("first attempt on {}", service1.grpc())),
+        "{rows}"
+    );
+    // The bar of an attempt lies within that of its call, and that within the one of the request.
+    let bars = "
+        const bar = row => row.querySelector('rect.span').getBoundingClientRect();
+        const lies = (inner, outer) => inner.left >= outer.left - 1 && inner.right <= outer.right + 1;
+        const rows = [...document.querySelectorAll('.way tbody tr')];
+        return rows.length == 7 && rows.slice(1).every((row, index) =>
+            bar(row).width > 0 && lies(bar(row), bar(rows[index % 2 ? index : 0])));";
+    assert_eq!(browser.run(bars).await, true);
+    // Reloading shows the same request.
+    let id = browser.text("#request-id").await;
+    browser
+        .goto(&format!(
+            "http://{}{}",
+            service2.http(),
+            path.as_str().expect("a path")
+        ))
+        .await;
+    browser.find("footer").await;
+    assert_eq!(browser.text("#request-id").await, id);
+    service2
+}
+
+async fn the_keyboard_alone_makes_a_greeting_fail_once(browser: &Browser) -> Process {
+    let (_service1, service2) = Process::pair(&DEVELOPMENT);
+    load(browser, &service2, "").await;
+    let before = browser.text("#request-id").await;
+    let name = browser.find("#name").await;
+    // Tab leaves each field and button in turn, up to the last button, and Enter presses it.
+    name.send_keys("\u{E004}").await.expect("it is a field");
+    for _ in 0..4 {
+        browser.press("\u{E004}").await;
+    }
+    let focus = "return document.activeElement.textContent";
+    assert_eq!(browser.run(focus).await, "Fail the greeting once");
+    browser.press("\u{E007}").await;
+    let changed = format!(
+        "return document.querySelector('footer') && document.querySelector('#request-id').textContent != '{before}'"
+    );
+    browser.wait_until(&changed).await;
+    let rows = browser.text(".way tbody").await;
+    assert!(
+        rows.contains("UNAVAILABLE") && rows.contains("retry on"),
+        "{rows}"
+    );
+    service2
+}
+
+/// The contrast between the border of a field and what lies on either side of it (WCAG 2, 1.4.11).
+const CONTRAST_OF_FIELDS: &str = "
+    const paint = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    const luminance = color => {
+        paint.fillStyle = color;
+        paint.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...paint.getImageData(0, 0, 1, 1).data].map(byte => {
+            const part = byte / 255;
+            return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const contrast = (one, other) => {
+        const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+        return (light + 0.05) / (dark + 0.05);
+    };
+    const field = document.querySelector('input');
+    const style = getComputedStyle(field), card = getComputedStyle(field.closest('.card'));
+    return Math.min(
+        contrast(style.borderTopColor, style.backgroundColor),
+        contrast(style.borderTopColor, card.backgroundColor));";
+
 /// Saves a picture of each screen in `target/screenshots`.
 async fn the_page_fits_all_screens(browser: &Browser) -> Process {
-    let (_service1, service2) = Process::pair(&[]);
+    let (_service1, service2) = Process::pair(&DEVELOPMENT);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../screenshots");
     fs::create_dir_all(&directory).expect("it can be written");
     for scheme in ["light", "dark"] {
         let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         browser.devtools("Emulation.setEmulatedMedia", media).await;
-        for (screen, width) in [("phone", 390), ("desktop", 1280)] {
+        for (screen, width) in [("phone", 360), ("tablet", 768), ("desktop", 1440)] {
             let size = |height: Value| {
                 json!({
                     "width": width,
@@ -281,6 +396,9 @@ async fn the_page_fits_all_screens(browser: &Browser) -> Process {
             load(browser, &service2, "").await;
             let overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
             assert_eq!(browser.run(overflow).await, 0, "{screen}");
+            let contrast = browser.run(CONTRAST_OF_FIELDS).await;
+            let contrast = contrast.as_f64().expect("a number");
+            assert!(contrast >= 3.0, "{scheme}: {contrast}");
             let height = browser
                 .run("return document.documentElement.scrollHeight")
                 .await;

@@ -1,5 +1,5 @@
 //! The pair in real containers, as `docker compose up` runs it. `make e2e` builds the images and
-//! runs this test; it needs the ports 8080 and 8081.
+//! runs these tests; they need the ports 8080, 8081, 9080 and 9081.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tests::{
     Record, http,
     load::{Load, Plan},
@@ -80,11 +81,46 @@ fn port(number: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, number).into()
 }
 
-/// The picks of each replica. The port for operators is not published, but this host reaches the
-/// network of the containers.
-fn picks() -> BTreeMap<String, f64> {
+/// The address of a container in the network of the pair.
+fn address(service: &str) -> String {
     let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-    let address = inspect("service2", format).parse().expect("an address");
+    inspect(service, format)
+}
+
+/// The ports for operators are published on the loopback of this host alone, and other containers
+/// reach them.
+fn operators_read_from_this_host_and_from_a_container() {
+    for (service, number) in [("service1", 9080), ("service2", 9081)] {
+        assert_eq!(http::get(port(number), "/metrics").status, 200);
+        let bindings = inspect(service, "{{json .HostConfig.PortBindings}}");
+        let bindings: serde_json::Value = serde_json::from_str(&bindings).expect("JSON");
+        let published = bindings[format!("{number}/tcp")].as_array();
+        let published = published.expect("it is published");
+        assert!(published.len() == 1 && published[0]["HostIp"] == "127.0.0.1");
+        // The image has one program, whose health check asks the other container.
+        let network = format!("{PROJECT}_default");
+        let (host, number) = (
+            format!("HOST={}", address(service)),
+            format!("PORT={number}"),
+        );
+        let options = [
+            "--rm",
+            "--network",
+            &network,
+            "--env",
+            &host,
+            "--env",
+            &number,
+        ];
+        let image = format!("mesh-{service}");
+        let arguments = [&["run"], &options[..], &[&image, "healthcheck"]].concat();
+        run("docker", &arguments); // it panics if the port is not reached
+    }
+}
+
+/// The picks of each replica, read in the network of the containers, which this host reaches.
+fn picks() -> BTreeMap<String, f64> {
+    let address = address("service2").parse().expect("an address");
     http::picks(SocketAddr::new(address, 9081))
 }
 
@@ -204,6 +240,26 @@ fn the_workers_follow_the_limit_of_cpu() {
     assert_eq!(workers.len(), 1, "{workers:?}");
 }
 
+#[test]
+fn an_edit_is_built_and_variables_choose_the_ports() {
+    let ports = [("SERVICE1_PORT", "18080"), ("SERVICE2_PORT", "18081")];
+    let output = Command::new("docker")
+        .args(["compose", "config", "--format", "json"])
+        .envs(ports)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .expect("Docker is there");
+    let file: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for service in ["certs", "service1", "service2"] {
+        assert_eq!(file["services"][service]["pull_policy"], "build");
+    }
+    for (service, (_, port)) in ["service1", "service2"].into_iter().zip(ports) {
+        let published = file["services"][service]["ports"].as_array();
+        let mut published = published.expect("it has ports").iter();
+        assert!(published.any(|entry| entry["published"] == port), "{file}");
+    }
+}
+
 // One test: there is one set of ports.
 #[test]
 fn the_pair_runs_in_containers() {
@@ -221,6 +277,10 @@ fn the_pair_runs_in_containers() {
         assert_eq!(
             inspect(service, "{{.HostConfig.RestartPolicy.Name}}"),
             "on-failure"
+        );
+        assert_eq!(
+            inspect(service, "{{.HostConfig.LogConfig}}"),
+            "{json-file map[max-file:3 max-size:10m]}"
         );
         let image = run(
             "docker",
@@ -240,6 +300,7 @@ fn the_pair_runs_in_containers() {
     assert_eq!((answer.status, answer.text()), (200, "\"Hello, TEST!\""));
     let id = answer.id();
     a_container_without_a_certificate_calls_nothing();
+    operators_read_from_this_host_and_from_a_container();
     the_workers_follow_the_limit_of_cpu();
     wait_for("three lines", || {
         (log_of("service1", id).len() + log_of("service2", id).len() == 3).then_some(())
@@ -253,9 +314,13 @@ fn the_pair_runs_in_containers() {
     let answer = http::get(port(8080), "/api/v1/name?name=test");
     assert_eq!((answer.status, answer.text()), (200, r#"{"name":"TEST"}"#));
 
-    let (page, whole) = http::get(port(8081), "/").chunked();
-    assert!(whole && page.contains("Hello Gonzalo!"), "{page}");
-    assert_eq!(page.matches("<li value").count(), 15);
+    // The compose file sets `RECENT_REQUESTS`: the form leads to the page of its request.
+    let form = http::get(port(8081), "/");
+    let page = form.header("location").expect("it leads to a page");
+    let page = http::get(port(8081), page);
+    let page = page.text();
+    assert!(page.contains("Hello Gonzalo!"), "{page}");
+    assert_eq!(page.matches(">name ").count(), 15);
 
     scale_up_and_down();
 

@@ -27,10 +27,12 @@ fn service1(certificates: &Certificates, variables: &[(&str, &str)]) -> Process 
     Process::start("service1", &[&own, variables].concat())
 }
 
-/// service2 that calls a service1 of this host name.
-fn service2(certificates: &Certificates, service1: &Process, host: &str) -> Process {
+/// service2 that calls a service1 of these host names.
+fn service2(certificates: &Certificates, service1: &Process, hosts: &[&str]) -> Process {
     let directory = certificates.directory("service2");
-    let channel = format!("{host}:{}", service1.grpc().port());
+    let port = service1.grpc().port();
+    let channel: Vec<_> = hosts.iter().map(|host| format!("{host}:{port}")).collect();
+    let channel = channel.join(",");
     let variables = [
         ("MESH_TLS_DIR", directory.as_str()),
         ("SERVICE1_CHANNEL", &channel),
@@ -41,7 +43,7 @@ fn service2(certificates: &Certificates, service1: &Process, host: &str) -> Proc
 
 fn pair(certificates: &Certificates, variables: &[(&str, &str)]) -> (Process, Process) {
     let service1 = service1(certificates, variables);
-    let service2 = service2(certificates, &service1, "localhost");
+    let service2 = service2(certificates, &service1, &["localhost"]);
     service2.wait_until_ready();
     (service1, service2)
 }
@@ -72,7 +74,7 @@ fn a_peer_that_is_not_allowed_is_refused_with_an_id_and_a_line() {
     let certificates = Certificates::new();
     let allowed = [("MESH_ALLOWED_PEERS", "spiffe://mesh.local/orders")];
     let service1 = service1(&certificates, &allowed);
-    let service2 = service2(&certificates, &service1, "localhost");
+    let service2 = service2(&certificates, &service1, &["localhost"]);
     let response = http::get(service2.http(), HELLO);
     assert_eq!(response.status, 403, "{}", response.text());
     let refused = service1.line(&[("peer", SERVICE2), ("grpc_code", "PERMISSION_DENIED")]);
@@ -153,17 +155,37 @@ fn a_session_is_never_resumed_so_a_removed_authority_is_never_trusted() {
 fn a_server_with_another_name_or_authority_is_not_called() {
     let certificates = Certificates::new();
     let service1 = service1(&certificates, &[]);
-    let misnamed = service2(&certificates, &service1, "127.0.0.1");
+    let misnamed = service2(&certificates, &service1, &["127.0.0.1"]);
     let line = misnamed.line(&[("action", "replica"), ("status", "down")]);
     let error = line.text("error");
     assert!(error.contains("not valid for name"), "{error}");
     assert_eq!(http::get(misnamed.http(), HELLO).status, 503);
 
     let others = Certificates::new();
-    let distrusting = service2(&others, &service1, "localhost");
+    let distrusting = service2(&others, &service1, &["localhost"]);
     let line = distrusting.line(&[("action", "replica"), ("status", "down")]);
     let error = line.text("error");
     assert!(error.contains("UnknownIssuer"), "{error}");
+}
+
+#[test]
+fn an_address_under_two_names_is_one_replica_of_the_name_in_its_certificate() {
+    let certificates = Certificates::new();
+    let service1 = service1(&certificates, &[]);
+    for hosts in [["127.0.0.1", "localhost"], ["localhost", "127.0.0.1"]] {
+        let service2 = service2(&certificates, &service1, &hosts);
+        service2.wait_until_ready();
+        assert_eq!(http::get(service2.http(), HELLO).status, 200, "{hosts:?}");
+        let metrics = http::get(service2.admin(), "/metrics");
+        let of_replicas = metrics
+            .text()
+            .lines()
+            .filter(|line| line.starts_with("replicas{"));
+        let own = format!("replicas{{replica=\"{}\"", service1.grpc());
+        let is_own = |line: &str| line.starts_with(&own);
+        assert!(of_replicas.clone().all(is_own), "{}", metrics.text());
+        assert!(service2.metric(&format!("{own},state=\"up\"}}")) > 0.0);
+    }
 }
 
 #[test]

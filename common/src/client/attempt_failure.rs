@@ -1,78 +1,83 @@
-//! [`Failure`]: why an attempt has no response, and whether its call was processed.
+//! [`Failure`]: an attempt that failed before its response began, or in the middle of it.
 
+use axum::BoxError;
 use h2::Reason;
 use tonic::{Code, Status};
 
-/// An attempt that failed before its response began.
+use super::ending::Ending;
+use crate::Problem;
+
+/// How an attempt failed, and the status that its caller gets.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// No replica can take the call, for this reason.
-    NoReplica(&'static str),
-    /// The call was not sent, or the replica's GOAWAY says that it was not processed.
-    Unprocessed(Status),
-    /// The replica refused the call without processing it (`REFUSED_STREAM`).
-    Refused(Status),
-    /// Too many other calls wait for a stream of the connection.
-    Full,
-    /// The call may have been processed.
-    Broken(Status),
-    /// The caller's side failed. No other replica would help.
-    Request(Status),
+pub(super) struct Failure {
+    pub(super) ending: Ending,
+    status: Status,
 }
 
 impl Failure {
+    pub(super) fn new(ending: Ending, message: impl Into<String>) -> Self {
+        let status = match ending {
+            // With a pushback, or the edge would blame its client.
+            _ if ending.code() == Code::ResourceExhausted => Problem::overloaded().into(),
+            _ => Status::new(ending.code(), message),
+        };
+        Self { ending, status }
+    }
+
+    /// The failure of a response that has this end.
+    pub(super) fn of_response(ending: Ending) -> Self {
+        Self::new(ending, ending.text())
+    }
+
+    pub(super) fn message(&self) -> &str {
+        self.status.message()
+    }
+
+    /// The failure of the caller's side. No replica would help.
+    pub(super) fn of_request(status: Status) -> Self {
+        let ending = Ending::Request(status.code());
+        Self { ending, status }
+    }
+
     /// The failure of a request whose head could not be sent.
-    pub(super) fn of_sending(error: h2::Error) -> Self {
+    pub(super) fn of_sending(error: &h2::Error) -> Self {
         if error.is_io() || error.is_go_away() {
-            Self::Unprocessed(status_of(error))
+            Self::new(Ending::NotSent, error.to_string())
         } else {
-            Self::Request(Status::internal(format!("the call can't be sent: {error}")))
+            Self::of_request(Status::internal(format!("the call can't be sent: {error}")))
         }
     }
 
-    pub(super) fn code(&self) -> Code {
-        match self {
-            Self::NoReplica(_) | Self::Full => Code::Unavailable,
-            Self::Unprocessed(status)
-            | Self::Refused(status)
-            | Self::Broken(status)
-            | Self::Request(status) => status.code(),
+    /// The same failure, if the head of the response has come.
+    pub(super) fn after_head(self) -> Self {
+        match self.ending.after_head() {
+            ending if ending == self.ending => self,
+            ending => Self::new(ending, self.status.message()),
         }
     }
 
     pub(super) fn into_status(self) -> Status {
-        match self {
-            Self::NoReplica(why) => Status::unavailable(why),
-            Self::Full => Status::unavailable("too many calls wait for a stream of the connection"),
-            Self::Unprocessed(status)
-            | Self::Refused(status)
-            | Self::Broken(status)
-            | Self::Request(status) => status,
-        }
+        self.status
     }
 }
 
+/// The failure of a stream. h2 fails only the streams above the last one of a GOAWAY with it.
 impl From<h2::Error> for Failure {
     fn from(error: h2::Error) -> Self {
-        let is_remote = error.is_remote();
-        if is_remote && error.is_go_away() {
-            // A GOAWAY fails only the streams above its last one.
-            return Self::Unprocessed(status_of(error));
-        }
-        if is_remote && error.reason() == Some(Reason::REFUSED_STREAM) {
-            return Self::Refused(status_of(error));
-        }
-        Self::Broken(status_of(error))
+        let reason = error.reason().unwrap_or(Reason::INTERNAL_ERROR);
+        let ending = match (error.is_reset(), error.is_remote()) {
+            (true, true) if reason == Reason::REFUSED_STREAM => Ending::Refused,
+            (true, true) => Ending::ResetBeforeHead(reason),
+            (true, false) => Ending::Invalid(reason),
+            (false, true) if error.is_go_away() => Ending::NotProcessed,
+            (false, _) => Ending::ConnectionLost,
+        };
+        Self::new(ending, error.to_string())
     }
 }
 
-/// The status of a call whose stream or connection failed: gRPC's table of HTTP/2 error codes for a
-/// reset of its stream, `UNAVAILABLE` for any other error.
-///
-/// tonic maps the other errors to `UNKNOWN` or `INTERNAL`, which blame the service.
-pub(super) fn status_of(error: h2::Error) -> Status {
-    if error.is_reset() {
-        return Status::from_error(Box::new(error));
+impl From<Failure> for BoxError {
+    fn from(failure: Failure) -> Self {
+        failure.status.into()
     }
-    Status::unavailable(error.to_string())
 }

@@ -17,16 +17,20 @@ use tokio::{
 };
 
 use super::{
-    Client, Config, RequestIdNames, Target,
-    layers::{Attempts, Budget, UsualLatency},
-    pool::{Balance, Names, Replica, Share, Waiting, keep_io, keep_replicas},
+    Client, Config, RequestIdNames, RetryPolicy, Target,
+    latencies::UsualLatency,
+    layers::{Attempts, Budget},
+    pool::{Balance, Memory, Names, Replica, Share, System, Waiting, keep_io, keep_replicas},
     stack::outbound,
     wire::Head,
 };
-use crate::methods::{Deadlines, Method, declared_in};
+use crate::{
+    calls::ServiceCalls,
+    methods::{Deadlines, Method, declared_in},
+};
 
 /// A service that this process calls, and what all its workers share: the addresses, the usual
-/// latency of each method, the budget of attempts, and the bounds of waiting calls and of
+/// latency of each method, the memory of failures, the budget of attempts, and the bounds of waiting calls and of
 /// connections. Clones share their state.
 ///
 /// Create one before the workers start, and call [`connect`](Self::connect) on each worker:
@@ -48,10 +52,13 @@ struct Shared {
     names: Arc<Names>,
     methods: HashMap<String, (Method, Arc<UsualLatency>)>,
     budget: Arc<Budget>,
+    memory: Arc<Memory>,
     waiting: Waiting,
+    calls: Arc<ServiceCalls>,
     workers: watch::Sender<usize>,
     next_worker: AtomicUsize,
     failfast: Duration,
+    retries: Arc<RetryPolicy>,
     deadlines: Deadlines,
     request_id_names: RequestIdNames,
 }
@@ -75,18 +82,29 @@ impl Channel {
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
         Self(Arc::new(Shared {
             deadlines: Deadlines::of_methods(deadline, &methods),
-            names: Arc::new(Names::new(target, config)),
+            names: Arc::new(Names::new(target, config, Arc::new(System))),
             methods: methods
                 .into_iter()
                 .map(|(path, method)| (path, (method, Arc::default())))
                 .collect(),
-            budget: Arc::new(Budget::new()),
+            budget: Arc::new(Budget::new(&config.retries)),
+            memory: Arc::default(),
             waiting: Waiting::default(),
+            calls: Arc::default(),
             workers: watch::Sender::new(0),
             next_worker: AtomicUsize::new(0),
             failfast: config.failfast,
+            retries: Arc::new(config.retries.clone()),
             request_id_names: config.request_id_names,
         }))
+    }
+
+    /// Sets what operators call the service, on `/status`; without it, they see its addresses. The
+    /// first call counts, for all clones.
+    #[must_use]
+    pub fn named(self, name: impl Into<String>) -> Self {
+        self.0.names.metrics.set_title(name.into());
+        self
     }
 
     /// Returns a client for one worker, and starts to open the client's own connections. They close
@@ -120,11 +138,21 @@ impl Channel {
         F: Future<Output = ()> + Send + 'static,
     {
         let shared = &*self.0;
-        let balance = Balance::new(shared.failfast, shared.waiting.clone());
+        let balance = Balance::new(
+            shared.failfast,
+            shared.waiting.clone(),
+            shared.memory.clone(),
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(task(balance.clone()));
-        let attempts = Attempts::new(balance, &shared.methods, shared.budget.clone(), tasks);
-        outbound(attempts, shared.deadlines.clone())
+        let attempts = Attempts::new(
+            balance,
+            &shared.methods,
+            shared.retries.clone(),
+            shared.budget.clone(),
+            tasks,
+        );
+        outbound(attempts, shared.deadlines.clone(), shared.calls.clone())
     }
 }
 

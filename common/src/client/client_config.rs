@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::RetryPolicy;
 use crate::{config, tls::Tls};
 
 /// The default of [`Config::failfast`], as it is written in flags.
@@ -22,17 +23,26 @@ const FAILFAST: &str = "3s";
 #[cfg_attr(feature = "cli", group(skip))]
 pub struct Config {
     /// How long a call waits for a replica while none can be reached
-    #[cfg_attr(feature = "cli", arg(long, env, default_value = FAILFAST, value_parser = config::duration))]
+    #[cfg_attr(feature = "cli", arg(help_heading = config::group::CALLS, long, env, default_value = FAILFAST, value_parser = config::duration))]
     pub failfast: Duration,
 
-    /// The names under which calls carry their request id
-    #[cfg_attr(feature = "cli", arg(long, env, value_enum, default_value_t))]
+    /// The names under which calls carry their request id: both, or x-request-id alone, since some
+    /// proxies refuse the underscore of the other
+    // Hidden, because values with a help of their own would give `--help` another form.
+    #[cfg_attr(
+        feature = "cli",
+        arg(help_heading = config::group::CALLS, long, env, value_enum, default_value_t, hide_possible_values = true)
+    )]
     pub request_id_names: RequestIdNames,
 
     /// The certificates for calls over mutual TLS: those of
     /// [`mesh_tls`](crate::Config::mesh_tls). It is no flag of its own
     #[cfg_attr(feature = "cli", arg(skip))]
     pub tls: Option<Tls>,
+
+    /// When calls get further attempts. It is no flag of its own
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub retries: RetryPolicy,
 }
 
 impl Default for Config {
@@ -41,6 +51,7 @@ impl Default for Config {
             failfast: config::duration(FAILFAST).expect("the tests parse it"),
             request_id_names: RequestIdNames::default(),
             tls: None,
+            retries: RetryPolicy::default(),
         }
     }
 }

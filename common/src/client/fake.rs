@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tokio::{
     io::duplex,
     task::JoinSet,
@@ -39,11 +39,39 @@ pub(super) enum Does {
     Refuse,
     /// Resets the call.
     Reset(Reason),
+    /// Responds at once with these parts, and resets the call at the end if there is a reason.
+    Send(Parts),
     /// Refuses the call and sends GOAWAY.
     GoAway,
     /// Neither reads nor writes from now on.
     Freeze,
 }
+
+/// The parts of a response. The last one ends the stream, if nothing resets it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts {
+    pub(super) http: u16,
+    pub(super) content_type: &'static str,
+    pub(super) data: &'static [u8],
+    pub(super) status: Option<Code>,
+    pub(super) reset: Option<Reason>,
+}
+
+impl Parts {
+    /// A good response.
+    pub(super) const GOOD: Self = Self {
+        http: 200,
+        content_type: GRPC,
+        data: MESSAGE,
+        status: Some(Code::Ok),
+        reset: None,
+    };
+}
+
+const GRPC: &str = "application/grpc";
+
+/// A message of three bytes with its prefix.
+pub(super) const MESSAGE: &[u8] = &[0, 0, 0, 0, 3, b'a', b'b', b'c'];
 
 /// What a replica has served.
 #[derive(Debug, Clone, Default)]
@@ -121,6 +149,9 @@ async fn serve(io: tokio::io::DuplexStream, served: Served, script: impl Fn(usiz
             }
             Does::Refuse => stream.send_reset(Reason::REFUSED_STREAM),
             Does::Reset(reason) => stream.send_reset(reason),
+            Does::Send(parts) => {
+                responses.spawn(async move { send(stream, parts).await });
+            }
             Does::GoAway => {
                 streams.graceful_shutdown();
                 stream.send_reset(Reason::REFUSED_STREAM);
@@ -140,11 +171,35 @@ async fn read(request: Request<RecvStream>, received: &AtomicUsize) {
 }
 
 fn respond(stream: &mut server::SendResponse<Bytes>) {
-    let Ok(mut body) = stream.send_response(Response::new(()), false) else {
+    let Ok(mut body) = stream.send_response(head(200, GRPC), false) else {
         return; // the client is gone
     };
-    let _ = body.send_data(Bytes::from_static(b"data"), false);
+    let _ = body.send_data(Bytes::from_static(MESSAGE), false);
     let _ = body.send_trailers(status(Code::Ok));
+}
+
+/// Sends the parts of a response.
+async fn send(mut stream: server::SendResponse<Bytes>, parts: Parts) {
+    let head = head(parts.http, parts.content_type);
+    let Ok(mut body) = stream.send_response(head, false) else {
+        return; // the client is gone
+    };
+    let _ = body.send_data(Bytes::from_static(parts.data), false);
+    if let Some(reason) = parts.reset {
+        // A reset drops what was not sent yet.
+        sleep(Duration::from_millis(1)).await;
+        body.send_reset(reason);
+    } else if let Some(code) = parts.status {
+        let _ = body.send_trailers(status(code));
+    } else {
+        let _ = body.send_data(Bytes::new(), true);
+    }
+}
+
+fn head(http: u16, content_type: &'static str) -> Response<()> {
+    let head = Response::builder().status(http);
+    let head = head.header(CONTENT_TYPE, content_type).body(());
+    head.expect("it is valid")
 }
 
 fn fail(stream: &mut server::SendResponse<Bytes>, code: Code, pushback: Option<&'static str>) {

@@ -13,8 +13,13 @@
 //! | `channel` | [`Channel`]: what the workers of the process share |
 //! | `target` | [`Target`]: the addresses of the service |
 //! | `client_config` | [`Config`]: the settings of a client |
+//! | `retry_policy` | [`RetryPolicy`]: when a call gets further attempts |
 //! | `request_body` | what a call sends |
-//! | `attempt_failure` | why an attempt has no response |
+//! | `reading` | a response from its head to its end |
+//! | `ending` | **how an attempt ended**, and what follows for all who want to know |
+//! | `attempt_failure` | an ending with the status that the caller gets |
+//! | `codec` | [`Codec`]: the codec of generated clients, which reports what it refuses |
+//! | `method`, `latencies` | what is declared and known of a method: how long it usually takes |
 //! | `pushback` | when a server wants a call again |
 //! | `serving` | [`wait_until_serving`], and the health check behind it |
 //! | [`http`] | a client for services that speak HTTP, with the same context, deadline and retries |
@@ -25,13 +30,19 @@
 mod attempt_failure;
 mod channel;
 mod client_config;
+mod codec;
+mod ending;
 #[cfg(test)]
 mod fake;
 pub mod http;
+mod latencies;
 mod layers;
+mod method;
 mod pool;
 mod pushback;
+mod reading;
 mod request_body;
+mod retry_policy;
 mod serving;
 mod stack;
 mod target;
@@ -41,7 +52,9 @@ use self::attempt_failure::Failure;
 pub use self::{
     channel::Channel,
     client_config::{Config, RequestIdNames},
-    layers::{Attempts, CallDeadline, CallTiming},
+    codec::{Codec, Decoder},
+    layers::{Attempts, CallDeadline, CallLimit, CallTiming},
+    retry_policy::RetryPolicy,
     serving::wait_until_serving,
     stack::Client,
     target::{InvalidTarget, Target},

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::Body;
 use tonic::Status;
 
-use crate::{limits, lock::lock};
+use crate::lock::lock;
 
 /// What a call sends. A clone sends the same messages.
 #[derive(Debug, Clone)]
@@ -65,17 +65,21 @@ struct Source {
     begin: Vec<Bytes>,
     /// The memory that all frames read so far take, in bytes.
     size: usize,
+    /// The most memory of the beginning, in bytes.
+    most: usize,
     /// Whether `begin` is all that was read.
     is_whole: bool,
 }
 
 impl Replay {
-    pub(super) fn new(body: tonic::body::Body) -> Self {
+    /// Keeps at most this much of the stream, in bytes.
+    pub(super) fn new(body: tonic::body::Body, most: usize) -> Self {
         Self(Arc::new(Mutex::new(Source {
             rest: body,
             is_over: false,
             begin: Vec::new(),
             size: 0,
+            most,
             is_whole: true,
         })))
     }
@@ -125,7 +129,7 @@ impl Reader {
 impl Source {
     fn keep(&mut self, data: &Bytes) {
         self.size += data.len() + size_of::<Bytes>();
-        self.is_whole &= self.size <= limits::MAX_REPLAY;
+        self.is_whole &= self.size <= self.most;
         if self.is_whole {
             self.begin.push(data.clone());
         } else {
@@ -157,6 +161,8 @@ mod tests {
 
     use super::*;
 
+    const MOST: usize = 64 * 1_024;
+
     /// A stream of messages of these sizes. Each byte of a message is the message's number.
     fn replay(sizes: &'static [usize]) -> RequestBody {
         let frames = sizes
@@ -167,7 +173,7 @@ mod tests {
                 Ok::<_, Status>(Frame::data(data))
             });
         let body = tonic::body::Body::new(StreamBody::new(stream::iter(frames)));
-        RequestBody::Stream(Replay::new(body))
+        RequestBody::Stream(Replay::new(body, MOST))
     }
 
     /// Reads at most `most` messages and returns the number of each.
@@ -200,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_beginning_that_is_too_large_is_not_kept() {
-        for sizes in [&[40_000, 40_000, 10], &[10, limits::MAX_REPLAY, 10]] {
+        for sizes in [&[40_000, 40_000, 10], &[10, MOST, 10]] {
             let body = replay(sizes);
             assert_eq!(read(&body, 3).await, [0, 1, 2]);
             assert!(!body.is_whole());

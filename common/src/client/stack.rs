@@ -1,7 +1,12 @@
 //! The outbound stack, all of it, top to bottom.
 
-use super::layers::{Attempts, CallDeadline, CallTiming};
-use crate::methods::Deadlines;
+use std::sync::Arc;
+
+use super::layers::{Attempts, CallDeadline, CallLimit, CallTiming};
+use crate::{
+    calls::{CALLS, ServiceCalls},
+    methods::Deadlines,
+};
 
 /// The layers that each outbound call passes. A generated client takes it as its channel:
 ///
@@ -29,7 +34,9 @@ use crate::methods::Deadlines;
 ///    to measure what the handler waits for.
 /// 2. [`CallDeadline`]: no call starts or lasts beyond its deadline. Above the attempts, as the
 ///    deadline bounds all of them together.
-/// 3. [`Attempts`]: a call is sent again where that is safe and may help, and a late one gets a
+/// 3. [`CallLimit`]: a call beyond `MAX_CALLS` to a service that hangs fails at once. Above the attempts, as no other attempt
+///    would help, and no replica is at fault.
+/// 4. [`Attempts`]: a call is sent again where that is safe and may help, and a late one gets a
 ///    second attempt. Above the choice of a replica, so that each attempt goes to the best replica
 ///    of that moment.
 ///
@@ -38,9 +45,14 @@ use crate::methods::Deadlines;
 /// - `pool` picks the replica of an attempt.
 /// - `wire` makes the attempt on the replica's connection. It writes `request_id` and
 ///   `grpc-timeout` last, so that the timeout is what is left when the attempt leaves.
-pub type Client = CallTiming<CallDeadline<Attempts>>;
+pub type Client = CallTiming<CallDeadline<CallLimit<Attempts>>>;
 
 /// Puts the upper layers on the attempts.
-pub(super) fn outbound(attempts: Attempts, deadlines: Deadlines) -> Client {
-    CallTiming::new(CallDeadline::new(attempts, deadlines))
+pub(super) fn outbound(
+    attempts: Attempts,
+    deadlines: Deadlines,
+    service: Arc<ServiceCalls>,
+) -> Client {
+    let limited = CallLimit::new(attempts, deadlines.clone(), &CALLS, service);
+    CallTiming::new(CallDeadline::new(limited, deadlines))
 }

@@ -14,11 +14,14 @@ pub(crate) struct About {
 }
 
 /// A setting as it was read.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     /// The variable, or the flag of a setting without one.
     pub(crate) name: String,
-    pub(crate) value: String,
+    /// None if the setting is not set and has no value by default.
+    pub(crate) value: Option<String>,
+    /// What it means that the setting has no value, where its help says so: `no TLS`.
+    pub(crate) without: Option<String>,
     /// Where the value is from: a flag, the environment, or the default.
     pub(crate) source: &'static str,
 }

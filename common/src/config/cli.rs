@@ -3,7 +3,7 @@
 use std::{env, process::exit};
 
 use clap::{
-    Arg, ArgMatches, Command, Parser,
+    Arg, ArgAction, ArgMatches, Command, Parser,
     error::{ContextKind, ErrorKind},
     parser::ValueSource,
 };
@@ -21,6 +21,16 @@ const HEALTHCHECK: &str = "healthcheck";
 const ABOUT_HEALTHCHECK: &str = "Ask the service that runs on this host with the same settings \
     whether it is ready; the exit code is 0 if it is ready and 1 if it is not";
 
+/// The end of the help: the variables that are no flags.
+#[cfg(feature = "traces")]
+const TRACES: &str = "\
+Traces, by the variables of OpenTelemetry:
+      OTEL_EXPORTER_OTLP_ENDPOINT
+          Where the collector is, such as http://localhost:4318; without one, there are no traces
+      OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER,
+      OTEL_TRACES_SAMPLER_ARG, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED
+          See the specification of OpenTelemetry";
+
 /// What is shown of a secret.
 const HIDDEN: &str = "hidden";
 
@@ -33,7 +43,11 @@ const HIDDEN: &str = "hidden";
 /// The settings are on the page `/status` of the port for operators. Give an argument that holds a
 /// secret `hide_env_values = true`: its value is on no page, nor in the help.
 pub fn parse<C: Parser>() -> C {
-    let command = C::command().subcommand(Command::new(HEALTHCHECK).about(ABOUT_HEALTHCHECK));
+    let command = C::command()
+        .subcommand(Command::new(HEALTHCHECK).about(ABOUT_HEALTHCHECK))
+        .next_line_help(true); // else each group has the form that its longest flag calls for
+    #[cfg(feature = "traces")]
+    let command = command.after_help(TRACES);
     let parsed = command.try_get_matches().and_then(|matches| {
         if matches.subcommand_name() == Some(HEALTHCHECK) {
             exit(check_health(&matches))
@@ -73,40 +87,55 @@ fn of_opentelemetry() -> impl Iterator<Item = Setting> {
         is_it.then(|| (name, value.to_string_lossy().into_owned()))
     });
     all.map(|(name, value)| Setting {
-        value: if name.ends_with("HEADERS") {
+        value: Some(if name.ends_with("HEADERS") {
             HIDDEN.to_owned()
         } else {
             value
-        },
+        }),
+        without: None,
         name,
         source: "environment",
     })
 }
 
-/// A setting that has a value.
+/// A setting, with its value or without.
 fn setting(argument: &Arg, matches: &ArgMatches) -> Option<Setting> {
+    if matches!(
+        argument.get_action(),
+        ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
+    ) {
+        return None;
+    }
     let id = argument.get_id().as_str();
-    let source = match matches.value_source(id)? {
-        ValueSource::EnvVariable => "environment",
-        ValueSource::CommandLine => "flag",
+    let source = match matches.value_source(id) {
+        Some(ValueSource::EnvVariable) => "environment",
+        Some(ValueSource::CommandLine) => "flag",
         _ => "default",
     };
     let name = match argument.get_env() {
         Some(variable) => variable.to_string_lossy().into_owned(),
         None => format!("--{}", argument.get_long().unwrap_or(id)),
     };
-    let value = if argument.is_hide_env_values_set() {
-        HIDDEN.to_owned()
-    } else {
-        let values = matches.get_raw(id)?;
+    let value = matches.get_raw(id).map(|values| {
+        if argument.is_hide_env_values_set() {
+            return HIDDEN.to_owned();
+        }
         let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
         values.join(",")
-    };
+    });
     Some(Setting {
         name,
         value,
+        without: without(argument),
         source,
     })
+}
+
+/// What the help of an argument says of its default in words: `[default: no TLS]`.
+fn without(argument: &Arg) -> Option<String> {
+    let help = argument.get_help()?.to_string();
+    let (_, words) = help.rsplit_once("[default: ")?;
+    Some(words.strip_suffix(']')?.to_owned())
 }
 
 /// Returns the exit code of the subcommand.
@@ -190,11 +219,40 @@ mod tests {
             ["--drain-timeout", "366days"],
             ["--log", "infoo"],
             ["--host", "localhost"],
+            ["--admin-host", "localhost"],
             ["--log", "info,x=loud"],
         ] {
             let complaint = complaint(&arguments);
             assert!(complaint.contains(arguments[0]), "{complaint}");
         }
+    }
+
+    /// The settings of a service that was started with these arguments.
+    fn settings(arguments: &[&str]) -> Vec<Setting> {
+        let arguments = ["service"].iter().chain(arguments);
+        let matches = Service::command().try_get_matches_from(arguments);
+        let all = about(Service::command(), &matches.expect("they are valid")).settings;
+        let is_ours = |setting: &Setting| !setting.name.starts_with("OTEL_");
+        all.into_iter().filter(is_ours).collect()
+    }
+
+    #[test]
+    fn a_setting_has_its_value_or_what_it_means_to_have_none() {
+        let all = settings(&["--deadline", "3s"]);
+        let of = |name: &str| {
+            let setting = all.iter().find(|setting| setting.name == name);
+            let setting = setting.unwrap_or_else(|| panic!("{name} in {all:?}"));
+            (
+                setting.value.as_deref(),
+                setting.without.as_deref(),
+                setting.source,
+            )
+        };
+        assert_eq!(of("DEADLINE"), (Some("3s"), None, "flag"));
+        assert_eq!(of("DRAIN_DELAY"), (Some("0s"), None, "default"));
+        assert_eq!(of("MESH_TLS_DIR"), (None, Some("no TLS"), "default"));
+        assert_eq!(of("ADMIN_PORT"), (None, None, "default"));
+        assert!(all.iter().all(|setting| !setting.name.contains("help")));
     }
 
     #[test]

@@ -1,11 +1,6 @@
 //! Writes a record to stdout, through the buffer of its worker or at once.
 
-use std::{
-    cell::RefCell,
-    io::{self, Write},
-};
-
-use tracing_subscriber::fmt::MakeWriter;
+use std::cell::RefCell;
 
 use super::{json, stdout};
 use crate::{context, limits};
@@ -37,7 +32,7 @@ pub(crate) fn flush() {
 pub(super) fn write(append: impl FnOnce(&mut Vec<u8>)) {
     let mut lines = Lines::take();
     append(&mut lines.bytes);
-    append_id_and_end(&mut lines.bytes);
+    append_id_and_end(&mut lines.bytes, lines.whole);
     lines.whole = lines.bytes.len();
 }
 
@@ -77,10 +72,11 @@ impl Drop for Lines {
     }
 }
 
-/// Ends a record, with the current trace, if there is one, and the request id as its last fields.
-pub(super) fn append_id_and_end(lines: &mut Vec<u8>) {
+/// Ends the record that begins at `start`, with the current trace, if there is one, and the request
+/// id as its last fields. A request that is recorded keeps the line.
+pub(super) fn append_id_and_end(lines: &mut Vec<u8>, start: usize) {
     context::with_current(|context| {
-        if let Some(trace) = context.and_then(|context| context.trace.as_deref()) {
+        if let Some(trace) = context.and_then(|context| context.shared.trace.as_deref()) {
             // The names are those of OpenTelemetry's page on trace context in logs.
             let names = ["trace_id", "span_id", "trace_flags"];
             for (name, id) in names.into_iter().zip(trace.ids()) {
@@ -92,35 +88,13 @@ pub(super) fn append_id_and_end(lines: &mut Vec<u8>) {
             }
         }
         lines.extend_from_slice(br#","request_id":""#);
-        let id = context.map_or("", |context| context.request_id.as_str());
+        let id = context.map_or("", |context| context.request_id().as_str());
         json::escaped(lines, id);
+        lines.extend_from_slice(b"\"}\n");
+        if let Some(timings) = context.and_then(|context| context.shared.timings.as_ref()) {
+            timings.keep_line(&lines[start..]);
+        }
     });
-    lines.extend_from_slice(b"\"}\n");
-}
-
-/// The writer of the formatter, which calls `write` once for each record.
-pub(super) struct Writer;
-
-impl<'a> MakeWriter<'a> for Writer {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        Self
-    }
-}
-
-impl Write for Writer {
-    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let open = record.strip_suffix(b"}\n").unwrap_or(record);
-        // Only strings of a record can have such characters, so the record is escaped as a whole.
-        let open = json::with_escapes(&String::from_utf8_lossy(open)).into_owned();
-        write(|lines| lines.extend_from_slice(open.as_bytes()));
-        Ok(record.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Takes the lines of this thread out of its buffer.

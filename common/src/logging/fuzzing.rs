@@ -6,6 +6,7 @@ use tracing::{Event, Subscriber, info};
 use tracing_subscriber::{
     Layer, Registry,
     layer::{Context, SubscriberExt},
+    registry::LookupSpan,
 };
 
 use super::{buffer, record::Format};
@@ -19,14 +20,17 @@ pub fn log_line(text: &str) -> Vec<u8> {
         info!(text, display = %text, debug = ?text, "{text}");
     });
     let mut line = lock(&line);
-    buffer::append_id_and_end(&mut line);
+    buffer::append_id_and_end(&mut line, 0);
     line.clone()
 }
 
 struct Lines(Format, Arc<Mutex<Vec<u8>>>);
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        self.0.append(event, &mut lock(&self.1));
+impl<S> Layer<S> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        self.0.append(event, &context, &mut lock(&self.1));
     }
 }

@@ -1,7 +1,8 @@
 //! JSON values, appended to a record.
 //!
 //! Text without escapes, which is nearly all of a record, is copied as a whole, in a third of the
-//! instructions of `serde_json`. `serde_json` writes everything else.
+//! instructions of `serde_json`. `serde_json` writes everything else. Each string has a limit, beyond
+//! which it is cut.
 
 use std::{
     borrow::Cow,
@@ -10,10 +11,18 @@ use std::{
 
 use serde::Serialize;
 
-/// Appends a string.
-pub(super) fn string(bytes: &mut Vec<u8>, text: &str) {
+use super::cut::MARK;
+
+/// The most bytes of JSON for a byte of text: `\u007f`.
+const LONGEST_ESCAPE: usize = 6;
+
+/// Appends a string, of which at most `most` bytes are between the quotes.
+pub(super) fn string(bytes: &mut Vec<u8>, string: &str, most: usize) {
+    if string.len() > most / LONGEST_ESCAPE {
+        return text(bytes, format_args!("{string}"), most);
+    }
     bytes.push(b'"');
-    escaped(bytes, text);
+    escaped(bytes, string);
     bytes.push(b'"');
 }
 
@@ -29,7 +38,7 @@ pub(super) fn escaped(bytes: &mut Vec<u8>, text: &str) {
 }
 
 /// Escapes, as `\u…`, the characters that are legal in JSON but control a terminal or a viewer.
-pub(super) fn with_escapes(json: &str) -> Cow<'_, str> {
+fn with_escapes(json: &str) -> Cow<'_, str> {
     if !json.contains(is_acted_on) {
         return Cow::Borrowed(json);
     }
@@ -58,12 +67,12 @@ fn is_acted_on(character: char) -> bool {
 
 /// Whether the text needs no escapes: ASCII without quotes, backslashes and control characters.
 fn is_plain(text: &[u8]) -> bool {
-    let is_plain_byte = |byte: &u8| matches!(byte, b' '..=b'~') && !b"\"\\".contains(byte);
+    let is_plain_byte = |byte: &u8| matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
     let Some(last) = text.last_chunk() else {
         return text.iter().all(is_plain_byte);
     };
     let (words, _) = text.as_chunks();
-    words.iter().chain([last]).all(|word| is_plain_word(*word))
+    words.iter().all(|word| is_plain_word(*word)) && is_plain_word(*last)
 }
 
 /// The same for eight bytes at once, in half the instructions. `^ all(character)` turns the bytes
@@ -79,21 +88,61 @@ fn is_plain_word(word: [u8; 8]) -> bool {
     found | above == 0
 }
 
-/// Appends a string that is formatted while it is written.
-pub(super) fn text(bytes: &mut Vec<u8>, text: fmt::Arguments<'_>) {
-    struct Escaped<'a>(&'a mut Vec<u8>);
-
-    impl Write for Escaped<'_> {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            escaped(self.0, text);
-            Ok(())
-        }
-    }
-
+/// Appends a string that is formatted while it is written, up to `most` bytes between the quotes.
+pub(super) fn text(bytes: &mut Vec<u8>, text: fmt::Arguments<'_>, most: usize) {
     bytes.push(b'"');
+    let start = bytes.len();
+    let end = start.saturating_add(most);
     // If formatting fails, the text up to the failure stays.
-    let _ = Escaped(bytes).write_fmt(text);
+    let _ = Escaped { bytes, end }.write_fmt(text);
+    cut(bytes, start, end);
     bytes.push(b'"');
+}
+
+/// Takes text until the bytes exceed `end`: a value of megabytes is not formatted to its end.
+struct Escaped<'a> {
+    bytes: &'a mut Vec<u8>,
+    end: usize,
+}
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.end.checked_sub(self.bytes.len()).ok_or(fmt::Error)?;
+        let mut text = text;
+        if text.len() > room {
+            // Exceeds the room as well, for a character has at most four bytes.
+            text = &text[..text.floor_char_boundary(room.saturating_add(4))];
+        }
+        escaped(self.bytes, text);
+        Ok(())
+    }
+}
+
+/// Cuts the inside of a string, which begins at `start`, if it exceeds `end`. The string ends with
+/// [`MARK`] then.
+fn cut(bytes: &mut Vec<u8>, start: usize, end: usize) {
+    if bytes.len() <= end {
+        return;
+    }
+    let end = end.saturating_sub(MARK.len());
+    let mut at = start;
+    while at + length_at(&bytes[at..]) <= end {
+        at += length_at(&bytes[at..]);
+    }
+    bytes.truncate(at);
+    bytes.extend_from_slice(MARK.as_bytes());
+}
+
+/// The length of the first character or escape of the inside of a string.
+fn length_at(inside: &[u8]) -> usize {
+    match inside {
+        [b'\\', b'u', ..] => LONGEST_ESCAPE,
+        [b'\\', ..] => 2,
+        [..0x80, ..] => 1,
+        [..0xE0, ..] => 2,
+        [..0xF0, ..] => 3,
+        _ => 4,
+    }
 }
 
 /// Appends any other value.
@@ -117,8 +166,9 @@ mod tests {
                 let before: String = before.chars().take(length).collect();
                 let text = format!("{before}{character}{after}");
                 let (mut ours, mut made) = (Vec::new(), Vec::new());
-                string(&mut ours, &text);
-                super::text(&mut made, format_args!("{before}{character}{after}"));
+                string(&mut ours, &text, usize::MAX);
+                let formatted = format_args!("{before}{character}{after}");
+                super::text(&mut made, formatted, usize::MAX);
                 let theirs = serde_json::to_string(&text).unwrap();
                 let shown = ours.iter().filter(|byte| **byte == 0x7F);
                 assert_eq!(shown.count(), 0, "{character:?}");
@@ -133,5 +183,55 @@ mod tests {
                 assert_eq!(read, theirs);
             }
         }
+    }
+
+    #[test]
+    fn a_string_is_cut_between_characters_and_its_end_is_marked() {
+        for character in [
+            "a", "\"", "\n", "\u{1}", "\u{7F}", "é", "\u{202E}", "…", "😀",
+        ] {
+            for most in 3..40 {
+                let text = character.repeat(40);
+                let (first, rest) = text.split_at(character.len());
+                let (mut ours, mut made) = (Vec::new(), Vec::new());
+                string(&mut ours, &text, most);
+                super::text(&mut made, format_args!("{first}{rest}"), most);
+                assert_eq!(ours, made);
+                assert!(ours.len() <= most + 2, "{character:?} {most}");
+                assert!(
+                    ours.len() + LONGEST_ESCAPE > most + 2,
+                    "{character:?} {most}"
+                );
+                let read: String = serde_json::from_slice(&ours).unwrap();
+                let kept = read.strip_suffix(MARK).unwrap();
+                assert!(text.starts_with(kept), "{character:?} {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_string_that_just_fits_is_whole() {
+        for text in ["", "12345678", "éééé", "\"\"\"\"", "\n12345…"] {
+            let mut bytes = Vec::new();
+            string(&mut bytes, text, 8 + 2);
+            assert_eq!(serde_json::from_slice::<String>(&bytes).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_value_without_end_is_formatted_only_as_far_as_it_is_shown() {
+        struct Endless;
+
+        impl fmt::Display for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    f.write_str("again ")?;
+                }
+            }
+        }
+
+        let mut bytes = Vec::new();
+        text(&mut bytes, format_args!("{Endless}"), 16);
+        assert_eq!(String::from_utf8(bytes).unwrap(), "\"again again a…\"");
     }
 }

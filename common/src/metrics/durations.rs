@@ -8,20 +8,20 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, NoLabelSet},
     metrics::MetricType,
 };
-use tonic::Code;
 
-use super::{Counter, Counters, of_this_thread};
-use crate::{lock::lock, protocol::is_fault_of_service};
-
-/// The upper bounds of the buckets, in microseconds: those of the conventions, and four below for
-/// calls within one machine.
-const BUCKETS: [u64; 18] = [
-    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
-    750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
-];
+use super::{
+    Counter, Counters,
+    histogram::{BUCKETS, Histogram, bucket_of},
+    of_this_thread,
+};
+use crate::lock::lock;
 
 /// The label of requests that match no route, and of methods that no descriptor has.
 pub(crate) const OTHER: &str = "other";
+
+/// The label of responses whose client went away. All other values of `error_type` are the service's own
+/// decision or fault.
+pub(crate) const CLIENT_GONE: &str = "client_gone";
 
 /// The most series of one thread. The labels are the program's own, so this is for a program that
 /// makes them up: its further series are not counted.
@@ -94,7 +94,9 @@ pub(super) struct Series {
     route: String,
     /// An HTTP status, or a gRPC code.
     status: u16,
-    buckets: [Counter; BUCKETS.len() + 1],
+    /// Why the response is not whole, if it is not.
+    cut_by: Option<&'static str>,
+    buckets: [Counter; BUCKETS],
     micros: Counter,
 }
 
@@ -104,11 +106,19 @@ thread_local! {
 }
 
 /// Counts what has ended. `route` must be one of the program's own, never a client's text; `status`
-/// is an HTTP status or a gRPC code.
-pub(crate) fn count_duration(kind: Kind, route: &str, status: u16, took: Duration) {
+/// is an HTTP status or a gRPC code; `cut_by` says why the response is not whole.
+pub(crate) fn count_duration(
+    kind: Kind,
+    route: &str,
+    status: u16,
+    cut_by: Option<&'static str>,
+    took: Duration,
+) {
     MINE.with_borrow_mut(|all| {
-        let is_it =
-            |one: &Arc<Series>| one.status == status && one.kind == kind && one.route == route;
+        let is_it = |one: &Arc<Series>| {
+            let ends_so = one.status == status && one.cut_by == cut_by;
+            ends_so && one.kind == kind && one.route == route
+        };
         let index = match all.iter().position(is_it) {
             Some(index) => index,
             None if all.len() < MAX_SERIES => {
@@ -116,6 +126,7 @@ pub(crate) fn count_duration(kind: Kind, route: &str, status: u16, took: Duratio
                     kind,
                     route: route.to_owned(),
                     status,
+                    cut_by,
                     buckets: Default::default(),
                     micros: Counter::default(),
                 });
@@ -127,36 +138,32 @@ pub(crate) fn count_duration(kind: Kind, route: &str, status: u16, took: Duratio
         };
         // Without the 128 bits of `as_micros`, and without floats.
         let micros = took.as_secs().saturating_mul(1_000_000) + u64::from(took.subsec_micros());
-        let bucket = BUCKETS.partition_point(|bound| *bound < micros);
-        all[index].buckets[bucket].add(1);
+        all[index].buckets[bucket_of(micros)].add(1);
         all[index].micros.add(micros);
     });
 }
 
 /// The series of all threads, added up.
-type Sums = BTreeMap<(Kind, String, u16), Sum>;
+pub(super) type Sums = BTreeMap<Key, Sum>;
+
+/// The kind, the route, the status, and why the response is not whole.
+type Key = (Kind, String, u16, Option<&'static str>);
 
 #[derive(Default)]
-struct Sum {
-    buckets: [u64; BUCKETS.len() + 1],
+pub(super) struct Sum {
+    pub(super) histogram: Histogram,
     micros: u64,
 }
 
-impl Sum {
-    fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-}
-
-fn sums(all: &[Arc<Counters>]) -> Sums {
+pub(super) fn sums(all: &[Arc<Counters>]) -> Sums {
     let mut sums = Sums::new();
     for series in all.iter().flat_map(|one| lock(&one.series).clone()) {
-        let key = (series.kind, series.route.clone(), series.status);
+        let route = series.route.clone();
+        let key = (series.kind, route, series.status, series.cut_by);
         let sum = sums.entry(key).or_default();
         sum.micros += series.micros.get();
-        for (sum, bucket) in sum.buckets.iter_mut().zip(&series.buckets) {
-            *sum += bucket.get();
-        }
+        let buckets = series.buckets.each_ref().map(Counter::get);
+        sum.histogram.add(&Histogram(buckets));
     }
     sums
 }
@@ -165,60 +172,26 @@ pub(super) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> 
     let sums = sums(all);
     for (index, (name, help)) in HISTOGRAMS.iter().enumerate() {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for ((kind, route, status), sum) in &sums {
+        for ((kind, route, status, cut_by), sum) in &sums {
             if kind.histogram() != index {
                 continue;
             }
-            let bounds = BUCKETS.map(|micros| Duration::from_micros(micros).as_secs_f64());
-            let bounds = bounds.into_iter().chain([f64::INFINITY]);
-            let buckets: Vec<_> = bounds.zip(sum.buckets).collect();
+            let (count, buckets) = (sum.histogram.count(), sum.histogram.buckets());
             let seconds = Duration::from_micros(sum.micros).as_secs_f64();
             let status = status.to_string();
-            let labels: &[(&str, &str)] = match kind {
-                Kind::HttpServer(method) => &[
+            let mut labels: Vec<(&str, &str)> = match kind {
+                Kind::HttpServer(method) => vec![
                     ("http_request_method", method),
                     ("http_route", route),
                     ("http_response_status_code", &status),
                 ],
-                _ => &[("rpc_method", route), ("rpc_grpc_status_code", &status)],
+                _ => vec![("rpc_method", route), ("rpc_grpc_status_code", &status)],
             };
+            labels.extend(cut_by.map(|cause| ("error_type", cause)));
             family
                 .encode_family(&labels)?
-                .encode_histogram::<NoLabelSet>(seconds, sum.count(), &buckets, None)?;
+                .encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)?;
         }
     }
     Ok(())
-}
-
-/// The requests of one route, for people.
-#[derive(Debug)]
-pub(crate) struct RequestSummary {
-    /// The HTTP method and the route, or the gRPC method.
-    pub(crate) route: String,
-    pub(crate) count: u64,
-    /// Those that failed by the fault of the service.
-    pub(crate) failed: u64,
-    pub(crate) mean: Duration,
-}
-
-pub(super) fn summaries(all: &[Arc<Counters>]) -> Vec<RequestSummary> {
-    let mut by_route = BTreeMap::<String, (u64, u64, u64)>::new();
-    for ((kind, route, status), sum) in sums(all) {
-        let (name, is_failed) = match kind {
-            Kind::HttpServer(method) => (format!("{method} {route}"), status >= 500),
-            Kind::RpcServer => (route, is_fault_of_service(Code::from_i32(status.into()))),
-            Kind::RpcClient | Kind::RpcClientAttempt => continue,
-        };
-        let (count, failed, micros) = by_route.entry(name).or_default();
-        *count += sum.count();
-        *failed += if is_failed { sum.count() } else { 0 };
-        *micros += sum.micros;
-    }
-    let summary = |(route, (count, failed, micros))| RequestSummary {
-        route,
-        count,
-        failed,
-        mean: Duration::from_micros(micros / std::cmp::max(count, 1)),
-    };
-    by_route.into_iter().map(summary).collect()
 }

@@ -4,10 +4,14 @@
 //! line. A scrape adds up the counters of all threads.
 
 mod durations;
+mod histogram;
 mod own;
 mod process;
+mod recent;
 mod replicas;
+mod targets;
 mod text;
+mod usage;
 
 use std::{
     net::SocketAddr,
@@ -19,16 +23,24 @@ use std::{
 
 pub use prometheus_client;
 
+#[cfg(all(test, feature = "server"))]
+pub(crate) use self::recent::Figures;
+
 use self::durations::Series;
 pub use self::own::{Registry, register};
+pub(crate) use self::{
+    durations::{CLIENT_GONE, Kind, OTHER, count_duration},
+    replicas::{CountedReplica, Live, Replica},
+    targets::Target,
+};
 #[cfg(feature = "server")]
 pub(crate) use self::{
-    durations::RequestSummary, process::start as process_start, replicas::ReplicaSummary,
+    histogram::Percentile,
+    recent::{Recent, RouteSummary, SNAPSHOT_INTERVAL, Side, Snapshot},
+    replicas::{ReplicaSummary, View},
+    targets::{NameSummary, TargetSummary},
     text::text,
-};
-pub(crate) use self::{
-    durations::{Kind, OTHER, count_duration},
-    replicas::{CountedReplica, Live, Replica},
+    usage::{Usage, Used, start as process_start},
 };
 use crate::lock::lock;
 
@@ -76,12 +88,20 @@ declare! {
     counters:
     /// Requests refused because too many were in flight
     shed = "requests_shed",
+    /// Calls that came with less than 1 ms to their deadline, and passed it
+    expired = "requests_expired",
+    /// Calls refused because too many were in flight
+    calls_shed = "calls_shed",
     /// Requests ended for others, at the limit of those in flight
     gave_way = "requests_gave_way",
     /// Connections that had to wait, or for which another was closed, at their limit
     connections_at_limit = "connections_at_limit",
-    /// Connections closed for more control frames than their requests explain
+    /// HTTP/2 connections closed for more control frames, or more stream errors, than a client may send
     floods = "connections_flooding",
+    /// HTTP/2 streams that were reset for an error of the client
+    stream_errors = "http2_stream_errors",
+    /// HTTP/2 connections that were ended with an error, and so all requests on them
+    connection_errors = "http2_connection_errors",
     /// Attempts after one that failed
     retries = "call_retries",
     /// Retries and hedges that the budget or the limit of attempts refused
@@ -109,6 +129,10 @@ declare! {
     in_flight = "requests_in_flight",
     /// Open connections from clients
     connections = "connections_open",
+    /// The most requests in flight, beside probes and those of operators
+    in_flight_limit = "requests_in_flight_limit",
+    /// The most open connections from clients, beside those of operators
+    connections_limit = "connections_open_limit",
 }
 
 static ALL: Mutex<Vec<Arc<Counters>>> = Mutex::new(Vec::new());
@@ -131,15 +155,33 @@ fn of_all_threads() -> Vec<Arc<Counters>> {
     lock(&ALL).clone()
 }
 
-/// The number of requests in flight and of open connections.
+/// Notes the limits of the process on requests in flight and on open connections.
 #[cfg(feature = "server")]
-pub(crate) fn open() -> (i64, i64) {
+pub(crate) fn set_limits(in_flight: usize, connections: usize) {
+    let mine = of_this_thread();
+    let store = |gauge: &AtomicI64, limit| {
+        gauge.store(i64::try_from(limit).unwrap_or(i64::MAX), Relaxed);
+    };
+    store(&mine.in_flight_limit, in_flight);
+    store(&mine.connections_limit, connections);
+}
+
+/// The requests in flight and the open connections, with their limits.
+#[cfg(feature = "server")]
+pub(crate) fn open() -> (Used, Used) {
     let all = of_all_threads();
     let sum = |gauge: fn(&Counters) -> &AtomicI64| {
         let gauges = all.iter().map(|counters| gauge(counters).load(Relaxed));
-        gauges.sum()
+        u64::try_from(gauges.sum::<i64>()).unwrap_or_default()
     };
-    (sum(|all| &all.in_flight), sum(|all| &all.connections))
+    let used = |now, limit| Used {
+        now: sum(now),
+        limit: Some(sum(limit)).filter(|limit| *limit > 0),
+    };
+    (
+        used(|all| &all.in_flight, |all| &all.in_flight_limit),
+        used(|all| &all.connections, |all| &all.connections_limit),
+    )
 }
 
 /// The replicas that this process calls.
@@ -148,10 +190,16 @@ pub(crate) fn replicas() -> Vec<ReplicaSummary> {
     replicas::summaries(&of_all_threads())
 }
 
-/// The requests by route.
+/// The services that this process calls.
 #[cfg(feature = "server")]
-pub(crate) fn requests() -> Vec<RequestSummary> {
-    durations::summaries(&of_all_threads())
+pub(crate) fn targets() -> Vec<TargetSummary> {
+    targets::summaries()
+}
+
+/// The requests and calls up to now, by route and method.
+#[cfg(feature = "server")]
+pub(crate) fn snapshot() -> Snapshot {
+    Snapshot::of(&of_all_threads())
 }
 
 /// Adds 1 to a counter of this thread.

@@ -1,10 +1,6 @@
 //! [`process_registry`]: the metrics that every service has.
 
-use std::{
-    fmt,
-    sync::{LazyLock, atomic::Ordering::Relaxed},
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 use prometheus_client::{
     collector::Collector,
@@ -13,7 +9,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{COUNTERS, GAUGES, durations, of_all_threads, replicas};
+use super::{
+    COUNTERS, GAUGES, durations, of_all_threads, replicas,
+    usage::{self, Usage, Used},
+};
 use crate::{config::about, logging::stdout, tls};
 
 /// The metrics that every service has.
@@ -105,54 +104,36 @@ fn encode_build(encoder: &mut DescriptorEncoder) -> fmt::Result {
 /// Writes what the process uses, under the names that all Prometheus clients have for it. A system
 /// that does not tell has no such lines.
 fn encode_usage(encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let mut gauge = |name, help, value: u64| {
-        encoder
+    let mut gauge = |name, help, value: Option<u64>| match value {
+        Some(value) => encoder
             .encode_descriptor(name, help, None, MetricType::Gauge)?
-            .encode_gauge(&value)
+            .encode_gauge(&value),
+        None => Ok(()),
     };
-    let Ok(process) = procfs::process::Process::myself() else {
-        return Ok(());
-    };
-    if let Ok(files) = process.fd_count() {
-        gauge("process_open_fds", "Open files", files as u64)?;
-    }
-    if let Ok(limits) = process.limits()
-        && let procfs::process::LimitValue::Value(most) = limits.max_open_files.soft_limit
-    {
-        gauge("process_max_fds", "The limit of open files", most)?;
-    }
-    let Ok(stat) = process.stat() else {
-        return Ok(());
-    };
-    let resident = stat.rss * procfs::page_size();
-    let help = "Resident memory, in bytes";
-    gauge("process_resident_memory_bytes", help, resident)?;
+    let Usage {
+        files,
+        memory,
+        cpu_seconds,
+    } = Usage::now();
+    let limit = |used: Option<Used>| used.and_then(|used| used.limit);
+    gauge("process_open_fds", "Open files", files.map(|it| it.now))?;
+    gauge("process_max_fds", "The limit of open files", limit(files))?;
+    let (name, help) = ("process_resident_memory_bytes", "Resident memory, in bytes");
+    gauge(name, help, memory.map(|it| it.now))?;
+    let help = "The memory that the control group of the process allows, or else that of the \
+                machine, in bytes";
+    gauge("process_memory_limit_bytes", help, limit(memory))?;
     let help = "When the process started, in seconds since the epoch";
-    let since_epoch = start().duration_since(SystemTime::UNIX_EPOCH);
+    let since_epoch = usage::start().duration_since(SystemTime::UNIX_EPOCH);
     let name = "process_start_time_seconds";
     encoder
         .encode_descriptor(name, help, None, MetricType::Gauge)?
         .encode_gauge(&since_epoch.unwrap_or_default().as_secs_f64())?;
-    #[allow(clippy::cast_precision_loss)] // exact for 2 million years
-    let seconds = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+    let Some(seconds) = cpu_seconds else {
+        return Ok(());
+    };
     let help = "CPU time of the user and of the system, in seconds";
     encoder
         .encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?
         .encode_counter::<NoLabelSet, f64, u64>(&seconds, None)
-}
-
-/// When the process started.
-pub(crate) fn start() -> SystemTime {
-    static START: LazyLock<SystemTime> = LazyLock::new(|| {
-        let since_boot = procfs::process::Process::myself()
-            .and_then(|process| process.stat())
-            .map(|stat| stat.starttime / procfs::ticks_per_second());
-        match (since_boot, procfs::boot_time_secs()) {
-            (Ok(since_boot), Ok(boot)) => {
-                SystemTime::UNIX_EPOCH + Duration::from_secs(boot + since_boot)
-            }
-            _ => SystemTime::now(),
-        }
-    });
-    *START
 }

@@ -13,7 +13,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::{Counter, Counters, of_this_thread};
+use super::{Counter, Counters, of_this_thread, targets};
 use crate::{limits, lock::lock};
 
 /// The states of a replica.
@@ -26,9 +26,12 @@ const STATES: [&str; 6] = [
     "ejected",
 ];
 
+/// Those of a replica without a connection.
+const NOT_CONNECTED: [&str; 2] = ["connecting", "unreachable"];
+
 /// What a connected replica tells when it is asked.
 pub(crate) trait Live: fmt::Debug + Send + Sync {
-    /// Its latency, in which recent slow responses count for more.
+    /// Its latency, in which recent slow responses count for more. Without a response, zero.
     fn latency(&self) -> Duration;
 
     /// The calls in flight on its connection.
@@ -39,7 +42,8 @@ pub(crate) trait Live: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) picks: Counter,
-    state: Mutex<&'static str>,
+    /// The state, and since when.
+    state: Mutex<(&'static str, SystemTime)>,
     connected: Mutex<Option<Weak<dyn Live>>>,
     last_error: Mutex<Option<(SystemTime, String)>>,
 }
@@ -47,7 +51,10 @@ pub(crate) struct Replica {
 impl Replica {
     /// Sets the state, one of [`STATES`].
     pub(crate) fn set_state(&self, state: &'static str) {
-        *lock(&self.state) = state;
+        let mut last = lock(&self.state);
+        if last.0 != state {
+            *last = (state, SystemTime::now());
+        }
     }
 
     /// Notes who to ask about the connection.
@@ -76,7 +83,7 @@ impl CountedReplica {
         let counters = of_this_thread();
         let replica = Arc::new(Replica {
             picks: Counter::default(),
-            state: Mutex::new(STATES[0]),
+            state: Mutex::new((STATES[0], SystemTime::now())),
             connected: Mutex::default(),
             last_error: Mutex::default(),
         });
@@ -95,33 +102,56 @@ impl Drop for CountedReplica {
     }
 }
 
-/// A replica as all workers together see it, for people.
+/// A replica as the workers see it, for people.
+#[derive(Debug, Clone)]
 pub(crate) struct ReplicaSummary {
-    pub(crate) address: String,
-    /// The states that it is in, each with the number of workers that see it so.
-    pub(crate) states: BTreeMap<&'static str, usize>,
-    /// The highest of the workers.
-    pub(crate) latency: Duration,
+    pub(crate) address: SocketAddr,
+    pub(crate) views: Vec<View>,
+    /// The highest of the workers, if a response has come.
+    pub(crate) latency: Option<Duration>,
     pub(crate) in_flight: u64,
     pub(crate) picks: u64,
     pub(crate) last_error: Option<(SystemTime, String)>,
 }
 
+/// A replica as one worker sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct View {
+    /// The number of the worker's thread.
+    pub(crate) worker: usize,
+    /// One of [`STATES`].
+    pub(crate) state: &'static str,
+    pub(crate) since: SystemTime,
+}
+
+impl View {
+    /// Whether the worker has a connection to the replica.
+    pub(crate) fn is_connected(&self) -> bool {
+        !NOT_CONNECTED.contains(&self.state)
+    }
+}
+
 pub(super) fn summaries(all: &[Arc<Counters>]) -> Vec<ReplicaSummary> {
     let mut summaries = BTreeMap::new();
-    for (address, replica) in all.iter().flat_map(|one| lock(&one.replicas).clone()) {
+    for (worker, address, replica) in entries(all) {
         let summary = summaries.entry(address).or_insert_with(|| ReplicaSummary {
-            address: address.to_string(),
-            states: BTreeMap::new(),
-            latency: Duration::ZERO,
+            address,
+            views: Vec::new(),
+            latency: None,
             in_flight: 0,
             picks: 0,
             last_error: None,
         });
-        *summary.states.entry(*lock(&replica.state)).or_default() += 1;
+        let (state, since) = *lock(&replica.state);
+        summary.views.push(View {
+            worker,
+            state,
+            since,
+        });
         summary.picks += replica.picks.get();
         if let Some(live) = lock(&replica.connected).as_ref().and_then(Weak::upgrade) {
-            summary.latency = summary.latency.max(live.latency());
+            let latency = Some(live.latency()).filter(|latency| !latency.is_zero());
+            summary.latency = summary.latency.max(latency);
             summary.in_flight += live.in_flight();
         }
         summary.last_error = lock(&replica.last_error)
@@ -131,16 +161,31 @@ pub(super) fn summaries(all: &[Arc<Counters>]) -> Vec<ReplicaSummary> {
     summaries.into_values().collect()
 }
 
+/// The replicas of all threads, each with the number of its thread.
+fn entries(all: &[Arc<Counters>]) -> impl Iterator<Item = (usize, SocketAddr, Arc<Replica>)> {
+    all.iter().enumerate().flat_map(|(worker, counters)| {
+        let replicas = lock(&counters.replicas).clone();
+        let with_worker = move |(address, replica)| (worker, address, replica);
+        replicas.into_iter().map(with_worker)
+    })
+}
+
+/// Writes the replicas. A name without a replica has its series, too, with 0 for each state: alerts
+/// compare what there is.
 pub(super) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let mut sums = BTreeMap::<String, (u64, [u64; STATES.len()])>::new();
-    for (address, replica) in all.iter().flat_map(|one| lock(&one.replicas).clone()) {
+    let mut sums = BTreeMap::<String, (Option<u64>, [u64; STATES.len()])>::new();
+    for (_, address, replica) in entries(all) {
         let (picks, states) = sums.entry(address.to_string()).or_default();
-        *picks += replica.picks.get();
-        let state = *lock(&replica.state);
+        *picks = Some(picks.unwrap_or_default() + replica.picks.get());
+        let (state, _) = *lock(&replica.state);
         let index = STATES.iter().position(|known| *known == state);
         states[index.expect("it is one of them")] += 1;
     }
-    let help = "Clients, one a worker, for which a replica is in a state";
+    for name in targets::without_address() {
+        sums.entry(name).or_default();
+    }
+    let help = "Clients, one a worker, for which a replica is in a state; of a name without a \
+                replica, 0";
     let mut family = encoder.encode_descriptor("replicas", help, None, MetricType::Gauge)?;
     for (replica, (_, states)) in &sums {
         for (state, clients) in STATES.iter().zip(states) {
@@ -152,6 +197,7 @@ pub(super) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> 
     let help = "Attempts of calls that went to a replica";
     let mut family = encoder.encode_descriptor("replica_picks", help, None, MetricType::Counter)?;
     for (replica, (picks, _)) in sums {
+        let Some(picks) = picks else { continue };
         family
             .encode_family(&[("replica", replica)])?
             .encode_counter::<NoLabelSet, _, u64>(&picks, None)?;

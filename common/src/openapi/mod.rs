@@ -1,14 +1,23 @@
-//! [`routes`]: the description of an API for programs, `/openapi.json`, and for people, `/docs`.
+//! [`Docs`]: the description of an API for programs, `/openapi.json`, and for people, `/docs`.
 //!
 //! The document comes from the code: annotate each handler with `utoipa::path`, and build the router
 //! with `utoipa_axum`'s `OpenApiRouter`, so that router and document can't differ. This module adds
-//! what is true of every operation: the request id, and the errors of the inbound stack.
+//! what is true of every operation: the request id, and the errors of the inbound stack; and the gRPC
+//! methods of the service, from its descriptors.
 
+mod example;
+mod grpc;
+mod markdown;
 mod page;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use axum::{Router, body::Bytes, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    body::Bytes,
+    response::{IntoResponse, Redirect},
+    routing::get,
+};
 use http::{
     HeaderMap, StatusCode,
     header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST},
@@ -17,7 +26,11 @@ use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
 
 use self::page::Page;
-use crate::{RequestId, pages};
+use crate::{
+    RequestId, endpoints,
+    pages::{self, Links},
+    server::{Ports, Routes, ports::Pages},
+};
 
 /// The errors that every route can give, by the inbound stack.
 const OF_THE_STACK: [StatusCode; 6] = [
@@ -29,52 +42,112 @@ const OF_THE_STACK: [StatusCode; 6] = [
     StatusCode::GATEWAY_TIMEOUT,
 ];
 
-/// Allows only our own style sheet and forms, and no script.
-const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; \
-                      frame-ancestors 'none'";
+/// Allows only our own style sheet, icon and forms, and no script.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
+                      base-uri 'none'; frame-ancestors 'none'";
 
-/// Serves the description of an API: `/openapi.json` (of version 3.1), and the page `/docs`, which is
-/// made from it. `errors` are the statuses that operations can give beside those of the inbound
-/// stack, such as 502 where they call another service.
+/// The description of an API, of its HTTP operations and its gRPC methods.
 ///
 /// ```
 /// use axum::{Router, body::Body};
-/// use common::openapi;
+/// use common::{openapi::Docs, server::Ports};
 /// use http::{Request, StatusCode};
 /// use tower::ServiceExt;
 /// use utoipa::openapi::OpenApi;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let document = OpenApi::default(); // in a service: of `OpenApiRouter::split_for_parts`
-/// let router: Router = openapi::routes(document, &[StatusCode::BAD_GATEWAY]);
-/// let request = Request::get("/openapi.json").body(Body::empty()).unwrap();
-/// assert_eq!(router.oneshot(request).await.unwrap().status(), 200);
+/// let ports = Ports::default(); // in a service: `worker.ports()`
+/// let router = Docs::new(document)
+///     .errors(&[StatusCode::BAD_GATEWAY])
+///     .add_to(Router::new(), &ports);
+/// for (path, status) in [("/openapi.json", 200), ("/docs", 200), ("/", 303)] {
+///     let request = Request::get(path).body(Body::empty()).unwrap();
+///     assert_eq!(router.clone().oneshot(request).await.unwrap().status(), status);
+/// }
 /// # }
 /// ```
-pub fn routes(document: OpenApi, errors: &[StatusCode]) -> Router {
-    let document = complete(document, errors);
-    let json = Bytes::from(serde_json::to_vec_pretty(&document).expect("it is JSON"));
-    let page = Arc::new(Page::of(&document));
-    Router::new()
-        .route(
-            "/openapi.json",
-            get(async move || ([(CONTENT_TYPE, "application/json")], json.clone())),
-        )
-        .route(
-            "/docs",
-            get(async move |headers: HeaderMap| docs(&page, &headers)),
-        )
-        .route("/docs.css", get(async || pages::style()))
+pub struct Docs {
+    document: OpenApi,
+    errors: Vec<StatusCode>,
+    descriptors: &'static [u8],
 }
 
-fn docs(page: &Page, headers: &HeaderMap) -> impl IntoResponse + use<> {
+impl Docs {
+    /// The description of the operations of this document.
+    pub fn new(document: OpenApi) -> Self {
+        Self {
+            document,
+            errors: Vec::new(),
+            descriptors: &[],
+        }
+    }
+
+    /// Adds statuses that operations can give beside those of the inbound stack, such as 502 where
+    /// they call another service.
+    #[must_use]
+    pub fn errors(mut self, errors: &[StatusCode]) -> Self {
+        self.errors.extend(errors);
+        self
+    }
+
+    /// Adds the methods of the gRPC port. `descriptors` is their encoded file descriptor set, as
+    /// [`Grpc::new`](crate::server::Grpc::new) takes it. With protox's `include_source_info`, it has
+    /// the comments of the `.proto` files.
+    #[must_use]
+    pub fn grpc(self, descriptors: &'static [u8]) -> Self {
+        Self {
+            descriptors,
+            ..self
+        }
+    }
+
+    /// Adds `/openapi.json` (of version 3.1), and the page `/docs`, which is made from it. Where
+    /// `router` has no `/`, that path leads to `/docs`; where it has no `/favicon.ico`, there is the
+    /// icon of the page.
+    ///
+    /// # Panics
+    ///
+    /// If the descriptors are invalid, or the router has one of the two paths.
+    pub fn add_to(self, router: Router, ports: &Ports) -> Router {
+        let document = complete(self.document, &self.errors);
+        let json = Bytes::from(serde_json::to_vec_pretty(&document).expect("it is JSON"));
+        let page = Arc::new(Page::of(&document, grpc::services(self.descriptors)));
+        let table = Routes::new(&router, Duration::MAX);
+        let has = |path| table.has(path);
+        let (has_own, has_icon) = (has("/"), has(endpoints::ICON));
+        ports.note_pages(Pages { has_own });
+        let ports = ports.clone();
+        let mut router = router
+            .route(
+                endpoints::OPENAPI,
+                get(async move || ([(CONTENT_TYPE, "application/json")], json.clone())),
+            )
+            .route(
+                endpoints::DOCS,
+                get(async move |headers: HeaderMap| docs(&page, &ports, &headers)),
+            )
+            .route("/docs.css", get(async || pages::style()))
+            .route("/docs.svg", get(async || pages::icon()));
+        if !has_own {
+            router = router.route("/", get(async || Redirect::to(endpoints::DOCS)));
+        }
+        if !has_icon {
+            router = router.route(endpoints::ICON, get(async || pages::icon()));
+        }
+        router
+    }
+}
+
+fn docs(page: &Page, ports: &Ports, headers: &HeaderMap) -> impl IntoResponse + use<> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let links = Links::new(ports, pages::Page::Docs, headers);
     (
         [
             (CONTENT_TYPE, pages::HTML),
             (CONTENT_SECURITY_POLICY, POLICY),
         ],
-        page.render_for(host.unwrap_or_default()),
+        page.render_for(host.unwrap_or_default(), links, ports.bound()),
     )
 }
 
@@ -132,6 +205,14 @@ fn problem() -> Value {
         "type": "object",
         "description": "An error (RFC 9457).",
         "required": ["type", "title", "status", "detail", "error", "request_id"],
+        "example": {
+            "type": "about:blank",
+            "title": "Bad Request",
+            "status": 400,
+            "detail": "The parameter name is given more than once; give it once.",
+            "error": "Bad Request",
+            "request_id": "order-17",
+        },
         "properties": {
             "type": { "const": "about:blank" },
             "title": text("The name of the status."),

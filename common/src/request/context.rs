@@ -4,19 +4,25 @@
 //! A spawned task starts without a context, because it may outlive the request; [`spawn`] passes
 //! the context on to a task that is part of the request.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    cell::RefCell,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+    time::Duration,
+};
 
 use http::HeaderMap;
-use tokio::{
-    task::{JoinHandle, futures::TaskLocalFuture},
-    time::Instant,
-};
+use tokio::{task::JoinHandle, time::Instant};
 
 pub use super::draining::draining;
 use crate::{
     Deadline, RequestId,
+    methods::Terms,
     protocol::Protocol,
-    timings::{Call, Timings},
+    timings::{Call, Record, Timings},
     tls::Identity,
     trace::Trace,
 };
@@ -40,10 +46,15 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The id that is in every log line, header and call of the request.
-    pub request_id: RequestId,
     /// The instant at which the request must be over.
     pub deadline: Deadline,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// The part of a [`Context`] that its clones share, as each layer and each call has one.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) request_id: RequestId,
     /// The instant at which the request arrived.
     pub(crate) arrived: Instant,
     /// The protocol that the client speaks.
@@ -54,24 +65,77 @@ pub struct Context {
     pub(crate) trace: Option<Arc<Trace>>,
     /// The peer that mutual TLS has shown.
     pub(crate) peer: Option<Identity>,
+    /// What is declared about the path of the request.
+    pub(crate) terms: Terms,
 }
 
-tokio::task_local! {
-    static CURRENT: Context;
+thread_local! {
+    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
+}
+
+/// Its context is the current one until this is dropped, and then the one before.
+pub(crate) struct Entered {
+    before: Option<Context>,
+    /// It belongs to its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.before.take());
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A future that is polled and dropped in a context: [`Context::scope`].
+    #[derive(Debug)]
+    #[must_use = "a future does nothing unless it is polled"]
+    pub struct Scope<F> {
+        #[pin]
+        future: Option<F>,
+        context: Context,
+    }
+
+    impl<F> PinnedDrop for Scope<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = this.context.clone().enter();
+            this.future.set(None);
+        }
+    }
+}
+
+impl<F: Future> Future for Scope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _entered = this.context.clone().enter();
+        let future = this.future.as_pin_mut();
+        future.expect("it is pinned until it is dropped").poll(cx)
+    }
 }
 
 impl Context {
     /// The context of a request whose calls are not timed.
     pub fn new(request_id: RequestId, deadline: Deadline) -> Self {
         Self {
-            request_id,
             deadline,
-            arrived: Instant::now(),
-            protocol: Protocol::Http,
-            timings: None,
-            trace: None,
-            peer: None,
+            shared: Arc::new(Shared {
+                request_id,
+                arrived: Instant::now(),
+                protocol: Protocol::Http,
+                timings: None,
+                trace: None,
+                peer: None,
+                terms: Terms::of(None, Duration::MAX),
+            }),
         }
+    }
+
+    /// The id that is in every log line, header and call of the request.
+    pub fn request_id(&self) -> &RequestId {
+        &self.shared.request_id
     }
 
     /// The context of a call to another service that ends at `deadline`, or with its request if that
@@ -86,6 +150,12 @@ impl Context {
         }
     }
 
+    /// A context of its own, with this change.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        change(Arc::make_mut(&mut self.shared));
+        self
+    }
+
     /// The same request with another deadline.
     #[must_use]
     pub fn with_deadline(self, deadline: Deadline) -> Self {
@@ -93,48 +163,81 @@ impl Context {
     }
 
     /// Runs `future` in this context.
-    pub fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Context, F> {
-        CURRENT.scope(self, future)
+    pub fn scope<F: Future>(self, future: F) -> Scope<F> {
+        Scope {
+            future: Some(future),
+            context: self,
+        }
     }
 
     /// Runs `work` in this context.
     pub fn sync_scope<R>(self, work: impl FnOnce() -> R) -> R {
-        CURRENT.sync_scope(self, work)
+        let _entered = self.enter();
+        work()
+    }
+
+    /// The same without a closure, into which large values would be moved.
+    pub(crate) fn enter(self) -> Entered {
+        Entered {
+            before: CURRENT.replace(Some(self)),
+            _thread: PhantomData,
+        }
     }
 }
 
 /// The context of the current request, or `None` outside of any request.
 pub fn current() -> Option<Context> {
-    CURRENT.try_with(Context::clone).ok()
+    with_current(|context| Some(context?.clone()))
 }
 
 /// The deadline of the current request, or `None` outside of any request.
 pub fn deadline() -> Option<Deadline> {
-    CURRENT.try_with(|context| context.deadline).ok()
+    with_current(|context| Some(context?.deadline))
 }
 
 /// The instant at which the current request arrived, or `None` outside of any request.
 pub(crate) fn arrived() -> Option<Instant> {
-    CURRENT.try_with(|context| context.arrived).ok()
+    with_current(|context| Some(context?.shared.arrived))
 }
 
 /// The protocol of the current request, or `None` outside of any request.
 pub(crate) fn protocol() -> Option<Protocol> {
-    CURRENT.try_with(|context| context.protocol).ok()
+    with_current(|context| Some(context?.shared.protocol))
+}
+
+/// What is declared about the path of the current request, or `None` outside of any request.
+pub(crate) fn terms() -> Option<Terms> {
+    with_current(|context| Some(context?.shared.terms))
 }
 
 /// The timings of the current request, if it is timed.
 pub(crate) fn timings() -> Option<Timings> {
-    CURRENT
-        .try_with(|context| context.timings.clone())
-        .ok()
-        .flatten()
+    with_current(|context| context?.shared.timings.clone())
 }
 
-/// The calls that the current request has made so far, in the order of their starts. A running call
-/// has the time since its start. The list is empty outside of an HTTP request.
+/// The first calls that the current request has made, up to 18, in the order of their starts. A
+/// running call has the time since its start. The list is empty outside of an HTTP request.
 pub fn calls() -> Vec<Call> {
     timings().map_or_else(Vec::new, |timings| timings.calls())
+}
+
+/// Records the current request from now on: the attempts of its calls, and its log lines. `None`
+/// outside of an HTTP request.
+///
+/// It is for a page that shows the way of a request. A request that is not recorded pays a branch
+/// for each attempt and each line.
+pub fn record() -> Option<Record> {
+    timings().map(Record::begin)
+}
+
+/// Runs `work` with these timings in the current context.
+pub(crate) fn with_timings<R>(timings: Timings, work: impl FnOnce() -> R) -> R {
+    match current() {
+        Some(context) => context
+            .with(|shared| shared.timings = Some(timings))
+            .sync_scope(work),
+        None => work(),
+    }
 }
 
 /// Who the client of the current request is, as its certificate says. `None` without mutual TLS, and
@@ -144,21 +247,17 @@ pub fn calls() -> Vec<Call> {
 /// assert_eq!(common::context::peer(), None);
 /// ```
 pub fn peer() -> Option<Identity> {
-    CURRENT.try_with(|context| context.peer.clone()).ok()?
+    with_current(|context| context?.shared.peer.clone())
 }
 
 /// Calls `read` with the context of the current request, or with `None` outside of any request.
 pub(crate) fn with_current<R>(read: impl FnOnce(Option<&Context>) -> R) -> R {
-    let mut read = Some(read);
-    let mut read = |context: Option<&Context>| read.take().map(|read| read(context));
-    let within = CURRENT.try_with(|context| read(Some(context)));
-    let result = within.ok().flatten();
-    result.unwrap_or_else(|| read(None).expect("it was not called yet"))
+    CURRENT.with_borrow(|context| read(context.as_ref()))
 }
 
 /// Calls `read` with the current request id, or with `""` outside of any request.
 pub fn with_request_id<R>(read: impl FnOnce(&str) -> R) -> R {
-    let id = CURRENT.try_with(|context| context.request_id.clone());
+    let id = with_current(|context| Some(context?.request_id().clone()));
     read(id.as_ref().map_or("", RequestId::as_str))
 }
 
@@ -244,9 +343,9 @@ pub fn spawn_blocking<R: Send + 'static>(
 pub fn outbound_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Some(context) = current() {
-        let id = context.request_id.header_value();
+        let id = context.request_id().header_value();
         headers.insert(RequestId::HTTP_HEADER, id);
-        if let Some(trace) = context.trace {
+        if let Some(trace) = &context.shared.trace {
             trace.write_to(&mut headers);
         }
     }

@@ -1,9 +1,10 @@
 //! [`RequestId`]: the value that ties the log lines of one request together.
 
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 use http::{HeaderName, HeaderValue};
-use uuid::Uuid;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use uuid::Builder;
 
 /// A request id: 1 to [`RequestId::MAX_LEN`] visible ASCII characters (0x21 to 0x7E).
 ///
@@ -21,6 +22,11 @@ use uuid::Uuid;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(HeaderValue);
 
+thread_local! {
+    /// Ids have to be unique, not secret: a client may choose them.
+    static RANDOM: RefCell<SmallRng> = RefCell::new(SmallRng::from_os_rng());
+}
+
 impl RequestId {
     /// The longest id that is accepted, in bytes.
     pub const MAX_LEN: usize = 128;
@@ -34,7 +40,9 @@ impl RequestId {
     /// A new random id, a UUID v4 in its usual text form.
     pub fn fresh() -> Self {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
+        let random: u128 = RANDOM.with_borrow_mut(SmallRng::random);
+        let uuid = Builder::from_random_bytes(random.to_ne_bytes()).into_uuid();
+        let text = uuid.hyphenated().encode_lower(&mut text);
         Self::from_valid(
             HeaderValue::from_str(text).expect("a UUID's text is hex digits and hyphens"),
         )
@@ -154,7 +162,7 @@ mod tests {
     #[test]
     fn fresh_ids_are_version_4_uuids_and_differ() {
         let [one, two] = [RequestId::fresh(), RequestId::fresh()];
-        let uuid = Uuid::parse_str(one.as_str()).unwrap();
+        let uuid = uuid::Uuid::parse_str(one.as_str()).unwrap();
         assert_eq!(uuid.get_version(), Some(uuid::Version::Random));
         assert_ne!(one, two);
     }

@@ -1,6 +1,6 @@
 //! [`Methods`] and [`Deadlines`]: what the descriptors of a service declare about its methods, for
-//! both stacks; and the deadlines of routes. The declarations are protobuf's `idempotency_level` and
-//! the option of `common/protos/mesh/options.proto`.
+//! both stacks. The declarations are protobuf's `idempotency_level` and the options of
+//! `common/protos/mesh/options.proto`.
 //!
 //! ```proto
 //! import "mesh/options.proto";
@@ -21,6 +21,7 @@ use prost::Message;
 /// The declarations of a method. The default is a method that is not idempotent and streams both
 /// ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is declared on its own
 pub(crate) struct Method {
     /// A call may be repeated: `idempotency_level` is `NO_SIDE_EFFECTS` or `IDEMPOTENT`.
     pub(crate) is_idempotent: bool,
@@ -30,6 +31,8 @@ pub(crate) struct Method {
     pub(crate) has_one_response: bool,
     /// The longest that a call may take: `(mesh.deadline)`.
     pub(crate) deadline: Option<Duration>,
+    /// A call never has two attempts at once: `(mesh.hedge)` is `"off"`.
+    pub(crate) is_never_hedged: bool,
 }
 
 /// The methods by their paths, such as `/app.grpc.Service1/ProcessName`.
@@ -48,6 +51,8 @@ pub(crate) enum InvalidDescriptors {
         text: String,
         reason: String,
     },
+    #[error("(mesh.hedge) of {method} is {text:?}; write \"off\", or leave it out")]
+    Hedge { method: String, text: String },
 }
 
 /// The streams of built-in services, which last until their clients end them.
@@ -85,7 +90,15 @@ fn declared_of(method: &descriptor::Method, path: &str) -> Result<Method, Invali
             reason,
         })
     });
+    let hedge = options.and_then(|options| options.hedge.as_deref());
+    if let Some(text) = hedge.filter(|text| *text != "off") {
+        return Err(InvalidDescriptors::Hedge {
+            method: path.to_owned(),
+            text: text.to_owned(),
+        });
+    }
     Ok(Method {
+        is_never_hedged: hedge.is_some(),
         is_idempotent: options
             .is_some_and(|options| options.idempotency_level != descriptor::IDEMPOTENCY_UNKNOWN),
         has_one_request: !method.client_streaming,
@@ -105,21 +118,35 @@ fn parse_deadline(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The longest that the requests of a port may take: the deadline of their route or method, or the
-/// default. For gRPC, also what else is declared about a method.
+/// What is declared about the path of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// The longest that the request may take.
+    pub(crate) longest: Duration,
+    /// Whether that is longer than the default.
+    pub(crate) is_long_lived: bool,
+    /// The method of a gRPC call; see [`Deadlines::method`].
+    pub(crate) method: Option<usize>,
+}
+
+impl Terms {
+    /// The terms of a path with this deadline, if it has one of its own.
+    pub(crate) fn of(deadline: Option<Duration>, default: Duration) -> Self {
+        let longest = deadline.unwrap_or(default);
+        Self {
+            longest,
+            is_long_lived: longest > default,
+            method: None,
+        }
+    }
+}
+
+/// The methods of a service in the order of [`by_length`], with the longest that a call may take: the
+/// deadline of the method, or the default.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadlines {
     default: Duration,
-    paths: Paths,
-}
-
-#[derive(Debug, Clone)]
-enum Paths {
-    /// No path is special.
-    Alike,
-    /// In the order of [`by_length`].
-    Methods(Arc<[Known]>),
-    Routes(Arc<matchit::Router<Duration>>),
+    methods: Arc<[Known]>,
 }
 
 /// A method and its path.
@@ -131,25 +158,7 @@ fn by_length(one: &str, other: &str) -> Ordering {
 }
 
 impl Deadlines {
-    /// The deadlines of an HTTP port. The error is a route that is invalid or has two deadlines.
-    pub(crate) fn of_routes(
-        default: Duration,
-        routes: Vec<(String, Duration)>,
-    ) -> Result<Self, String> {
-        let is_empty = routes.is_empty();
-        let mut matcher = matchit::Router::new();
-        for (route, deadline) in routes {
-            matcher.insert(&route, deadline).map_err(|_| route)?;
-        }
-        let paths = if is_empty {
-            Paths::Alike
-        } else {
-            Paths::Routes(Arc::new(matcher))
-        };
-        Ok(Self { default, paths })
-    }
-
-    /// The deadlines of a gRPC port with these methods and the built-in streams.
+    /// The deadlines of these methods and of the built-in streams.
     pub(crate) fn of_methods(default: Duration, methods: &Methods) -> Self {
         let mut methods = methods.clone();
         for path in BUILT_IN_STREAMS {
@@ -162,33 +171,25 @@ impl Deadlines {
         methods.sort_unstable_by(|(one, _), (other, _)| by_length(one, other));
         Self {
             default,
-            paths: Paths::Methods(methods.into()),
+            methods: methods.into(),
         }
     }
 
-    /// The gRPC method with this path, and the path as it is in the descriptors.
-    pub(crate) fn find(&self, path: &str) -> Option<(&str, &Method)> {
-        let Paths::Methods(methods) = &self.paths else {
-            return None;
-        };
-        let index = methods.binary_search_by(|(known, _)| by_length(known, path));
-        let (path, method) = &methods[index.ok()?];
-        Some((path, method))
+    /// What is declared about the method with this path.
+    pub(crate) fn terms(&self, path: &str) -> Terms {
+        let find = |(known, _): &Known| by_length(known, path);
+        let method = self.methods.binary_search_by(find).ok();
+        let deadline = method.and_then(|index| self.methods[index].1.deadline);
+        Terms {
+            method,
+            ..Terms::of(deadline, self.default)
+        }
     }
 
-    /// The longest that a request with this path may take.
-    pub(crate) fn of(&self, path: &str) -> Duration {
-        let declared = match &self.paths {
-            Paths::Alike => None,
-            Paths::Methods(_) => self.find(path).and_then(|(_, method)| method.deadline),
-            Paths::Routes(routes) => routes.at(path).ok().map(|route| *route.value),
-        };
-        declared.unwrap_or(self.default)
-    }
-
-    /// Whether requests with this path may take longer than the default.
-    pub(crate) fn is_long_lived(&self, path: &str) -> bool {
-        self.of(path) > self.default
+    /// The gRPC method with this index, and its path as it is in the descriptors.
+    pub(crate) fn method(&self, index: usize) -> (&str, &Method) {
+        let (path, method) = &self.methods[index];
+        (path, method)
     }
 }
 
@@ -238,6 +239,9 @@ mod descriptor {
         /// `(mesh.deadline)`, of `common/protos/mesh/options.proto`.
         #[prost(string, optional, tag = "50100")]
         pub(super) deadline: Option<String>,
+        /// `(mesh.hedge)`, of the same file.
+        #[prost(string, optional, tag = "50101")]
+        pub(super) hedge: Option<String>,
     }
 }
 
@@ -277,6 +281,10 @@ mod tests {
             rpc Put (stream M) returns (M) { option idempotency_level = IDEMPOTENT; }
             rpc Watch (M) returns (stream M) { option (mesh.deadline) = "none"; }
             rpc Long (M) returns (M) { option (mesh.deadline) = "2m"; }
+            rpc Dear (M) returns (M) {
+              option idempotency_level = NO_SIDE_EFFECTS;
+              option (mesh.hedge) = "off";
+            }
             "#,
         ))
         .unwrap();
@@ -293,23 +301,30 @@ mod tests {
         assert_eq!(methods["/a.S/Get"], get);
         assert!(methods["/a.S/Put"].is_idempotent && !methods["/a.S/Put"].has_one_request);
         assert!(!methods["/a.S/Watch"].has_one_response);
+        assert!(methods["/a.S/Dear"].is_never_hedged && methods["/a.S/Dear"].is_idempotent);
 
         let deadlines = Deadlines::of_methods(DEFAULT, &methods);
-        assert_eq!(deadlines.of("/a.S/Unary"), DEFAULT);
-        assert_eq!(deadlines.of("/a.S/Watch"), Duration::MAX);
-        assert_eq!(deadlines.of("/a.S/Long"), Duration::from_mins(2));
-        assert_eq!(deadlines.of("/not.Declared/Method"), DEFAULT);
-        assert!(deadlines.is_long_lived("/a.S/Watch") && deadlines.is_long_lived("/a.S/Long"));
-        assert!(!deadlines.is_long_lived("/a.S/Unary"));
+        assert_eq!(deadlines.terms("/a.S/Unary").longest, DEFAULT);
+        assert_eq!(deadlines.terms("/a.S/Watch").longest, Duration::MAX);
+        assert_eq!(deadlines.terms("/a.S/Long").longest, Duration::from_mins(2));
+        assert_eq!(deadlines.terms("/not.Declared/Method").longest, DEFAULT);
+        assert!(
+            deadlines.terms("/a.S/Watch").is_long_lived
+                && deadlines.terms("/a.S/Long").is_long_lived
+        );
+        assert!(!deadlines.terms("/a.S/Unary").is_long_lived);
     }
 
     #[test]
     fn only_the_streams_of_built_in_services_have_no_deadline() {
         let methods = declared_in(tonic_health::pb::FILE_DESCRIPTOR_SET).unwrap();
         let deadlines = Deadlines::of_methods(DEFAULT, &methods);
-        assert_eq!(deadlines.of("/grpc.health.v1.Health/Check"), DEFAULT);
+        assert_eq!(
+            deadlines.terms("/grpc.health.v1.Health/Check").longest,
+            DEFAULT
+        );
         for path in BUILT_IN_STREAMS {
-            assert_eq!(deadlines.of(path), Duration::MAX, "{path}");
+            assert_eq!(deadlines.terms(path).longest, Duration::MAX, "{path}");
         }
     }
 
@@ -322,6 +337,12 @@ mod tests {
             assert!(error.contains("/a.S/Watch"), "{error}");
             assert!(error.contains(&format!("{text:?}")), "{error}");
         }
+        let method = r#"rpc Get (M) returns (M) { option (mesh.hedge) = "on"; }"#;
+        let error = declared_in(&descriptors(method)).unwrap_err().to_string();
+        assert!(
+            error.contains("/a.S/Get") && error.contains("\"on\""),
+            "{error}"
+        );
         let error = declared_in(b"no descriptors").unwrap_err().to_string();
         assert!(
             error.contains("not an encoded file descriptor set"),

@@ -1,5 +1,6 @@
 //! The values of one request: its id, its deadline, its protocol, its trace, the timings of its
-//! calls, and [`Context`](context::Context), which carries them; and the declarations of methods.
+//! calls, its record, and [`Context`](context::Context), which carries them; and the declarations of
+//! methods.
 
 pub mod context;
 pub mod deadline;
@@ -7,5 +8,6 @@ pub(crate) mod draining;
 pub mod id;
 pub(crate) mod methods;
 pub(crate) mod protocol;
+pub(crate) mod record;
 pub mod timings;
 pub(crate) mod trace;

@@ -2,7 +2,7 @@
 
 use axum::BoxError;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header::CONTENT_TYPE};
 use http_body::Frame;
 use tonic::{Code, Status};
 
@@ -21,10 +21,9 @@ impl Protocol {
     /// The protocol of a request to a port for `port`. A gRPC port also gets HTTP requests, whose
     /// clients need an error that they can read; an HTTP port has no gRPC requests.
     pub(crate) fn of<B>(request: &Request<B>, port: Self) -> Self {
-        let media_type = request.headers().get(CONTENT_TYPE);
-        let is_call = port == Self::Grpc
-            && request.method() == Method::POST
-            && media_type.is_some_and(|media_type| is_grpc(media_type.as_bytes()));
+        // Over HTTP/1 a call would lose its status, which is in the trailers.
+        let is_call =
+            port == Self::Grpc && request.version() >= Version::HTTP_2 && says_grpc(request);
         if is_call { Self::Grpc } else { Self::Http }
     }
 
@@ -54,6 +53,13 @@ impl Protocol {
             }
         }
     }
+}
+
+/// Whether the method and the media type of a request are those of a gRPC call.
+pub(crate) fn says_grpc<B>(request: &Request<B>) -> bool {
+    let media_type = request.headers().get(CONTENT_TYPE);
+    request.method() == Method::POST
+        && media_type.is_some_and(|media_type| is_grpc(media_type.as_bytes()))
 }
 
 /// Whether a media type is gRPC with protobuf: `application/grpc` or `application/grpc+proto`, with

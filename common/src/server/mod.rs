@@ -32,13 +32,20 @@ mod faces;
 pub mod layers;
 mod prefixed;
 mod process;
+mod routes;
 mod stack;
 mod standalone;
+#[cfg(test)]
+mod tests;
 
+#[cfg(any(feature = "openapi", test))]
+pub(crate) use self::faces::ports;
+#[cfg(feature = "openapi")]
+pub(crate) use self::routes::Routes;
 pub use self::{
     faces::{
-        grpc::Grpc, invalid::InvalidFace, listener::Listener, process::Process, query::Query,
-        worker::Worker,
+        grpc::Grpc, invalid::InvalidFace, listener::Listener, ports::Ports, process::Process,
+        query::Query, worker::Worker,
     },
     process::{
         builder::Builder,

@@ -20,6 +20,11 @@ impl<const N: usize> Prefixed<N> {
         }
     }
 
+    /// Whether the bytes so far end with a whole part.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.read == 0 && self.left == 0
+    }
+
     /// Reads the next bytes. Calls `begin` with each complete prefix; it returns the length of the
     /// part.
     pub(crate) fn read<E>(
@@ -63,7 +68,13 @@ mod tests {
                 parts.read(bytes, begin).unwrap();
             }
             assert_eq!(found, [7, 8, 9]);
-            assert_eq!((parts.read, parts.left), (0, 0));
+            assert!(parts.is_whole());
+        }
+        for end in [1, 3, stream.len() - 1] {
+            let mut parts = Prefixed::<2>::new();
+            let begin = |[_, length]: [u8; 2]| Ok::<_, ()>(length.into());
+            parts.read(&stream[..end], begin).unwrap();
+            assert!(!parts.is_whole(), "{end}");
         }
     }
 }

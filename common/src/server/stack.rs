@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::BoxError;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use tower::{Service, ServiceBuilder};
 use tower_http::limit::RequestBodyLimitLayer;
@@ -13,13 +13,17 @@ use super::{
     capacity::{Capacity, open::Open},
     faces::listener::Face,
     layers::{
-        GuardLayer, ProblemLayer, RequestLayer, ShedLayer, access::Connection, http1,
-        messages::Rules, tonic_quirks,
+        GuardLayer, ProblemLayer, RequestLayer, ShedLayer,
+        access::Connection,
+        http1,
+        messages::{Messages, Rules},
+        tonic_quirks::with_visible_reset,
     },
 };
 use crate::protocol::Protocol;
 
-/// The inbound stack for the requests of one connection.
+/// The inbound stack for the requests of one connection. `keep_alive` is for its responses over
+/// HTTP/1.
 ///
 /// The body of a response has three wrappers, outermost first: those of the request layer, the shed
 /// layer and the guard layer. A response of `error_response` has the first only.
@@ -27,6 +31,7 @@ pub(super) fn inbound<B>(
     face: Face,
     open: Arc<Open>,
     capacity: Arc<Capacity>,
+    keep_alive: Option<HeaderValue>,
 ) -> impl Service<
     Request<B>,
     Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
@@ -41,44 +46,43 @@ where
     let Face {
         router,
         protocol,
-        deadlines,
+        paths,
         body_limit,
     } = face;
     let messages = Rules {
         protocol,
-        methods: deadlines.clone(),
+        paths: paths.clone(),
         limit: body_limit,
     };
     let router_limit = match protocol {
         Protocol::Http => body_limit,
         Protocol::Grpc => usize::MAX, // the limit is on each message
     };
-    let (reading, closing) = (open.clone(), open.clone());
+    let reading = open.clone();
     ServiceBuilder::new()
         // Id, deadline, timings, access line. First, so that the log lines of all layers below have
         // the id, and the access line has the status that the client sees.
         .layer(RequestLayer::of_connection(Connection::new(
             protocol,
-            deadlines.clone(),
-            &open,
+            paths,
+            open.clone(),
+            keep_alive,
         )))
         // Failures become problem+json or a gRPC status. Above every layer that can fail.
         .layer(ProblemLayer::new(body_limit))
-        // HTTP/1: reads the rest of a request after an early response, and closes old connections.
-        // Above every layer that may respond early.
+        // HTTP/1: reads the rest of a request after an early response. Above every layer that may
+        // respond early.
         .map_request(move |request| http1::read_to_end(request, &reading))
-        .map_response(move |response| http1::close_if_old(response, &closing))
         // The rules for heads, and the limits on requests in flight. Above every layer that waits,
         // to refuse requests at once.
-        .layer(ShedLayer::of_connection(
-            capacity, open, protocol, deadlines,
-        ))
+        .layer(ShedLayer::of_connection(capacity, open, protocol))
         // The deadline, and panics. Below the layer that turns them into responses, above every
         // layer that waits.
         .layer(GuardLayer)
         // The limits on a body and its messages. Next to the router, which reads the body.
-        .map_request(tonic_quirks::with_visible_reset)
+        .map_request(move |request: Request<_>| {
+            request.map(|body| Messages::new(with_visible_reset(body), messages.checks()))
+        })
         .layer(RequestBodyLimitLayer::new(router_limit))
-        .map_request(move |request| messages.apply(request))
         .service(router)
 }

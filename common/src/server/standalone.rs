@@ -21,9 +21,7 @@ use super::{
     process::{lifetime::Limits, worker_thread::serve_socket},
     stack::inbound,
 };
-
-/// The longest that a connection of [`serve_io`] may be idle.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+use crate::protocol::Protocol;
 
 /// The inbound stack around a listener, without a socket.
 ///
@@ -67,8 +65,12 @@ where
 {
     let open = Arc::new(Open::new(Ipv4Addr::LOCALHOST.into()));
     let connections = Arc::new(Connections::new(1));
-    let stack = inbound(face(listener, deadline), open, capacity(connections));
-    ServiceBuilder::new().map_request(with_host).service(stack)
+    let face = face(listener, deadline);
+    let protocol = face.protocol;
+    let stack = inbound(face, open, capacity(connections), None);
+    ServiceBuilder::new()
+        .map_request(move |request| as_sent(request, protocol))
+        .service(stack)
 }
 
 /// Serves an open connection, such as a [`tokio::io::duplex`], to its end, as a worker does.
@@ -107,17 +109,13 @@ pub async fn serve_io(
 ) {
     let connections = Arc::new(Connections::new(1));
     let connection = connections.admit(Ipv4Addr::LOCALHOST.into()).await;
-    let lifetime = Limits {
-        idle_timeout: IDLE_TIMEOUT,
-        max_age: None,
-    };
     serve_socket(
         face(listener, deadline),
         capacity(connections),
         connection.open.clone(),
         io,
         deadline,
-        lifetime,
+        &Limits::default(),
     )
     .await;
 }
@@ -134,8 +132,12 @@ fn capacity(connections: Arc<Connections>) -> Arc<Capacity> {
     Arc::new(Capacity::new(places, 1, long_lived))
 }
 
-/// Adds a host, which HTTP/1.1 requires and tests may leave out.
-fn with_host<B>(mut request: Request<B>) -> Request<B> {
+/// Adds what a client sends and tests may leave out: the version of a gRPC call, and the host that
+/// HTTP/1.1 requires.
+fn as_sent<B>(mut request: Request<B>, port: Protocol) -> Request<B> {
+    if port == Protocol::Grpc {
+        *request.version_mut() = Version::HTTP_2;
+    }
     if request.version() < Version::HTTP_2 && !request.headers().contains_key(HOST) {
         let host = HeaderValue::from_static("localhost");
         request.headers_mut().insert(HOST, host);

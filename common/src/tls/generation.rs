@@ -26,7 +26,8 @@ const MESH_PROTOCOLS: &[&[u8]] = &[b"h2"];
 /// The protocols of the edge, the preferred first.
 const EDGE_PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// Numbers the sets of authorities of a directory, one after the other.
+/// Numbers the sets of authorities of a directory, one after the other. A set that has grown keeps
+/// its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Trust(u64);
 
@@ -53,7 +54,8 @@ impl Generation {
         let material = Material::check(files, directory, purpose, &provider)?;
         let trust = match before {
             None => Trust(0),
-            Some(before) if before.authorities == material.authorities => before.trust,
+            // Whom the former authorities have vouched for is still trusted.
+            Some(before) if before.is_within(&material.authorities) => before.trust,
             Some(before) => Trust(before.trust.0 + 1),
         };
         Ok(Self {
@@ -64,6 +66,12 @@ impl Generation {
             name: material.name,
             expiries: material.expiries,
         })
+    }
+
+    /// Whether all authorities of this generation are among these.
+    fn is_within(&self, authorities: &[CertificateDer<'_>]) -> bool {
+        let mut own = self.authorities.iter();
+        own.all(|authority| authorities.contains(authority))
     }
 
     /// When the certificate of the service expires, and when the first of the authorities does, in
@@ -101,6 +109,21 @@ impl Generation {
         let name = ServerName::try_from(self.name.clone()).ok()?;
         Some((self.client.clone(), name))
     }
+}
+
+/// Whether TLS failed for the certificate of the peer, which is not of the name that was asked for.
+pub(crate) fn is_of_other_name(error: &io::Error) -> bool {
+    use rustls::{
+        CertificateError::{NotValidForName, NotValidForNameContext},
+        Error::InvalidCertificate,
+    };
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(
+        error,
+        Some(InvalidCertificate(
+            NotValidForName | NotValidForNameContext { .. }
+        ))
+    )
 }
 
 const SUPPORTED: &str = "ring supports all versions";
@@ -159,4 +182,38 @@ fn client(material: &Material, purpose: Purpose, provider: Arc<CryptoProvider>) 
 
 fn owned(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
     protocols.iter().map(|name| name.to_vec()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::{Authority, Certificate};
+
+    use super::*;
+
+    /// The generation of a directory with these authorities, the first of which is the issuer.
+    fn generation(authorities: &[&Authority], before: Option<&Generation>) -> Generation {
+        let own = Certificate::of_service("service1", "mesh.local");
+        let mut issued = authorities[0].issue(&own).unwrap();
+        let all = authorities.iter().map(|authority| authority.certificate());
+        issued.authorities = all.collect();
+        let directory = tempfile::tempdir().unwrap();
+        issued.write(directory.path()).unwrap();
+        let files = Files::read(directory.path()).unwrap();
+        Generation::new(&files, directory.path(), Purpose::Mesh, before).unwrap()
+    }
+
+    #[test]
+    fn only_an_authority_that_leaves_ends_the_trust_in_its_peers() {
+        let [old, new] = ["old", "new"].map(|name| Authority::new(name).unwrap());
+        let first = generation(&[&old], None);
+        let both = generation(&[&new, &old], Some(&first));
+        assert_eq!(both.trust, first.trust, "it trusts whom the first trusted");
+        let renewed = generation(&[&old, &new], Some(&both));
+        assert_eq!(renewed.trust, first.trust, "their order does not matter");
+        let last = generation(&[&new], Some(&both));
+        assert!(
+            last.trust > first.trust,
+            "peers of the old one are not trusted"
+        );
+    }
 }

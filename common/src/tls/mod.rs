@@ -16,7 +16,7 @@ mod reload;
 use std::time::Duration;
 
 pub(crate) use self::{
-    generation::{Generation, Trust},
+    generation::{Generation, Trust, is_of_other_name},
     identity::Peer,
     reload::expiries,
 };

@@ -21,9 +21,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// secret of Kubernetes. Clones share their state.
 ///
 /// The directory is looked at every 5 s. New files that pass all checks are used for all further
-/// connections. Files that do not are reported once, and the last good ones stay. When the
-/// authorities in `ca.crt` change, connections that the former ones have vouched for drain within
-/// 10 s.
+/// connections. Files that do not are reported once, and the last good ones stay. When an authority
+/// leaves `ca.crt`, the connections that the former ones have vouched for drain within 10 s.
 ///
 /// ```
 /// use common::tls::Tls;
@@ -90,7 +89,7 @@ impl Tls {
         self.0.current.borrow().clone()
     }
 
-    /// Completes when the authorities are no longer those of `trust`.
+    /// Completes when an authority of `trust` is no longer trusted.
     pub(crate) async fn outdates(&self, trust: Trust) {
         let mut current = self.0.current.subscribe();
         let newer = current.wait_for(|generation| generation.trust != trust);

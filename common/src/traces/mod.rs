@@ -79,12 +79,10 @@ pub(crate) fn of_request(inbound: Option<Trace>) -> Option<Trace> {
 /// The context of an attempt in the request in hand, if its span is recorded.
 pub(crate) fn of_attempt() -> Option<(Context, Arc<Trace>)> {
     context::with_current(|context| {
-        let trace = context?.trace.as_deref();
+        let trace = context?.shared.trace.as_deref();
         let child = Arc::new(child_of(trace.filter(|it| it.recording.is_some())?));
-        let context = Context {
-            trace: Some(child.clone()),
-            ..context?.clone()
-        };
+        let context = context?.clone();
+        let context = context.with(|shared| shared.trace = Some(child.clone()));
         Some((context, child))
     })
 }

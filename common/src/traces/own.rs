@@ -47,7 +47,7 @@ where
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         context::with_current(|request| {
-            let trace = request.and_then(|request| request.trace.as_deref());
+            let trace = request.and_then(|request| request.shared.trace.as_deref());
             let Some(trace) = trace.filter(|trace| trace.recording.is_some()) else {
                 return;
             };
@@ -171,10 +171,8 @@ mod tests {
             None => trace,
         };
         let deadline = Deadline::after(Duration::from_secs(1));
-        let request = Request {
-            trace: Some(Arc::new(trace)),
-            ..Request::new(RequestId::fresh(), deadline)
-        };
+        let request = Request::new(RequestId::fresh(), deadline)
+            .with(|shared| shared.trace = Some(Arc::new(trace)));
         let _subscriber = tracing::subscriber::set_default(Registry::default().with(OwnSpans));
         info_span!("outside of any request").in_scope(|| {});
         request.scope(outer(17)).await;

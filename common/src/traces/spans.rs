@@ -17,6 +17,8 @@ use tonic::Code;
 
 use super::buffer;
 use crate::{
+    limits,
+    logging::Cut,
     metrics,
     protocol::{code_name, rpc_method},
     trace::Trace,
@@ -42,6 +44,8 @@ pub(crate) struct Request<'a> {
     pub(crate) client: &'a str,
     pub(crate) status: u16,
     pub(crate) grpc_code: Option<Code>,
+    /// Why the response is not whole, if it is not.
+    pub(crate) cut_by: Option<&'static str>,
     pub(crate) took: Duration,
 }
 
@@ -57,6 +61,9 @@ impl Request<'_> {
             Some(code) => self.describe_rpc(code, &mut attributes),
             None => self.describe_http(&mut attributes),
         };
+        // That the client went away is no error of the server.
+        let cut_by = self.cut_by.filter(|cause| *cause != metrics::CLIENT_GONE);
+        let error = error.or(cut_by);
         end(
             self.trace,
             SpanKind::Server,
@@ -92,9 +99,13 @@ impl Request<'_> {
         ]);
         let route = self.route.map(|it| KeyValue::new("http.route", text(it)));
         attributes.extend(route);
+        let method = Cut {
+            text: self.method.as_str(),
+            most: limits::LOG_METHOD,
+        };
         let name = match self.route {
-            Some(route) => format!("{} {route}", self.method),
-            None => self.method.to_string(),
+            Some(route) => format!("{method} {route}"),
+            None => method.to_string(),
         };
         (name, error_of_http(self.status, 500))
     }
@@ -310,6 +321,15 @@ pub(super) mod tests {
     }
 
     fn request(path: &str, status: u16, grpc_code: Option<Code>) -> SpanData {
+        cut(path, status, grpc_code, None)
+    }
+
+    fn cut(
+        path: &str,
+        status: u16,
+        grpc_code: Option<Code>,
+        cut_by: Option<&'static str>,
+    ) -> SpanData {
         recorded(|trace| {
             Request {
                 trace,
@@ -321,6 +341,7 @@ pub(super) mod tests {
                 client: "192.0.2.1",
                 status,
                 grpc_code,
+                cut_by,
                 took: Duration::from_millis(5),
             }
             .record();
@@ -347,6 +368,14 @@ pub(super) mod tests {
         );
         let failed = request("/", 200, Some(Code::Internal));
         assert_eq!(attribute(&failed, "error.type"), "INTERNAL");
+    }
+
+    #[test]
+    fn a_response_that_the_service_has_cut_is_an_error() {
+        let cut = |cut_by| cut("/", 200, None, Some(cut_by));
+        assert_eq!(cut("deadline").status, Status::error("deadline"));
+        assert_eq!(attribute(&cut("drain"), "error.type"), "drain");
+        assert_eq!(cut(metrics::CLIENT_GONE).status, Status::Unset);
     }
 
     #[test]

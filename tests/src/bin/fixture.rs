@@ -53,7 +53,8 @@ fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
     server::run("fixture", &config.common, move |_worker| {
         [
-            Listener::http(config.port, http(&config.path)),
+            Listener::http(config.port, http(&config.path))
+                .deadline("/late", Some(Duration::from_millis(100))),
             Listener::grpc(config.grpc_port, grpc(config.orders.clone())),
         ]
     })
@@ -67,6 +68,7 @@ fn http(path: &str) -> Router {
             get(async || -> &str { panic!("the handler panics") }),
         )
         .route("/hang", get(async || hang().await))
+        .route("/late", get(async || hang().await))
         .route("/slow", get(slow))
         .route("/block", get(block))
         .route("/endless", get(endless))
@@ -228,8 +230,14 @@ impl api_server::Api for Api {
         Ok(Response::new(Hello { message }))
     }
 
-    async fn get_all(&self, _: Request<ApiRequest>) -> Result<Response<Items>, Status> {
-        Err(Status::data_loss("the fixture's text"))
+    /// A length from 100 on is the milliseconds that an empty list takes.
+    async fn get_all(&self, request: Request<ApiRequest>) -> Result<Response<Items>, Status> {
+        let millis = u64::try_from(request.get_ref().length).unwrap_or(0);
+        if millis < 100 {
+            return Err(Status::data_loss("the fixture's text"));
+        }
+        sleep(Duration::from_millis(millis)).await;
+        Ok(Response::new(Items::default()))
     }
 
     type getStreamStream = stream::BoxStream<'static, Result<Item, Status>>;

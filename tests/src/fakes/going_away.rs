@@ -96,7 +96,7 @@ impl Calls {
 }
 
 /// All of a request's body.
-async fn whole(mut body: RecvStream) -> Result<Bytes, h2::Error> {
+pub(super) async fn whole(mut body: RecvStream) -> Result<Bytes, h2::Error> {
     let mut whole = BytesMut::new();
     while let Some(data) = body.data().await.transpose()? {
         body.flow_control().release_capacity(data.len())?;

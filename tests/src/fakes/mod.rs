@@ -1,6 +1,8 @@
 //! [`Fake`]: a server that stands in for a replica with a fault in its HTTP/2.
 
+mod broken;
 mod going_away;
+mod hanging;
 mod ping_counter;
 
 use std::{
@@ -16,8 +18,10 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime, select,
-    sync::oneshot,
+    sync::{oneshot, watch},
 };
+
+pub use self::broken::Breaks;
 
 /// A server on a free port of loopback. Dropping it ends it.
 ///
@@ -28,6 +32,7 @@ pub struct Fake {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
     calls: Arc<Calls>,
+    hang: watch::Sender<()>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -50,10 +55,32 @@ impl Fake {
         })
     }
 
+    /// Starts a server that breaks one response in `one_of`.
+    pub fn broken(breaks: Breaks, one_of: usize) -> Self {
+        let calls = Arc::new(Calls::default());
+        Self::start(calls.clone(), move |socket| {
+            broken::serve(socket, breaks, one_of, calls.clone())
+        })
+    }
+
     /// Starts a server that closes a connection for too many PINGs, as gRPC's servers do. The
     /// response for a name with `quiet` in it comes after 100 s.
     pub fn counting_pings() -> Self {
         Self::start(Arc::default(), ping_counter::serve)
+    }
+
+    /// Starts a server that allows 20 streams on a connection. [`Self::hang`] makes the connections
+    /// hang that are open.
+    pub fn hanging() -> Self {
+        let (calls, hang) = (Arc::<Calls>::default(), watch::Sender::new(()));
+        let serve = {
+            let (calls, hang) = (calls.clone(), hang.clone());
+            move |socket| hanging::serve(socket, hang.subscribe(), calls.clone())
+        };
+        Self {
+            hang,
+            ..Self::start(calls, serve)
+        }
     }
 
     fn start<F>(calls: Arc<Calls>, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
@@ -89,6 +116,7 @@ impl Fake {
             address,
             accepted,
             calls,
+            hang: watch::Sender::new(()),
             _stop: stop,
         }
     }
@@ -96,6 +124,11 @@ impl Fake {
     /// The address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on, the connections that are open are neither read nor written.
+    pub fn hang(&self) {
+        self.hang.send_replace(());
     }
 
     /// The number of connections that were accepted.
@@ -120,8 +153,8 @@ mod tests {
     use crate::grpc::{call, process_name};
 
     #[test]
-    fn both_echo_names_and_do_not_implement_health_checks() {
-        for fake in [Fake::going_away(), Fake::counting_pings()] {
+    fn all_echo_names_and_do_not_implement_health_checks() {
+        for fake in [Fake::going_away(), Fake::counting_pings(), Fake::hanging()] {
             let response = process_name(fake.address(), "test", &[]);
             assert_eq!((response.code(), &response.body[7..]), (0, &b"test"[..]));
             let health = call(fake.address(), "/grpc.health.v1.Health/Check", &[], b"");

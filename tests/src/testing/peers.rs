@@ -73,7 +73,7 @@ pub fn plain(address: SocketAddr) -> Connect {
         let channel = channel.map_request(|mut request: Request<Body>| {
             let headers = request.headers_mut();
             if let Some(context) = context::current() {
-                let id = context.request_id.header_value();
+                let id = context.request_id().header_value();
                 headers.insert(RequestId::GRPC_METADATA, id);
                 let left = context.deadline.remaining().unwrap_or_default();
                 let left = common::deadline::format_timeout(left);

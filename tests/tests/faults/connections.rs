@@ -11,8 +11,8 @@ use std::{
 use tests::{Fake, Port, Process, http, load::Load, wait_for};
 
 use crate::{
-    FEW, LOAD, Row, SECOND, assert_none_failed, assert_none_was_lost, backend, backend_on, edge,
-    edge_of, millis,
+    ENDLESS, FEW, LOAD, Row, SECOND, WARNINGS, assert_none_failed, assert_none_was_lost, backend,
+    backend_on, edge, edge_of, millis, picks,
 };
 
 pub(crate) const ROWS: &[Row] = &[
@@ -22,9 +22,24 @@ pub(crate) const ROWS: &[Row] = &[
         the_only_one_is_replaced_beside_a_stream,
     ),
     (
+        "SIGTERM with a drain delay of 3 s to one of two",
+        "0 failed",
+        one_says_goodbye,
+    ),
+    (
         "a server that sends GOAWAY every second beside a 5 s stream",
         "0 failed",
         connections_go_away_beside_a_stream,
+    ),
+    (
+        "the connections to a server of 20 streams a connection hang",
+        "0 failed; the slowest takes at most 4 s",
+        connections_hang,
+    ),
+    (
+        "30 quiet streams on one of two replicas, the other of which is new",
+        "0 failed; shares of the other calls even within 10 points",
+        streams_are_quiet,
     ),
     (
         "4 new slow readers a second on /api/v1/items/stream",
@@ -38,9 +53,6 @@ pub(crate) const QUIET_ROWS: &[Row] = &[(
     "nothing lost",
     pings_are_counted,
 )];
-
-/// A stream that lasts until its deadline.
-const ENDLESS: &[u8] = b"GET /api/v1/items/stream?length=2147483647 HTTP/1.1\r\nhost: test\r\n\r\n";
 
 fn the_only_one_is_replaced_beside_a_stream() -> String {
     let port = Port::keep();
@@ -81,6 +93,23 @@ fn the_only_one_is_replaced_beside_a_stream() -> String {
     )
 }
 
+fn one_says_goodbye() -> String {
+    let one = Process::start("service1", &[("DRAIN_DELAY", "3s"), WARNINGS]);
+    let other = backend();
+    let service2 = edge(&[&one, &other], &[]);
+    let load = Load::start(service2.http(), FEW);
+    sleep(SECOND);
+    one.signal("TERM");
+    assert_eq!(one.ended().status.code(), Some(0));
+    sleep(SECOND);
+    let samples = load.stop();
+    format!(
+        "{}, the slowest took {}",
+        assert_none_failed(&samples),
+        millis(samples.percentile(1.0))
+    )
+}
+
 fn connections_go_away_beside_a_stream() -> String {
     let server = Fake::going_away();
     let service2 = edge_of(&server.address().to_string(), &[("WORKERS", "1")]);
@@ -95,6 +124,59 @@ fn connections_go_away_beside_a_stream() -> String {
         server.accepted(),
         millis(samples.percentile(1.0))
     )
+}
+
+fn connections_hang() -> String {
+    let server = Fake::hanging();
+    let service2 = edge_of(&server.address().to_string(), &[("WORKERS", "1")]);
+    let load = Load::start(service2.http(), LOAD);
+    sleep(3 * SECOND);
+    server.hang();
+    sleep(5 * SECOND);
+    let samples = load.stop();
+    let slowest = samples.percentile(1.0);
+    let shown = format!(
+        "{}, the slowest took {}; {} connections",
+        assert_none_failed(&samples),
+        millis(slowest),
+        server.accepted()
+    );
+    assert!(slowest <= 4 * SECOND, "{shown}");
+    shown
+}
+
+fn streams_are_quiet() -> String {
+    let patient = ("DEADLINE", "60s");
+    let variables = [("ORDERS", "wait 20"), patient, WARNINGS];
+    let old = Process::start("fixture", &variables);
+    let port = Port::keep();
+    let targets = format!("{},{}", old.grpc(), port.address());
+    let service2 = edge_of(&targets, &[patient]);
+    let _streams = [(); 30].map(|()| http::send(service2.http(), ENDLESS));
+    sleep(SECOND);
+    assert_eq!(http::get(old.http(), "/release").status, 200); // to all of them, and no more
+    let load = Load::start(service2.http(), FEW);
+    sleep(SECOND);
+    let port = port.variable();
+    let new = Process::start(
+        "fixture",
+        &[&[("GRPC_PORT", port.as_str())], &variables[..]].concat(),
+    );
+    let picks = || [&old, &new].map(|one| picks(&service2, one.grpc()));
+    wait_for("calls to the new one", || (picks()[1] > 0.0).then_some(()));
+    sleep(3 * SECOND);
+    let before = picks();
+    sleep(5 * SECOND);
+    let after = picks();
+    let samples = load.stop();
+    let [old, new] = [0, 1].map(|replica| after[replica] - before[replica]);
+    let share = 100.0 * new / (old + new);
+    let shown = format!(
+        "{}; {share:.0} % to the new one",
+        assert_none_failed(&samples)
+    );
+    assert!((share - 50.0).abs() <= 10.0, "{shown}");
+    shown
 }
 
 fn readers_are_slow() -> String {

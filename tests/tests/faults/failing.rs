@@ -1,13 +1,17 @@
 //! Backends that respond with an error, and at once.
 
 use std::{
-    thread::sleep,
+    panic::resume_unwind,
+    thread::{self, ScopedJoinHandle, sleep},
     time::{Duration, Instant},
 };
 
-use tests::load::{Load, Plan, Samples};
+use tests::{
+    Breaks, Fake,
+    load::{Load, Plan, Samples},
+};
 
-use crate::{FEW, QUIET, Row, SECOND, edge, fixture, float, picks};
+use crate::{FEW, QUIET, Row, SECOND, edge, edge_of, fixture, float, picks};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -25,7 +29,20 @@ pub(crate) const ROWS: &[Row] = &[
         "after the first second at most 5 % fail, and at most 8 % of calls reach the bad one",
         other_codes_beside_a_good_one,
     ),
+    (
+        "a good replica (20 ms) beside one that breaks every response, one of three or one of ten, in each of nine ways, at 10 calls/s",
+        "at most 3 % fail in the first 8 s, and at most 1 % after it",
+        broken_in_every_way,
+    ),
 ];
+
+/// Ten calls a second.
+const SLOWLY: Plan = Plan {
+    connections: 1,
+    interval: Duration::from_millis(100),
+    name: None,
+    is_kept: true,
+};
 
 fn unavailable_always() -> String {
     let fixture = fixture(&[]);
@@ -66,6 +83,42 @@ fn other_codes_beside_a_good_one() -> String {
         format!("{name}: {}", seen.shown)
     });
     shown.join("; ")
+}
+
+fn broken_in_every_way() -> String {
+    let cases = Breaks::ALL.map(|breaks| [1, 3, 10].map(|one_of| (breaks, one_of)));
+    let (begin, end) = (8 * SECOND, 30 * SECOND);
+    let shown = thread::scope(|scope| {
+        let running = cases.as_flattened().iter().map(|(breaks, one_of)| {
+            scope.spawn(move || {
+                let good = fixture(&[("ORDERS", "wait 20")]);
+                let bad = Fake::broken(*breaks, *one_of);
+                let target = format!("{},{}", good.grpc(), bad.address());
+                let service2 = edge_of(&target, &[QUIET, ("DEADLINE", "2s")]);
+                let start = Instant::now();
+                let load = Load::start(service2.http(), SLOWLY);
+                sleep(end);
+                let samples = load.stop();
+                let share = |samples: &Samples| {
+                    float(samples.count() - samples.served()) / float(samples.count())
+                };
+                let early = share(&samples.within(start, start + begin));
+                let late = share(&samples.within(start + begin, start + end));
+                let what = format!("{breaks:?}, one of {one_of}");
+                assert!(early <= 0.03, "{what}: {early}, {:?}", samples.failures());
+                assert!(late <= 0.01, "{what}: {late}, {:?}", samples.failures());
+                (early, late)
+            })
+        });
+        let running: Vec<_> = running.collect();
+        let ended = running.into_iter().map(ScopedJoinHandle::join);
+        let ended = ended.map(|one| one.unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.fold((0.0_f64, 0.0_f64), |(early, late), one| {
+            (early.max(one.0), late.max(one.1))
+        })
+    });
+    let (early, late) = (shown.0 * 100.0, shown.1 * 100.0);
+    format!("at most {early:.1} % in the first 8 s, {late:.1} % after it")
 }
 
 /// The effects of a bad replica beside a good one.

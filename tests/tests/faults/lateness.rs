@@ -1,6 +1,8 @@
 //! Responses that come late, and replicas that freeze while few clients watch.
 
 use std::{
+    io::Read,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -8,8 +10,8 @@ use std::{
 use tests::{Process, http, load::Load};
 
 use crate::{
-    FEW, Row, SECOND, assert_none_failed, assert_none_was_lost, backend, edge, fixture, float,
-    millis, picks,
+    ENDLESS, FEW, Row, SECOND, WARNINGS, assert_none_failed, assert_none_was_lost, backend, edge,
+    fixture, float, millis, picks,
 };
 
 pub(crate) const ROWS: &[Row] = &[
@@ -22,6 +24,11 @@ pub(crate) const ROWS: &[Row] = &[
         "SIGSTOP of one of two for 5 s, 20 clients at 20 requests/s each",
         "0 failed; the slowest takes at most 300 ms",
         one_of_two_is_frozen_before_few_clients,
+    ),
+    (
+        "SIGSTOP of the only replica for 5 s beside 10 streams",
+        "0 failed; every stream goes on",
+        the_only_one_is_frozen_beside_streams,
     ),
     (
         "three replicas, 2 % of all calls take 1 s instead of 5 ms",
@@ -85,6 +92,44 @@ fn one_of_two_is_frozen_before_few_clients() -> String {
     );
     assert!(slowest <= Duration::from_millis(300), "{shown}");
     shown
+}
+
+fn the_only_one_is_frozen_beside_streams() -> String {
+    let patient = ("DEADLINE", "30s");
+    let only = Process::start("service1", &[patient, WARNINGS]);
+    let service2 = edge(&[&only], &[patient, ("WORKERS", "1")]);
+    let load = Load::start(service2.http(), FEW);
+    let streams = [(); 10].map(|()| http::send(service2.http(), ENDLESS));
+    let stop = AtomicBool::new(false);
+    let (samples, bytes) = thread::scope(|scope| {
+        let is_over = || stop.load(Ordering::Relaxed);
+        let readers = streams.map(|mut stream| {
+            scope.spawn(move || {
+                let (mut some, mut bytes) = ([0; 16 * 1_024], 0);
+                while !is_over() {
+                    bytes += stream.read(&mut some).ok().filter(|bytes| *bytes > 0)?;
+                    thread::sleep(SECOND / 20);
+                }
+                Some(bytes)
+            })
+        });
+        thread::sleep(SECOND);
+        only.signal("STOP");
+        thread::sleep(5 * SECOND);
+        only.signal("CONT");
+        thread::sleep(3 * SECOND);
+        let samples = load.stop();
+        stop.store(true, Ordering::Relaxed);
+        let bytes = readers.map(|reader| reader.join().expect("it does not panic"));
+        (samples, bytes)
+    });
+    let bytes = bytes.map(|bytes| bytes.expect("the stream is open to the end"));
+    format!(
+        "{}, the slowest took {}; {} KB of the streams",
+        assert_none_failed(&samples),
+        millis(samples.percentile(1.0)),
+        bytes.iter().sum::<usize>() / 1_024
+    )
 }
 
 fn some_calls_take_long() -> String {

@@ -1,8 +1,12 @@
 //! The failure suite: the pair under load, and what breaks around it.
 //!
-//! Real processes on loopback, one fault after the other. The suite prints a table and writes it
-//! to `target/faults.md`; `make faults` runs it on the release build. Each argument selects the
-//! rows that have it in their fault; an argument that selects none fails the suite.
+//! Real processes on loopback, one fault after the other. The suite prints a table, with the commit
+//! that it measured in each row, and writes it to `target/faults.md`; `make faults` runs it on
+//! optimised services. Each argument selects the rows that have it in their fault; an argument that
+//! selects none fails the suite.
+//!
+//! Under `tests/wire/run`, loopback has latency. Then the rows of [`OVER_A_WIRE`] are the default, and
+//! the table is `target/faults-wire.md`.
 
 mod attacks;
 mod certificates;
@@ -20,7 +24,7 @@ use std::{
     fs,
     panic::resume_unwind,
     path::Path,
-    process::ExitCode,
+    process::{Command, ExitCode},
     thread,
     time::{Duration, Instant},
 };
@@ -56,6 +60,9 @@ const PROBES: Plan = Plan {
     is_kept: false,
 };
 
+/// A stream that lasts until its deadline.
+const ENDLESS: &[u8] = b"GET /api/v1/items/stream?length=2147483647 HTTP/1.1\r\nhost: test\r\n\r\n";
+
 /// For a process whose warnings matter.
 const WARNINGS: (&str, &str) = ("RUST_LOG", "warn");
 
@@ -81,8 +88,24 @@ const ROWS: [&[Row]; 9] = [
 /// Rows that take minutes but no CPU. They run beside the others.
 const QUIET_ROWS: &[Row] = connections::QUIET_ROWS;
 
+/// The rows about drains, GOAWAY, readers and deadlines, by a part of their fault.
+const OVER_A_WIRE: [&str; 8] = [
+    "SIGTERM to the only replica while a stream is open",
+    "SIGTERM with a drain delay",
+    "rolling restart of three replicas",
+    "SIGTERM to service2",
+    "GOAWAY every second beside a 5 s stream",
+    "4 new slow readers a second",
+    "that take nothing",
+    "one replica whose response takes 3 s",
+];
+
 fn main() -> ExitCode {
-    let filters: Vec<_> = env::args().skip(1).collect();
+    let mut filters: Vec<_> = env::args().skip(1).collect();
+    let is_over_a_wire = env::var_os("WIRE").is_some();
+    if is_over_a_wire && filters.is_empty() {
+        filters.extend(OVER_A_WIRE.map(str::to_owned));
+    }
     let all = || ROWS.into_iter().flatten().chain(QUIET_ROWS);
     for filter in &filters {
         if !all().any(|row| row.0.contains(filter)) {
@@ -95,10 +118,12 @@ fn main() -> ExitCode {
         |row: &&Row| filters.is_empty() || filters.iter().any(|filter| row.0.contains(filter));
     let rows: Vec<_> = ROWS.into_iter().flatten().filter(is_wanted).collect();
     let quiet_rows: Vec<_> = QUIET_ROWS.iter().filter(is_wanted).collect();
-    let mut table = String::from("| fault, under load | must show | shown |\n|---|---|---|\n");
+    let commit = commit();
+    let mut table =
+        String::from("| fault, under load | must show | shown | at |\n|---|---|---|---|\n");
     let mut add = |(fault, promise, _): &Row, shown: &str, begin: Instant| {
         println!("{fault}: {shown} ({:.0} s)", begin.elapsed().as_secs_f64());
-        let _ = writeln!(table, "| {fault} | {promise} | {shown} |");
+        let _ = writeln!(table, "| {fault} | {promise} | {shown} | `{commit}` |");
     };
     // The scope also waits for the quiet rows when another fails, so that they end their processes.
     thread::scope(|scope| {
@@ -116,10 +141,24 @@ fn main() -> ExitCode {
             add(row, &shown, begin);
         }
     });
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../faults.md");
-    fs::write(path, &table).expect("it can be written");
+    let name = if is_over_a_wire {
+        "faults-wire.md"
+    } else {
+        "faults.md"
+    };
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("..");
+    fs::write(target.join(name), &table).expect("it can be written");
     println!("\n{table}");
     ExitCode::SUCCESS
+}
+
+/// The commit of this tree.
+fn commit() -> String {
+    let head = Command::new("git")
+        .args(["rev-parse", "--short=7", "HEAD"])
+        .output();
+    let head = head.map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&head).trim().to_owned()
 }
 
 /// service2 in front of these replicas, ready on all workers.

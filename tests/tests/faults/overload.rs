@@ -1,8 +1,15 @@
 //! More load than the edge, or a replica behind it, can carry.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
-use tests::load::{Load, Plan};
+use tests::{
+    http,
+    load::{Load, Plan},
+    wait_for,
+};
 
 use crate::{QUIET, Row, SECOND, assert_none_was_lost, edge, fixture, float, millis};
 
@@ -16,6 +23,11 @@ pub(crate) const ROWS: &[Row] = &[
         "3 × the calls that a replica can carry",
         "its connection is never taken for dead",
         three_times_the_calls,
+    ),
+    (
+        "service1 hangs, 2 × as many clients as there may be requests in flight",
+        "0 of /docs failed, p99 at most 100 ms; the others get 503 or 504",
+        the_backend_hangs,
     ),
 ];
 
@@ -95,5 +107,48 @@ fn three_times_the_calls() -> String {
         samples.served(),
         samples.count(),
         millis(samples.percentile(1.0))
+    )
+}
+
+fn the_backend_hangs() -> String {
+    let fixture = fixture(&[("ORDERS", "hang")]);
+    let service2 = edge(&[&fixture], &[("MAX_IN_FLIGHT", "64"), QUIET]);
+    let plan = Plan {
+        connections: 128,
+        interval: SECOND,
+        name: None,
+        is_kept: true,
+    };
+    let load = Load::start(service2.http(), plan);
+    let shed = || service2.metric("calls_shed_total");
+    wait_for("calls beyond the limit", || (shed() > 0.0).then_some(()));
+    let mut docs: Vec<_> = (0..300)
+        .map(|_| {
+            sleep(Duration::from_millis(10));
+            let begin = Instant::now();
+            let response = http::get(service2.http(), "/docs");
+            assert_eq!(response.status, 200, "{}", response.text());
+            begin.elapsed()
+        })
+        .collect();
+    let refused = http::get(service2.http(), "/api/v1/say-hello?name=x");
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (503, Some("1"))
+    );
+    assert!(refused.text().contains("MAX_CALLS"), "{}", refused.text());
+    docs.sort();
+    let p99 = docs[docs.len() * 99 / 100];
+    assert!(p99 <= Duration::from_millis(100), "{p99:?}");
+    let failures = load.stop().failures();
+    let is_expected = |failure: &str| matches!(failure, "503" | "504");
+    assert!(
+        failures.iter().all(|(failure, _)| is_expected(failure)),
+        "{failures:?}"
+    );
+    format!(
+        "0 of {} failed, p99 {}; {failures:?}",
+        docs.len(),
+        millis(p99)
     )
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fs,
+    path::PathBuf,
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
@@ -55,6 +56,11 @@ pub(crate) const ROWS: &[Row] = &[
         "the look-up of the name fails for 60 s",
         "0 failed",
         the_look_up_fails,
+    ),
+    (
+        "the name moves to an address where the replica starts 12 s later",
+        "0 failed; the old address is left then",
+        the_name_moves_too_early,
     ),
 ];
 
@@ -327,35 +333,109 @@ fn all_are_gone_for_a_while() -> String {
     )
 }
 
-/// In a mount namespace with an `/etc/hosts` of its own, which loses the name.
-fn the_look_up_fails() -> String {
-    let directory = std::env::temp_dir().join(format!("mesh-faults-{}", std::process::id()));
-    fs::create_dir_all(&directory).expect("it can be written");
-    let hosts = directory.join("hosts");
-    fs::write(&hosts, "127.0.0.1 replicas.test\n").expect("it can be written");
-    let mount = format!(
-        "mount --bind {} /etc/hosts && mount --bind /dev/null /etc/resolv.conf && exec \"$@\"",
-        hosts.display()
-    );
-    let wrapper = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
-    let is_possible = Command::new(wrapper[0])
-        .args(&wrapper[1..])
-        .arg("true")
-        .status();
-    if !is_possible.is_ok_and(|status| status.success()) {
-        return "not run here: it needs root and unshare".into();
+/// An `/etc/hosts` for one process, in a mount namespace without any other source of names.
+struct Hosts {
+    directory: PathBuf,
+}
+
+impl Hosts {
+    /// `None` where it needs root.
+    fn new() -> Option<Self> {
+        let directory = std::env::temp_dir().join(format!("mesh-faults-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("it can be written");
+        let new = Self { directory };
+        new.set("");
+        let mount = new.mount();
+        let [unshare, arguments @ ..] = wrapper(&mount);
+        let status = Command::new(unshare).args(arguments).arg("true").status();
+        status.is_ok_and(|status| status.success()).then_some(new)
     }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("hosts")
+    }
+
+    fn mount(&self) -> String {
+        format!(
+            "mount --bind {} /etc/hosts && mount --bind /dev/null /etc/resolv.conf && exec \"$@\"",
+            self.path().display()
+        )
+    }
+
+    /// Sets the address of the name `replicas.test`, or none.
+    fn set(&self, address: &str) {
+        let line = format!("{address} replicas.test\n");
+        let line = if address.is_empty() { "" } else { &line };
+        fs::write(self.path(), line).expect("it can be written");
+    }
+
+    /// service2 that calls the name at this port, ready on all workers.
+    fn edge(&self, port: u16) -> Process {
+        let target = format!("replicas.test:{port}");
+        let variables = [("SERVICE1_CHANNEL", target.as_str()), WARNINGS];
+        let service2 = Process::start_within(&wrapper(&self.mount()), "service2", &variables);
+        service2.wait_until_ready();
+        service2
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn wrapper(mount: &str) -> [&str; 6] {
+    ["unshare", "--mount", "sh", "-c", mount, "sh"]
+}
+
+const NEEDS_ROOT: &str = "not run here: it needs root and unshare";
+
+fn the_look_up_fails() -> String {
+    let Some(hosts) = Hosts::new() else {
+        return NEEDS_ROOT.into();
+    };
+    hosts.set("127.0.0.1");
     let only = backend();
-    let target = format!("replicas.test:{}", only.grpc().port());
-    let service2 = Process::start_within(&wrapper, "service2", &[("SERVICE1_CHANNEL", &target)]);
-    service2.wait_until_ready();
+    let service2 = hosts.edge(only.grpc().port());
     let load = Load::start(service2.http(), LOAD);
     sleep(SECOND);
-    fs::write(&hosts, "").expect("it can be written");
+    hosts.set("");
     sleep(60 * SECOND);
     service2.line(&[("action", "look_up"), ("status", "failure")]);
     let shown = assert_none_failed(&load.stop());
     assert_eq!(http::get(service2.http(), "/readyz").status, 200);
-    fs::remove_dir_all(directory).expect("it is ours");
     shown
+}
+
+fn the_name_moves_too_early() -> String {
+    let Some(hosts) = Hosts::new() else {
+        return NEEDS_ROOT.into();
+    };
+    hosts.set("127.0.0.1");
+    let old = backend();
+    let port = old.grpc().port();
+    let service2 = hosts.edge(port);
+    let load = Load::start(service2.http(), LOAD);
+    sleep(SECOND);
+    hosts.set("127.0.0.2");
+    sleep(12 * SECOND);
+    service2.line(&[("action", "replica"), ("status", "down")]);
+    let variables = [
+        ("HOST", "127.0.0.2"),
+        ("GRPC_PORT", &port.to_string()),
+        WARNINGS,
+    ];
+    let _new = Process::start("service1", &variables);
+    let of_new = format!("127.0.0.2:{port}");
+    wait_for("calls to the new one", || {
+        (picks(&service2, &of_new) > 0.0).then_some(())
+    });
+    // Each worker leaves once it has connected the new one.
+    let of_old = format!("replicas{{replica=\"127.0.0.1:{port}\"");
+    wait_for("the old one to be left", || {
+        let metrics = http::get(service2.admin(), "/metrics");
+        (!metrics.text().contains(&of_old)).then_some(())
+    });
+    assert_none_failed(&load.stop())
 }

@@ -109,12 +109,42 @@ fn a_name_over_the_limit_is_refused_on_all_faces_with_the_limit() {
     let access = service1.access_line("too-long");
     assert_eq!(access.text("grpc_code"), "INVALID_ARGUMENT");
     assert_eq!(access.number("level"), Some(30.0));
+    // A client's fault is no warning, in no line of either service.
+    for service in [&service1, &service2] {
+        for line in service
+            .log()
+            .iter()
+            .filter(|it| !it.text("action").is_empty())
+        {
+            assert_eq!(line.number("level"), Some(30.0), "{line:?}");
+        }
+    }
     // Far over the limit, and still a problem document.
     for length in [2_000, 15_000] {
         let path = format!("/api/v1/say-hello?name={}", "a".repeat(length));
         let response = http::get(service2.http(), &path);
         assert_eq!(response.status, 400);
         assert!(response.problem().contains(&format!("{length} characters")));
+    }
+}
+
+#[test]
+fn the_access_line_of_a_request_of_any_length_is_short() {
+    let service1 = Process::start("service1", &[]);
+    let (long, quotes) = ("x".repeat(15_000), "\"".repeat(15_000));
+    for (id, method, target, shown) in [
+        ("target", "GET", &*format!("/nope?{long}"), "GET /nope?x"),
+        ("quotes", "GET", &format!("/{quotes}"), "GET /\""),
+        ("method", &long, "/nope", "xxx"),
+    ] {
+        let head = format!("{method} {target} HTTP/1.1\r\nhost: a\r\nx-request-id: {id}\r\n\r\n");
+        let _open = http::send(service1.http(), head.as_bytes());
+        let access = service1.access_line(id);
+        assert_eq!(access.number("response_status"), Some(404.0));
+        let line = access.text("first_request_line");
+        assert!(line.starts_with(shown), "{line}");
+        assert!(line.contains('…') && line.ends_with(" HTTP/1.1"), "{line}");
+        assert!(line.len() < 1_100, "{line}");
     }
 }
 
@@ -323,6 +353,43 @@ fn an_unusable_grpc_timeout_is_ignored_with_a_warning() {
             ("ignored", Some(40.0))
         );
     }
+}
+
+#[test]
+fn what_a_caller_can_make_is_no_failure_of_the_service() {
+    let service1 = Process::start("service1", &[]);
+    let no_time: [(&str, &[u8]); 1] = [("grpc-timeout", b"0n")];
+    for (id, body, headers, code) in [
+        ("malformed", &b"\0\0\0\0\x07\x0a\x7fshort"[..], &[][..], 3),
+        ("not-utf-8", b"\0\0\0\0\x03\x0a\x01\xff", &[], 3),
+        ("falsely-compressed", b"\x01\0\0\0\0", &[], 3),
+        ("half", b"\0\0\0\0\x03\x0a", &[], 3),
+        ("missing", b"", &[], 3),
+        ("no-time", b"\0\0\0\0\0", &no_time, 4),
+    ] {
+        let own: [(&str, &[u8]); 3] = [
+            ("content-type", b"application/grpc"),
+            ("te", b"trailers"),
+            ("request_id", id.as_bytes()),
+        ];
+        let headers = [&own, headers].concat();
+        let path = "/app.grpc.Service1/ProcessName";
+        let response = grpc::request(service1.grpc(), Method::POST, path, &headers, body.to_vec());
+        assert_eq!(response.code(), code, "{id} {}", response.message());
+        assert!(!response.headers.contains_key("mesh-malformed"));
+        let access = service1.access_line(id);
+        assert_eq!(access.number("level"), Some(30.0), "{access:?}");
+    }
+    let metrics = http::get(service1.admin(), "/metrics");
+    let count_of = |code| {
+        format!(
+            "rpc_server_duration_seconds_count{{rpc_method=\"app.grpc.Service1/ProcessName\",\
+             rpc_grpc_status_code=\"{code}\"}} 5\n"
+        )
+    };
+    assert!(metrics.text().contains(&count_of(3)));
+    assert!(!metrics.text().contains("rpc_grpc_status_code=\"4\""));
+    assert!(metrics.text().contains("requests_expired_total 1\n"));
 }
 
 #[test]

@@ -1,6 +1,12 @@
-//! The connections of many workers to many replicas.
+//! The replicas that calls go to, and the connections to them.
 
-use tests::{Process, http, wait_for};
+use std::{thread, time::Duration};
+
+use tests::{
+    Process, http,
+    load::{Load, Plan},
+    wait_for,
+};
 
 #[test]
 fn many_workers_share_a_bounded_number_of_connections_to_many_replicas() {
@@ -25,4 +31,46 @@ fn many_workers_share_a_bounded_number_of_connections_to_many_replicas() {
         let response = http::get(service2.http(), "/api/v1/say-hello?name=test");
         assert_eq!(response.status, 200);
     }
+}
+
+#[test]
+fn calls_to_a_slow_method_move_no_calls_to_another_between_replicas() {
+    let replicas = [(); 2].map(|()| Process::start("fixture", &[("ORDERS", "wait 10")]));
+    let [one, other] = replicas.each_ref().map(Process::grpc);
+    let channel = format!("{one},{other}");
+    let variables = [("SERVICE1_CHANNEL", channel.as_str()), ("WORKERS", "1")];
+    let service2 = Process::start("service2", &variables);
+    service2.wait_until_ready();
+    let plan = Plan {
+        connections: 15,
+        interval: Duration::from_millis(100),
+        name: None,
+        is_kept: true,
+    };
+    let load = Load::start(service2.http(), plan);
+    let picks = || {
+        let picks = http::picks(service2.admin());
+        [one, other].map(|replica| picks[&replica.to_string()])
+    };
+    let slow = || {
+        let response = http::get(service2.http(), "/api/v1/items?length=400");
+        assert_eq!(response.status, 200);
+    };
+    // From the tenth response on, it is known how long the slow method usually takes.
+    for slow_calls in [10, 1, 1, 1] {
+        thread::scope(|scope| {
+            for _ in 0..slow_calls {
+                scope.spawn(slow);
+            }
+        });
+        let before = picks();
+        let more = wait_for("150 picks", || {
+            let now = picks();
+            let more = [now[0] - before[0], now[1] - before[1]];
+            (more[0] + more[1] >= 150.0).then_some(more)
+        });
+        let share = more[0] / (more[0] + more[1]);
+        assert!((0.3..0.7).contains(&share), "{more:?}");
+    }
+    assert!(load.stop().failures().is_empty());
 }

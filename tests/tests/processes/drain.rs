@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use tests::{Port, Process, grpc, http, wait_for};
@@ -28,13 +29,17 @@ fn is_any_in_flight<T>(clients: &[JoinHandle<T>]) -> bool {
 
 #[test]
 fn requests_in_flight_are_finished() {
+    // The tests may run in the background, where SIGINT is ignored.
+    let env = ["env", "--default-signal=INT,HUP"];
     for signal in ["TERM", "INT", "HUP"] {
-        let fixture = Process::start("fixture", &[]);
+        let fixture = Process::start_within(&env, "fixture", &[]);
         let address = fixture.http();
         let in_flight: Vec<_> = (0..20)
             .map(|_| thread::spawn(move || http::get(address, "/slow")))
             .collect();
         wait_for("all of them", || (started(&fixture) == 20).then_some(()));
+        // Twice, as `timeout` does.
+        fixture.signal(signal);
         fixture.signal(signal);
         assert!(is_any_in_flight(&in_flight));
         for request in in_flight {
@@ -108,14 +113,29 @@ fn a_worker_that_never_yields_does_not_hold_the_process() {
 
 #[test]
 fn a_second_signal_ends_the_process_at_once() {
-    let fixture = Process::start("fixture", &[("DRAIN_TIMEOUT", "1m")]);
+    let env = ["env", "--default-signal=INT"];
+    let fixture = Process::start_within(&env, "fixture", &[("DRAIN_TIMEOUT", "1m")]);
     let connection = http::send(fixture.http(), b"GET /hang HTTP/1.1\r\nhost: test\r\n\r\n");
     fixture.line(&[("action", "started")]);
     fixture.signal("TERM");
     fixture.line(&[("action", "drain")]);
+    // Before, it would be the same signal.
+    thread::sleep(Duration::from_millis(600));
     fixture.signal("INT");
     assert_eq!(fixture.ended().status.code(), Some(130));
     drop(connection);
+}
+
+#[test]
+fn signals_that_are_ignored_at_the_start_stay_ignored_but_sigterm_drains() {
+    let nohup = ["env", "--ignore-signal=INT,HUP,TERM"];
+    let fixture = Process::start_within(&nohup, "fixture", &[]);
+    fixture.signal("HUP");
+    fixture.signal("INT");
+    // Long enough for the drain of an idle service, if it began.
+    thread::sleep(Duration::from_millis(600));
+    assert_eq!(http::get(fixture.http(), "/readyz").status, 200);
+    assert_eq!(fixture.terminate().status.code(), Some(0));
 }
 
 #[test]

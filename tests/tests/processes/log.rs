@@ -48,7 +48,7 @@ impl Unread {
     /// Makes the service log more than its pipe can hold.
     fn fill(&self) {
         let path = format!("/nope?{}", "x".repeat(8_000));
-        for _ in 0..60 {
+        for _ in 0..100 {
             assert_eq!(http::get(self.address, &path).status, 404);
         }
     }
@@ -92,6 +92,9 @@ fn a_second_signal_ends_the_service_at_once() {
             .is_err()
             .then_some(())
     });
+    // A second signal at once is the same one.
+    service.signal();
+    thread::sleep(Duration::from_millis(600));
     service.signal();
     assert_eq!(service.ends_with(), Some(128 + 15));
 }

@@ -1,6 +1,8 @@
 //! The page on the wire; `tests/browser.rs` has it in a browser.
 
-use tests::{Process, http, wait_for};
+use std::collections::HashSet;
+
+use tests::{Process, certificates::Certificates, http, wait_for};
 
 /// A page, checked for what all pages have in common.
 struct Page {
@@ -27,6 +29,7 @@ impl Page {
             "{html}"
         );
         assert!(!html.contains("<script") && !html.contains(" style="));
+        assert!(html.contains("<nav aria-label=\"Pages\">"));
         let page = Self { response, html };
         assert_eq!(page.text_after("id=\"request-id\">"), page.response.id());
         page
@@ -45,7 +48,7 @@ impl Page {
     }
 
     fn items(&self, id: &str) -> usize {
-        self.section(id).matches("<li value").count()
+        self.section(id).matches("<li>").count()
     }
 
     fn greeting(&self) -> &str {
@@ -86,9 +89,9 @@ fn the_page_greets_lists_and_streams_as_the_original() {
     let access = service2.access_line(id);
     assert_eq!(access.number("response_status"), Some(200.0));
 
-    let page = Page::get(&service2, "?name=Ada+Lovelace&length=0&stream_length=3000");
+    let page = Page::get(&service2, "?name=Ada+Lovelace&length=0&stream_length=300");
     assert_eq!(page.greeting(), "Hello Ada Lovelace!");
-    assert_eq!((page.items("all"), page.items("streamed")), (0, 3000));
+    assert_eq!((page.items("all"), page.items("streamed")), (0, 300));
 }
 
 #[test]
@@ -110,72 +113,6 @@ fn input_is_shown_as_text() {
 }
 
 #[test]
-fn a_field_with_a_mistake_says_so_and_the_rest_of_the_page_is_there() {
-    let (_service1, service2) = Process::pair(&[]);
-    let cases = [
-        ("length", "abc", "whole number"),
-        ("length", "", "whole number"),
-        ("length", "1e3", "whole number"),
-        ("length", "99999999999", "whole number"),
-        ("length", "-1", "0 or more"),
-        ("length", "10001", "10000"),
-        ("stream_length", "abc", "whole number"),
-        ("stream_length", "-1", "0 or more"),
-        ("stream_length", "100001", "100000"),
-        ("name", "%ff", "UTF-8"),
-        ("name", "a&name=b", "more than once"),
-    ];
-    for (field, value, hint) in cases {
-        let page = Page::get(&service2, &format!("?{field}={value}"));
-        assert_eq!(page.response.status, 400, "{field}={value}");
-        assert!(
-            page.text_after(&format!("id=\"{field}-mistake\">"))
-                .contains(hint),
-            "{field}={value}"
-        );
-        assert_eq!(page.html.matches("aria-invalid").count(), 1);
-        let access = service2.access_line(page.response.id());
-        assert_eq!(access.number("response_status"), Some(400.0));
-        let whole = [
-            field == "name" || page.greeting() == "Hello Gonzalo!",
-            field == "length" || page.items("all") == 10,
-            field == "stream_length" || page.items("streamed") == 5,
-        ];
-        assert_eq!(whole, [true; 3], "{field}={value}");
-    }
-    let page = Page::get(&service2, &format!("?name={}", "x".repeat(1025)));
-    assert!(page.text_after("id=\"name-mistake\">").contains("is 1024"));
-    let page = Page::get(&service2, "?name=%ff&length=abc&stream_length=-1");
-    assert_eq!(page.html.matches("aria-invalid").count(), 3);
-}
-
-#[test]
-fn the_page_is_shown_without_service1_too() {
-    let (service1, service2) = Process::pair(&[("DEADLINE", "1s")]);
-    service1.signal("STOP");
-    let page = Page::get(&service2, "");
-    assert_eq!(page.response.status, 504);
-    let told = format!(
-        "There was no response before the deadline; try again later. <span>Request id: <code>{}",
-        page.response.id()
-    );
-    assert_eq!(page.html.matches(&told).count(), 3);
-
-    drop(service1); // kill -9
-    let page = wait_for("the channel to see it", || {
-        let page = Page::get(&service2, "");
-        (page.response.status == 503).then_some(page)
-    });
-    let told = format!(
-        "can&#39;t be reached; try again. <span>Request id: <code>{}",
-        page.response.id()
-    );
-    assert_eq!(page.html.matches(&told).count(), 3);
-    let access = service2.access_line(page.response.id());
-    assert_eq!(access.number("response_status"), Some(503.0));
-}
-
-#[test]
 fn the_page_is_whole_although_its_stream_broke_off() {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[("DEADLINE", "1s")]);
@@ -184,11 +121,13 @@ fn the_page_is_whole_although_its_stream_broke_off() {
     assert_eq!(page.response.status, 502);
     assert_eq!(page.greeting(), "Gonzalo");
     assert_eq!(page.items("streamed"), 3);
-    assert!(page.section("streamed").contains("before the deadline"));
+    let streamed = page.section("streamed");
+    assert!(streamed.contains("service1 did not respond before the deadline"));
     assert!(
-        page.section("all")
-            .contains("report it with the request_id")
+        page.html
+            .contains("service1 failed; report it with the request_id. There is no list.")
     );
+    assert!(page.section("all").contains("There is no list."));
     let access = service2.access_line(page.response.id());
     assert_eq!(access.text("reason"), "", "the page itself did not break");
 
@@ -198,6 +137,327 @@ fn the_page_is_whole_although_its_stream_broke_off() {
     let streamed = page.section("streamed");
     assert!(streamed.contains("report it with the request_id"));
     assert!(!page.html.contains("the fixture's text"));
+}
+
+#[test]
+fn a_field_with_a_mistake_says_so_once_and_the_rest_of_the_page_is_there() {
+    let (_service1, service2) = Process::pair(&[]);
+    let number = |label| format!("{label} must be a whole number from 0 to 1,000.");
+    let cases = [
+        ("length", "abc", number("Items in the list")),
+        ("length", "", number("Items in the list")),
+        ("length", "-1", number("Items in the list")),
+        ("length", "10000", number("Items in the list")),
+        ("stream_length", "abc", number("Items in the stream")),
+        ("stream_length", "2147483647", number("Items in the stream")),
+        (
+            "stream_length",
+            "99999999999",
+            number("Items in the stream"),
+        ),
+        (
+            "name",
+            "%ff",
+            "Name must be given once, as text in UTF-8.".into(),
+        ),
+        (
+            "name",
+            "a&name=b",
+            "Name must be given once, as text in UTF-8.".into(),
+        ),
+        (
+            "name",
+            &"x".repeat(1025),
+            "Name must have at most 1,024 characters.".into(),
+        ),
+    ];
+    for (field, value, mistake) in &cases {
+        let page = Page::get(&service2, &format!("?{field}={value}"));
+        assert_eq!(page.response.status, 400, "{field}={value}");
+        assert_eq!(
+            page.text_after(&format!("id=\"{field}-mistake\">")),
+            mistake
+        );
+        assert_eq!(page.html.matches(mistake).count(), 1);
+        assert_eq!(page.html.matches("aria-invalid").count(), 1);
+        assert!(!page.html.contains("role=\"alert\""));
+        let access = service2.access_line(page.response.id());
+        assert_eq!(access.number("response_status"), Some(400.0));
+        let whole = [
+            *field == "name" || page.greeting() == "Hello Gonzalo!",
+            *field == "length" || page.items("all") == 10,
+            *field == "stream_length" || page.items("streamed") == 5,
+        ];
+        assert_eq!(whole, [true; 3], "{field}={value}");
+        assert_eq!(
+            page.html.matches("was not asked for").count(),
+            usize::from(*field != "name")
+        );
+        assert_eq!(
+            page.section("calls").matches(" ms</td>").count(),
+            2,
+            "two calls were made"
+        );
+    }
+    let page = Page::get(&service2, "?name=%ff&length=abc&stream_length=-1");
+    assert_eq!(page.html.matches("aria-invalid").count(), 3);
+    let page = Page::get(&service2, "?length=1000&stream_length=1000");
+    assert_eq!((page.items("all"), page.items("streamed")), (1000, 1000));
+    assert!(page.html.contains("0 to 1,000"), "the hint");
+}
+
+#[test]
+fn the_page_is_shown_without_service1_too_and_tells_a_failure_once() {
+    let (service1, service2) = Process::pair(&[("DEADLINE", "1s")]);
+    service1.signal("STOP");
+    let page = Page::get(&service2, "");
+    assert_eq!(page.response.status, 504);
+    let told = |failure: &str, page: &Page| {
+        let missing = "There is no greeting, no list, no stream.";
+        let id = page.response.id();
+        let told = format!("{failure} {missing} <span>Request id: <code>{id}</code></span></p>");
+        assert_eq!(page.html.matches(&told).count(), 1, "{}", page.html);
+        assert_eq!(page.html.matches("role=\"alert\"").count(), 1);
+    };
+    told(
+        "service1 did not respond before the deadline; try again later.",
+        &page,
+    );
+
+    drop(service1); // kill -9
+    let page = wait_for("the channel to see it", || {
+        let page = Page::get(&service2, "");
+        let is_seen = page.section("calls").matches("<td>not made</td>").count() == 3;
+        (page.response.status == 503 && is_seen).then_some(page)
+    });
+    told("service1 can&#39;t be reached; try again.", &page);
+    let access = service2.access_line(page.response.id());
+    assert_eq!(access.number("response_status"), Some(503.0));
+}
+
+/// Sends a form, follows to the page of the finished request, and waits until the page has its access
+/// line.
+fn finished(service2: &Process, form: &http::Response) -> (String, String) {
+    assert_eq!(form.status, 303);
+    let path = form
+        .header("location")
+        .expect("it leads to a page")
+        .to_owned();
+    let html = wait_for("the access line", || {
+        let page = http::get(service2.http(), &path);
+        assert_eq!(page.status, 200);
+        let html = page.text().to_owned();
+        html.contains("response_status=303").then_some(html)
+    });
+    let (_, id) = html.split_once("id=\"request-id\">").expect("the id");
+    assert_eq!(id.split('<').next(), Some(form.id()));
+    (path, html)
+}
+
+/// The words of the rows of the waterfall.
+fn rows(html: &str) -> Vec<&str> {
+    let (_, rows) = html
+        .split_once("<table class=\"way\">")
+        .expect("a waterfall");
+    let rows = rows.split("</table>").next().expect("it ends");
+    let rows = rows.split("<th scope=\"row\">").skip(1);
+    rows.map(|row| row.split("</small>").next().expect("a note"))
+        .collect()
+}
+
+const RECENT: (&str, &str) = ("RECENT_REQUESTS", "on");
+const FAULTS: (&str, &str) = ("FAULTS", "on");
+
+#[test]
+fn the_form_leads_to_a_page_of_the_finished_request() {
+    let (service1, service2) = Process::pair(&[RECENT, ("DEADLINE", "10s")]);
+    let form = http::get(service2.http(), "/?name=Ada&length=3&stream_length=2");
+    let (path, html) = finished(&service2, &form);
+    assert!(html.contains("<bdi>Hello Ada!</bdi>"));
+    assert_eq!(html.matches("<li>name").count(), 5);
+    assert!(!html.contains("<script") && !html.contains(" style="));
+    let replica = service1.grpc();
+    let rows = rows(&html);
+    assert_eq!(rows.len(), 7, "{rows:?}");
+    let left = rows[0].strip_prefix("service2, the edge <small>");
+    let left = left.and_then(|left| left.strip_suffix(" s of 10.00 s were left"));
+    let left: f64 = left.expect("what was left").parse().expect("a number");
+    assert!((9.0..=10.0).contains(&left), "{rows:?}");
+    for (call, method) in rows[1..].chunks(2).zip(["sayHello", "getAll", "getStream"]) {
+        assert_eq!(call[0], format!("{method} <small>"));
+        let begin = format!("first attempt on {replica} <small>OK, ");
+        assert!(call[1].starts_with(&begin), "{}", call[1]);
+        assert!(
+            call[1].contains(" ms in service1; grpc-timeout 9."),
+            "{}",
+            call[1]
+        );
+    }
+    for action in ["welcome", "get_all", "get_stream"] {
+        assert!(html.contains(&format!("action={action} ")), "{action}");
+    }
+    assert!(html.contains(&format!("make trace ID={}", form.id())));
+
+    // The same request again has another token; both pages are there.
+    let headers: [(&str, &[u8]); 1] = [("x-request-id", b"order-17")];
+    let tokens: HashSet<_> = (0..3)
+        .map(|_| http::get_with(service2.http(), "/", &headers))
+        .map(|form| form.header("location").expect("a page").to_owned())
+        .collect();
+    assert_eq!(tokens.len(), 3);
+    for path in tokens.iter().chain([&path]) {
+        assert_eq!(http::get(service2.http(), path).status, 200);
+        assert_eq!(path.len(), "/requests/".len() + 32);
+    }
+}
+
+#[test]
+fn a_request_that_is_not_kept_any_more_is_a_404_that_says_what_to_do() {
+    let (_service1, service2) = Process::pair(&[RECENT]);
+    let first = http::get(service2.http(), "/");
+    let first = first.header("location").expect("a page").to_owned();
+    assert_eq!(http::get(service2.http(), &first).status, 200);
+    for _ in 0..64 {
+        assert_eq!(http::get(service2.http(), "/").status, 303);
+    }
+    for path in [&first, "/requests/order-17", "/requests/%00"] {
+        let page = http::get(service2.http(), path);
+        assert_eq!(page.status, 404);
+        let html = page.text();
+        for words in [
+            "not kept any more",
+            "64 requests",
+            "64 KB",
+            "Ask again",
+            "make trace ID=",
+        ] {
+            assert!(html.contains(words), "{words}: {html}");
+        }
+    }
+}
+
+#[test]
+fn the_finished_page_tells_mistakes_and_failures_too() {
+    let (service1, service2) = Process::pair(&[RECENT, ("DEADLINE", "1s")]);
+    let form = http::get(service2.http(), "/?length=abc");
+    let (_, html) = finished(&service2, &form);
+    assert!(html.contains("Items in the list must be a whole number"));
+    assert_eq!(rows(&html).len(), 5, "two calls");
+    drop(service1); // kill -9
+    let html = wait_for("the channel to see it", || {
+        let (_, html) = finished(&service2, &http::get(service2.http(), "/"));
+        let is_seen = html.matches("no replica could take it").count() == 3;
+        (is_seen && html.contains("can&#39;t be reached")).then_some(html)
+    });
+    assert_eq!(html.matches("service1 can&#39;t be reached").count(), 1);
+    assert_eq!(rows(&html).len(), 4, "no attempt");
+}
+
+#[test]
+fn without_the_settings_nothing_is_kept_and_nothing_can_be_posted() {
+    let (_service1, service2) = Process::pair(&[]);
+    let page = http::get(
+        service2.http(),
+        "/requests/0123456789abcdef0123456789abcdef",
+    );
+    assert_eq!(page.status, 404);
+    page.problem();
+    let page = Page::get(&service2, "");
+    assert!(!page.html.contains("<button formmethod") && !page.html.contains("class=\"way\""));
+    let post = http::request(service2.http(), "POST", "/", &[], b"fault=delay");
+    assert_eq!(post.status, 405);
+}
+
+/// Presses a button of the page.
+fn press(service2: &Process, fault: &str, headers: &[(&str, &[u8])]) -> http::Response {
+    let body = format!("name=Ada&length=3&stream_length=2&fault={fault}");
+    http::request(service2.http(), "POST", "/", headers, body.as_bytes())
+}
+
+#[test]
+fn a_greeting_that_fails_once_is_retried() {
+    let (service1, service2) = Process::pair(&[RECENT, FAULTS]);
+    for service in [&service1, &service2] {
+        let warning = service.line(&[("action", "faults"), ("status", "on")]);
+        assert_eq!(warning.number("level"), Some(40.0));
+    }
+    let (_, html) = finished(&service2, &press(&service2, "fail-once", &[]));
+    assert!(html.contains("<bdi>Hello Ada!</bdi>"));
+    let rows = rows(&html);
+    assert!(rows[1].starts_with("sayHello"), "{rows:?}");
+    assert!(rows[2].starts_with("first attempt on ") && rows[2].contains("<small>UNAVAILABLE"));
+    assert!(rows[3].starts_with("retry on ") && rows[3].contains("<small>OK"));
+    assert_eq!(rows.len(), 8, "{rows:?}");
+    assert!(html.contains("an attempt failed"), "the line of the retry");
+}
+
+#[test]
+fn a_greeting_that_is_late_is_hedged_on_the_other_replica() {
+    let replicas = [(); 2].map(|()| Process::start("service1", &[FAULTS]));
+    let [one, other] = [0, 1].map(|index: usize| replicas[index].grpc().to_string());
+    let channel = format!("{one},{other}");
+    let variables = [RECENT, FAULTS, ("SERVICE1_CHANNEL", channel.as_str())];
+    let service2 = Process::start("service2", &variables);
+    service2.wait_until_ready();
+    // Opening the page lets service2 learn what is usual, once both replicas are connected.
+    let html = wait_for("a hedge", || {
+        let (_, html) = finished(&service2, &press(&service2, "delay", &[]));
+        html.contains("hedge on ").then_some(html)
+    });
+    let rows = rows(&html);
+    assert!(
+        rows[2].contains("given up, as another attempt was faster"),
+        "{rows:?}"
+    );
+    assert!(
+        rows[3].starts_with("hedge on ") && rows[3].contains("<small>OK"),
+        "{rows:?}"
+    );
+    let of = |row: &str| row.contains(&format!("on {one} "));
+    assert_ne!(of(rows[2]), of(rows[3]), "on the other replica");
+}
+
+#[test]
+fn other_sites_press_no_button_and_unknown_faults_are_refused() {
+    let (service1, service2) = Process::pair(&[RECENT, FAULTS]);
+    for headers in [
+        ("sec-fetch-site", &b"cross-site"[..]),
+        ("origin", b"http://evil.example"),
+    ] {
+        let refused = press(&service2, "fail-once", &[headers]);
+        assert_eq!(refused.status, 403);
+        assert!(refused.problem().contains("another site"));
+    }
+    for headers in [
+        ("sec-fetch-site", &b"same-origin"[..]),
+        ("origin", b"http://test"),
+    ] {
+        assert_eq!(press(&service2, "fail-once", &[headers]).status, 303);
+    }
+    assert_eq!(press(&service2, "panic", &[]).status, 400);
+    let not_a_form = http::request(service2.http(), "POST", "/", &[], b"\xff");
+    assert_eq!(not_a_form.status, 400);
+    assert!(
+        service1
+            .log()
+            .iter()
+            .all(|line| !line.has(&[("action", "panic")]))
+    );
+}
+
+#[test]
+fn faults_are_refused_with_certificates() {
+    let certificates = Certificates::new();
+    for service in ["service1", "service2"] {
+        let directory = certificates.directory(service);
+        let variables = [FAULTS, ("MESH_TLS_DIR", directory.as_str())];
+        let ended = Process::spawn(service, &[], &variables).ended();
+        assert_eq!(ended.status.code(), Some(2));
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+        for name in ["FAULTS", "MESH_TLS_DIR"] {
+            assert!(ended.stderr.contains(name), "{}", ended.stderr);
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The README and the docs: their commands run, and their examples, figures and links are true.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::{fs::symlink, process::CommandExt},
@@ -18,8 +19,9 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PROGRAMS: [&str; 4] = ["curl", "docker", "make", "cargo"];
 
 /// Commands that other tests run: the command, the file that runs it, and the text that does.
-const RUN_ELSEWHERE: [(&str, &str, &str); 10] = [
+const RUN_ELSEWHERE: [(&str, &str, &str); 14] = [
     ("docker compose up", CONTAINERS, r#"compose(&["up", "#),
+    ("docker compose logs", CONTAINERS, r#"compose(&["logs", "#),
     ("make scale N=3", CONTAINERS, "scale(3);"),
     ("make scale N=1", CONTAINERS, "scale(1);"),
     (
@@ -33,8 +35,15 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 10] = [
         "new-service NAME=\"$name\"; done",
     ),
     ("make test", CI, "\nstep make test\n"),
-    ("make interop", CI, "\nstep make interop\n"),
+    ("make interop", CI, "\nstep make interop "),
+    ("make others", CI, "\nstep make others "),
+    (
+        "make others BREAKS=\"internal hangs\"",
+        CI,
+        "\nstep make others 'BREAKS=internal hangs'\n",
+    ),
     ("make faults", CI, "\nstep make faults\n"),
+    ("make faults-wire", CI, "\nstep make faults-wire\n"),
     ("make manifests", CI, "\nstep make manifests\n"),
     ("make e2e", CI, "\nstep make e2e\n"),
 ];
@@ -153,15 +162,19 @@ fn a_test_runs_every_command() {
 /// The commands whose output is compared with what a page shows.
 enum Kind {
     Curl,
-    Trace,
+    Table,
+    Records,
 }
 
 impl Kind {
     fn of(command: &str) -> Option<Self> {
         if command.starts_with("curl ") {
             Some(Self::Curl)
+        } else if command.starts_with("make trace ID=") {
+            let is_raw = command.ends_with(" RAW=1");
+            Some(if is_raw { Self::Records } else { Self::Table })
         } else {
-            command.starts_with("make trace ID=").then_some(Self::Trace)
+            None
         }
     }
 }
@@ -184,7 +197,14 @@ fn commands_show_what_they_do() {
             let seen = format!("{name}: {command}");
             match kind {
                 Kind::Curl => assert_eq!(shape(&pair.output(command)), shape(&shown), "{seen}"),
-                Kind::Trace => {
+                Kind::Table => {
+                    let rows = wait_for(&seen, || {
+                        let rows = pair.output(command);
+                        (rows.len() >= shown.len()).then_some(rows)
+                    });
+                    assert_eq!(cells(&rows), cells(&shown), "{seen}");
+                }
+                Kind::Records => {
                     let records = wait_for(&seen, || {
                         let records = records(&pair.output(command));
                         (records.len() >= shown.len()).then_some(records)
@@ -209,6 +229,14 @@ fn shape(output: &[impl AsRef<str>]) -> Vec<String> {
         lines[1..end.expect("a head ends")].sort();
     }
     lines
+}
+
+/// The rows of a table without the width of its columns, and without durations.
+fn cells(rows: &[impl AsRef<str>]) -> Vec<String> {
+    let words = rows.iter().map(|row| row.as_ref().split_whitespace());
+    words
+        .map(|words| masked(&words.collect::<Vec<_>>().join(" ")))
+        .collect()
 }
 
 /// The line without its date, ids and durations.
@@ -262,22 +290,35 @@ fn assert_names_every_field(page: &str, records: &[Map<String, Value>]) {
 }
 
 /// A directory with the Makefile and its scripts, apart from the one that a person works in.
-struct Directory(PathBuf);
+pub(super) struct Directory(pub(super) PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("{name}-{}", id()));
-        for directory in ["scripts", "target/release", "bin"] {
+        for directory in ["scripts", "target/debug", "bin"] {
             fs::create_dir_all(path.join(directory)).expect("it can be made");
         }
-        for file in ["Makefile", "scripts/run", "scripts/trace"] {
-            fs::copy(Path::new(ROOT).join(file), path.join(file)).expect("it can be copied");
+        let scripts = fs::read_dir(format!("{ROOT}/scripts")).expect("there are scripts");
+        let scripts = scripts.map(|entry| entry.expect("an entry").file_name());
+        let scripts = scripts.map(|name| format!("scripts/{}", name.display()));
+        for file in scripts.chain(["Makefile".to_owned()]) {
+            fs::copy(Path::new(ROOT).join(&file), path.join(&file)).expect("it can be copied");
         }
         Self(path)
     }
 
+    /// Puts programs of this workspace where `make run` finds its build.
+    pub(super) fn with_programs(self, programs: &[&str]) -> Self {
+        for program in programs {
+            let built = tests::command(program, &[]);
+            let path = self.0.join("target/debug").join(program);
+            symlink(built.get_program(), path).expect("a symbolic link");
+        }
+        self
+    }
+
     /// A command in this directory. It finds the programs in `bin` first.
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let path = std::env::var("PATH").expect("there are programs");
         let mut command = Command::new(program);
         command
@@ -310,16 +351,12 @@ impl MakeRun {
     /// The pair, with mutual TLS or without.
     fn start(with_tls: bool) -> Self {
         let directory = Directory::new("make-run");
-        for service in ["certs", "service1", "service2"] {
-            let built = tests::command(service, &[]);
-            let release = directory.0.join("target/release").join(service);
-            symlink(built.get_program(), release).expect("a symbolic link");
-        }
-        // The services are built already, in the profile of the tests; `make interop` builds the
-        // release.
+        let directory = directory.with_programs(&["certs", "service1", "service2"]);
+        // The services are built already, in the profile of the tests.
         let cargo = directory.0.join("bin/cargo");
         let certs = if with_tls { " --package certs" } else { "" };
-        let wanted = format!("build --release --package service1 --package service2{certs}");
+        let wanted =
+            format!("build --package test-features --package service1 --package service2{certs}");
         write_program(&cargo, &format!("[ \"$*\" = '{wanted}' ]"));
 
         // An address of its own, where no other process has the port; or the one of a certificate.
@@ -339,6 +376,7 @@ impl MakeRun {
             .command("make", &["run", tls])
             .env("RUST_LOG", "info")
             .env("HOST", host.to_string())
+            .env("ADMIN_HOST", host.to_string())
             .env("PORT", "0")
             .env("GRPC_PORT", grpc.variable())
             .env("SERVICE1_CHANNEL", format!("{name}:{}", grpc.variable()))
@@ -481,9 +519,54 @@ fn the_readme_is_short_and_its_figures_are_those_of_their_pages() {
         let (_, page) = row.split_once("](").expect("a figure has a link");
         let (page, _) = page.split_once(')').expect("a link ends");
         assert!(read(page).contains(figure), "{figure} is not in {page}");
+        assert!(MEASURED.contains(&page), "{page}");
         figures += 1;
     }
     assert_eq!(figures, 3);
+}
+
+/// The pages with figures that were measured.
+const MEASURED: [&str; 5] = [
+    "bench/README.md",
+    "deploy/README.md",
+    "deploy/swarm/README.md",
+    "docs/failures.md",
+    "docs/limits.md",
+];
+
+#[test]
+fn figures_have_the_commit_that_they_were_measured_at() {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .args(arguments)
+            .current_dir(ROOT)
+            .output();
+        output.ok().filter(|output| output.status.success())
+    };
+    let is_shallow = git(&["rev-parse", "--is-shallow-repository"]);
+    let has_history = is_shallow.is_some_and(|it| it.stdout == b"false\n");
+    for name in MEASURED {
+        let page = read(name);
+        let spans = page.split('`').skip(1).step_by(2);
+        let is_commit =
+            |span: &&str| span.len() == 7 && span.bytes().all(|it| it.is_ascii_hexdigit());
+        let commits: Vec<_> = spans.filter(is_commit).collect();
+        assert!(!commits.is_empty(), "{name}");
+        for commit in commits {
+            let is_there = git(&["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_some();
+            assert!(is_there || !has_history, "{name}: {commit}");
+        }
+    }
+    let results: Value = serde_json::from_str(&read("bench/results/results.json")).expect("JSON");
+    let commit = results["origin"]["commit"].as_str().expect("a commit");
+    assert!(read("bench/README.md").contains(&format!("measured at `{commit}` by `make bench`")));
+    let failures = read("docs/failures.md");
+    let rows = failures
+        .lines()
+        .skip_while(|line| !line.starts_with("| fault, "));
+    for row in rows.skip(2).take_while(|line| line.starts_with('|')) {
+        assert!(row.ends_with("` |"), "{row}");
+    }
 }
 
 #[test]
@@ -529,7 +612,7 @@ fn headings(page: &str) -> impl Iterator<Item = String> {
 #[test]
 fn the_page_on_configuration_has_every_setting_with_its_default() {
     let page = read("docs/configuration.md");
-    for (service, settings) in [("service1", 16), ("service2", 18)] {
+    for (service, settings) in [("service1", 19), ("service2", 22)] {
         let help = Process::spawn(service, &["--help"], &[]).ended().stdout;
         let help = help.join("\n");
         let settings_of_help = help.split(" --").skip(1).filter_map(|setting| {
@@ -550,6 +633,21 @@ fn the_page_on_configuration_has_every_setting_with_its_default() {
             found += 1;
         }
         assert_eq!(found, settings, "{service}");
+    }
+}
+
+#[test]
+fn the_help_names_the_variables_of_opentelemetry_that_the_docs_explain() {
+    let names = |text: &str| {
+        let is_of_name = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+        let words = text.split(|letter| !is_of_name(letter));
+        let names = words.filter(|word| word.starts_with("OTEL_") && word.len() > "OTEL_".len());
+        names.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let explained = names(&read("docs/operating.md"));
+    for service in ["service1", "service2"] {
+        let help = Process::spawn(service, &["--help"], &[]).ended().stdout;
+        assert_eq!(names(&help.join("\n")), explained, "{service}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! Starting: configuration, ports, health.
 
-use std::{net::TcpListener, process::Command};
+use std::{
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::Command,
+};
 
 use tests::{Ended, Process, grpc, http, wait_for};
 
@@ -24,6 +27,7 @@ fn a_bad_flag_or_variable_is_one_line_that_names_it_and_exit_code_2() {
             (&[], &[("MAX_CONNECTIONS", "many")], "MAX_CONNECTIONS"),
             (&[], &[("WORKERS", "0")], "WORKERS"),
             (&[], &[("HOST", "nowhere")], "HOST"),
+            (&[], &[("ADMIN_HOST", "nowhere")], "ADMIN_HOST"),
             (&[], &[("RUST_LOG", "loud=very")], "RUST_LOG"),
         ] {
             let ended = run(program, arguments, variables);
@@ -53,12 +57,46 @@ fn a_taken_port_is_one_line_that_names_it_and_exit_code_1() {
     for (program, variable) in [
         ("service1", "PORT"),
         ("service1", "GRPC_PORT"),
+        ("service1", "ADMIN_PORT"),
         ("service2", "PORT"),
     ] {
         let ended = run(program, &[], &[(variable, &port)]);
         assert_eq!(ended.status.code(), Some(1));
         assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
         assert!(ended.stderr.contains(&port), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn the_port_for_operators_is_on_loopback_unless_another_address_is_set() {
+    const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+    let answers_elsewhere = |host: &[(&str, &str)]| {
+        let variables = [&[("HOST", "0.0.0.0")], host].concat();
+        let service1 = Process::start("service1", &variables);
+        let port = service1.http().port();
+        assert_eq!(http::get((ELSEWHERE, port).into(), "/healthz").status, 200);
+        let healthcheck = run("service1", &["healthcheck"], &[("PORT", &port.to_string())]);
+        assert_eq!(healthcheck.status.code(), Some(0));
+        assert_eq!(http::get(service1.admin(), "/healthz").status, 200);
+        TcpStream::connect((ELSEWHERE, service1.admin().port())).is_ok()
+    };
+    assert!(!answers_elsewhere(&[]));
+    assert!(answers_elsewhere(&[("ADMIN_HOST", "0.0.0.0")]));
+}
+
+/// Whatever the setting of the system, which the kernel reports apart.
+#[test]
+fn a_service_declines_transparent_huge_pages() {
+    let service1 = Process::start("service1", &[]);
+    assert_eq!(service1.memory("THP_enabled"), 0);
+}
+
+#[test]
+fn of_port_0_the_log_has_the_port_that_the_system_gave() {
+    let service1 = Process::start("service1", &[]); // the harness sets 0 for all three
+    for address in [service1.http(), service1.grpc(), service1.admin()] {
+        assert_ne!(address.port(), 0);
+        assert!(TcpStream::connect(address).is_ok(), "{address}");
     }
 }
 
@@ -99,11 +137,14 @@ fn help_explains_every_setting() {
         for variable in [
             "HOST",
             "PORT",
+            "ADMIN_HOST",
+            "ADMIN_PORT",
             "DEADLINE",
             "DRAIN_TIMEOUT",
             "DRAIN_DELAY",
             "WORKERS",
             "MAX_IN_FLIGHT",
+            "MAX_CALLS",
             "MAX_CONNECTIONS",
             "IDLE_TIMEOUT",
             "MAX_CONNECTION_AGE",
@@ -113,6 +154,36 @@ fn help_explains_every_setting() {
                 help.contains(&format!("[env: {variable}=")),
                 "{variable}: {help}"
             );
+        }
+    }
+}
+
+#[test]
+fn help_has_the_same_groups_for_both_services_after_their_own_settings() {
+    const COMMON: [&str; 6] = [
+        "Process:",
+        "Limits:",
+        "Drain:",
+        "TLS:",
+        "Operators:",
+        "Logging:",
+    ];
+    for (program, own) in [
+        ("service1", &["Options:"][..]),
+        ("service2", &["Options:", "Calls to other services:"]),
+    ] {
+        let help = run(program, &["--help"], &[]).stdout;
+        let is_group = |line: &&str| line.ends_with(':') && !line.starts_with(' ');
+        let groups: Vec<_> = help.iter().map(String::as_str).filter(is_group).collect();
+        let traces = "Traces, by the variables of OpenTelemetry:";
+        let expected = [&["Commands:"], own, &COMMON, &[traces]].concat();
+        assert_eq!(groups, expected);
+        // One form: a flag, and its help on the next line.
+        for (index, line) in help.iter().enumerate() {
+            if line.starts_with("      --") {
+                assert_eq!(line.matches("  ").count(), 3, "{line}");
+                assert!(help[index + 1].starts_with("          "), "{line}");
+            }
         }
     }
 }
@@ -192,5 +263,5 @@ fn a_draining_service_is_not_ready_and_accepts_for_the_drain_delay() {
     assert_eq!(response.status, 200);
     let (http, ended) = (service1.http(), service1.ended());
     assert_eq!(ended.status.code(), Some(0));
-    assert!(std::net::TcpStream::connect(http).is_err());
+    assert!(TcpStream::connect(http).is_err());
 }

@@ -1,5 +1,6 @@
 //! The pair on a Docker Swarm of two nodes, as `deploy/swarm` has it, and what happens to it under
-//! load. `make swarm` builds the images and runs this test, as root.
+//! load. `make swarm` builds the images and runs this test, as root; `EVENT=…` selects the events that
+//! have it in their name.
 //!
 //! The nodes are private engines on this machine, without a registry. Kernels without IPVS have
 //! neither virtual IPs nor the ingress network, so the load goes to ports of the nodes.
@@ -8,6 +9,7 @@ mod lan;
 mod node;
 
 use std::{
+    env,
     fmt::Write,
     net::TcpStream,
     path::Path,
@@ -336,6 +338,12 @@ const ROWS: [Row; 6] = [
 // One test: there is one swarm.
 #[test]
 fn the_stack_loses_no_request() {
+    let filter = env::var("EVENT").unwrap_or_default();
+    let events = ROWS.iter().filter(|row| row.0.contains(&filter));
+    assert!(
+        events.clone().count() > 0,
+        "no event has {filter:?} in its name"
+    );
     let begin = Instant::now();
     let mut swarm = Swarm::start();
     println!(
@@ -343,7 +351,7 @@ fn the_stack_loses_no_request() {
         begin.elapsed().as_secs_f64()
     );
     let mut table = String::from("| event, under load | must show | shown |\n|---|---|---|\n");
-    for (event, promise, show) in ROWS {
+    for (event, promise, show) in events {
         let begin = Instant::now();
         let shown = show(&mut swarm);
         println!("{event}: {shown} ({:.0} s)", begin.elapsed().as_secs_f64());

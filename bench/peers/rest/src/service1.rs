@@ -57,7 +57,7 @@ impl Service1 {
         let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
         let request = Request::get(format!("/api/v1/name?name={name}"))
             .header(HOST, &self.host)
-            .header(RequestId::HTTP_HEADER, context.request_id.header_value())
+            .header(RequestId::HTTP_HEADER, context.request_id().header_value())
             .body(Empty::new())
             .expect("a path and a percent-encoded query are a URI");
         let answer = timeout_at(context.deadline.instant(), self.answer(request)).await;

@@ -20,6 +20,9 @@ pub enum Error {
     /// The deadline passed first.
     #[error("there was no response before the deadline")]
     DeadlineExceeded,
+    /// As many calls are in flight as `MAX_CALLS` allows.
+    #[error("as many calls are in flight as MAX_CALLS allows")]
+    TooManyCalls,
     /// No connection could be opened.
     #[error("the service can't be reached: {0}")]
     Unreachable(#[source] BoxError),
@@ -46,6 +49,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::DeadlineExceeded => Self::deadline_exceeded(),
+            Error::TooManyCalls => Self::too_many_calls(),
             Error::Unreachable(_) => Status::unavailable("").into(),
             Error::Broken(_) => Status::unknown("").into(),
             Error::InvalidUri => Self::internal(),

@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+mod connector;
 mod error;
 mod retry;
 #[cfg(test)]
@@ -40,21 +41,22 @@ use ::http::{Request, Response, Uri, uri::PathAndQuery};
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{
-        self,
-        connect::{Connect, HttpConnector},
-    },
+    client::legacy::{self, connect::Connect},
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::time::Instant;
 use tower::Service;
 
-pub use self::error::Error;
-use super::layers::{Budget, Calls};
+pub use self::{connector::Connector, error::Error};
+use super::{
+    RetryPolicy,
+    layers::{Budget, Calls},
+};
 use crate::{
     Context, Deadline,
     body::HoldingBody,
     bounded::{Bounded, GuardedBody},
+    calls::{CALLS, ServiceCalls},
     limits,
     protocol::Protocol,
 };
@@ -73,6 +75,8 @@ const MAX_NAME: usize = 64;
 ///   9110, 9.2.1), its body is empty, and it got no response, or one of 502, 503 or 504. A
 ///   `Retry-After` in seconds is respected. The retries of each client, with its clones, have a
 ///   budget like that of a gRPC channel. There are no hedges.
+/// - A call to a service that hangs fails at once, while as many calls are in flight, over all
+///   clients, as [`max_calls`](field@crate::Config::max_calls) allows.
 ///
 /// Redirects are responses like any other. Bodies stream. Bound what you read of them, with
 /// [`axum::body::to_bytes`] or [`http_body_util::Limited`].
@@ -80,7 +84,7 @@ const MAX_NAME: usize = 64;
 /// A client has its own pool of connections, whose tasks run on the worker where the first call is
 /// made. So make one for each worker, and clone it for each call.
 #[derive(Debug)]
-pub struct Client<C = HttpConnector> {
+pub struct Client<C = Connector> {
     shared: Arc<Shared<C>>,
 }
 
@@ -98,8 +102,10 @@ struct Shared<C> {
     name: Uri,
     deadline: Duration,
     client: legacy::Client<C, Body>,
+    policy: RetryPolicy,
     budget: Budget,
     calls: Calls,
+    in_flight: Arc<ServiceCalls>,
 }
 
 impl Client {
@@ -110,10 +116,7 @@ impl Client {
     ///
     /// If the name is not 1 to 64 letters, digits, `-`, `_` and `.`.
     pub fn new(name: &str, deadline: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(limits::CONNECT_TIMEOUT));
-        Self::with_connector(name, deadline, connector)
+        Self::with_connector(name, deadline, Connector::default())
     }
 }
 
@@ -131,7 +134,8 @@ impl<C: Connect + Clone + Send + Sync + 'static> Client<C> {
             "the name {name:?} is not 1 to {MAX_NAME} letters, digits, '-', '_' and '.'"
         );
         let path = PathAndQuery::try_from(format!("/{name}")).expect("it was checked");
-        let budget = Budget::new();
+        let policy = RetryPolicy::default();
+        let budget = Budget::new(&policy);
         let client = legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -145,7 +149,9 @@ impl<C: Connect + Clone + Send + Sync + 'static> Client<C> {
                 deadline,
                 client,
                 calls: budget.join(),
+                in_flight: Arc::default(),
                 budget,
+                policy,
             }),
         }
     }
@@ -175,15 +181,20 @@ impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Clie
         let shared = self.shared.clone();
         let now = Instant::now();
         let context = Context::of_call(Deadline::after_from(now, shared.deadline));
-        let timing = context.timings.as_ref();
+        let timing = context.shared.timings.as_ref();
         let timing = timing.map(|timings| timings.begin(&shared.name));
         let deadline = context.deadline;
+        let in_flight = CALLS.begin(&shared.in_flight, false);
         Box::pin(context.scope(async move {
+            let in_flight = in_flight.map_err(|_| Error::TooManyCalls)?;
             let sent = Bounded::start(now, deadline, || shared.send(request));
-            let response = sent.await.map_err(|_| Error::DeadlineExceeded)??;
+            let response = sent.await.map_err(|_| Error::DeadlineExceeded)?;
+            in_flight.note_response();
+            let response = response?;
             Ok(response.map(|body: Incoming| {
                 let body = GuardedBody::new(body, deadline, Protocol::Http);
-                Body::new(HoldingBody::new(body, timing))
+                let body = HoldingBody::until_data(body, in_flight);
+                Body::new(HoldingBody::until_end(body, timing))
             }))
         }))
     }

@@ -10,12 +10,20 @@ use hyper_util::client::legacy::{self, connect::Connect};
 #[cfg(feature = "traces")]
 use tokio::time::Instant;
 use tokio::time::sleep;
+use tonic::Code;
 use tracing::warn;
 
 use super::{Error, Shared};
 #[cfg(feature = "traces")]
 use crate::traces;
-use crate::{client::layers::RETRY, context};
+use crate::{
+    client::{
+        ending::{Class, Evidence, Next},
+        layers::{Decision, History, decide},
+        pushback::Pushback,
+    },
+    context,
+};
 
 type Outcome = Result<Response<Incoming>, Error>;
 
@@ -35,10 +43,13 @@ impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
             let request = Request::from_parts(head.clone(), body);
             let outcome = self.attempt(request).await;
             attempts += 1;
-            if !is_repeatable || !is_worth_a_retry(&outcome) {
-                return outcome;
-            }
-            let Some(pause) = self.pause_before_next(attempts, &outcome) else {
+            let history = History {
+                attempts,
+                is_idempotent: is_repeatable,
+                is_whole: true,
+                has_other: false, // the connections are hyper's
+            };
+            let Some(pause) = self.pause_before_next(&outcome, history) else {
                 return outcome;
             };
             drop(outcome);
@@ -70,19 +81,18 @@ impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
     }
 
     /// The pause after a failed attempt, or `None` if no other follows.
-    fn pause_before_next(&self, attempts: u32, outcome: &Outcome) -> Option<Duration> {
-        let asked = outcome.as_ref().ok().and_then(retry_after);
-        let pause = RETRY.pause(attempts).max(asked.unwrap_or_default());
+    fn pause_before_next(&self, outcome: &Outcome, history: History) -> Option<Duration> {
+        let class = class_of(outcome);
         let left = context::deadline()?.remaining()?;
-        if pause >= left {
-            return None; // the deadline would come first
-        }
-        let is_granted = self.budget.grant_retry(attempts);
+        let Decision::Again(pause) = decide(&self.policy, &class, history, left) else {
+            return None;
+        };
+        let is_granted = self.budget.grant_retry();
         warn!(
             action = "call",
             status = if is_granted { "retry" } else { "failure" },
             service = &self.name.path()[1..],
-            attempt = attempts,
+            attempt = history.attempts,
             response_status = outcome
                 .as_ref()
                 .ok()
@@ -94,13 +104,25 @@ impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
     }
 }
 
-fn is_worth_a_retry(outcome: &Outcome) -> bool {
-    match outcome {
+/// What follows from the outcome of an attempt.
+fn class_of(outcome: &Outcome) -> Class {
+    let is_worth_a_retry = match outcome {
         Ok(response) => matches!(
             response.status(),
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
         ),
         Err(_) => true,
+    };
+    let pushback = outcome.as_ref().ok().and_then(retry_after);
+    Class {
+        code: Code::Unavailable,
+        evidence: Evidence::Nothing,
+        next: if is_worth_a_retry {
+            Next::Retry
+        } else {
+            Next::None
+        },
+        pushback: pushback.map_or(Pushback::Unspecified, Pushback::After),
     }
 }
 

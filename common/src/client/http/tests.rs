@@ -116,10 +116,9 @@ async fn a_call_carries_the_id_of_its_request_and_no_other() {
 #[tokio::test]
 async fn the_time_of_a_call_is_in_the_timings_of_its_request() {
     let peer = Peer::start(|_| OK.into()).await;
-    let mut context = context(DEADLINE);
     let timings = Timings::since(std::time::Instant::now());
-    context.timings = Some(timings.clone());
-    context
+    context(DEADLINE)
+        .with(|shared| shared.timings = Some(timings.clone()))
         .scope(client(DEADLINE).get(&peer.uri))
         .await
         .unwrap();

@@ -10,13 +10,14 @@ use axum::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::{task::futures::TaskLocalFuture, time::Instant};
+use tokio::time::Instant;
 use tonic::Status;
 use tower::Service;
 
 use crate::{
     Context, Deadline,
     bounded::{Bounded, GuardedBody},
+    context::Scope,
     deadline::parse_timeout,
     methods::Deadlines,
     protocol::Protocol,
@@ -41,7 +42,7 @@ impl<S> CallDeadline<S> {
 
     /// The context of a call that starts `now`.
     fn context<B>(&self, request: &Request<B>, now: Instant) -> Context {
-        let mut timeout = self.deadlines.of(request.uri().path());
+        let mut timeout = self.deadlines.terms(request.uri().path()).longest;
         let asked = request.headers().get(Deadline::GRPC_TIMEOUT);
         if let Some(Ok(asked)) = asked.map(parse_timeout) {
             timeout = timeout.min(asked);
@@ -69,7 +70,9 @@ where
         let context = self.context(&request, now);
         ResponseFuture {
             call: Bounded::start(now, context.deadline, || {
-                let call = context.clone().sync_scope(|| self.inner.call(request));
+                let entered = context.clone().enter();
+                let call = self.inner.call(request);
+                drop(entered);
                 context.scope(call)
             }),
         }
@@ -80,7 +83,7 @@ pin_project_lite::pin_project! {
     /// The future of [`CallDeadline`].
     pub struct ResponseFuture<F> {
         #[pin]
-        call: Bounded<TaskLocalFuture<Context, F>>,
+        call: Bounded<Scope<F>>,
     }
 }
 

@@ -41,11 +41,15 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let timing = context::timings().map(|timings| timings.begin(request.uri()));
+        let recorded = timing.as_ref().and_then(Running::recorded);
+        let call = || self.0.call(request);
         ResponseFuture {
-            in_progress: Some(InProgress {
-                _timing: context::timings().map(|timings| timings.begin(request.uri())),
-            }),
-            inner: self.0.call(request),
+            inner: match recorded {
+                Some(timings) => context::with_timings(timings, call),
+                None => call(),
+            },
+            in_progress: Some(InProgress { _timing: timing }),
         }
     }
 }
@@ -73,6 +77,8 @@ where
             .in_progress
             .take()
             .expect("not polled after it is ready");
-        Poll::Ready(Ok(response.map(|body| HoldingBody::new(body, in_progress))))
+        Poll::Ready(Ok(
+            response.map(|body| HoldingBody::until_end(body, in_progress))
+        ))
     }
 }

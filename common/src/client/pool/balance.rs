@@ -4,6 +4,7 @@
 //! `FAILFAST`, its calls fail at once until it is back.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -13,24 +14,41 @@ use std::{
 };
 
 use tokio::{
+    select,
     sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
 
 use super::{
     members::{Candidate, Members},
-    state::Event,
+    memory::Memory,
+    record::Record,
+    state::{Event, State},
 };
 use crate::{
-    client::Failure,
+    client::{Failure, ending::Ending},
     limits,
     lock::lock,
     metrics::{self, CountedReplica},
 };
 
-/// The number of calls that wait for a replica, in the whole process. Clones share it.
+/// The calls that wait for a replica, and the connections, of a channel in the whole process. Clones
+/// share their counts.
 #[derive(Debug, Clone, Default)]
-pub(in crate::client) struct Waiting(Arc<AtomicUsize>);
+pub(in crate::client) struct Waiting {
+    calls: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A connection that counts among those of the process.
+#[derive(Debug)]
+pub(super) struct CountedConnection(Arc<AtomicUsize>);
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
 
 /// A place among the waiting calls.
 struct Place<'a> {
@@ -42,7 +60,7 @@ impl<'a> Place<'a> {
     /// Takes a place, or returns `None` if there is no free one.
     fn take(process: &'a Waiting, worker: &'a AtomicUsize) -> Option<Self> {
         worker.fetch_add(1, Relaxed);
-        let process = &process.0;
+        let process = &*process.calls;
         let place = Self { process, worker };
         (process.fetch_add(1, Relaxed) < limits::MAX_CALLS_WITHOUT_REPLICA).then_some(place)
     }
@@ -63,6 +81,8 @@ pub(in crate::client) struct Balance<R>(Arc<Shared<R>>);
 struct Shared<R> {
     /// Each worker has its own, so the lock is uncontended.
     members: Mutex<Members<R>>,
+    /// What all workers know.
+    memory: Arc<Memory>,
     /// Since when no replica has been connected; `None` while one is.
     away: watch::Sender<Option<Instant>>,
     failfast: Duration,
@@ -72,6 +92,8 @@ struct Shared<R> {
     /// Notified by each call that finds no replica, whether or not the call waits.
     wanted: Notify,
     reachability: Notify,
+    /// Notified whenever a replica may have come up.
+    came_up: Notify,
 }
 
 impl<R> Clone for Balance<R> {
@@ -82,27 +104,35 @@ impl<R> Clone for Balance<R> {
 
 impl<R: Candidate> Balance<R> {
     /// Creates a balance without replicas. The service counts as away from now on.
-    pub(in crate::client) fn new(failfast: Duration, waiting: Waiting) -> Self {
+    pub(in crate::client) fn new(
+        failfast: Duration,
+        waiting: Waiting,
+        memory: Arc<Memory>,
+    ) -> Self {
         Self(Arc::new(Shared {
-            members: Mutex::default(),
+            members: Mutex::new(Members::new(memory.clone())),
+            memory,
             away: watch::Sender::new(Some(Instant::now())),
             failfast,
             waiting,
             waiting_here: AtomicUsize::new(0),
             wanted: Notify::new(),
             reachability: Notify::new(),
+            came_up: Notify::new(),
         }))
     }
 
     /// Adds a replica that is not connected yet. It leaves when the result is dropped.
     pub(super) fn join(&self, address: SocketAddr) -> Membership<R> {
         let counted = CountedReplica::new(address);
+        let record = self.0.memory.record(address);
         let membership = Membership {
             balance: self.clone(),
             address,
             metrics: counted.replica.clone(),
+            record: record.clone(),
         };
-        self.lock().join(counted);
+        self.lock().join(counted, record);
         membership
     }
 
@@ -111,12 +141,17 @@ impl<R: Candidate> Balance<R> {
         self.lock().connect(address, replica, Instant::now());
         self.0.away.send_replace(None);
         self.0.reachability.notify_one();
+        self.0.came_up.notify_waiters();
     }
 
     /// Applies an event to the replica at this address. Returns whether its state has changed.
     pub(super) fn apply(&self, address: SocketAddr, event: Event) -> bool {
         let now = Instant::now();
         let is_changed = self.lock().apply(address, event, now);
+        if !is_changed {
+            return false;
+        }
+        self.0.came_up.notify_waiters();
         if matches!(event, Event::Closed | Event::ConnectFailed) {
             self.0.reachability.notify_one();
             let is_away = !self.lock().is_any_connected();
@@ -128,7 +163,7 @@ impl<R: Candidate> Balance<R> {
                 is_new
             });
         }
-        is_changed
+        true
     }
 
     /// Notes that the connection of `replica` takes no new calls. Does nothing if another
@@ -139,13 +174,32 @@ impl<R: Candidate> Balance<R> {
         }
     }
 
+    /// Counts the only connection to a replica.
+    pub(super) fn count_connection(&self) -> CountedConnection {
+        let connections = self.0.waiting.connections.clone();
+        connections.fetch_add(1, Relaxed);
+        CountedConnection(connections)
+    }
+
+    /// Counts a further connection to a replica, unless the process has as many as it may.
+    pub(super) fn count_further_connection(&self) -> Option<CountedConnection> {
+        let counted = self.count_connection();
+        (counted.0.load(Relaxed) <= limits::MAX_CHANNEL_CONNECTIONS).then_some(counted)
+    }
+
+    /// What all workers know of the replicas.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.0.memory
+    }
+
     /// Waits until a replica is connected, can't be connected, or loses its connection.
     pub(super) async fn reachability_changed(&self) {
         self.0.reachability.notified().await;
     }
 
-    pub(super) fn is_unreachable(&self, address: SocketAddr) -> bool {
-        self.lock().is_unreachable(address)
+    /// The state of each replica.
+    pub(super) fn states(&self) -> HashMap<SocketAddr, State> {
+        self.lock().states().collect()
     }
 
     /// Picks the replica for the next attempt, if possible none of those that were `tried`. Waits
@@ -163,9 +217,33 @@ impl<R: Candidate> Balance<R> {
         self.lock().pick(tried)
     }
 
+    /// Takes the trial of an ejected replica that is due, if one is. An idempotent call may be the
+    /// trial; else a question has to be, a little later.
+    pub(in crate::client) fn take_trial(&self, is_idempotent: bool) -> Option<Arc<R>> {
+        let mut members = self.lock();
+        // Few calls need the time.
+        let now = members.has_ejected().then(Instant::now)?;
+        members.take_trial(is_idempotent, now)
+    }
+
     /// Picks a replica that is up and was not `tried`.
     pub(in crate::client) fn pick_other(&self, tried: &[Arc<R>]) -> Option<Arc<R>> {
         self.lock().pick_other(tried)
+    }
+
+    /// Waits until a replica is up that was not `tried`.
+    pub(in crate::client) async fn other(&self, tried: &[Arc<R>]) -> Arc<R> {
+        loop {
+            let came_up = self.0.came_up.notified();
+            let readmitted = self.0.memory.readmitted();
+            if let Some(other) = self.pick_other(tried) {
+                return other;
+            }
+            select! {
+                () = came_up => {}
+                () = readmitted => {}
+            }
+        }
     }
 
     /// Whether a replica other than this one is up.
@@ -188,11 +266,12 @@ impl<R: Candidate> Balance<R> {
         self.0.wanted.notify_waiters();
         let place = Place::take(&self.0.waiting, &self.0.waiting_here);
         let Some(_place) = place else {
-            return Err(Failure::NoReplica("too many calls wait for a replica"));
+            let why = "too many calls wait for a replica";
+            return Err(Failure::new(Ending::NoReplica, why));
         };
         match timeout_at(since + self.0.failfast, away.wait_for(Option::is_none)).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Failure::NoReplica("no replica can be reached")),
+            Err(_) => Err(Failure::new(Ending::NoReplica, "no replica can be reached")),
         }
     }
 
@@ -215,6 +294,7 @@ pub(super) struct Membership<R: Candidate> {
     pub(super) balance: Balance<R>,
     pub(super) address: SocketAddr,
     pub(super) metrics: Arc<metrics::Replica>,
+    pub(super) record: Arc<Record>,
 }
 
 impl<R: Candidate> Drop for Membership<R> {
@@ -243,7 +323,7 @@ mod tests {
 
     /// A balance with one replica that is not connected.
     fn balance() -> (Balance<Fake>, Membership<Fake>) {
-        let balance = Balance::new(FAILFAST, Waiting::default());
+        let balance = Balance::new(FAILFAST, Waiting::default(), Arc::default());
         let membership = balance.join(([127, 0, 0, 1], 1).into());
         (balance, membership)
     }
@@ -304,13 +384,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_waiting_calls_of_all_workers_have_one_limit() {
         let waiting = Waiting::default();
-        let workers = [0; 2].map(|_| Balance::<Fake>::new(FAILFAST, waiting.clone()));
+        let workers =
+            [0; 2].map(|_| Balance::<Fake>::new(FAILFAST, waiting.clone(), Arc::default()));
         let mut calls = Vec::new();
         for number in 0..limits::MAX_CALLS_WITHOUT_REPLICA {
             let balance = workers[number % 2].clone();
             calls.push(tokio::spawn(async move { balance.pick(&[]).await.is_ok() }));
         }
-        let is_full = || waiting.0.load(Relaxed) == limits::MAX_CALLS_WITHOUT_REPLICA;
+        let is_full = || waiting.calls.load(Relaxed) == limits::MAX_CALLS_WITHOUT_REPLICA;
         while !is_full() {
             tokio::task::yield_now().await;
         }
@@ -327,7 +408,7 @@ mod tests {
         for call in calls {
             assert!(!call.await.unwrap());
         }
-        assert_eq!(waiting.0.load(Relaxed), 0);
+        assert_eq!(waiting.calls.load(Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,166 +1,181 @@
 //! [`Replica`]: a connected replica, and what each response says about it.
 
 use std::{
-    io,
+    future::pending,
     net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
-use http_body::{Body, Frame};
 use tokio::{select, time::Instant};
-use tonic::{Code, Status};
 
 use super::{
     balance::{Balance, Membership},
+    connections::Connections,
     cost::Cost,
     members::Candidate,
-    question::{Reply, ask, ask_until_gone},
-    state::{End, Event},
+    record::Record,
+    state::Event,
+    tally::Tally,
 };
 use crate::{
     client::{
-        Failure,
+        ending::{Class, Ending, Evidence},
+        method::CalledMethod,
         pushback::Pushback,
-        request_body::RequestBody,
-        wire::{Connection, ResponseBody, Until},
+        wire::{Closed, Connection, Doubt},
     },
-    context,
-    metrics::{self, Kind, Live},
+    metrics::{self, Live},
     protocol::code_name,
 };
-#[cfg(feature = "traces")]
-use crate::{trace::Trace, traces};
 
 /// A connected replica, until its connection ends.
 pub(super) trait Connected: Candidate {
     /// Shows the replica to operators.
     fn show(self: &Arc<Self>) {}
 
-    /// Waits until the replica is gone.
-    fn ended(&self) -> impl Future<Output = End> + Send;
+    /// Waits until the replica takes no new calls.
+    fn ended(&self) -> impl Future<Output = Closed> + Send;
+
+    /// Opens further connections to the replica while its streams are taken, and closes them again.
+    fn grow(&self) -> impl Future<Output = ()> + Send {
+        pending()
+    }
+
+    /// Waits until the replica has been silent for so long that another connection may help.
+    fn suspected(&self) -> impl Future<Output = ()> + Send {
+        pending()
+    }
+
+    /// Waits until a suspected replica responds after all.
+    fn responded(&self) -> impl Future<Output = ()> + Send {
+        pending()
+    }
+
+    /// Notes that another connection has taken the place of this one.
+    fn replace(&self) {}
 }
 
-/// A replica with its connection.
+/// A replica with its connections.
 #[derive(Debug)]
 pub(in crate::client) struct Replica {
-    address: SocketAddr,
-    connection: Connection,
-    cost: Cost,
-    metrics: Arc<metrics::Replica>,
+    pub(super) address: SocketAddr,
+    pub(super) connections: Connections,
+    pub(super) cost: Cost,
+    pub(super) metrics: Arc<metrics::Replica>,
     balance: Balance<Self>,
+    /// What all workers know of it.
+    record: Arc<Record>,
+    /// The successes that are still to be added to the record.
+    successes: Tally,
     /// Whether to report the next success to the balance.
-    is_doubted: AtomicBool,
+    was_late: AtomicBool,
 }
 
 impl Replica {
-    pub(super) fn new(membership: &Membership<Self>, connection: Connection) -> Self {
+    pub(super) fn new(membership: &Membership<Self>, connection: Arc<Connection>) -> Self {
         Self {
             address: membership.address,
-            connection,
+            connections: Connections::new(connection, membership.balance.count_connection()),
             cost: Cost::new(),
             metrics: membership.metrics.clone(),
             balance: membership.balance.clone(),
-            is_doubted: AtomicBool::new(true),
+            record: membership.record.clone(),
+            successes: Tally::default(),
+            was_late: AtomicBool::new(false),
         }
     }
 
-    /// Asks the other end of a connection whether it serves.
-    pub(super) async fn ask(
-        membership: &Membership<Self>,
-        connection: Connection,
-    ) -> io::Result<Self> {
-        match ask(&connection).await {
-            Reply::Present => Ok(Self::new(membership, connection)),
-            Reply::NotServing => Err(io::Error::other("it says that it does not serve")),
-            Reply::Unavailable => Err(io::Error::other("it says that it is unavailable")),
-            Reply::Nothing => {
-                connection.abort();
-                Err(io::Error::other("it does not respond"))
+    /// Asks an ejected replica whether it serves, for lack of an idempotent call that could try it.
+    pub(in crate::client) fn try_by_question(self: Arc<Self>) {
+        tokio::spawn(async move {
+            if self.connections.first.serves().await.is_ok() {
+                let memory = self.balance.memory();
+                memory.readmit(self.address, &self.record, Instant::now());
             }
+        });
+    }
+
+    /// Waits until a connection to the replica is silent: it has not answered a question, although a
+    /// reply usually comes at once.
+    pub(in crate::client) async fn silent(&self) {
+        self.connections.silent().await;
+    }
+
+    /// Whether a call has failed lately, on any worker.
+    pub(super) fn is_doubted(&self, now: Instant) -> bool {
+        self.record.share(now).failures > 0
+    }
+
+    /// Learns how long a good response took to begin.
+    pub(super) fn learn_latency(&self, method: &CalledMethod, took: Duration, now: Instant) {
+        self.cost.responded(took, method.usual(), now);
+        method.record(took);
+    }
+
+    /// Learns from the end of an attempt. `responded` is when its response began.
+    pub(super) fn learn(
+        &self,
+        method: &CalledMethod,
+        ending: Ending,
+        start: Instant,
+        responded: Option<Instant>,
+        now: Instant,
+    ) {
+        let class = ending.class();
+        let is_unary = method.declared.has_one_response;
+        match (class.evidence, responded) {
+            (Evidence::Success, Some(responded)) if is_unary => {
+                self.learn_latency(method, responded - start, now);
+            }
+            (_, None) if ending.is_without_response() && !method.is_endless() => {
+                self.cost.took_at_least(now - start, method.usual(), now);
+            }
+            _ => {}
+        }
+        self.remember(class, start, now);
+        match class.evidence {
+            Evidence::Failure => {
+                let code = code_name(class.code);
+                self.metrics
+                    .set_last_error(format!("{code} to {}", method.name));
+            }
+            Evidence::Success if self.was_late.swap(false, Relaxed) => {
+                self.apply(Event::Succeeded);
+            }
+            _ => {}
+        }
+        if let Pushback::After(rest) = class.pushback {
+            self.apply(Event::PushedBack(rest));
+        }
+        if ending.is_of_closed_connection() && self.connections.first.signs.is_closed() {
+            // At once, or the next attempt would pick the replica again.
+            self.balance.close(self.address, self);
         }
     }
 
-    /// Makes one attempt of a call.
-    pub(in crate::client) async fn attempt(
-        self: Arc<Self>,
-        request: Request<RequestBody>,
-        until: Until,
-        method: Arc<str>,
-    ) -> Result<Response<ReplicaBody>, Failure> {
-        self.metrics.picks.add(1);
-        #[cfg(feature = "traces")]
-        let attempt = traces::of_attempt();
-        let mut call = Call {
-            #[cfg(feature = "traces")]
-            trace: attempt.as_ref().map(|(_, trace)| trace.clone()),
-            is_timed: true,
-            replica: self,
-            is_judged: false,
-            method,
-            start: Instant::now(),
-            code: None,
-            measured: None,
-        };
-        let sent = call.replica.connection.attempt(request, until);
-        #[cfg(feature = "traces")]
-        let outcome = match attempt {
-            // The id of the span goes with the attempt, and on its log lines.
-            Some((context, _)) => context.scope(sent).await,
-            None => sent.await,
-        };
-        #[cfg(not(feature = "traces"))]
-        let outcome = sent.await;
-        match outcome {
-            Ok(response) => {
-                match response.body().bare_status(response.headers()) {
-                    Some(status) => call.ended(status),
-                    // Such as the response of a proxy that does not speak gRPC.
-                    None if !response.status().is_success() => call.ended(response.headers()),
-                    None => call.responded(),
-                }
-                Ok(response.map(|body| ReplicaBody { body, call }))
-            }
-            Err(failure) => {
-                call.failed(&failure);
-                Err(failure)
-            }
+    fn remember(&self, class: Class, start: Instant, now: Instant) {
+        let memory = self.balance.memory();
+        if class.evidence == Evidence::Success {
+            self.successes.add(&self.record, now);
+        } else {
+            self.successes.flush(&self.record, now);
         }
+        memory.learn(self.address, &self.record, class.evidence, start, now);
     }
 
-    /// Applies an event to the replica's state. Returns whether the state has changed.
-    fn apply(&self, event: Event) -> bool {
-        self.balance.apply(self.address, event)
-    }
-
-    fn succeeded(&self) {
-        self.cost.ended(false);
-        if self.is_doubted.load(Relaxed) {
-            self.is_doubted.store(false, Relaxed);
-            // The replica was ejected or late. Its past failures would keep calls away.
-            if self.apply(Event::Succeeded) {
-                self.cost.forgive();
-            }
-        }
-    }
-
-    fn failed(&self) {
-        self.is_doubted.store(true, Relaxed);
-        self.cost.ended(true);
-        self.apply(Event::Failed);
+    /// Applies an event to the replica's state.
+    fn apply(&self, event: Event) {
+        self.balance.apply(self.address, event);
     }
 }
 
 impl Candidate for Replica {
     fn cost(&self) -> f64 {
-        self.cost.of_a_call(self.connection.signs.in_flight())
+        self.cost.of_a_call()
     }
 }
 
@@ -170,7 +185,7 @@ impl Live for Replica {
     }
 
     fn in_flight(&self) -> u64 {
-        self.connection.signs.in_flight()
+        self.connections.in_flight()
     }
 }
 
@@ -180,217 +195,44 @@ impl Connected for Replica {
         self.metrics.set_connected(Arc::downgrade(&live));
     }
 
-    async fn ended(&self) -> End {
-        let report = |event| {
-            self.apply(event);
-        };
-        let end = select! {
-            why = self.connection.signs.closed() => End::Closed(why),
-            end = ask_until_gone(&self.connection, report) => end,
-        };
-        if end == End::Silent {
-            self.connection.abort();
-        }
-        end
-    }
-}
-
-/// A call with all of its attempts. When this is dropped, the call counts.
-#[derive(Debug)]
-pub(in crate::client) struct Measured {
-    /// The method, as metrics have it.
-    method: Arc<str>,
-    begin: Instant,
-    /// How the call has ended, if it has.
-    code: Option<Code>,
-}
-
-impl Measured {
-    pub(in crate::client) fn begin(method: Arc<str>) -> Self {
-        Self {
-            method,
-            begin: Instant::now(),
-            code: None,
-        }
-    }
-
-    /// Sees the outcome of the last attempt. A response may go on for long.
-    pub(in crate::client) fn see(
-        mut self,
-        mut outcome: Result<Response<ReplicaBody>, Failure>,
-    ) -> Result<Response<ReplicaBody>, Failure> {
-        match &mut outcome {
-            Ok(response) => response.body_mut().end_with(self),
-            Err(failure) => self.code = Some(failure.code()),
-        }
-        outcome
-    }
-}
-
-impl Drop for Measured {
-    fn drop(&mut self) {
-        // A call that is given up has met its deadline, or its caller has gone.
-        let code = self.code.unwrap_or_else(|| match context::deadline() {
-            Some(deadline) if deadline.remaining().is_none() => Code::DeadlineExceeded,
-            _ => Code::Cancelled,
-        });
-        let took = self.begin.elapsed();
-        metrics::count_duration(Kind::RpcClient, &self.method, code as u16, took);
-    }
-}
-
-/// A call on a replica. If it is dropped before its response, its time so far is a lower bound of
-/// the latency.
-#[derive(Debug)]
-struct Call {
-    replica: Arc<Replica>,
-    /// Whether the time of the call is still to be counted in the cost of the replica.
-    is_timed: bool,
-    is_judged: bool,
-    /// The method, as metrics have it.
-    method: Arc<str>,
-    start: Instant,
-    /// How the call has ended, if it has.
-    code: Option<Code>,
-    /// The call as a whole, if this is its last attempt.
-    measured: Option<Measured>,
-    /// The trace of its span, if that is recorded.
-    #[cfg(feature = "traces")]
-    trace: Option<Arc<Trace>>,
-}
-
-impl Call {
-    /// Records that the response has begun.
-    fn responded(&mut self) {
-        if std::mem::take(&mut self.is_timed) {
-            self.replica.cost.responded(self.start);
-        }
-    }
-
-    /// Records that the response has ended with this status.
-    fn ended(&mut self, status: &HeaderMap) {
-        if std::mem::replace(&mut self.is_judged, true) {
-            return;
-        }
-        let code = status.get(Status::GRPC_STATUS);
-        let code = code.map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
-        self.code = Some(code);
-        match code {
-            Code::Unavailable
-            | Code::ResourceExhausted
-            | Code::Internal
-            | Code::Unknown
-            | Code::DataLoss => {
-                self.took_at_least();
-                self.replica.failed();
-                let error = format!("{} to {}", code_name(code), self.method);
-                self.replica.metrics.set_last_error(error);
-                if let Pushback::After(rest) = Pushback::of(status) {
-                    self.replica.apply(Event::PushedBack(rest));
+    async fn ended(&self) -> Closed {
+        let signs = &self.connections.first.signs;
+        let mut doubts = signs.doubts();
+        loop {
+            select! {
+                biased;
+                // First, as the end of a connection ends the doubts about it.
+                why = signs.closed() => return why,
+                Ok(()) = doubts.changed() => {
+                    let is_doubted = *doubts.borrow_and_update() != Doubt::None;
+                    let event = if is_doubted { Event::Asked } else { Event::Responded };
+                    if is_doubted {
+                        self.was_late.store(true, Relaxed);
+                    }
+                    self.apply(event);
                 }
             }
-            // The deadline may have been too short.
-            Code::DeadlineExceeded => self.took_at_least(),
-            _ => {
-                self.responded();
-                self.replica.succeeded();
-            }
         }
     }
 
-    /// Records why the attempt has no response.
-    fn failed(&mut self, failure: &Failure) {
-        let replica = &self.replica;
-        self.code = Some(failure.code());
-        match failure {
-            Failure::Unprocessed(_) => {
-                // At once, or the next attempt would pick the replica again.
-                replica.balance.close(replica.address, replica);
-                self.is_timed = false;
-            }
-            // The connection has ended, which the keeper of the replica reports.
-            Failure::Broken(_) if replica.connection.signs.is_closed() => self.is_timed = false,
-            // These are not the replica's fault.
-            Failure::Full | Failure::Request(_) => self.is_timed = false,
-            Failure::Broken(_) | Failure::Refused(_) | Failure::NoReplica(_) => replica.failed(),
-        }
+    async fn suspected(&self) {
+        let mut doubts = self.connections.first.signs.doubts();
+        let _ = doubts.wait_for(|doubt| *doubt == Doubt::Suspect).await;
     }
 
-    fn took_at_least(&mut self) {
-        if std::mem::take(&mut self.is_timed) {
-            self.replica.cost.took_at_least(self.start);
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.took_at_least();
-        let took = self.start.elapsed();
-        let code = self.code.unwrap_or(Code::Cancelled);
-        metrics::count_duration(Kind::RpcClientAttempt, &self.method, code as u16, took);
-        if let Some(measured) = &mut self.measured {
-            measured.code = self.code;
-        }
-        #[cfg(feature = "traces")]
-        if let Some(trace) = &self.trace {
-            traces::Attempt {
-                trace,
-                method: &self.method,
-                replica: self.replica.address,
-                code,
-                took,
-            }
-            .record();
-        }
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// The body of a response, whose end says something about its replica.
-    #[derive(Debug)]
-    pub struct ReplicaBody {
-        #[pin]
-        body: ResponseBody,
-        call: Call,
-    }
-}
-
-impl ReplicaBody {
-    /// Makes this the response of a call, which ends with it.
-    fn end_with(&mut self, measured: Measured) {
-        self.call.measured = Some(measured);
+    async fn responded(&self) {
+        let mut doubts = self.connections.first.signs.doubts();
+        let _ = doubts.wait_for(|doubt| *doubt == Doubt::None).await;
     }
 
-    /// The headers with the gRPC status, if the response with this `head` is known to be a status
-    /// and nothing else.
-    pub(in crate::client) fn bare_status<'a>(
-        &'a self,
-        head: &'a HeaderMap,
-    ) -> Option<&'a HeaderMap> {
-        self.body.bare_status(head)
-    }
-}
-
-impl Body for ReplicaBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.project();
-        let poll = this.body.poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &poll
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            this.call.ended(trailers);
-        }
-        poll
+    fn replace(&self) {
+        self.connections.first.replace();
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    async fn grow(&self) {
+        let head = &self.connections.first.head;
+        let open = |room| Connection::open_and_ask(self.address, head.clone(), room);
+        let count = || self.balance.count_further_connection();
+        self.connections.grow(open, count).await;
     }
 }

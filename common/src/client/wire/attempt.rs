@@ -2,21 +2,16 @@
 
 use std::{future::poll_fn, pin::Pin, task::Poll};
 
-use bytes::Bytes;
-use h2::{
-    RecvStream,
-    client::{ResponseFuture, SendRequest},
-};
+use h2::{RecvStream, client::ResponseFuture};
 use http::{Request, Response};
-use tonic::Status;
 
 use super::{
-    h2_connection::Connection, response_body::ResponseBody, signs::Closed, upload::Upload,
+    h2_connection::Connection,
+    response_body::ResponseBody,
+    signs::{Closed, InFlight},
+    upload::Upload,
 };
-use crate::{
-    client::{Failure, request_body::RequestBody},
-    limits, metrics,
-};
+use crate::client::{Failure, ending::Ending, request_body::RequestBody};
 
 /// How far an attempt reads before the call gets its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,48 +24,46 @@ pub(in crate::client) enum Until {
     FirstFrame,
 }
 
-impl Connection {
-    /// Makes one attempt of a call. The call is in flight until the end of its response.
+impl InFlight {
+    /// Makes one attempt of the call, which is in flight until the end of its response.
     pub(in crate::client) async fn attempt(
-        &self,
+        mut self,
         request: Request<RequestBody>,
         until: Until,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let others = self.signs.in_flight();
-        let mut in_flight = self.signs.start_call();
-        let sender = self.sender();
-        if let Some(waiting) = others.checked_sub(sender.current_max_send_streams() as u64) {
-            if waiting >= limits::MAX_CALLS_WITHOUT_STREAM {
-                return Err(Failure::Full);
+        let exchanged = self.connection.exchange(request).await;
+        let mut response = exchanged.inspect_err(|failure| {
+            if failure.ending.is_of_closed_connection() {
+                // At once, or the next attempt would take the connection again.
+                self.connection.signs.close(Closed::GoingAway);
             }
-            metrics::count(|counters| &counters.stream_waits);
-        }
-        let mut response = self.exchange(sender, request).await?;
+        })?;
         if until == Until::FirstFrame {
             response.body_mut().read_first_frame().await?;
         }
-        in_flight.settle();
-        response.body_mut().hold(in_flight);
+        self.settle();
+        response.body_mut().hold(self);
         Ok(response)
     }
+}
 
-    /// Sends a request over a sender of this connection and returns once the response has begun.
-    /// Does not count as a call.
-    pub(in crate::client) async fn exchange(
+impl Connection {
+    /// Sends a request and returns once the response has begun. Does not count as a call.
+    pub(super) async fn exchange(
         &self,
-        mut sender: SendRequest<Bytes>,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
+        let mut sender = self.sender();
         if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
             self.signs.close(Closed::Lost);
-            let status = Status::unavailable("the connection was closed before the call");
-            return Err(Failure::Unprocessed(status));
+            let why = "the connection was closed before the call";
+            return Err(Failure::new(Ending::NotSent, why));
         }
         self.head.write_to(&mut request);
         let (head, body) = request.into_parts();
         let (response, mut stream) = sender
             .send_request(Request::from_parts(head, ()), false)
-            .map_err(Failure::of_sending)?;
+            .map_err(|error| Failure::of_sending(&error))?;
         let mut upload = match body {
             RequestBody::Message(message) => {
                 stream.send_data(message, true)?;
@@ -79,6 +72,7 @@ impl Connection {
             RequestBody::Stream(body) => Some(Upload::start(&body, stream)),
         };
         let response = head_of(response, upload.as_mut()).await?;
+        self.signs.note_answer();
         Ok(response.map(|body| ResponseBody::new(body, upload)))
     }
 }
@@ -94,7 +88,7 @@ async fn head_of(
             && let Some(upload) = &mut upload
             && let Poll::Ready(status) = upload.poll_failure(cx)
         {
-            return Poll::Ready(Err(Failure::Request(status)));
+            return Poll::Ready(Err(Failure::of_request(status)));
         }
         response.map_err(Failure::from)
     })

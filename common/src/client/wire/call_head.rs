@@ -53,7 +53,7 @@ impl Head {
 /// what is left of its deadline; and its trace.
 pub(in crate::client) fn write_context(headers: &mut HeaderMap, names: RequestIdNames) {
     if let Some(context) = context::current() {
-        let id = context.request_id.header_value();
+        let id = context.request_id().header_value();
         if names == RequestIdNames::Both {
             headers.insert(RequestId::GRPC_METADATA, id.clone());
         } else {
@@ -62,7 +62,7 @@ pub(in crate::client) fn write_context(headers: &mut HeaderMap, names: RequestId
         headers.insert(RequestId::HTTP_HEADER, id);
         let left = context.deadline.remaining().unwrap_or_default();
         headers.insert(Deadline::GRPC_TIMEOUT, format_timeout(left));
-        if let Some(trace) = context.trace {
+        if let Some(trace) = &context.shared.trace {
             trace.write_to(headers);
         }
     }

@@ -1,6 +1,7 @@
 //! [`Connection`]: one HTTP/2 connection to a replica.
 
 use std::{
+    future::pending,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -9,15 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{
-    Ping, PingPong,
-    client::{self, SendRequest},
-};
+use futures_util::{FutureExt, future::join};
+use h2::client::{self, SendRequest};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    select,
     task::AbortHandle,
     time::{sleep, timeout},
 };
@@ -25,24 +23,32 @@ use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
 
 use super::{
     call_head::Head,
-    signs::{Closed, Signs},
+    pings::Pings,
+    room::Room,
+    settings,
+    signs::{Closed, Doubt, Signs},
+    watch::watch,
 };
 use crate::{limits, lock::lock, tls::time_to_drain};
 
 /// An open connection to a replica. It closes once this is dropped and its calls have ended.
 #[derive(Debug)]
 pub(in crate::client) struct Connection {
-    pub(super) head: Head,
+    pub(in crate::client) head: Head,
     sender: Arc<Mutex<SendRequest<Bytes>>>,
     pub(in crate::client) signs: Arc<Signs>,
     driver: AbortHandle,
-    /// Watches the trusted authorities.
-    _outdating: Option<AbortOnDropHandle<()>>,
+    /// Watches the calls, and the trusted authorities.
+    _watch: AbortOnDropHandle<()>,
 }
 
 impl Connection {
     /// Opens a connection. Whether the other end serves is not known yet.
-    pub(in crate::client) async fn open(address: SocketAddr, head: Head) -> io::Result<Self> {
+    pub(super) async fn open(
+        address: SocketAddr,
+        head: Head,
+        room: Arc<Room>,
+    ) -> io::Result<Arc<Self>> {
         let socket = timeout(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
         let options = SockRef::from(&socket);
@@ -52,71 +58,84 @@ impl Connection {
             .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
         options.set_tcp_keepalive(&keepalive)?;
         let Some(tls) = head.tls.clone() else {
-            return Self::with_io(socket, head).await;
+            return Self::with_io(socket, head, room).await;
         };
         let generation = tls.current();
         let host = head.authority.host();
         let socket = timeout(limits::HANDSHAKE_TIMEOUT, generation.connect(socket, host)).await??;
-        let connection = Self::with_io(socket, head).await?;
-        let (signs, trust) = (connection.signs.clone(), generation.trust);
-        let outdating = tokio::spawn(async move {
+        let trust = generation.trust;
+        let outdated = async move {
             tls.outdates(trust).await;
             sleep(time_to_drain()).await;
-            signs.close(Closed::Outdated);
-        });
-        Ok(Self {
-            _outdating: Some(AbortOnDropHandle::new(outdating)),
-            ..connection
-        })
+        };
+        Self::start(socket, head, room, outdated).await
     }
 
     /// Starts HTTP/2 on a connection that is open already.
     pub(in crate::client) async fn with_io(
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         head: Head,
-    ) -> io::Result<Self> {
-        let signs = Arc::new(Signs::default());
+        room: Arc<Room>,
+    ) -> io::Result<Arc<Self>> {
+        Self::start(io, head, room, pending()).await
+    }
+
+    /// Starts HTTP/2. The connection takes no new calls once it is `outdated`.
+    async fn start(
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        head: Head,
+        room: Arc<Room>,
+        outdated: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let signs = Arc::new(Signs::new(room));
         let io = {
             let signs = signs.clone();
             InspectReader::new(io, move |bytes: &[u8]| signs.note_read(bytes))
         };
-        let (sender, mut connection) = client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(limits::RESPONSE_WINDOW)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW)
-            .data_frame_budget(limits::DATA_FRAME_BUDGET)
-            .handshake(io)
-            .await
-            .map_err(io::Error::other)?;
-        let pings = connection.ping_pong().expect("asked for once");
+        let handshake = settings::builder().handshake(io);
+        let (sender, mut connection) = handshake.await.map_err(io::Error::other)?;
+        let pings = Pings::new(connection.ping_pong().expect("asked for once"));
         let sender = Arc::new(Mutex::new(sender));
-        let driver = Driver {
+        let driver = tokio::spawn(Driver {
             connection,
             sender: Arc::downgrade(&sender),
             signs: signs.clone(),
             reads: 0,
-        };
-        let pinger = ping_until_silent(pings, signs.clone());
-        let driver = tokio::spawn(async move {
-            // The reason for the end does not matter here: each call gets it.
-            select! {
-                () = driver => {}
-                () = pinger => {}
-            }
         });
-        Ok(Self {
-            head,
-            sender,
-            signs,
-            driver: driver.abort_handle(),
-            _outdating: None,
-        })
+        Ok(Arc::new_cyclic(|connection| {
+            let outdating = {
+                let signs = signs.clone();
+                async move {
+                    outdated.await;
+                    signs.close(Closed::Outdated);
+                }
+            };
+            let watch = watch(connection.clone(), signs.clone(), pings);
+            let watch = tokio::spawn(join(watch, outdating).map(drop));
+            Self {
+                head,
+                sender,
+                signs,
+                driver: driver.abort_handle(),
+                _watch: AbortOnDropHandle::new(watch),
+            }
+        }))
     }
 
-    /// Breaks off the connection and the calls in flight.
-    pub(in crate::client) fn abort(&self) {
+    /// Closes the connection to new calls, as another one has taken its place.
+    pub(in crate::client) fn replace(&self) {
+        self.signs.close(Closed::Replaced);
+    }
+
+    /// Breaks off the connection, as it is silent, and the calls in flight.
+    pub(super) fn break_off(&self) {
+        self.signs.close(Closed::Silent);
         self.driver.abort();
-        self.signs.close(Closed::Lost);
+    }
+
+    /// Whether the connection and all its calls have ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.driver.is_finished()
     }
 
     /// Whether the peer takes one more stream now. If not, the next call has to wait.
@@ -125,12 +144,19 @@ impl Connection {
     }
 
     /// The most streams that the peer takes at once.
-    pub(super) fn max_streams(&self) -> u64 {
-        self.sender().current_max_send_streams() as u64
+    pub(in crate::client) fn max_streams(&self) -> u64 {
+        lock(&self.sender).current_max_send_streams() as u64
     }
 
-    pub(in crate::client) fn sender(&self) -> SendRequest<Bytes> {
+    pub(super) fn sender(&self) -> SendRequest<Bytes> {
         lock(&self.sender).clone()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The connections to a replica share their doubts.
+        self.signs.set_doubt(Doubt::None);
     }
 }
 
@@ -151,15 +177,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         let reads = self.signs.counts().reads;
         if reads != self.reads {
             self.reads = reads;
-            if let Some(sender) = self.sender.upgrade()
-                && let Poll::Ready(Err(error)) = lock(&sender).poll_ready(cx)
-            {
-                let is_going_away = error.is_go_away() && error.is_remote();
-                self.signs.close(if is_going_away {
-                    Closed::GoingAway
-                } else {
-                    Closed::Lost
-                });
+            if let Some(sender) = self.sender.upgrade() {
+                let mut sender = lock(&sender);
+                if let Poll::Ready(Err(error)) = sender.poll_ready(cx) {
+                    let is_going_away = error.is_go_away() && error.is_remote();
+                    self.signs.close(if is_going_away {
+                        Closed::GoingAway
+                    } else {
+                        Closed::Lost
+                    });
+                }
+                // The peer may have raised its limit.
+                if self.signs.room().is_waited_for()
+                    && self.signs.in_flight() < sender.current_max_send_streams() as u64
+                {
+                    self.signs.room().wake_one();
+                }
             }
         }
         end.map(drop)
@@ -169,19 +202,5 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
         self.signs.close(Closed::Lost);
-    }
-}
-
-/// Sends PINGs while calls are in flight, until one gets no response in time.
-async fn ping_until_silent(mut pings: PingPong, signs: Arc<Signs>) {
-    loop {
-        sleep(limits::PING_INTERVAL).await;
-        if signs.in_flight() == 0 {
-            continue;
-        }
-        let pong = pings.ping(Ping::opaque());
-        if !matches!(timeout(limits::PING_TIMEOUT, pong).await, Ok(Ok(_))) {
-            return;
-        }
     }
 }

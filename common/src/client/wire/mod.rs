@@ -3,9 +3,14 @@
 //! | file | contents |
 //! |---|---|
 //! | `h2_connection` | [`Connection`]: its opening, its driver and its end |
+//! | `settings` | what h2 may do on a connection, and why |
+//! | `question` | a health check: whether the replica is there |
+//! | `pings` | PINGs, where no question can be asked |
+//! | `watch` | the watch over the calls of a connection: when the replica is asked, and what follows |
 //! | `attempt` | one attempt: the request goes out, and the response comes back |
 //! | `call_head` | what a connection adds to the head of a request |
 //! | `upload` | a request stream on its way out, up to the end of its call |
+//! | `room` | the calls that wait for a stream |
 //! | `response_body` | the response from its head to its end |
 //! | `signs` | what a connection shows of its peer: bytes, calls, its end |
 //!
@@ -15,11 +20,16 @@
 mod attempt;
 mod call_head;
 mod h2_connection;
+mod pings;
+mod question;
 mod response_body;
+mod room;
+mod settings;
 mod signs;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod watch;
 
 #[cfg(test)]
 pub(super) use self::call_head::write_context;
@@ -28,5 +38,6 @@ pub(super) use self::{
     call_head::Head,
     h2_connection::Connection,
     response_body::ResponseBody,
-    signs::{Closed, Counts},
+    room::Room,
+    signs::{Closed, Doubt, InFlight},
 };

@@ -8,9 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::HeaderMap;
 use http_body::{Body, Frame};
-use tonic::Status;
 
 use super::{signs::InFlight, upload::Upload};
 use crate::client::Failure;
@@ -48,29 +46,23 @@ impl ResponseBody {
         Ok(())
     }
 
-    /// The headers with the gRPC status, if the response with this `head` is known to be a status
-    /// and nothing else.
-    pub(in crate::client) fn bare_status<'a>(
-        &'a self,
-        head: &'a HeaderMap,
-    ) -> Option<&'a HeaderMap> {
-        match &self.first {
-            Some(frame) => frame.trailers_ref(),
-            None => self.rest.is_none().then_some(head),
-        }
-    }
-
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let Some(rest) = &mut self.rest else {
             return Poll::Ready(None);
         };
         let frame = match poll_frame(rest, cx) {
-            Poll::Ready(Some(Ok(frame))) => Some(Ok(frame)),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(in_flight) = &self.in_flight {
+                    in_flight.note_answer();
+                }
+                Some(Ok(frame))
+            }
             Poll::Ready(None) => None,
             // A request stream that failed has reset its call. Its failure is the cause.
             broken => match self.upload.as_mut().map(|upload| upload.poll_failure(cx)) {
-                Some(Poll::Ready(status)) => Some(Err(Failure::Request(status))),
-                _ => ready!(broken).map(|frame| frame.map_err(Failure::from)),
+                Some(Poll::Ready(status)) => Some(Err(Failure::of_request(status))),
+                _ => ready!(broken)
+                    .map(|frame| frame.map_err(|error| Failure::from(error).after_head())),
             },
         };
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
@@ -100,17 +92,16 @@ fn poll_frame(
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = Status;
+    type Error = Failure;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
-        let frame = ready!(self.poll_rest(cx));
-        Poll::Ready(frame.map(|frame| frame.map_err(Failure::into_status)))
+        self.poll_rest(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,11 +1,16 @@
 //! [`Signs`]: what a connection shows of its peer, as the pool judges it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::{Notify, SetOnce, watch};
+
+use super::{h2_connection::Connection, room::Room};
 
 /// The signs of one connection, shared by its driver, its calls and the task that watches it.
 #[derive(Debug, Default)]
@@ -16,6 +21,10 @@ pub(in crate::client) struct Signs {
     settled: AtomicU64,
     ended: AtomicU64,
     closed: SetOnce<Closed>,
+    doubt: watch::Sender<Doubt>,
+    /// Whether HEADERS or DATA have come since the last PING, as far as they were read.
+    has_answered: AtomicBool,
+    room: Arc<Room>,
     /// Whether [`Self::call_begun`] was notified, so that further calls need not do it again.
     is_awake: AtomicBool,
     call_begun: Notify,
@@ -29,8 +38,28 @@ pub(in crate::client) enum Closed {
     /// The authorities that have vouched for it are no longer trusted. Calls in flight run to
     /// their end.
     Outdated,
+    /// The replica says that it does not serve. Calls in flight run to their end.
+    NotServing,
+    /// Another connection has taken its place, as it was silent. Calls in flight run to their end.
+    Replaced,
     /// The connection broke or was closed.
     Lost,
+    /// Nothing came for so long that the connection was broken off.
+    Silent,
+}
+
+/// What the replica's lack of a reply to a question says about a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd)]
+pub(in crate::client) enum Doubt {
+    /// Bytes come, or no call waits for any.
+    #[default]
+    None,
+    /// A call is late, and the replica was asked.
+    Asked,
+    /// There is no reply, although one usually comes at once.
+    Silent,
+    /// There has been none for so long that another connection may help.
+    Suspect,
 }
 
 /// The counts of a connection at one time. They only grow.
@@ -42,14 +71,29 @@ pub(in crate::client) struct Counts {
     pub(in crate::client) begun: u64,
     /// Calls whose response has begun, or that ended without one.
     pub(in crate::client) settled: u64,
+    /// Calls that have ended.
+    pub(in crate::client) ended: u64,
 }
 
 impl Signs {
+    pub(super) fn new(room: Arc<Room>) -> Self {
+        Self {
+            room,
+            ..Self::default()
+        }
+    }
+
+    /// The calls that wait for a stream of this connection, or of others to the same replica.
+    pub(in crate::client) fn room(&self) -> &Arc<Room> {
+        &self.room
+    }
+
     pub(in crate::client) fn counts(&self) -> Counts {
         Counts {
             reads: self.reads.load(Relaxed),
             begun: self.begun.load(Relaxed),
             settled: self.settled.load(Relaxed),
+            ended: self.ended.load(Relaxed),
         }
     }
 
@@ -61,6 +105,18 @@ impl Signs {
     /// Closes the connection to new calls. The first reason stays.
     pub(super) fn close(&self, why: Closed) {
         let _ = self.closed.set(why);
+        if matches!(why, Closed::Lost | Closed::Silent) {
+            self.set_doubt(Doubt::None);
+        }
+        self.room.wake_all();
+    }
+
+    /// Whether HTTP/2 allows new streams, although there may be no new calls.
+    pub(super) fn takes_streams(&self) -> bool {
+        matches!(
+            self.closed.get(),
+            None | Some(Closed::Outdated | Closed::NotServing | Closed::Replaced)
+        )
     }
 
     pub(in crate::client) fn is_closed(&self) -> bool {
@@ -72,11 +128,37 @@ impl Signs {
         *self.closed.wait().await
     }
 
-    /// Waits until a call begins. Only the first call pays for the notification.
-    pub(in crate::client) async fn call_begun(&self) {
+    pub(super) fn set_doubt(&self, doubt: Doubt) {
+        self.doubt.send_if_modified(|last| {
+            let before = mem::replace(last, doubt);
+            self.room.count_silent(before, doubt);
+            before != doubt
+        });
+    }
+
+    pub(in crate::client) fn doubt(&self) -> Doubt {
+        *self.doubt.borrow()
+    }
+
+    /// Follows the doubts about the connection.
+    pub(in crate::client) fn doubts(&self) -> watch::Receiver<Doubt> {
+        self.doubt.subscribe()
+    }
+
+    /// Notes that HEADERS or DATA have come.
+    pub(super) fn note_answer(&self) {
+        self.has_answered.store(true, Relaxed);
+    }
+
+    /// Whether HEADERS or DATA have come since the last time.
+    pub(super) fn take_answered(&self) -> bool {
+        self.has_answered.swap(false, Relaxed)
+    }
+
+    /// Waits until a call is in flight. Only the first call pays for the notification.
+    pub(super) async fn call_begun(&self) {
         self.is_awake.store(false, Relaxed);
-        let counts = self.counts();
-        if counts.begun == counts.settled {
+        if self.in_flight() == 0 {
             self.call_begun.notified().await;
         }
     }
@@ -87,32 +169,41 @@ impl Signs {
     }
 
     /// Counts a call that begins.
-    pub(super) fn start_call(self: &Arc<Self>) -> InFlight {
+    fn count_begun(&self) {
         self.begun.fetch_add(1, Relaxed);
         if !self.is_awake.load(Relaxed) {
             self.is_awake.store(true, Relaxed);
             self.call_begun.notify_one();
         }
-        InFlight {
-            signs: self.clone(),
-            is_settled: false,
-        }
     }
 }
 
-/// A call in flight, up to the end of its response.
+/// A call in flight, up to the end of its response. Its connection is watched for as long.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    signs: Arc<Signs>,
+pub(in crate::client) struct InFlight {
+    pub(super) connection: Arc<Connection>,
     is_settled: bool,
 }
 
 impl InFlight {
+    pub(in crate::client) fn begin(connection: Arc<Connection>) -> Self {
+        connection.signs.count_begun();
+        Self {
+            connection,
+            is_settled: false,
+        }
+    }
+
+    /// Notes that a part of the response has come.
+    pub(super) fn note_answer(&self) {
+        self.connection.signs.note_answer();
+    }
+
     /// Notes that the response has begun.
     pub(super) fn settle(&mut self) {
         if !self.is_settled {
             self.is_settled = true;
-            self.signs.settled.fetch_add(1, Relaxed);
+            self.connection.signs.settled.fetch_add(1, Relaxed);
         }
     }
 }
@@ -120,6 +211,8 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.settle();
-        self.signs.ended.fetch_add(1, Relaxed);
+        let signs = &self.connection.signs;
+        signs.ended.fetch_add(1, Relaxed);
+        signs.room.wake_one();
     }
 }

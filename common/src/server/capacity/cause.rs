@@ -1,19 +1,54 @@
-//! [`Cause`]: why a response is dropped before its end, for its access line.
+//! [`Cause`]: why a response ends before it is whole, for its access line, its metric and its span.
 //!
 //! hyper drops a response together with its stream or connection, and can't pass on a reason. So
 //! the code that drops a stream or a connection sets the cause for its thread.
 
 use std::cell::Cell;
 
-/// The reason why a response is dropped.
+use axum::BoxError;
+
+use super::{Overloaded, long_lived::Draining};
+use crate::{deadline::DeadlineExceeded, metrics};
+
+/// The reason why a response is not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// The client has gone away.
     Client,
     /// The request gives way to another.
     GivesWay,
-    /// The worker stops.
+    /// The service drains or the worker stops.
     Stop,
+    /// The deadline has passed.
+    Deadline,
+    /// The body has failed, or has another length than announced.
+    Failure,
+}
+
+impl Cause {
+    /// The cause of a body that ends with this error.
+    pub(crate) fn of(error: &BoxError) -> Self {
+        if error.is::<DeadlineExceeded>() {
+            Self::Deadline
+        } else if error.is::<Draining>() {
+            Self::Stop
+        } else if error.is::<Overloaded>() {
+            Self::GivesWay
+        } else {
+            Self::Failure
+        }
+    }
+
+    /// The value of the label `error_type`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Client => metrics::CLIENT_GONE,
+            Self::GivesWay => "gave_way",
+            Self::Stop => "drain",
+            Self::Deadline => "deadline",
+            Self::Failure => "broken_off",
+        }
+    }
 }
 
 thread_local! {

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Connections {
     places: Arc<Semaphore>,
     all: Mutex<HashMap<u64, Arc<Open>>>,
     next: AtomicU64,
+    /// Whether new connections are to leave soon.
+    says_goodbye: AtomicBool,
     /// The connections that were idle for longest at the last scan, the longest last.
     picked: Mutex<Vec<(u64, Arc<Open>)>>,
     warnings: RateLimit,
@@ -50,13 +52,14 @@ impl Connections {
             places: Arc::new(Semaphore::new(limit)),
             all: Mutex::default(),
             next: AtomicU64::new(0),
+            says_goodbye: AtomicBool::new(false),
             picked: Mutex::default(),
             warnings: RateLimit::per_second(limits::LIMIT_WARNINGS),
         }
     }
 
-    /// Waits for a place for a connection from this address. At the limit, first closes the
-    /// connection that has been idle for longest.
+    /// Waits for a place for a connection from this address. Near the limit, lets the connection that
+    /// has been idle for longest end; at the limit, first closes it.
     pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Connection {
         let place = self.places.clone().try_acquire_owned();
         let place = if let Ok(place) = place {
@@ -66,9 +69,15 @@ impl Connections {
             let place = self.places.clone().acquire_owned().await;
             place.expect("the semaphore is never closed")
         };
+        if self.places.available_permits() < self.limit / limits::ROOM_SHARE {
+            self.end_longest_idle(Close::Drain);
+        }
         let open = Arc::new(Open::new(address));
         let number = self.next.fetch_add(1, Relaxed);
         lock(&self.all).insert(number, open.clone());
+        if self.says_goodbye.load(Relaxed) {
+            open.close(Close::Leave);
+        }
         Connection {
             open,
             connections: self.clone(),
@@ -88,11 +97,15 @@ impl Connections {
                 "there are as many connections as there may be; the longest idle makes room"
             );
         }
+        self.end_longest_idle(Close::MakeRoom);
+    }
+
+    fn end_longest_idle(&self, why: Close) {
         let mut picked = lock(&self.picked);
         let close_one = |picked: &mut Vec<(u64, Arc<Open>)>| {
             while let Some((since, open)) = picked.pop() {
                 if open.idle_since() == Some(since) {
-                    open.close(Close::MakeRoom);
+                    open.close(why);
                     return true;
                 }
             }
@@ -106,12 +119,19 @@ impl Connections {
 
     fn idle_for_longest(&self) -> Vec<(u64, Arc<Open>)> {
         let all = lock(&self.all);
-        let idle = all.values().filter(|open| open.told_to_close().is_none());
+        let stays = |open: &&Arc<Open>| open.told_to_close() < Some(Close::Drain);
+        let idle = all.values().filter(stays);
         let idle = idle.filter_map(|open| Some((open.idle_since()?, open)));
         let mut idle: Vec<_> = idle.collect();
         idle.sort_unstable_by_key(|(since, _)| *since);
         let longest = idle.into_iter().take(limits::MAX_IDLE_PICKED).rev();
         longest.map(|(since, open)| (since, open.clone())).collect()
+    }
+
+    /// Tells all clients to go elsewhere, and those of new connections.
+    pub(crate) fn say_goodbye(&self) {
+        self.says_goodbye.store(true, Relaxed);
+        self.for_each(|open| open.close(Close::Leave));
     }
 
     pub(crate) fn for_each(&self, look: impl FnMut(&Arc<Open>)) {
@@ -150,5 +170,29 @@ mod tests {
         drop(open.remove(1));
         let newcomer = newcomer.await;
         assert!(newcomer.open.idle_since().is_some());
+    }
+
+    #[tokio::test]
+    async fn near_the_limit_an_idle_connection_ends_gently() {
+        let limit = 2 * limits::ROOM_SHARE;
+        let connections = Arc::new(Connections::new(limit));
+        let mut open = Vec::new();
+        for _ in 0..limit {
+            open.push(connections.admit(ADDRESS).await);
+        }
+        let told = open.iter().filter_map(|one| one.open.told_to_close());
+        assert_eq!(told.collect::<Vec<_>>(), [Close::Drain; 2]);
+    }
+
+    #[tokio::test]
+    async fn goodbye_is_for_open_connections_and_for_new_ones_and_all_may_make_room() {
+        let connections = Arc::new(Connections::new(2));
+        let old = connections.admit(ADDRESS).await;
+        connections.say_goodbye();
+        let new = connections.admit(ADDRESS).await;
+        let told = || [&old, &new].map(|one| one.open.told_to_close());
+        assert_eq!(told(), [Some(Close::Leave); 2]);
+        assert!(connections.admit(ADDRESS).now_or_never().is_none());
+        assert!(told().contains(&Some(Close::MakeRoom)));
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod kind;
 pub(crate) mod long_lived;
 pub(crate) mod open;
 pub(crate) mod places;
+pub(crate) mod rests;
 pub(crate) mod share;
 
 use std::{sync::Arc, time::Duration};

@@ -11,9 +11,10 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use http::Version;
 use slab::Slab;
 
-use super::in_flight::Request;
+use super::{in_flight::Request, rests::Rests};
 use crate::{lock::lock, tls::Peer};
 
 /// Milliseconds since the first call, plus 1, so that 0 is never an instant.
@@ -34,10 +35,13 @@ fn network_of(address: IpAddr) -> IpAddr {
 /// The reason why a connection must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Close {
+    /// The client is to go elsewhere. Over HTTP/1 the next response has `Connection: close`; over
+    /// HTTP/2 the connection ends with its requests. An idle HTTP/1 connection stays.
+    Leave = 1,
     /// The service drains. Requests that were already sent still get responses.
-    Drain = 1,
+    Drain = 2,
     /// A new connection needs the place.
-    MakeRoom = 2,
+    MakeRoom = 3,
 }
 
 /// The state of an open connection.
@@ -58,13 +62,23 @@ pub(crate) struct Open {
     has_unparsed: AtomicBool,
     /// The next bytes are the body of a request.
     is_in_body: AtomicBool,
+    /// The client waits for `100 Continue` with the body of its request.
+    waits_with_body: AtomicBool,
     is_http2: AtomicBool,
-    /// The connection has reached its maximum age.
-    is_old: AtomicBool,
+    /// The last request came over HTTP/1.0.
+    is_http_1_0: AtomicBool,
+    /// The end of the connection is the end of the response.
+    ends_response: AtomicBool,
+    /// The client asks to close the connection after the last request.
+    asks_to_close: AtomicBool,
+    /// There was a response since the client is to go elsewhere.
+    has_responded: AtomicBool,
     /// The end of input is held back from hyper until the request has its response.
     holds_end: AtomicBool,
     /// Bytes wait for the client to read them.
     is_writing: AtomicBool,
+    /// The responses over HTTP/1 whose last bytes are on their way to the socket.
+    pub(crate) rests: Rests,
     close: AtomicU8,
     waker: AtomicWaker,
 }
@@ -81,10 +95,15 @@ impl Open {
             idle_since: AtomicU64::new(now()),
             has_unparsed: AtomicBool::new(false),
             is_in_body: AtomicBool::new(false),
+            waits_with_body: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
-            is_old: AtomicBool::new(false),
+            is_http_1_0: AtomicBool::new(false),
+            ends_response: AtomicBool::new(false),
+            asks_to_close: AtomicBool::new(false),
+            has_responded: AtomicBool::new(false),
             holds_end: AtomicBool::new(false),
             is_writing: AtomicBool::new(false),
+            rests: Rests::default(),
             close: AtomicU8::new(0),
             waker: AtomicWaker::new(),
         }
@@ -136,6 +155,15 @@ impl Open {
         self.has_unparsed.store(false, Relaxed);
     }
 
+    /// Notes whether the client waits for `100 Continue` with the body of its request.
+    pub(crate) fn note_waits_with_body(&self, waits: bool) {
+        self.waits_with_body.store(waits, Relaxed);
+    }
+
+    pub(crate) fn waits_with_body(&self) -> bool {
+        self.waits_with_body.load(Relaxed)
+    }
+
     /// Notes that the client has closed its side of the connection, or the whole connection. Returns
     /// whether the end must be held back from hyper, which would drop the request in flight.
     pub(crate) fn note_end(&self) -> bool {
@@ -177,14 +205,37 @@ impl Open {
         self.is_http2.load(Relaxed)
     }
 
-    /// Notes that the connection has reached its maximum age: over HTTP/1, the next response is the
-    /// last.
-    pub(crate) fn note_old(&self) {
-        self.is_old.store(true, Relaxed);
+    /// Notes the version of a request over HTTP/1, and whether it has `Connection: close`.
+    pub(crate) fn note_http1(&self, version: Version, asks_to_close: bool) {
+        self.is_http_1_0.store(version == Version::HTTP_10, Relaxed);
+        self.asks_to_close.store(asks_to_close, Relaxed);
     }
 
-    pub(crate) fn is_old(&self) -> bool {
-        self.is_old.load(Relaxed)
+    pub(crate) fn asks_to_close(&self) -> bool {
+        self.asks_to_close.load(Relaxed)
+    }
+
+    pub(crate) fn is_http_1_0(&self) -> bool {
+        self.is_http_1_0.load(Relaxed)
+    }
+
+    /// Whether the end of the connection is the end of the response, so that only a reset shows that
+    /// the response broke off.
+    pub(crate) fn ends_response(&self) -> bool {
+        self.ends_response.load(Relaxed)
+    }
+
+    pub(crate) fn note_ends_response(&self, ends_response: bool) {
+        self.ends_response.store(ends_response, Relaxed);
+    }
+
+    /// Notes a response, once the client is to go elsewhere.
+    pub(crate) fn note_response(&self) {
+        self.has_responded.store(true, Relaxed);
+    }
+
+    pub(crate) fn has_responded(&self) -> bool {
+        self.has_responded.load(Relaxed)
     }
 
     /// Whether a part of the head of an HTTP/1 request has come.
@@ -208,7 +259,8 @@ impl Open {
     pub(crate) fn told_to_close(&self) -> Option<Close> {
         match self.close.load(Relaxed) {
             0 => None,
-            1 => Some(Close::Drain),
+            1 => Some(Close::Leave),
+            2 => Some(Close::Drain),
             _ => Some(Close::MakeRoom),
         }
     }

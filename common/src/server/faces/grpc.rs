@@ -7,10 +7,13 @@ use http::Request;
 use tokio::sync::watch;
 use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::{Layer, Service};
+use tower::{Layer, Service, ServiceExt};
 
 use super::{invalid::InvalidFace, process::Process, readiness::State};
-use crate::methods::{Methods, declared_in};
+use crate::{
+    methods::{Methods, declared_in},
+    server::layers::tonic_quirks,
+};
 
 /// The gRPC services of one port, with `grpc.health.v1` and reflection (v1 and v1alpha).
 ///
@@ -135,13 +138,37 @@ impl Grpc {
             self.names,
             process.readiness().subscribe(),
         ));
-        let routes = self
-            .routes
-            .add_service(health)
-            .add_service(v1)
-            .add_service(v1alpha);
-        Ok((routes.prepare().into_axum_router(), methods))
+        let services = self.routes.add_service(v1).add_service(v1alpha);
+        let router = services
+            .into_axum_router()
+            .route_service(HEALTH, with_marked_refusals(health));
+        Ok((router.with_state(()), methods))
     }
+}
+
+/// The paths of the health service.
+const HEALTH: &str = "/grpc.health.v1.Health/{*rest}";
+
+/// The health service is generated without our codec, which marks what can't be decoded.
+fn with_marked_refusals<S>(
+    health: S,
+) -> impl Service<
+    Request<axum::body::Body>,
+    Response = http::Response<Body>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ Sync
+where
+    S: Service<Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync,
+{
+    health
+        .map_request(|request: Request<axum::body::Body>| request.map(Body::new))
+        .map_response(tonic_quirks::mark_malformed)
 }
 
 /// Reports the health of each service, and of the server as a whole (`""`), to `grpc.health.v1`:

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use axum::{Router, body::Body};
+use axum::{Router, extract::DefaultBodyLimit};
 use tower::util::MapRequestLayer;
 
-use super::{
-    grpc::Grpc,
-    health,
-    invalid::InvalidFace,
-    process::Process,
-    route::{note, route_of},
+use super::{grpc::Grpc, health, invalid::InvalidFace, process::Process};
+use crate::{
+    endpoints, limits,
+    methods::Deadlines,
+    protocol::Protocol,
+    server::routes::{Paths, Routes, noted},
 };
-use crate::{endpoints, limits, methods::Deadlines, protocol::Protocol};
 
 /// A port to listen on, and what it serves.
 ///
@@ -73,8 +72,9 @@ impl Listener {
     }
 
     /// Sets the limit of the body of a request, or of each message of a gRPC request, in bytes. The
-    /// default is [`BODY_LIMIT`](crate::server::BODY_LIMIT). tonic itself refuses messages of more
-    /// than 4 MiB (`max_decoding_message_size`).
+    /// default is [`BODY_LIMIT`](crate::server::BODY_LIMIT). axum's extractors read bodies up to this
+    /// limit, too; a route may lower it with axum's `DefaultBodyLimit`. tonic itself refuses messages
+    /// of more than 4 MiB (`max_decoding_message_size`).
     #[must_use]
     pub fn body_limit(self, bytes: usize) -> Self {
         Self {
@@ -115,53 +115,56 @@ impl Listener {
     /// Adds what every port serves. `deadline` is that of the requests that have no other.
     pub(crate) fn build(self, process: &Process, deadline: Duration) -> Result<Face, InvalidFace> {
         let protocol = self.port().protocol;
-        let (router, deadlines) = match self.serves {
+        let (router, paths) = match self.serves {
             Serves::Http(router) => {
-                let deadlines = deadlines_of(&router, deadline, self.deadlines)?;
-                (with_health(router, process)?, deadlines)
+                let router = with_health(router, process)?;
+                let mut table = Routes::new(&router, deadline);
+                for (route, deadline) in self.deadlines {
+                    let added = table.add_deadline(route, deadline);
+                    added.map_err(InvalidFace::UnknownRoute)?;
+                }
+                let router = with_body_limit(router, self.body_limit);
+                (router, Paths::Routes(table.into()))
             }
             Serves::Grpc(services) => {
                 if let Some((route, _)) = self.deadlines.into_iter().next() {
                     return Err(InvalidFace::GrpcRoute(route));
                 }
                 let (router, methods) = services.build(process)?;
-                (router, Deadlines::of_methods(deadline, &methods))
+                let methods = Deadlines::of_methods(deadline, &methods);
+                (router, Paths::Methods(methods))
             }
         };
         Ok(Face {
             router,
             protocol,
-            deadlines,
+            paths,
             body_limit: self.body_limit,
         })
     }
 }
 
-fn deadlines_of(
-    router: &Router,
-    default: Duration,
-    deadlines: Vec<(String, Duration)>,
-) -> Result<Deadlines, InvalidFace> {
-    for (route, _) in &deadlines {
-        let found = route_of(router, route);
-        if found.is_none_or(|found| found.as_str() != route) {
-            return Err(InvalidFace::UnknownRoute(route.clone()));
-        }
-    }
-    Deadlines::of_routes(default, deadlines).map_err(InvalidFace::UnknownRoute)
-}
-
 /// Adds the routes that every HTTP port has.
 fn with_health(router: Router, process: &Process) -> Result<Router, InvalidFace> {
+    let table = Routes::new(&router, Duration::MAX);
     for path in endpoints::ALL {
-        if route_of(&router, path).is_some_and(|route| route.as_str() == path) {
+        if table.has(path) {
             return Err(InvalidFace::PathTaken(path));
         }
     }
     Ok(router
         .merge(health::routes(process.readiness().clone()))
-        .route_layer(MapRequestLayer::new(note::<Body>))
+        .route_layer(MapRequestLayer::new(noted))
         .with_state(()))
+}
+
+/// Lets axum's extractors read bodies up to the limit of the port. A route may lower it.
+fn with_body_limit(router: Router, bytes: usize) -> Router {
+    if bytes > limits::AXUM_BODY {
+        router.layer(DefaultBodyLimit::max(bytes))
+    } else {
+        router
+    }
 }
 
 /// A port to bind, and its protocol.
@@ -176,16 +179,25 @@ pub(crate) struct Port {
 pub(crate) struct Face {
     pub(crate) router: Router,
     pub(crate) protocol: Protocol,
-    pub(crate) deadlines: Deadlines,
+    pub(crate) paths: Paths,
     /// The longest body of an HTTP request, or message of a gRPC request, in bytes.
     pub(crate) body_limit: usize,
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::{get, post};
+    use axum::{
+        BoxError,
+        body::Body,
+        routing::{get, post},
+    };
+    use bytes::Bytes;
+    use futures_util::stream;
+    use http::{Request, StatusCode};
+    use tower::ServiceExt;
 
     use super::*;
+    use crate::server;
 
     const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -206,11 +218,32 @@ mod tests {
         let listener = Listener::http(0, router())
             .deadline("/events/{id}", None)
             .deadline("/{rest}", Some(DEADLINE / 2));
-        let deadlines = listener.build(&Process::new(), DEADLINE).unwrap().deadlines;
-        assert_eq!(deadlines.of("/events/1"), Duration::MAX);
-        assert_eq!(deadlines.of("/other"), DEADLINE / 2);
-        assert_eq!(deadlines.of("/no/route"), DEADLINE);
-        assert!(deadlines.is_long_lived("/events/1") && !deadlines.is_long_lived("/other"));
+        let paths = listener.build(&Process::new(), DEADLINE).unwrap().paths;
+        assert_eq!(paths.terms("/events/1").longest, Duration::MAX);
+        assert_eq!(paths.terms("/other").longest, DEADLINE / 2);
+        assert_eq!(paths.terms("/healthz").longest, DEADLINE);
+        assert_eq!(paths.terms("/no/route").longest, DEADLINE);
+    }
+
+    #[tokio::test]
+    async fn extractors_read_bodies_up_to_the_limit_of_the_port() {
+        const LIMIT: usize = limits::AXUM_BODY + 1;
+        let echo = async |body: Bytes| body.len().to_string();
+        let router = Router::new()
+            .route("/", post(echo))
+            .route("/low", post(echo).layer(DefaultBodyLimit::max(1)));
+        let status = async |path, length| {
+            let listener = Listener::http(0, router.clone()).body_limit(LIMIT);
+            // Without a length, the extractor is the first to see it.
+            let body = stream::iter([Ok::<_, BoxError>(Bytes::from(vec![0; length]))]);
+            let request = Request::post(path).body(Body::from_stream(body)).unwrap();
+            let response = server::stack(listener, DEADLINE).oneshot(request).await;
+            response.unwrap().status()
+        };
+        assert_eq!(status("/", LIMIT).await, StatusCode::OK);
+        let too_large = StatusCode::PAYLOAD_TOO_LARGE;
+        assert_eq!(status("/", LIMIT + 1).await, too_large);
+        assert_eq!(status("/low", 2).await, too_large);
     }
 
     #[test]

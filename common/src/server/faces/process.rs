@@ -6,13 +6,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::readiness::Readiness;
+use super::{ports::Ports, readiness::Readiness};
 
 /// A handle on the process that a service runs in. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Process {
     readiness: Readiness,
     draining: CancellationToken,
+    ports: Ports,
 }
 
 impl Process {
@@ -21,6 +22,7 @@ impl Process {
         Self {
             readiness: Readiness::new(),
             draining: CancellationToken::new(),
+            ports: Ports::default(),
         }
     }
 
@@ -95,6 +97,11 @@ impl Process {
                 sleep(every).await;
             }
         });
+    }
+
+    /// The ports of the process. They are known once all workers have built their faces.
+    pub fn ports(&self) -> Ports {
+        self.ports.clone()
     }
 
     pub(crate) fn readiness(&self) -> &Readiness {

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, future::Future, time::Duration};
 
-use super::process::Process;
+use super::{ports::Ports, process::Process};
 
 /// The worker whose faces are being built: a thread with its own runtime.
 #[derive(Debug)]
@@ -18,6 +18,11 @@ impl Worker {
     /// The same as [`Process::draining`].
     pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
         self.process.draining()
+    }
+
+    /// The same as [`Process::ports`].
+    pub fn ports(&self) -> Ports {
+        self.process.ports()
     }
 
     /// The same as [`Process::ready_when`].

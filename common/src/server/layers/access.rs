@@ -2,21 +2,27 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::{Extensions, HeaderMap, Method, Request, StatusCode, Version, uri::PathAndQuery};
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
+    header::CONTENT_LENGTH, uri::PathAndQuery,
+};
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 #[cfg(feature = "traces")]
 use crate::traces;
 use crate::{
-    Context,
-    methods::Deadlines,
+    Context, limits,
+    logging::Cut,
     metrics::{self, Kind},
     problem::CLIENT_CLOSED_REQUEST,
     protocol::{Protocol, code_name, is_fault_of_service, rpc_method},
-    server::capacity::{
-        cause::{self, Cause},
-        open::Open,
+    server::{
+        capacity::{
+            cause::{self, Cause},
+            open::Open,
+        },
+        routes::Paths,
     },
     timings::Timings,
     tls::Identity,
@@ -32,11 +38,15 @@ pub(crate) struct Quiet;
 pub(crate) struct Connection {
     /// The protocol of the port.
     pub(super) port: Protocol,
-    /// The methods of the port, with their deadlines.
-    pub(super) deadlines: Deadlines,
+    /// The paths of the port.
+    pub(super) paths: Paths,
     /// The peer that mutual TLS has shown.
     pub(super) peer: Option<Identity>,
     remote_address: RemoteAddress,
+    /// The state of the connection, if this server serves it.
+    pub(super) open: Option<Arc<Open>>,
+    /// The header of its responses over HTTP/1.
+    pub(super) keep_alive: Option<HeaderValue>,
 }
 
 /// Where the address of the client is.
@@ -48,22 +58,32 @@ enum RemoteAddress {
 }
 
 impl Connection {
-    pub(crate) fn new(port: Protocol, deadlines: Deadlines, open: &Open) -> Self {
+    /// A connection that this crate serves. `keep_alive` is the header of its responses over HTTP/1.
+    pub(crate) fn new(
+        port: Protocol,
+        paths: Paths,
+        open: Arc<Open>,
+        keep_alive: Option<HeaderValue>,
+    ) -> Self {
         Self {
             port,
-            deadlines,
+            paths,
             peer: open.peer.get().map(|peer| peer.identity.clone()),
             remote_address: RemoteAddress::Known(open.address.to_string()),
+            open: Some(open),
+            keep_alive,
         }
     }
 
     /// The connections of another server, whose clients are not known.
-    pub(super) fn unknown(port: Protocol, deadlines: Deadlines) -> Self {
+    pub(super) fn unknown(port: Protocol, paths: Paths) -> Self {
         Self {
             port,
-            deadlines,
+            paths,
             peer: None,
             remote_address: RemoteAddress::In(|_| None),
+            open: None,
+            keep_alive: None,
         }
     }
 
@@ -81,17 +101,17 @@ impl Connection {
 pub(super) enum End {
     /// The connection took the whole response.
     Complete,
-    /// The body ended with an error, which the client sees.
-    Cut,
+    /// The body ended with an error, or with another length than announced. The client sees it.
+    Cut(Cause),
     /// The response was dropped before its end.
     Dropped,
 }
 
 /// The values of an access line, as they become known.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct AccessLine {
     pub(super) context: Context,
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
     /// The address of the client, if the connection does not know it.
     peer: Option<IpAddr>,
     method: Method,
@@ -100,17 +120,27 @@ pub(super) struct AccessLine {
     status: u16,
     grpc_code: Option<Code>,
     quiet: bool,
+    /// The length of the body, if the head announces it.
+    length: Option<u64>,
     /// Bytes of the body that the connection took.
-    pub(super) size: u64,
+    size: u64,
     pub(super) end: End,
 }
+
+/// The HTTP statuses that are the fault of this service or of one behind it. An overloaded service (503)
+/// says so elsewhere, and a client chooses what is not supported (501, 505).
+const FAULTS: [u16; 3] = [500, 502, 504];
 
 /// How a request ended, as in its access line.
 struct Outcome {
     status: u16,
     grpc_code: Option<Code>,
     reason: Option<&'static str>,
+    /// Why the response is not whole.
+    cause: Option<Cause>,
     level: Level,
+    /// The call passed its deadline, and its caller had left it no time.
+    is_expired: bool,
 }
 
 enum Level {
@@ -138,6 +168,7 @@ impl AccessLine {
             status: CLIENT_CLOSED_REQUEST,
             grpc_code: None,
             quiet: false,
+            length: None,
             size: 0,
             end: End::Dropped,
         }
@@ -148,25 +179,87 @@ impl AccessLine {
         self.status = response.status().as_u16();
         self.quiet = response.extensions().get::<Quiet>().is_some();
         self.see_grpc_status(response.headers());
-        // The body of a response to HEAD is never sent.
-        if response.body().is_end_stream() || self.method == Method::HEAD {
+        self.length = length_of(response);
+        if response.body().is_end_stream() {
+            self.end = End::Complete;
+        } else {
+            self.see_data(0);
+        }
+    }
+
+    /// Counts data of the body that the connection takes.
+    pub(super) fn see_data(&mut self, bytes: usize) {
+        self.size += bytes as u64;
+        // Over HTTP/1, hyper sends what the head announces. It drops the rest, and does not poll the
+        // body for its end (dispatch.rs, `poll_write`).
+        if let Some(length) = self.length
+            && self.version < Version::HTTP_2
+            && self.size >= length
+        {
+            self.size = length;
             self.end = End::Complete;
         }
     }
 
+    /// Notes that the body has no further frame. A client takes a body of another length than the
+    /// head announces for broken.
+    pub(super) fn see_end(&mut self) {
+        let is_whole = self.length.is_none_or(|length| length == self.size);
+        self.end = if is_whole {
+            End::Complete
+        } else {
+            End::Cut(Cause::Failure)
+        };
+    }
+
+    /// Whether a response with this status has no body, whatever the handler returns (RFC 9110,
+    /// 6.4.1).
+    pub(super) fn has_no_body(&self, status: StatusCode) -> bool {
+        let never = status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        never || self.method == Method::HEAD
+    }
+
+    /// Whether the head announces the length of the body.
+    pub(super) fn has_length(&self) -> bool {
+        self.length.is_some()
+    }
+
     /// Takes the gRPC status from the trailers, or from the headers of a response without a body.
     pub(super) fn see_grpc_status(&mut self, headers: &HeaderMap) {
-        if self.context.protocol == Protocol::Grpc
+        if self.context.shared.protocol == Protocol::Grpc
             && let Some(code) = headers.get(Status::GRPC_STATUS)
         {
             self.grpc_code = Some(Code::from_bytes(code.as_bytes()));
         }
     }
 
+    /// Writes the line at the end of the body. Over HTTP/1, hyper takes the end of a body while the
+    /// socket may still have to take the bytes before it: then the line waits for that.
+    pub(super) fn finish(&self) {
+        let has_rest = self.end == End::Complete
+            && self.size > limits::SENT_AT_ONCE
+            && self.version < Version::HTTP_2;
+        let open = self.connection.open.as_ref();
+        match open.filter(|open| has_rest && open.rests.is_watched()) {
+            Some(open) => {
+                let mut line = self.clone();
+                open.rests.add(move |has_left| {
+                    if !has_left {
+                        line.end = End::Dropped;
+                    }
+                    line.context.clone().sync_scope(|| line.write());
+                });
+            }
+            None => self.write(),
+        }
+    }
+
     /// Counts and logs the request. Must run in the context of the request.
     pub(super) fn write(&self) {
+        self.find_route();
         let outcome = self.outcome();
-        let took = self.context.arrived.elapsed();
+        let took = self.context.shared.arrived.elapsed();
         self.count(&outcome, took);
         #[cfg(feature = "traces")]
         self.record(&outcome, took);
@@ -175,66 +268,98 @@ impl AccessLine {
 
     fn outcome(&self) -> Outcome {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
-        let cause = cause::current();
+        let cause = match self.end {
+            End::Complete => None,
+            End::Cut(cause) => Some(cause),
+            End::Dropped => Some(cause::current()),
+        };
         let (status, reason) = match (self.end, cause) {
-            (End::Complete, _) => (self.status, None),
-            (End::Cut, _) => (self.status, Some("the response broke off")),
-            (End::Dropped, Cause::Stop) => (
+            (_, None) => (self.status, None),
+            (End::Cut(_), _) => (self.status, Some("the response broke off")),
+            (_, Some(Cause::Stop)) => (
                 unavailable,
                 Some("the service stopped before the response was over"),
             ),
-            (End::Dropped, Cause::GivesWay) => (
+            (_, Some(Cause::GivesWay)) => (
                 unavailable,
                 Some("the client took nothing, and others needed the place"),
             ),
-            (End::Dropped, Cause::Client) => (CLIENT_CLOSED_REQUEST, Some("the client went away")),
+            (_, Some(_)) => (CLIENT_CLOSED_REQUEST, Some("the client went away")),
         };
-        let grpc_code = match (self.context.protocol, self.end) {
+        let grpc_code = match (self.context.shared.protocol, self.end) {
             (Protocol::Http, _) => None,
             (Protocol::Grpc, End::Dropped) => Some(Code::Cancelled),
             (Protocol::Grpc, _) => Some(self.grpc_code.unwrap_or(Code::Unknown)),
         };
-        let is_stopped = self.end == End::Dropped && cause == Cause::Stop;
+        let is_stopped = cause == Some(Cause::Stop);
+        let is_expired = grpc_code == Some(Code::DeadlineExceeded) && self.had_no_time();
         let level = match grpc_code {
             Some(Code::Ok) => Level::Debug,
             _ if self.quiet => Level::Debug,
-            _ if self.end == End::Cut => Level::Warn,
+            _ if is_expired => Level::Info,
+            _ if matches!(self.end, End::Cut(_)) => Level::Warn,
             Some(code) if is_stopped || is_fault_of_service(code) => Level::Warn,
+            None if FAULTS.contains(&status) => Level::Warn,
             _ => Level::Info,
         };
         Outcome {
             status,
             grpc_code,
             reason,
+            cause,
             level,
+            is_expired,
+        }
+    }
+
+    /// Whether the caller left the service no time.
+    fn had_no_time(&self) -> bool {
+        let deadline = self.context.deadline.instant();
+        deadline.saturating_duration_since(self.context.shared.arrived) < limits::LEAST_TIME
+    }
+
+    /// Finds the route of a request that was refused before the router.
+    fn find_route(&self) {
+        if let (Some(timings), Some(path)) = (&self.context.shared.timings, &self.path)
+            && timings.route().is_none()
+            && let Some(route) = self.connection.paths.route_of(path.path())
+        {
+            timings.set_route(route);
         }
     }
 
     /// The route as it is in the router or in the descriptors, if the request has one. It is never the
     /// path that the client sent: clients must not choose the labels of the metrics.
     fn route(&self) -> Option<&str> {
-        match self.context.protocol {
-            Protocol::Http => self.context.timings.as_ref().and_then(Timings::route),
+        let shared = &self.context.shared;
+        match shared.protocol {
+            Protocol::Http => shared.timings.as_ref().and_then(Timings::route),
             Protocol::Grpc => {
-                let path = self.path.as_ref().map_or("", PathAndQuery::path);
-                let known = self.connection.deadlines.find(path);
-                known.map(|(path, _)| rpc_method(path))
+                let index = shared.terms.method?;
+                let (path, _) = self.connection.paths.methods()?.method(index);
+                Some(rpc_method(path))
             }
         }
     }
 
     fn count(&self, outcome: &Outcome, took: Duration) {
+        if outcome.is_expired {
+            // Among the others it would be a failure of the service.
+            metrics::count(|counters| &counters.expired);
+            return;
+        }
         let (kind, status) = match outcome.grpc_code {
             Some(code) => (Kind::RpcServer, code as u16),
             None => (Kind::http(&self.method), outcome.status),
         };
-        metrics::count_duration(kind, self.route().unwrap_or(metrics::OTHER), status, took);
+        let route = self.route().unwrap_or(metrics::OTHER);
+        metrics::count_duration(kind, route, status, outcome.cause.map(Cause::name), took);
     }
 
     /// Records the span of the request, if it is sampled.
     #[cfg(feature = "traces")]
     fn record(&self, outcome: &Outcome, took: Duration) {
-        let trace = self.context.trace.as_deref();
+        let trace = self.context.shared.trace.as_deref();
         let trace = trace.filter(|trace| trace.recording.is_some() && !self.quiet);
         let Some(trace) = trace else {
             return;
@@ -242,7 +367,7 @@ impl AccessLine {
         let peer = self.peer.as_ref().map(ToString::to_string);
         traces::Request {
             trace,
-            request_id: self.context.request_id.as_str(),
+            request_id: self.context.request_id().as_str(),
             method: &self.method,
             path: self.path.as_ref().map_or("*", PathAndQuery::path),
             version: self.version,
@@ -250,6 +375,7 @@ impl AccessLine {
             client: self.remote_address(peer.as_deref()),
             status: outcome.status,
             grpc_code: outcome.grpc_code,
+            cut_by: outcome.cause.map(Cause::name),
             took,
         }
         .record();
@@ -263,7 +389,15 @@ impl AccessLine {
     }
 
     fn log(&self, outcome: &Outcome, took: Duration) {
-        let path = self.path.as_ref().map_or("*", PathAndQuery::as_str);
+        // Each is cut for itself: the client chooses both, and the version is to follow.
+        let method = Cut {
+            text: self.method.as_str(),
+            most: limits::LOG_METHOD,
+        };
+        let target = Cut {
+            text: self.path.as_ref().map_or("*", PathAndQuery::as_str),
+            most: limits::LOG_TARGET,
+        };
         let peer = self.peer.as_ref().map(ToString::to_string);
         let remote_address = self.remote_address(peer.as_deref());
         // A macro, because the level of an event is static.
@@ -271,9 +405,9 @@ impl AccessLine {
             ($level:ident) => {
                 $level!(
                     remote_address,
-                    peer = self.context.peer.as_ref().map(Identity::as_str),
+                    peer = self.context.shared.peer.as_ref().map(Identity::as_str),
                     first_request_line =
-                        %format_args!("{} {path} {:?}", self.method, self.version),
+                        %format_args!("{method} {target} {:?}", self.version),
                     response_status = outcome.status,
                     response_size = self.size,
                     request_time_frac = seconds(took),
@@ -288,6 +422,15 @@ impl AccessLine {
             Level::Info => log_at!(info),
             Level::Warn => log_at!(warn),
         }
+    }
+}
+
+/// The length of the body that the head of the response announces. Without the header, hyper
+/// announces what the body knows.
+pub(crate) fn length_of<B: http_body::Body>(response: &http::Response<B>) -> Option<u64> {
+    match response.headers().get(CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.parse().ok(),
+        None => response.body().size_hint().exact(),
     }
 }
 

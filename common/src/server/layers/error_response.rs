@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{
     StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Either};
 use tonic::Status;
@@ -31,7 +31,7 @@ fn response_to(error: &BoxError) -> Response {
         return refusal.clone().into_response();
     }
     if let Some(overloaded) = error.downcast_ref::<Overloaded>() {
-        let mut response = Problem::overloaded().into_response();
+        let mut response = Problem::overloaded().unprocessed().into_response();
         if !overloaded.is_logged {
             response.extensions_mut().insert(Quiet);
         }
@@ -44,6 +44,7 @@ fn response_to(error: &BoxError) -> Response {
             StatusCode::SERVICE_UNAVAILABLE,
             "The service is about to stop; call again to reach another.",
         )
+        .unprocessed()
     } else {
         // The panic hook has already logged the panic, with its location.
         if !error.is::<Panicked>() {
@@ -68,11 +69,13 @@ where
         Err(error) => response_to(&error),
         Ok(mut response) => match verdict(&response, protocol) {
             Verdict::Fine => {
-                tonic_quirks::correct(response.headers_mut());
+                if protocol == Protocol::Grpc {
+                    tonic_quirks::correct(response.headers_mut());
+                }
                 return response.map(Either::Left);
             }
             Verdict::Problem(problem) => problem.into_response(),
-            Verdict::Bare => with_problem(response, body_limit),
+            Verdict::Bare => with_problem(response, protocol, body_limit),
         },
     };
     // The status is one block of headers ("trailers-only"): clients do not retry a call whose
@@ -91,6 +94,11 @@ where
     failure.map(Either::Right)
 }
 
+/// The detail in place of an upgrade. hyper passes a connection on only if it is served for that
+/// (`serve_connection_with_upgrades`).
+const NO_UPGRADES: &str = "This service does not upgrade connections, as for WebSocket; send requests and read \
+    streams over HTTP.";
+
 /// The change that a response needs.
 enum Verdict {
     /// None: the response is no failure, or the client understands it.
@@ -101,34 +109,52 @@ enum Verdict {
     Bare,
 }
 
-fn verdict<R>(response: &http::Response<R>, protocol: Protocol) -> Verdict {
+fn verdict<R: http_body::Body>(response: &http::Response<R>, protocol: Protocol) -> Verdict {
     let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Verdict::Problem(Problem::new(StatusCode::NOT_IMPLEMENTED, NO_UPGRADES));
+    }
     if !status.is_client_error() && !status.is_server_error() {
         return Verdict::Fine;
     }
     match (response.extensions().get::<Problem>(), protocol) {
         (Some(problem), Protocol::Grpc) => Verdict::Problem(problem.clone()),
+        (None, Protocol::Http) if has_unread_text(response) => Verdict::Fine,
         (None, _) if is_bare(response) => Verdict::Bare,
         _ => Verdict::Fine,
     }
 }
 
-/// Replaces the body of a failure with a problem. Headers such as `Allow` stay.
-fn with_problem<R>(response: http::Response<R>, body_limit: usize) -> Response
+/// Replaces the body of a failure with a problem. A text for the client becomes its detail, unless the text
+/// is too long for one. Headers such as `Allow` stay.
+fn with_problem<R>(response: http::Response<R>, protocol: Protocol, body_limit: usize) -> Response
 where
     R: http_body::Body<Data = Bytes> + Unpin,
 {
     let (mut parts, body) = response.into_parts();
     let problem = match text_of(body) {
-        _ if parts.status == StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+        Some(text) if parts.status == StatusCode::PAYLOAD_TOO_LARGE && text == PORT_LIMIT => {
+            let detail =
+                format!("The body is longer than the limit of {body_limit} bytes; send less.");
+            Problem::new(parts.status, detail)
+        }
+        Some(text) if is_extractor_limit(parts.status, &text) => Problem::new(
             parts.status,
-            format!("The body is longer than the limit of {body_limit} bytes; send less."),
+            format!(
+                "The body is longer than the limit of this route, which is at most {body_limit} bytes; send less."
+            ),
         ),
-        Some(text) if parts.status.is_client_error() => Problem::new(parts.status, text),
+        Some(text) if parts.status.is_client_error() && text.len() <= limits::DETAIL => {
+            Problem::new(parts.status, text)
+        }
+        Some(text) if protocol == Protocol::Http && is_own(parts.status, &text) => {
+            return Response::from_parts(parts, Body::from(text));
+        }
         _ => Problem::of_status(parts.status),
     };
     let (problem, document) = problem.into_response().into_parts();
     parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.remove(CONTENT_ENCODING);
     parts.headers.extend(problem.headers);
     parts.extensions.extend(problem.extensions);
     Response::from_parts(parts, document)
@@ -143,12 +169,152 @@ fn is_bare<R>(response: &http::Response<R>) -> bool {
         .is_none_or(|media_type| media_type.as_bytes().starts_with(b"text/plain"))
 }
 
-/// The text of a body, if it is short and completely buffered.
+/// Whether a handler tells the client its error in a text that can't be read here: a stream, or a text
+/// that a layer of the router has compressed.
+fn has_unread_text<R: http_body::Body>(response: &http::Response<R>) -> bool {
+    let headers = response.headers();
+    let is_one_frame = |length| length <= limits::FRAME as u64;
+    let is_unread = headers.contains_key(CONTENT_ENCODING)
+        || !response
+            .body()
+            .size_hint()
+            .exact()
+            .is_some_and(is_one_frame);
+    is_unread && headers.contains_key(CONTENT_TYPE) && response.status().is_client_error()
+}
+
+/// Whether the client can mend the error, and this text is the handler's own. axum's rejections have a
+/// text of the client at their end, and are longer than a detail if that is.
+fn is_own(status: StatusCode, text: &str) -> bool {
+    let rejections = ["Failed to ", "Invalid URL: "];
+    status.is_client_error() && !rejections.iter().any(|begin| text.starts_with(begin))
+}
+
+/// The text of tower-http (`RequestBodyLimit`) for a body whose length is over the limit of the port.
+const PORT_LIMIT: &str = "length limit exceeded";
+
+/// The texts of axum (`LengthLimitError`, `MultipartError`) for a body over a limit: that of the port, or a
+/// lower one of the route. Other texts with the same status are the handler's own.
+const EXTRACTOR_LIMIT: [&str; 2] = [
+    "Failed to buffer the request body: length limit exceeded",
+    "Request payload is too large",
+];
+
+fn is_extractor_limit(status: StatusCode, text: &str) -> bool {
+    status == StatusCode::PAYLOAD_TOO_LARGE && EXTRACTOR_LIMIT.contains(&text)
+}
+
+/// The text of a body, if it is completely buffered.
 fn text_of<R: http_body::Body<Data = Bytes> + Unpin>(mut body: R) -> Option<String> {
     let text = body.frame().now_or_never()??.ok()?.into_data().ok()?;
-    let is_short = !text.is_empty() && text.len() <= limits::DETAIL;
-    if !is_short || !body.is_end_stream() {
+    if text.is_empty() || !body.is_end_stream() {
         return None;
     }
     String::from_utf8(text.into()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::{Router, routing::get};
+    use futures_util::stream;
+    use http::{HeaderMap, Request};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::server::{self, Listener};
+
+    /// The headers and the text of a response.
+    type Seen = (HeaderMap, String);
+
+    /// The response of a handler, as its client gets it.
+    async fn response_of(handler: impl Fn() -> Response + Clone + Send + Sync + 'static) -> Seen {
+        let router = Router::new().route("/", get(async move || handler()));
+        let listener = Listener::http(0, router).body_limit(99);
+        let stack = server::stack(listener, Duration::from_secs(10));
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let (head, body) = stack.oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (head.headers, String::from_utf8(bytes.into()).unwrap())
+    }
+
+    fn detail((headers, text): &Seen) -> String {
+        assert_eq!(headers[CONTENT_TYPE], "application/problem+json");
+        assert!(!headers.contains_key(CONTENT_ENCODING));
+        let document: serde_json::Value = serde_json::from_str(text).unwrap();
+        document["detail"].as_str().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_is_refused() {
+        let upgrade = || {
+            let headers = [("connection", "upgrade"), ("upgrade", "websocket")];
+            (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+        };
+        let seen = response_of(upgrade).await;
+        assert!(detail(&seen).contains("WebSocket"));
+        assert!(!seen.0.contains_key("upgrade"));
+    }
+
+    const TOO_LARGE: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;
+
+    #[tokio::test]
+    async fn the_text_of_a_handler_is_the_detail_whatever_its_status_says() {
+        let own = "The picture has more than 20 megapixels.";
+        let seen = response_of(move || (TOO_LARGE, own).into_response()).await;
+        assert_eq!(detail(&seen), own);
+        let problem = move || Problem::new(TOO_LARGE, own).into_response();
+        assert_eq!(detail(&response_of(problem).await), own);
+
+        let seen = response_of(|| (TOO_LARGE, PORT_LIMIT).into_response()).await;
+        assert!(detail(&seen).contains("the limit of 99 bytes"));
+        for text in EXTRACTOR_LIMIT {
+            let seen = response_of(move || (TOO_LARGE, text).into_response()).await;
+            assert!(
+                detail(&seen).contains("of this route, which is at most 99 bytes"),
+                "{text}"
+            );
+        }
+        let seen = response_of(|| TOO_LARGE.into_response()).await;
+        assert!(
+            !detail(&seen).contains("99"),
+            "it is not the limit of the port"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_text_that_is_no_detail_is_kept_and_a_rejection_is_not() {
+        const PLAIN: &str = "text/plain; charset=utf-8";
+        let long = "x".repeat(limits::DETAIL + 1);
+        let own = long.clone();
+        let (headers, text) = response_of(move || (TOO_LARGE, own.clone()).into_response()).await;
+        assert_eq!(headers[CONTENT_TYPE], PLAIN);
+        assert_eq!(text, long);
+
+        let stream = || Body::from_stream(stream::iter([Ok::<_, BoxError>("text")]));
+        let head = [(CONTENT_TYPE, PLAIN)];
+        let response = move || (StatusCode::CONFLICT, head.clone(), stream()).into_response();
+        let (headers, text) = response_of(response).await;
+        assert_eq!(headers[CONTENT_TYPE], PLAIN);
+        assert_eq!(text, "text");
+
+        let rejection = format!("Failed to deserialize query string: {long}");
+        let response = move || (StatusCode::BAD_REQUEST, rejection.clone()).into_response();
+        assert!(!detail(&response_of(response).await).contains('x'));
+    }
+
+    #[tokio::test]
+    async fn a_text_that_the_router_has_compressed_stays_readable() {
+        let encoded = |status| {
+            let headers = [(CONTENT_ENCODING, "gzip")];
+            move || (status, headers.clone(), "as if compressed").into_response()
+        };
+        let (headers, text) = response_of(encoded(StatusCode::BAD_REQUEST)).await;
+        assert_eq!(headers[CONTENT_ENCODING], "gzip");
+        assert_eq!(text, "as if compressed");
+        // The text of a 5xx is not shown.
+        let failed = response_of(encoded(StatusCode::INTERNAL_SERVER_ERROR)).await;
+        assert!(!detail(&failed).contains("compressed"));
+    }
 }

@@ -76,11 +76,15 @@ where
         const ABOVE: &str = "the request layer stands above this one";
         let arrived = context::arrived().expect(ABOVE);
         let deadline = context::deadline().expect(ABOVE);
-        let work = || Bounded::start(arrived, deadline, || self.inner.call(request));
-        ResponseFuture {
-            protocol: context::protocol().expect(ABOVE),
-            inner: catch_unwind(AssertUnwindSafe(work)).ok(),
-        }
+        let protocol = context::protocol().expect(ABOVE);
+        // By reference, because a closure is moved with all that it has, and these are large.
+        let (mut request, mut inner) = (Some(request), None);
+        let work = || {
+            let call = || self.inner.call(request.take().expect("it is called once"));
+            inner = Some(Bounded::start(arrived, deadline, call));
+        };
+        let _panic = catch_unwind(AssertUnwindSafe(work));
+        ResponseFuture { inner, protocol }
     }
 }
 

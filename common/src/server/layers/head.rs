@@ -5,11 +5,17 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{
-    HeaderMap, Method, Request, StatusCode, Version,
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
     header::{ALLOW, HOST, TRANSFER_ENCODING},
+    uri::Authority,
 };
 
-use crate::{Problem, limits, protocol::Protocol, server::capacity::open::Open, tls::Identity};
+use crate::{
+    Problem, limits,
+    protocol::{Protocol, says_grpc},
+    server::capacity::open::Open,
+    tls::Identity,
+};
 
 /// The bytes that count for a field in addition to its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
@@ -25,7 +31,7 @@ pub(crate) enum Refusal {
         limit = limits::HEAD
     )]
     TooLarge(usize),
-    #[error("A request over HTTP/1.1 must have one Host header with a valid host.")]
+    #[error("A request must have one Host header with a valid host.")]
     Host,
     #[error("The only supported transfer coding is chunked; send the body without others.")]
     TransferCoding,
@@ -34,9 +40,15 @@ pub(crate) enum Refusal {
     #[error("This port speaks gRPC, in protobuf; call it with a gRPC client.")]
     NotGrpc,
     #[error(
+        "gRPC needs HTTP/2, and this call came over HTTP/1; let the client, or the proxy before this port, speak HTTP/2 (nginx: grpc_pass)."
+    )]
+    GrpcOverHttp1,
+    #[error(
         "The peer {0} may not call this service. Its operator lists the peers that may in MESH_ALLOWED_PEERS."
     )]
     Peer(Identity),
+    #[error("This service is no proxy, and opens no tunnel; send the request itself.")]
+    Connect,
     /// `OPTIONS *` asks for the capabilities of the server (RFC 9110, 9.3.7).
     #[error("the request is for the server as a whole")]
     ServerOptions,
@@ -47,9 +59,10 @@ impl Refusal {
         match self {
             Self::TooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Host => StatusCode::BAD_REQUEST,
-            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::TransferCoding | Self::Connect => StatusCode::NOT_IMPLEMENTED,
             Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotGrpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::GrpcOverHttp1 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Peer(_) => StatusCode::FORBIDDEN,
             Self::ServerOptions => StatusCode::NO_CONTENT,
         }
@@ -75,12 +88,18 @@ pub(crate) fn check<B>(request: &Request<B>, port: Protocol) -> Result<(), Refus
     if size > limits::HEAD {
         return Err(Refusal::TooLarge(size));
     }
+    check_hosts(request.version(), headers)?;
     if request.version() <= Version::HTTP_11 {
-        check_http1(request.version(), headers)?;
+        check_transfer_codings(headers)?;
+    }
+    // After a 2xx response of a handler, hyper would leave the connection to the handler.
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::Connect);
     }
     if port == Protocol::Grpc && Protocol::of(request, port) != Protocol::Grpc {
-        let is_post = request.method() == Method::POST;
-        return Err(if is_post {
+        return Err(if says_grpc(request) {
+            Refusal::GrpcOverHttp1
+        } else if request.method() == Method::POST {
             Refusal::NotGrpc
         } else {
             Refusal::NotPost
@@ -107,22 +126,37 @@ fn size<B>(request: &Request<B>) -> usize {
     fields.sum::<usize>() + target.map_or(0, |target| target.as_str().len())
 }
 
-/// The rules of RFC 9112 for servers (3.2 and 6.1).
-fn check_http1(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let is_valid = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => {
-            // The characters of a name or an address, and of a port (RFC 3986, 3.2.2).
-            let is_host =
-                |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
-            host.as_bytes().iter().all(is_host)
-        }
-        (None, _) => version < Version::HTTP_11,
-        (Some(_), Some(_)) => false,
+/// Whether this is a name or an address, and perhaps a port (RFC 3986, 3.2.2). h2 checks
+/// `:authority` in the same way.
+fn is_host(host: &HeaderValue) -> bool {
+    let host = host.as_bytes();
+    let is_allowed =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+    // Only what has more than a name and a port is parsed, as the parser copies.
+    let is_plain = |host: &[u8]| {
+        let mut parts = host.split(|byte| *byte == b':');
+        parts.nth(2).is_none() && !host.iter().any(|byte| b"[]%".contains(byte))
     };
-    if !is_valid {
-        return Err(Refusal::Host);
+    host.iter().all(is_allowed) && (is_plain(host) || Authority::try_from(host).is_ok())
+}
+
+/// The rules for `Host`; those for its number are of HTTP/1 (RFC 9112, 3.2).
+fn check_hosts(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    let hosts = headers.get_all(HOST);
+    let is_number_valid = match hosts.iter().count() {
+        0 => version != Version::HTTP_11,
+        1 => true,
+        _ => version > Version::HTTP_11,
+    };
+    if is_number_valid && hosts.iter().all(is_host) {
+        Ok(())
+    } else {
+        Err(Refusal::Host)
     }
+}
+
+/// The rule of RFC 9112 for servers (6.1).
+fn check_transfer_codings(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         Ok(())
@@ -172,7 +206,7 @@ mod tests {
         for valid in [&[host][..], &[("host", "")], &[("host", "[::1]:80")]] {
             assert_eq!(check(valid), Ok(()), "{valid:?}");
         }
-        for invalid in ["a b", "a/b", "u@h", "a\"b"] {
+        for invalid in ["a b", "a/b", "u@h", "a\"b", "[::1", "a:1:2", "::1"] {
             assert_eq!(check(&[("host", invalid)]), Err(Refusal::Host), "{invalid}");
         }
         assert_eq!(check(&[]), Err(Refusal::Host));
@@ -184,13 +218,20 @@ mod tests {
 
     #[test]
     fn a_grpc_port_accepts_only_grpc_calls() {
-        let check = |method: &str, media_type: &str| {
+        let check_over = |version, method: &str, media_type: &str| {
             let request = Request::builder()
                 .method(method)
-                .version(Version::HTTP_2)
+                .version(version)
+                .header("host", "localhost")
                 .header("content-type", media_type);
             check(&request.body(()).unwrap(), Protocol::Grpc)
         };
+        let check = |method, media_type| check_over(Version::HTTP_2, method, media_type);
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            let check = |media_type| check_over(version, "POST", media_type);
+            assert_eq!(check("application/grpc"), Err(Refusal::GrpcOverHttp1));
+            assert_eq!(check("application/grpc-web"), Err(Refusal::NotGrpc));
+        }
         for media_type in [
             "application/grpc",
             "application/grpc+proto",

@@ -1,11 +1,17 @@
-//! [`read_to_end`] and [`close_if_old`]: keep HTTP/1 from losing requests and responses. HTTP/2 has
-//! frames for both cases.
+//! [`read_to_end`], [`say_goodbye`] and [`note_framing`]: keep HTTP/1 from losing requests and
+//! responses. HTTP/2 has frames for all these cases.
 //!
 //! - An early response, before the whole request has been read. If the server then closes the
 //!   connection, the kernel resets it because of the unread input, and the client may lose the
 //!   response. So the rest of the request is read and discarded, within limits.
-//! - A connection at its maximum age. If the server closes it between two requests, the next
-//!   request may already be on its way, and is lost. So the last response has `Connection: close`.
+//! - An early response to a client that waits with its body (`Expect: 100-continue`). Such a client may
+//!   send the body or not, so that the server can't tell the next request from it. So the response has
+//!   `Connection: close`.
+//! - A connection that is to end: it has reached its maximum age, or the service drains. If the server
+//!   closes it between two requests, the next request may already be on its way, and is lost. So the
+//!   last response has `Connection: close`, and the others say when an idle connection ends.
+//! - A stream over HTTP/1.0, which is as long as its connection. If it breaks off, a regular end of the
+//!   connection would make it look whole. So the socket ends with a reset.
 
 use std::{
     pin::Pin,
@@ -13,11 +19,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
+    header::{CONNECTION, EXPECT},
+};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::{runtime::Handle, time::timeout};
 
+use super::access::length_of;
 use crate::{body::DroppableBody, limits, server::capacity::open::Open};
 
 /// Returns the request with a body whose rest is read after an early response.
@@ -26,10 +36,15 @@ where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
 {
-    let has_rest = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
+    let is_http1 = request.version() < Version::HTTP_2;
+    if is_http1 {
+        open.note_http1(request.version(), asks_to_close(request.headers()));
+    }
+    let has_rest = is_http1 && !request.body().is_end_stream();
     let lingers_on = has_rest.then(|| open.clone());
     if let Some(open) = &lingers_on {
         open.note_body_begins();
+        open.note_waits_with_body(waits_with_body(&request));
     }
     request.map(|body| Http1Body {
         body: DroppableBody::new(body),
@@ -37,13 +52,47 @@ where
     })
 }
 
-/// Marks the response as the last one of an old connection.
-pub(crate) fn close_if_old<R>(mut response: Response<R>, open: &Open) -> Response<R> {
-    if open.is_old() && !open.is_http2() {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
+/// Whether the client waits for `100 Continue` with the body.
+fn waits_with_body<B>(request: &Request<B>) -> bool {
+    let expected = request.headers().get(EXPECT);
+    let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    request.version() == Version::HTTP_11 && expected.is_some_and(is_continue)
+}
+
+fn asks_to_close(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONNECTION)
+        .is_some_and(|connection| connection == "close")
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Marks the response as the last one of a connection that is to end, or of one whose client may still
+/// send the body of its request or not. Other responses say with `keep_alive` how long the connection
+/// stays open without a request.
+pub(crate) fn say_goodbye(headers: &mut HeaderMap, open: &Open, keep_alive: Option<&HeaderValue>) {
+    let is_last = open.told_to_close().is_some();
+    if open.is_http2() {
+        if is_last {
+            open.note_response();
+        }
+    } else if is_last || open.waits_with_body() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    } else if let Some(keep_alive) = keep_alive
+        && !open.asks_to_close()
+    {
+        headers.insert(KEEP_ALIVE, keep_alive.clone());
     }
-    response
+}
+
+/// Notes whether the end of the connection is the end of this response. hyper decides by the version of
+/// the request and that of the response, which a handler may pass on (h1/role.rs, `encode_headers`).
+pub(crate) fn note_framing<R: Body>(response: &Response<R>, open: &Open) {
+    if !open.is_http2() {
+        let is_1_0 = open.is_http_1_0() || response.version() == Version::HTTP_10;
+        let has_length = || response.body().is_end_stream() || length_of(response).is_some();
+        open.note_ends_response(is_1_0 && !has_length());
+    }
 }
 
 /// A request body. When it is dropped early, a task reads the rest.
@@ -69,6 +118,9 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        if let Some(open) = &self.lingers_on {
+            open.note_waits_with_body(false); // hyper sends `100 Continue` now
+        }
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -93,6 +145,7 @@ where
         match Handle::try_current() {
             Ok(runtime) if !body.is_end_stream() => {
                 runtime.spawn(async move {
+                    open.note_waits_with_body(false);
                     let _ = timeout(limits::LINGER_TIMEOUT, read_on(body)).await;
                     open.note_body_ends();
                 });
@@ -110,5 +163,36 @@ async fn read_on<B: Body + Unpin>(mut body: B) {
             return;
         };
         left = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::server::capacity::open::Close;
+
+    #[test]
+    fn a_response_says_how_long_its_connection_stays() {
+        const TOLD: HeaderValue = HeaderValue::from_static("timeout=70");
+        let headers_of = |prepare: fn(&Open)| {
+            let open = Open::new(Ipv4Addr::LOCALHOST.into());
+            prepare(&open);
+            let mut headers = HeaderMap::new();
+            say_goodbye(&mut headers, &open, Some(&TOLD));
+            let header = |name| Some(headers.get(name)?.to_str().unwrap().to_owned());
+            (header(CONNECTION), header(KEEP_ALIVE))
+        };
+        let (close, told) = (Some("close".to_owned()), Some("timeout=70".to_owned()));
+        assert_eq!(headers_of(|_| ()), (None, told));
+        let asks_to_close = |open: &Open| open.note_http1(Version::HTTP_11, true);
+        assert_eq!(headers_of(asks_to_close), (None, None));
+        assert_eq!(headers_of(|open| open.close(Close::Leave)), (close, None));
+        let over_http_2 = |open: &Open| {
+            open.note_http2();
+            open.close(Close::Leave);
+        };
+        assert_eq!(headers_of(over_http_2), (None, None));
     }
 }

@@ -1,8 +1,9 @@
 //! [`Rules`]: the rules for the messages of a gRPC request, checked before tonic reads them.
 //!
 //! tonic reserves memory for a message as soon as its length is known, and accepts several messages
-//! for a method that takes one. [`Messages`] reads the prefix of each message, and refuses long and
-//! surplus messages.
+//! for a method that takes one. A message that is missing, half or without a valid flag is `INTERNAL` to
+//! tonic, as if the service had failed. [`Messages`] reads the prefix of each message, and refuses all
+//! these.
 
 use std::{
     pin::Pin,
@@ -11,11 +12,14 @@ use std::{
 
 use axum::BoxError;
 use bytes::Bytes;
-use http::Request;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use crate::{methods::Deadlines, protocol::Protocol, server::prefixed::Prefixed};
+use crate::{
+    context,
+    protocol::Protocol,
+    server::{prefixed::Prefixed, routes::Paths},
+};
 
 /// The bytes of a message's prefix: a flag for compression, and the length.
 const PREFIX: usize = 5;
@@ -24,29 +28,33 @@ const PREFIX: usize = 5;
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) protocol: Protocol,
-    pub(crate) methods: Deadlines,
+    pub(crate) paths: Paths,
     /// The longest message, in bytes.
     pub(crate) limit: usize,
 }
 
 impl Rules {
-    /// Returns the request with a body that checks the rules.
-    pub(crate) fn apply<B>(&self, request: Request<B>) -> Request<Messages<B>> {
-        let checks = (self.protocol == Protocol::Grpc).then(|| Checks {
+    /// The checks of the current request, if it is a call.
+    pub(crate) fn checks(&self) -> Option<Checks> {
+        (self.protocol == Protocol::Grpc).then(|| Checks {
             limit: self.limit,
-            has_one: self
-                .methods
-                .find(request.uri().path())
-                .is_some_and(|(_, method)| method.has_one_request),
+            has_one: self.has_one_request(),
             messages: Prefixed::new(),
             seen: 0,
-        });
-        request.map(|body| Messages { body, checks })
+        })
+    }
+
+    /// Whether the method of the current request takes one message.
+    fn has_one_request(&self) -> bool {
+        let index = context::terms().and_then(|terms| terms.method);
+        let methods = self.paths.methods().zip(index);
+        methods.is_some_and(|(methods, index)| methods.method(index).1.has_one_request)
     }
 }
 
+/// The state of a request whose messages are checked.
 #[derive(Debug)]
-struct Checks {
+pub(crate) struct Checks {
     messages: Prefixed<PREFIX>,
     limit: usize,
     /// Whether the method takes one message.
@@ -57,7 +65,12 @@ struct Checks {
 
 impl Checks {
     fn check(&mut self, data: &[u8]) -> Result<(), Status> {
-        self.messages.read(data, |[_, length @ ..]| {
+        self.messages.read(data, |[flag, length @ ..]| {
+            if flag > 1 {
+                return Err(Status::invalid_argument(
+                    "A message has a flag for compression that is neither 0 nor 1.",
+                ));
+            }
             let length = u32::from_be_bytes(length) as usize;
             self.seen += 1;
             if self.has_one && self.seen > 1 {
@@ -74,6 +87,21 @@ impl Checks {
             Ok(length)
         })
     }
+
+    /// Checks what the request has had, at its end.
+    fn check_end(&self) -> Result<(), Status> {
+        if !self.messages.is_whole() {
+            return Err(Status::invalid_argument(
+                "The request ends in the middle of a message; send all of it.",
+            ));
+        }
+        if self.has_one && self.seen == 0 {
+            return Err(Status::invalid_argument(
+                "The method takes one message, and the request has none; send one.",
+            ));
+        }
+        Ok(())
+    }
 }
 
 pin_project_lite::pin_project! {
@@ -83,6 +111,12 @@ pin_project_lite::pin_project! {
         #[pin]
         body: B,
         checks: Option<Checks>,
+    }
+}
+
+impl<B> Messages<B> {
+    pub(crate) fn new(body: B, checks: Option<Checks>) -> Self {
+        Self { body, checks }
     }
 }
 
@@ -100,15 +134,19 @@ where
         let this = self.project();
         let frame = ready!(this.body.poll_frame(cx)).transpose();
         let frame = frame.map_err(Into::into)?;
-        if let (Some(checks), Some(data)) = (this.checks, frame.as_ref().and_then(Frame::data_ref))
-        {
-            checks.check(data)?;
+        if let Some(checks) = this.checks {
+            match frame.as_ref().and_then(Frame::data_ref) {
+                Some(data) => checks.check(data)?,
+                None => checks.check_end()?, // trailers, or nothing more
+            }
         }
         Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        // While there is an error to tell, the body is polled once more.
+        let is_fine = |checks: &Checks| checks.check_end().is_ok();
+        self.body.is_end_stream() && self.checks.as_ref().is_none_or(is_fine)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -164,5 +202,38 @@ mod tests {
         checks.check(&message(8)).unwrap();
         let error = checks.check(&message(0)).unwrap_err();
         assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    }
+
+    #[test]
+    fn half_a_message_or_none_is_refused_at_the_end() {
+        for (has_one, stream, is_refused) in [
+            (true, message(8), false),
+            (true, Vec::new(), true),
+            (false, Vec::new(), false),
+            (false, [message(8), message(0)].concat(), false),
+            (false, message(8)[..12].to_vec(), true),
+            (false, [message(8), vec![0]].concat(), true),
+        ] {
+            let mut checks = checks(8, has_one);
+            checks.check(&stream).unwrap();
+            let code = checks.check_end().map_err(|status| status.code());
+            let refused = Err(tonic::Code::InvalidArgument);
+            assert_eq!(
+                code,
+                if is_refused { refused } else { Ok(()) },
+                "{stream:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_flag_for_compression_is_0_or_1() {
+        let code = |flag| {
+            let checked = checks(8, true).check(&[flag, 0, 0, 0, 0]);
+            checked.map_err(|status| status.code())
+        };
+        assert_eq!([0, 1].map(code), [Ok(()); 2]);
+        let refused = Err(tonic::Code::InvalidArgument);
+        assert_eq!([2, 255].map(code), [refused; 2]);
     }
 }

@@ -10,7 +10,8 @@
 //! | [`GuardLayer`] | the deadline is enforced, and a panic fails one request |
 //!
 //! What only [`server::run`](crate::server::run) does: deadlines of routes, the limits on
-//! connections and of what clients send, giving way at a limit, and the drain.
+//! connections and of what clients send, giving way at a limit, the reset of a stream that breaks off
+//! over HTTP/1.0, and the drain.
 //!
 //! ```
 //! use std::time::Duration;

@@ -1,7 +1,8 @@
-//! [`RequestLayer`]: the [`Context`] of a request, its access line, and the headers of its response
-//! for the id and the timings.
+//! [`RequestLayer`]: the context of a request, its access line, and the headers of its response for
+//! the id and the timings.
 
 use std::{
+    cell::Cell,
     future::Future,
     net::IpAddr,
     pin::Pin,
@@ -10,32 +11,36 @@ use std::{
     time::Duration,
 };
 
+use axum::BoxError;
 use bytes::Bytes;
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
-    header::{TE, TRAILER},
+    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TE, TRAILER},
 };
 use http_body::{Body, Frame, SizeHint};
-use tokio::task::futures::TaskLocalFuture;
 use tower::{Layer, Service};
 
 use super::{
     access::{AccessLine, Connection, End},
+    http1,
     request_context::context_of,
     tonic_quirks,
 };
 use crate::{
-    Context,
+    Deadline,
     body::DroppableBody,
+    context::Shared,
     methods::{Deadlines, Methods, declared_in},
     protocol::Protocol,
-    timings::Timings,
+    server::{
+        capacity::cause::Cause,
+        routes::{Paths, note},
+    },
+    timings::{SERVER_TIMING, Timings},
 };
 
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-
-/// Gives each request a [`Context`], runs the layers below and the body of the response in it, and
-/// logs the request when its response has left.
+/// Gives each request a [`Context`](crate::Context), runs the layers below and the body of the
+/// response in it, and logs the request when its response has left.
 ///
 /// ```
 /// use axum::{Router, body::Body, routing::get};
@@ -66,7 +71,8 @@ impl RequestLayer {
     /// A layer for HTTP. `deadline` is that of every request.
     pub fn http(deadline: Duration) -> Self {
         let deadlines = Deadlines::of_methods(deadline, &Methods::new());
-        Self::of_connection(Connection::unknown(Protocol::Http, deadlines))
+        let paths = Paths::Methods(deadlines);
+        Self::of_connection(Connection::unknown(Protocol::Http, paths))
     }
 
     /// A layer for gRPC. `descriptors` is the encoded file descriptor set of the services, which
@@ -78,8 +84,8 @@ impl RequestLayer {
     pub fn grpc(deadline: Duration, descriptors: &[u8]) -> Self {
         let methods =
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
-        let deadlines = Deadlines::of_methods(deadline, &methods);
-        Self::of_connection(Connection::unknown(Protocol::Grpc, deadlines))
+        let paths = Paths::Methods(Deadlines::of_methods(deadline, &methods));
+        Self::of_connection(Connection::unknown(Protocol::Grpc, paths))
     }
 
     /// Tells the layer where the server puts the address of the client, for the access line.
@@ -117,7 +123,7 @@ pub struct RequestService<S> {
 impl<S, B, R> Service<Request<B>> for RequestService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
@@ -128,38 +134,50 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Connection {
-            port,
-            deadlines,
-            peer,
-            ..
-        } = &*self.connection;
-        let (mut context, faults) = context_of(&request, *port, deadlines);
-        context.peer.clone_from(peer);
+        let (context, faults) = context_of(&request, &self.connection);
+        LAST_DEADLINE.set(Some(context.deadline));
         let line = AccessLine::new(&request, self.connection.clone(), context.clone());
         let takes_trailers = takes_trailers(request.version(), request.headers());
-        let future = context.clone().sync_scope(|| {
-            faults.warn();
-            self.inner.call(request)
-        });
+        let _entered = context.enter();
+        faults.warn();
+        // Below a router of another server, the route is known.
+        note(&request);
         ResponseFuture {
-            inner: Some(context.scope(future)),
+            inner: Some(self.inner.call(request)),
             line: Some(line),
             takes_trailers,
         }
     }
 }
 
-/// Whether the client takes trailers. Over HTTP/1.1 it has to ask for them.
+thread_local! {
+    static LAST_DEADLINE: Cell<Option<Deadline>> = const { Cell::new(None) };
+}
+
+/// The deadline of the last request on this thread.
+pub(crate) fn last_deadline() -> Option<Deadline> {
+    LAST_DEADLINE.get()
+}
+
+/// Whether the client takes trailers. Over HTTP/1.1 it has to ask for them, as hyper does, too
+/// (headers.rs, `te_is_trailers`).
 fn takes_trailers(version: Version, headers: &HeaderMap) -> bool {
-    version >= Version::HTTP_2 || headers.get(TE).is_some_and(|te| te == "trailers")
+    let asks = |value| lists(value, "trailers");
+    version >= Version::HTTP_2 || headers.get_all(TE).iter().any(asks)
+}
+
+/// Whether a list in a header has this member.
+fn lists(list: &HeaderValue, member: &str) -> bool {
+    let mut members = list.as_bytes().split(|byte| *byte == b',');
+    members.any(|found| found.trim_ascii().eq_ignore_ascii_case(member.as_bytes()))
 }
 
 pin_project_lite::pin_project! {
     /// The response future of [`RequestLayer`].
     pub struct ResponseFuture<F> {
+        // It is polled and dropped in the context of its request.
         #[pin]
-        inner: Option<TaskLocalFuture<Context, F>>,
+        inner: Option<F>,
         // `None` once there is a response.
         line: Option<AccessLine>,
         takes_trailers: bool,
@@ -169,8 +187,9 @@ pin_project_lite::pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(line) = this.line {
+                let _entered = line.context.clone().enter();
                 this.inner.set(None);
-                line.context.clone().sync_scope(|| line.write());
+                line.write();
             }
         }
     }
@@ -179,41 +198,73 @@ pin_project_lite::pin_project! {
 impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Output = Result<Response<ResponseBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         const NOT_DONE: &str = "the future is not polled after its end";
-        let this = self.project();
-        let inner = this.inner.as_pin_mut().expect(NOT_DONE);
-        let mut response = ready!(inner.poll(cx))?;
+        let mut this = self.project();
+        let line = this.line.as_ref().expect(NOT_DONE);
+        let _entered = line.context.clone().enter();
+        let inner = this.inner.as_mut().as_pin_mut().expect(NOT_DONE);
+        let response = ready!(inner.poll(cx))?;
+        this.inner.set(None);
         let mut line = this.line.take().expect(NOT_DONE);
+        let mut response = if line.has_no_body(response.status()) {
+            without_body(response)
+        } else {
+            response.map(DroppableBody::new)
+        };
         line.see_response(&response);
-        let is_stream = response.body().size_hint().exact().is_none();
+        if let Some(open) = &line.connection.open {
+            let keep_alive = line.connection.keep_alive.as_ref();
+            http1::note_framing(&response, open);
+            http1::say_goodbye(response.headers_mut(), open, keep_alive);
+        }
+        let is_stream = !line.has_length() && !response.body().is_end_stream();
         let headers = response.headers_mut();
-        let Context {
+        let Shared {
             protocol,
             request_id,
             timings,
             ..
-        } = &line.context;
+        } = &*line.context.shared;
         headers.insert(protocol.request_id_header(), request_id.header_value());
         let mut trailer = None;
         if let Some(timings) = timings {
             headers.extend(server_timing(timings));
-            if is_stream && *this.takes_trailers {
-                headers.insert(TRAILER, HeaderValue::from_static("server-timing"));
+            // The trailers of gRPC are its status.
+            if is_stream && *this.takes_trailers && *protocol == Protocol::Http {
+                // Beside those that the handler has announced.
+                headers.append(TRAILER, HeaderValue::from_static("server-timing"));
                 trailer = Some(timings.clone());
             }
         }
         Poll::Ready(Ok(response.map(|body| ResponseBody {
-            body: DroppableBody::new(body),
+            body,
             line,
             trailer,
-            error: None,
+            break_off: None,
         })))
     }
+}
+
+/// Drops the body of a response that has none in its protocol: hyper would send it over HTTP/2, and
+/// clients take that for an error of the whole connection (h2/server.rs, `poll2`).
+fn without_body<R: Body>(response: Response<R>) -> Response<DroppableBody<R>> {
+    let (mut head, body) = response.into_parts();
+    match (head.status, body.size_hint().exact()) {
+        // RFC 9110, 8.6: a 204 response has no length.
+        (StatusCode::NO_CONTENT, _) => drop(head.headers.remove(CONTENT_LENGTH)),
+        (StatusCode::NOT_MODIFIED, _) => {}
+        // The length that the response to GET would have.
+        (_, Some(length)) if !body.is_end_stream() => {
+            head.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+        }
+        _ => {}
+    }
+    Response::from_parts(head, DroppableBody::dropped())
 }
 
 fn server_timing(timings: &Timings) -> Option<(HeaderName, HeaderValue)> {
@@ -222,75 +273,82 @@ fn server_timing(timings: &Timings) -> Option<(HeaderName, HeaderValue)> {
 
 pin_project_lite::pin_project! {
     /// A body that is polled and dropped in the context of its request.
-    pub struct ResponseBody<B: Body> {
+    pub struct ResponseBody<B> {
         #[pin]
         body: DroppableBody<B>,
         line: AccessLine,
         // The timings to send as a trailer.
         trailer: Option<Timings>,
-        error: Option<B::Error>,
+        // The end of a response that breaks off: an error, or none if the body is too short. At either,
+        // hyper drops what it has buffered. So it may write that first, and gets the end at the next
+        // poll.
+        break_off: Option<Result<(), BoxError>>,
     }
 
-    impl<B: Body> PinnedDrop for ResponseBody<B> {
+    impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            this.line.context.clone().sync_scope(|| {
-                this.body.drop_body();
-                this.line.write();
-            });
+            let _entered = this.line.context.clone().enter();
+            this.body.drop_body();
+            this.line.finish();
         }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Body for ResponseBody<B> {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        if let Some(error) = this.error.take() {
-            return Poll::Ready(Some(Err(error)));
+        if let Some(end) = this.break_off.take() {
+            return Poll::Ready(end.err().map(Err));
         }
-        let context = this.line.context.clone();
-        let frame = context.sync_scope(|| this.body.as_mut().poll_frame(cx));
+        let entered = this.line.context.clone().enter();
+        let frame = this.body.as_mut().poll_frame(cx);
+        drop(entered);
         let mut frame = match ready!(frame) {
             None => {
-                this.line.end = End::Complete;
-                let timing = this
-                    .trailer
-                    .take()
-                    .and_then(|timings| server_timing(&timings));
+                this.line.see_end();
+                if this.line.end != End::Complete {
+                    *this.break_off = Some(Ok(()));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                let timings = this.trailer.take();
+                let timing = timings.and_then(|timings| server_timing(&timings));
                 let trailers = timing.map(|timing| HeaderMap::from_iter([timing]));
                 return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
             }
             Some(Err(error)) => {
-                this.line.end = End::Cut;
-                // At an error, hyper drops what it has buffered. So it may write that first, and
-                // gets the error at the next poll.
-                *this.error = Some(error);
+                let error = error.into();
+                this.line.end = End::Cut(Cause::of(&error));
+                *this.break_off = Some(Err(error));
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             Some(Ok(frame)) => frame,
         };
         if let Some(data) = frame.data_ref() {
-            this.line.size += data.len() as u64;
+            this.line.see_data(data.len());
         } else if let Some(trailers) = frame.trailers_mut() {
             tonic_quirks::correct(trailers);
+            let timings = this.trailer.take();
+            trailers.extend(timings.and_then(|timings| server_timing(&timings)));
             this.line.see_grpc_status(trailers);
-            this.line.end = End::Complete;
+            this.line.see_end();
         }
         if this.body.is_end_stream() {
-            this.line.end = End::Complete;
+            this.line.see_end();
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.error.is_none() && self.trailer.is_none() && self.body.is_end_stream()
+        self.break_off.is_none() && self.trailer.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

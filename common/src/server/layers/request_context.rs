@@ -6,15 +6,16 @@ use http::{HeaderMap, HeaderName, Request};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::access::Connection;
 use crate::{
     Context, Deadline, RequestId,
+    context::Shared,
     deadline::{InvalidTimeout, parse_timeout},
     limits,
-    methods::Deadlines,
     protocol::Protocol,
     rate_limit::RateLimit,
     request_id::InvalidRequestId,
-    timings::Timings,
+    timings::{Timings, WANT_SERVER_TIMING},
     trace::{InvalidTrace, Trace},
 };
 #[cfg(feature = "traces")]
@@ -42,14 +43,10 @@ impl Faults {
     }
 }
 
-/// The context of a request to a port for this protocol. Without a valid id from the client, the id
-/// is fresh. The deadline is that of the method, or the client's if it is sooner.
-pub(super) fn context_of<B>(
-    request: &Request<B>,
-    port: Protocol,
-    deadlines: &Deadlines,
-) -> (Context, Faults) {
-    let protocol = Protocol::of(request, port);
+/// The context of a request on this connection. Without a valid id from the client, the id is fresh.
+/// The deadline is that of the method, or the client's if it is sooner.
+pub(super) fn context_of<B>(request: &Request<B>, connection: &Connection) -> (Context, Faults) {
+    let protocol = Protocol::of(request, connection.port);
     let (request_id, is_ambiguous) = request_id_of(request.headers(), protocol);
     let (request_id, bad_id) = value_and_fault(request_id);
     let (timeout, bad_timeout) = value_and_fault(timeout_of(request.headers(), protocol));
@@ -59,18 +56,22 @@ pub(super) fn context_of<B>(
         Kind::Probe => trace, // a span every few seconds would tell nothing
         _ => traces::of_request(trace),
     };
-    let longest = deadlines.of(request.uri().path());
+    let terms = connection.paths.terms(request.uri().path());
     let arrived = Instant::now(); // everything that begins with the request shares this reading
-    let timeout = timeout.map_or(longest, |timeout| timeout.min(longest));
+    let timeout = timeout.map_or(terms.longest, |timeout| timeout.min(terms.longest));
+    // For the `Server-Timing` header. Few calls want it over gRPC.
+    let is_timed = protocol == Protocol::Http || request.headers().contains_key(WANT_SERVER_TIMING);
     let context = Context {
-        request_id: request_id.unwrap_or_else(RequestId::fresh),
         deadline: Deadline::after_from(arrived, timeout),
-        arrived,
-        protocol,
-        // For the `Server-Timing` header, which gRPC does not have.
-        timings: (protocol == Protocol::Http).then(|| Timings::since(arrived.into_std())),
-        trace: trace.map(Arc::new),
-        peer: None,
+        shared: Arc::new(Shared {
+            request_id: request_id.unwrap_or_else(RequestId::fresh),
+            arrived,
+            protocol,
+            timings: is_timed.then(|| Timings::since(arrived.into_std())),
+            trace: trace.map(Arc::new),
+            peer: connection.peer.clone(),
+            terms,
+        }),
     };
     let faults = Faults {
         request_id: bad_id,

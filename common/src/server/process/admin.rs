@@ -24,7 +24,7 @@ use crate::{
     limits,
     server::{
         capacity::{connections::Connections, open::Close, places::Places},
-        faces::admin,
+        faces::{admin, status::Status},
     },
 };
 
@@ -42,7 +42,7 @@ impl Admin {
     pub(super) fn bind(port: u16, settings: &Settings, host: IpAddr) -> Result<Self, Error> {
         let connections = Arc::new(Connections::new(limits::ADMIN_CONNECTIONS));
         let places = Places::new(limits::ADMIN_IN_FLIGHT, connections.clone());
-        let status = admin::Status::new(settings.process.clone(), settings.workers);
+        let status = Status::new(settings.process.clone(), settings.workers);
         let settings = Settings {
             workers: 1,
             drain_timeout: limits::ADMIN_DRAIN,

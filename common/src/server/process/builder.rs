@@ -20,12 +20,13 @@ use super::{
     worker_thread::{self, Settings},
 };
 use crate::{
-    Config,
+    Config, metrics,
     protocol::Protocol,
     server::{
         capacity::{connections::Connections, places::Places},
         faces::{
             listener::{Face, Listener, Port},
+            ports,
             process::Process,
             worker::Worker,
         },
@@ -111,15 +112,13 @@ impl Builder {
             return Err(Error::Clock);
         }
         let process = Process::new();
+        metrics::set_limits(config.max_in_flight.get(), config.max_connections.get());
         let connections = Arc::new(Connections::new(config.max_connections.get()));
         let settings = Settings {
             workers: config.workers.get(),
             deadline: config.deadline,
             drain_timeout: config.drain_timeout,
-            lifetime: Limits {
-                idle_timeout: config.idle_timeout,
-                max_age: config.max_connection_age,
-            },
+            lifetime: Limits::of(config),
             places: Arc::new(Places::new(config.max_in_flight.get(), connections.clone())),
             process: process.clone(),
             mesh_certificates: config.mesh_tls.clone().map(|tls| Certificates {
@@ -161,12 +160,26 @@ impl Builder {
             };
             bind(config.host, port.number, protocol)
         });
-        let (sockets, addresses) = bound.collect::<Result<_, _>>()?;
+        let (sockets, addresses): (_, Vec<_>) = bound.collect::<Result<_, _>>()?;
         let admin = config
             .admin_port
-            .map(|port| Admin::bind(port, &settings, config.host));
+            .map(|port| Admin::bind(port, &settings, config.admin_host))
+            .transpose()?;
+        let first = |protocol, speaks_tls| {
+            let mut ports = built[0].iter().zip(&addresses);
+            let (_, address) = ports.find(|(port, _)| port.protocol == protocol)?;
+            Some(ports::Port {
+                number: address.port(),
+                speaks_tls,
+            })
+        };
+        process.ports().note_bound(ports::Bound {
+            http: first(Protocol::Http, config.edge_tls.is_some()),
+            grpc: first(Protocol::Grpc, config.mesh_tls.is_some()),
+            admin: admin.as_ref().map(|admin| admin.address),
+        });
         Ok(Server {
-            admin: admin.transpose()?,
+            admin,
             config: config.clone(),
             process,
             threads,

@@ -3,8 +3,7 @@
 //! A control frame costs a client nine bytes, and may cost the server a pass over all streams. h2
 //! limits some kinds and has no hook for the others, so the bytes are counted before h2 reads them.
 
-use std::time::Instant;
-
+use super::allowance::{Allowance, TooMany};
 use crate::{limits, server::prefixed::Prefixed};
 
 /// The bytes of a frame header (RFC 9113, 4.1): length (three), type, flags, stream (four).
@@ -15,16 +14,6 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const WINDOW_UPDATE: u8 = 8;
 
-/// The last frame to a client that floods: GOAWAY (type 7) with `ENHANCE_YOUR_CALM` (11). It names
-/// the highest possible stream, because all requests in flight may have been processed.
-pub(crate) const GOAWAY_CALM: [u8; 17] = [
-    0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 11,
-];
-
-/// The client has sent too many control frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooMany;
-
 #[derive(Debug)]
 pub(crate) struct ControlFrames {
     frames: Prefixed<HEAD>,
@@ -33,9 +22,8 @@ pub(crate) struct ControlFrames {
 
 #[derive(Debug)]
 struct Budget {
-    /// Control frames that may come now. The time since `refilled` adds to them.
-    left: u32,
-    refilled: Instant,
+    /// Control frames that neither requests nor responses explain.
+    others: Allowance,
     /// Window updates that responses explain.
     updates: u32,
     /// Resets that requests explain.
@@ -48,8 +36,10 @@ impl ControlFrames {
         Self {
             frames: Prefixed::new(),
             budget: Budget {
-                left: limits::CONTROL_FRAMES_PER_SECOND,
-                refilled: Instant::now(),
+                others: Allowance::new(
+                    limits::CONTROL_FRAMES_PER_SECOND,
+                    limits::CONTROL_FRAMES_PER_SECOND,
+                ),
                 updates: 0,
                 resets: 0,
             },
@@ -79,28 +69,14 @@ impl Budget {
     fn count(&mut self, kind: u8, length: usize) -> Result<(), TooMany> {
         match kind {
             HEADERS => {
-                self.left = (self.left + limits::CONTROL_FRAMES_PER_REQUEST)
-                    .min(2 * limits::CONTROL_FRAMES_PER_SECOND);
+                self.others.add(limits::CONTROL_FRAMES_PER_REQUEST);
                 self.resets = (self.resets + 1).min(limits::MAX_EXPLAINED_FRAMES);
             }
             DATA if length > 0 => {}
             RST_STREAM if self.resets > 0 => self.resets -= 1,
             WINDOW_UPDATE if self.updates > 0 => self.updates -= 1,
-            _ => return self.spend(),
+            _ => return self.others.spend(),
         }
-        Ok(())
-    }
-
-    fn spend(&mut self) -> Result<(), TooMany> {
-        if self.left == 0 {
-            let millis = self.refilled.elapsed().as_millis();
-            let earned = u32::try_from(millis).unwrap_or(u32::MAX);
-            self.left = earned
-                .saturating_mul(limits::CONTROL_FRAMES_PER_SECOND / 1_000)
-                .min(limits::CONTROL_FRAMES_PER_SECOND);
-            self.refilled = Instant::now();
-        }
-        self.left = self.left.checked_sub(1).ok_or(TooMany)?;
         Ok(())
     }
 }

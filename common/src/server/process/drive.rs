@@ -12,14 +12,18 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     evictable::Evictable,
-    lifetime::{Lifetime, Limits, Verdict},
+    lifetime::{Lifetime, Verdict},
 };
-use crate::server::capacity::{
-    in_flight,
-    kind::Kind,
-    open::Open,
-    places::NoPlace,
-    share::{InFlight, Share},
+use crate::{
+    limits,
+    server::capacity::{
+        cause::{self, Cause},
+        in_flight,
+        kind::Kind,
+        open::{Close, Open},
+        places::NoPlace,
+        share::{InFlight, Share},
+    },
 };
 
 pin_project_lite::pin_project! {
@@ -35,22 +39,37 @@ pin_project_lite::pin_project! {
         // Fires when the lifetime needs the next look.
         timer: Pin<Box<Sleep>>,
         is_timer_set: bool,
-        // The waker that is registered with `open`.
+        // The waker that is registered with `open`, and what the connection was told by then. Each
+        // reason to close takes the waker.
         waker: Option<Waker>,
+        told: Option<Close>,
+    }
+
+    impl<C> PinnedDrop for Drive<C> {
+        fn drop(this: Pin<&mut Self>) {
+            this.open.rests.end(false);
+        }
     }
 }
 
 impl<C> Drive<C> {
     /// Serves the connection. The rest of a response that its client does not read takes a place of
     /// `share`.
-    pub(crate) fn new(connection: C, open: Arc<Open>, share: Arc<Share>, limits: Limits) -> Self {
+    pub(crate) fn new(
+        connection: C,
+        open: Arc<Open>,
+        share: Arc<Share>,
+        lifetime: Lifetime,
+    ) -> Self {
+        open.rests.watch();
         Self {
             connection: Evictable::new(connection, None),
-            lifetime: Lifetime::new(limits),
+            lifetime,
             rest: None,
-            timer: Box::pin(sleep_until(Instant::now() + limits.idle_timeout)),
+            timer: Box::pin(sleep_until(Instant::now() + limits::IDLE_TIMEOUT)),
             is_timer_set: false,
             waker: None,
+            told: None,
             share,
             open,
         }
@@ -62,6 +81,7 @@ impl<C> Drive<C> {
         let this = self.project();
         if !this.open.is_writing() {
             *this.rest = None;
+            this.open.rests.end(true);
         } else if this.open.in_flight() == 0 {
             let rest = this.share.take(this.open, Kind::Ordinary)?;
             rest.request.note_offered();
@@ -81,18 +101,26 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.as_mut().project();
         let is_known = |waker: &Waker| waker.will_wake(cx.waker());
-        if !this.waker.as_ref().is_some_and(is_known) {
+        let told = this.open.told_to_close();
+        if *this.told != told || !this.waker.as_ref().is_some_and(is_known) {
             this.open.wake_to_close(cx.waker());
+            *this.told = told;
             *this.waker = Some(cx.waker().clone());
         }
         loop {
             if let Poll::Ready(end) = self.as_mut().project().connection.poll(cx) {
+                let rests = &self.open.rests;
+                match &end {
+                    Some(end) => rests.end(end.is_ok()),
+                    None => cause::with_cause(Cause::GivesWay, || rests.end(false)),
+                }
                 return Poll::Ready(end.unwrap_or(Ok(())));
             }
             if self.open.release_end() {
                 continue;
             }
             if self.as_mut().hold_place_of_rest(cx).is_err() {
+                cause::with_cause(Cause::GivesWay, || self.open.rests.end(false));
                 return Poll::Ready(Ok(()));
             }
             let mut this = self.as_mut().project();

@@ -35,7 +35,9 @@ pub(crate) fn builder(protocol: Protocol, max_in_flight: usize) -> auto::Builder
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(connection_window)
         .max_pending_accept_reset_streams(max_pending_resets)
-        .max_local_error_reset_streams(limits::MAX_LOCAL_ERROR_RESETS)
+        // h2 counts them over the life of a connection, which many clients of a proxy may share.
+        // `StreamErrors` bounds their rate.
+        .max_local_error_reset_streams(None)
         .max_send_buf_size(limits::SEND_BUFFER)
         .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT);

@@ -4,29 +4,66 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::{
-    limits,
+    Config, limits,
+    protocol::Protocol,
     server::capacity::open::{Close, Open, now as clock},
 };
 
 /// The limits on the lifetime of connections.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
-    /// The longest time without a request.
-    pub(crate) idle_timeout: Duration,
+    /// The longest time without a request. By default it is [`limits::IDLE_TIMEOUT`], and none for
+    /// HTTP/2 on a gRPC port: the callers are services, which keep their connections.
+    pub(crate) idle_timeout: Option<Duration>,
     /// The longest time in all. Requests in flight complete. Over HTTP/1 one more request follows,
     /// and its response has `Connection: close`.
     pub(crate) max_age: Option<Duration>,
+    /// The time in which clients go elsewhere before the service drains.
+    pub(crate) drain_delay: Duration,
+    /// The value of `Keep-Alive`, which tells clients over HTTP/1 when to leave a connection.
+    pub(crate) keep_alive: Option<HeaderValue>,
+}
+
+impl Limits {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            idle_timeout: config.idle_timeout,
+            max_age: config.max_connection_age,
+            drain_delay: config.drain_delay,
+            keep_alive: keep_alive(config.idle_timeout.unwrap_or(limits::IDLE_TIMEOUT)),
+        }
+    }
+}
+
+/// The value of `Keep-Alive` for this idle timeout: whole seconds, and none if not one is left.
+fn keep_alive(idle_timeout: Duration) -> Option<HeaderValue> {
+    let margin = limits::KEEP_ALIVE_MARGIN.min(idle_timeout / 2);
+    let seconds = idle_timeout.saturating_sub(margin).as_secs();
+    if seconds == 0 {
+        return None;
+    }
+    HeaderValue::try_from(format!("timeout={seconds}")).ok()
 }
 
 /// The lifetime of one connection.
 #[derive(Debug)]
 pub(crate) struct Lifetime {
     idle_timeout: Duration,
+    port: Protocol,
+    /// Whether the connection stays open while it is idle, if it is HTTP/2.
+    keeps_http2: bool,
     /// The instant at which the connection reaches its maximum age; `None` afterwards.
     old_at: Option<Instant>,
+    /// The longest time from a goodbye to GOAWAY.
+    longest_stay: Duration,
+    /// Whether the goodbye is older than the connection.
+    is_newcomer: bool,
+    /// The instant of GOAWAY, once the client is to go elsewhere.
+    leaves_at: Option<Instant>,
     /// The instant since which the client has been due to send or to close.
     waits_since: Option<Instant>,
     phase: Phase,
@@ -52,10 +89,15 @@ pub(crate) enum Verdict {
 }
 
 impl Lifetime {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, port: Protocol, open: &Open) -> Self {
         Self {
-            idle_timeout: limits.idle_timeout,
+            idle_timeout: limits.idle_timeout.unwrap_or(limits::IDLE_TIMEOUT),
+            port,
+            keeps_http2: limits.idle_timeout.is_none() && port == Protocol::Grpc,
             old_at: limits.max_age.map(|age| Instant::now() + age),
+            longest_stay: limits.drain_delay / 2,
+            is_newcomer: open.told_to_close().is_some(),
+            leaves_at: None,
             waits_since: None,
             phase: Phase::Serving,
         }
@@ -77,7 +119,7 @@ impl Lifetime {
         let now = Instant::now();
         match self.phase {
             Phase::Serving => match open.told_to_close() {
-                None => self.while_serving(open, now),
+                None | Some(Close::Leave) => self.while_serving(open, now),
                 Some(Close::MakeRoom) => self.end_within(Duration::ZERO, now),
                 Some(Close::Drain) => {
                     self.phase = Phase::LastRead(now + limits::LAST_READ);
@@ -93,6 +135,36 @@ impl Lifetime {
             Phase::Ending(at) if at > now => Verdict::Wait(Some(at)),
             Phase::Ending(_) => Verdict::Drop,
         }
+    }
+
+    /// The longest time without a request. "None" is a year, so that the timer is set once, and not
+    /// considered at each poll.
+    fn idle_timeout(&self, open: &Open) -> Duration {
+        if self.keeps_http2 && open.is_http2() {
+            limits::MAX_DURATION
+        } else {
+            self.idle_timeout
+        }
+    }
+
+    /// The instant of GOAWAY, if the client is to go elsewhere. Clients of open connections leave one
+    /// by one. A newcomer gets a response first, or it would only come back.
+    ///
+    /// On a gRPC port it comes after the delay. A call that GOAWAY refuses is sent again, so that none is
+    /// lost; and a caller that asks whether a replica serves, and has no other, would not come back.
+    fn leaves_at(&mut self, open: &Open, now: Instant) -> Option<Instant> {
+        if open.told_to_close().is_none() || !open.is_http2() || self.port == Protocol::Grpc {
+            return None;
+        }
+        if self.is_newcomer && open.has_responded() {
+            return Some(now);
+        }
+        let stay = if self.is_newcomer {
+            limits::NEWCOMER_STAY
+        } else {
+            self.longest_stay.mul_f64(fastrand::f64())
+        };
+        Some(*self.leaves_at.get_or_insert(now + stay))
     }
 
     fn end_within(&mut self, patience: Duration, now: Instant) -> Verdict {
@@ -114,13 +186,15 @@ impl Lifetime {
             if open.is_http2() {
                 return self.end_within(limits::GOAWAY_GRACE, now);
             }
-            open.note_old();
+            open.close(Close::Leave);
         }
+        let leaves_at = self.leaves_at(open, now);
         let idle_until = open.idle_since().map(|since| {
             let idle = Duration::from_millis(clock().saturating_sub(since));
-            now + self.idle_timeout.saturating_sub(idle)
+            now + self.idle_timeout(open).saturating_sub(idle)
         });
-        match idle_until.into_iter().chain(self.old_at).min() {
+        let instants = idle_until.into_iter().chain(self.old_at).chain(leaves_at);
+        match instants.min() {
             Some(until) if until <= now => self.end_within(limits::GOAWAY_GRACE, now),
             until => Verdict::Wait(until),
         }
@@ -147,18 +221,28 @@ mod tests {
     use super::*;
     use crate::server::capacity::{in_flight::Request, kind::Kind};
 
-    const IDLE: Duration = Duration::from_secs(75);
     const AGE: Duration = Duration::from_mins(1);
+    const DELAY: Duration = Duration::from_secs(10);
 
     fn open() -> Open {
         Open::new(Ipv4Addr::LOCALHOST.into())
     }
 
     fn lifetime(max_age: Option<Duration>) -> Lifetime {
-        Lifetime::new(Limits {
-            idle_timeout: IDLE,
+        let limits = Limits {
             max_age,
-        })
+            ..Limits::default()
+        };
+        Lifetime::new(&limits, Protocol::Http, &open())
+    }
+
+    /// The lifetime of a connection of a service that drains, or soon will.
+    fn draining(open: &Open) -> Lifetime {
+        let limits = Limits {
+            drain_delay: DELAY,
+            ..Limits::default()
+        };
+        Lifetime::new(&limits, Protocol::Http, open)
     }
 
     fn begin_request(open: &Open) -> usize {
@@ -184,11 +268,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_in_time_but_callers_over_grpc_stay() {
+        let configured = Some(Duration::from_secs(7));
+        for (idle_timeout, port, is_http2, expected) in [
+            (None, Protocol::Http, false, limits::IDLE_TIMEOUT),
+            (None, Protocol::Http, true, limits::IDLE_TIMEOUT),
+            (None, Protocol::Grpc, false, limits::IDLE_TIMEOUT),
+            (None, Protocol::Grpc, true, limits::MAX_DURATION),
+            (configured, Protocol::Http, true, Duration::from_secs(7)),
+            (configured, Protocol::Grpc, true, Duration::from_secs(7)),
+        ] {
+            let open = open();
+            let limits = Limits {
+                idle_timeout,
+                ..Limits::default()
+            };
+            let mut lifetime = Lifetime::new(&limits, port, &open);
+            if is_http2 {
+                open.note_http2();
+            }
+            let Verdict::Wait(Some(until)) = lifetime.verdict(&open) else {
+                panic!("{port:?} {is_http2}");
+            };
+            // The connection was idle for a moment already.
+            let left = until - Instant::now();
+            assert!(left <= expected, "{port:?} {is_http2}");
+            assert!(
+                left + Duration::from_secs(1) > expected,
+                "{port:?} {is_http2}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_old_connection_over_http_1_waits_for_the_next_request() {
         let (open, mut lifetime) = (open(), lifetime(Some(AGE)));
         advance(AGE).await;
         assert!(matches!(lifetime.verdict(&open), Verdict::Wait(Some(_))));
-        assert!(open.is_old());
+        assert_eq!(open.told_to_close(), Some(Close::Leave));
+        assert!(matches!(lifetime.verdict(&open), Verdict::Wait(Some(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -207,6 +325,73 @@ mod tests {
         assert!(matches!(verdict, Verdict::Wait(Some(_))));
         advance(limits::GOAWAY_GRACE).await;
         assert_eq!(lifetime.verdict(&open), Verdict::Drop);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_goodbye_http_2_leaves_within_half_the_delay_and_http_1_waits_for_a_request() {
+        let connections = [(); 20].map(|()| {
+            let open = open();
+            let lifetime = draining(&open);
+            open.note_http2();
+            open.close(Close::Leave);
+            (open, lifetime)
+        });
+        let leave_at = connections.map(|(open, mut lifetime)| match lifetime.verdict(&open) {
+            Verdict::Wait(Some(until)) => until - Instant::now(),
+            verdict => panic!("{verdict:?}"),
+        });
+        assert!(leave_at.iter().all(|after| *after <= DELAY / 2));
+        assert!(leave_at.iter().max() > leave_at.iter().min(), "spread");
+
+        let http1 = open();
+        let mut lifetime = draining(&http1);
+        http1.close(Close::Leave);
+        advance(DELAY).await;
+        assert!(matches!(lifetime.verdict(&http1), Verdict::Wait(Some(_))));
+        http1.close(Close::Drain);
+        let until = Instant::now() + limits::LAST_READ;
+        assert_eq!(lifetime.verdict(&http1), Verdict::Wait(Some(until)));
+    }
+
+    #[tokio::test]
+    async fn on_a_grpc_port_a_connection_stays_after_the_goodbye() {
+        let open = open();
+        let mut lifetime = Lifetime::new(&Limits::default(), Protocol::Grpc, &open);
+        open.note_http2();
+        open.close(Close::Leave);
+        let Verdict::Wait(Some(until)) = lifetime.verdict(&open) else {
+            panic!("it ends");
+        };
+        assert!(until > Instant::now() + DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_comes_after_the_goodbye_leaves_after_a_response_or_a_second() {
+        for has_response in [true, false] {
+            let open = open();
+            open.close(Close::Leave);
+            let mut lifetime = draining(&open);
+            open.note_http2();
+            let until = Instant::now() + limits::NEWCOMER_STAY;
+            assert_eq!(lifetime.verdict(&open), Verdict::Wait(Some(until)));
+            if has_response {
+                open.note_response();
+            } else {
+                advance(limits::NEWCOMER_STAY).await;
+            }
+            assert_eq!(lifetime.verdict(&open), Verdict::End);
+        }
+    }
+
+    #[test]
+    fn clients_are_told_a_shorter_time_than_the_idle_timeout() {
+        let told = |millis| {
+            let value = keep_alive(Duration::from_millis(millis))?;
+            Some(value.to_str().expect("ASCII").to_owned())
+        };
+        let told = [75_000, 7_000, 2_000, 1_500].map(told);
+        let value = |seconds| Some(format!("timeout={seconds}"));
+        assert_eq!(told, [value(70), value(3), value(1), None]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,8 +2,10 @@
 
 mod accept;
 mod admin;
+mod allowance;
 mod bind;
 pub(super) mod builder;
+mod connection_error;
 mod control_frames;
 mod drive;
 pub(super) mod error;
@@ -16,6 +18,7 @@ pub(super) mod run;
 pub(super) mod server;
 mod signals;
 mod socket;
+mod stream_errors;
 mod streams;
 mod task;
 mod threads;

@@ -10,7 +10,9 @@ use super::{builder::Builder, error::Error, server::Server, signals};
 #[cfg(feature = "traces")]
 use crate::traces;
 use crate::{
-    Config, logging,
+    Config,
+    calls::CALLS,
+    logging,
     server::faces::{listener::Listener, worker::Worker},
 };
 
@@ -29,7 +31,11 @@ const EXIT_INVALID: u8 = 2;
 /// - It installs the [log](crate::logging::init) and its panic hook. `service` is the name in each
 ///   line.
 /// - It [raises the limit of open files](raise_file_limit).
-/// - It handles the three signals. A second one ends the process at once.
+/// - With the feature `allocator`, it declines transparent huge pages, whatever the system's setting:
+///   an idle service would take twice the memory.
+/// - It handles the three signals. A second one, half a second or more after the first, ends the
+///   process at once. SIGINT or SIGHUP that is ignored when the process starts stays ignored.
+/// - It bounds the calls to other services in flight: see [`Config::max_calls`](field@Config::max_calls).
 /// - It writes what is left of the log, and one line on stderr if the service could not start or
 ///   did not end well.
 ///
@@ -76,12 +82,16 @@ impl Builder {
     /// Runs the service as the only thing that its process does: see
     /// [`run`](crate::server::run).
     pub fn run(self, service: &'static str, config: &Config) -> ExitCode {
+        #[cfg(feature = "allocator")]
+        // First, as what is in memory already stays there. Fails only on kernels without them.
+        let _ = rustix::thread::disable_transparent_huge_pages(true);
         logging::init(service, config.log.clone());
         #[cfg(feature = "traces")]
         traces::init(service);
         if let Err(error) = raise_file_limit() {
             warn!(action = "start", status = "failure", %error, "the limit of open files stays");
         }
+        CALLS.set_limit(config.max_calls());
         let ended = self.serve_until_signal(config);
         #[cfg(feature = "traces")]
         traces::finish();

@@ -83,8 +83,9 @@ impl Server {
         self.admin.as_ref().map(|admin| admin.address)
     }
 
-    /// Serves until `shutdown` completes, and then drains: it accepts for `drain_delay`, lets the
-    /// requests in flight complete within `drain_timeout`, drops the rest, and returns.
+    /// Serves until `shutdown` completes, and then drains: it accepts for `drain_delay` and tells
+    /// clients to go elsewhere, lets the requests in flight complete within `drain_timeout`, drops
+    /// the rest, and returns.
     ///
     /// Dropping the future stops accepting at once; the threads drain on their own.
     ///
@@ -127,9 +128,13 @@ impl Server {
                 end = self.threads.next_end() => end?, // a task may end well
             }
         }
-        info!(action = "drain", status = "success", "draining");
         self.process.readiness().drain();
-        sleep(self.config.drain_delay).await;
+        let delay = self.config.drain_delay;
+        if !delay.is_zero() {
+            self.connections.say_goodbye();
+        }
+        info!(action = "drain", status = "success", "draining");
+        sleep(delay).await;
         draining.cancel();
         // At the limit of connections, accepting may have to wait. The drain does not wait for it.
         let _ = timeout(limits::LAST_ACCEPTED, accepting.join_all()).await;

@@ -1,25 +1,42 @@
-//! [`Socket`]: a socket with the timeouts that hyper lacks, and a limit on control frames.
+//! [`Socket`]: a socket with the timeouts and the reset that hyper lacks, and limits on the frames of
+//! HTTP/2.
 //!
 //! - hyper-util has no timeout for the first bytes, which show the protocol.
 //! - hyper does not poll the body of a response while its client reads nothing, so the guard layer
 //!   can't end the response at its deadline.
+//! - hyper drops the socket once it has shut it down. If the client then sends anything, the kernel
+//!   answers with a reset, and the client may lose the last response. So the socket is read until the
+//!   client closes it, too.
+//! - hyper drops the socket when a response breaks off. If only the end of the connection shows the end
+//!   of the response, the client must see a reset.
 
 use std::{
+    any::Any,
     future::Future,
     io,
+    mem::{self, MaybeUninit},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use h2::Reason;
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
+    net::TcpStream,
     time::{Sleep, sleep},
 };
+use tokio_rustls::server::TlsStream;
 
-use super::control_frames::{ControlFrames, GOAWAY_CALM, TooMany};
-use crate::{metrics, server::capacity::open::Open};
+use super::{
+    allowance::TooMany,
+    connection_error::{self, GOAWAY_CALM},
+    control_frames::ControlFrames,
+    stream_errors::StreamErrors,
+};
+use crate::{limits, metrics, server::capacity::open::Open};
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -34,13 +51,45 @@ pin_project_lite::pin_project! {
         open: Arc<Open>,
         undecided: Option<Undecided>,
         // `None` until the first bytes show HTTP/2.
-        frames: Option<ControlFrames>,
+        frames: Option<Frames>,
         // Whether the last write was complete, and so ended at the end of a frame.
         is_between_frames: bool,
         write_timeout: Duration,
         stalled: Option<Pin<Box<Sleep>>>,
         // Whether the last flush waits. That of TCP never does; TLS has a buffer.
         is_flushing: bool,
+        // Whether the connection ends with a reset when it is dropped.
+        ends_with_reset: bool,
+        // The time limit for the client to close, after the end of all output.
+        lingers: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+/// The limits on the frames of an HTTP/2 connection.
+#[derive(Debug)]
+struct Frames {
+    control: ControlFrames,
+    errors: StreamErrors,
+}
+
+impl Frames {
+    /// Checks the bytes that have come. Returns what there was too much of.
+    fn check(&mut self, read: &[u8]) -> Result<(), &'static str> {
+        let errors = self.errors.check();
+        errors.map_err(|TooMany| "too many stream errors")?;
+        let control = self.control.count(read);
+        control.map_err(|TooMany| "too many control frames")
+    }
+
+    /// Notes the first `written` bytes of the slices.
+    fn note_written(&mut self, slices: &[io::IoSlice<'_>], written: usize) {
+        self.control.note_written(written);
+        let mut left = written;
+        for slice in slices {
+            let bytes = &slice[..left.min(slice.len())];
+            self.errors.note_written(bytes);
+            left -= bytes.len();
+        }
     }
 }
 
@@ -70,7 +119,24 @@ impl<S> Socket<S> {
             write_timeout,
             stalled: None,
             is_flushing: false,
+            ends_with_reset: false,
+            lingers: None,
         }
+    }
+}
+
+/// Makes the end of a TCP connection a reset, or a regular end. This holds even if the process is
+/// killed.
+fn end_with_reset<S: 'static>(stream: &S, reset: bool) {
+    let stream: &dyn Any = stream;
+    let tls = stream.downcast_ref::<TlsStream<BufReader<TcpStream>>>();
+    let tcp = match tls {
+        Some(tls) => Some(tls.get_ref().0.get_ref()),
+        None => stream.downcast_ref::<TcpStream>(),
+    };
+    if let Some(tcp) = tcp {
+        // It fails if the connection has ended, and then nothing more can be shown.
+        let _ = SockRef::from(tcp).set_linger(reset.then_some(Duration::ZERO));
     }
 }
 
@@ -111,14 +177,15 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
         }
         let Some(undecided) = this.undecided else {
             if let Some(frames) = this.frames
-                && let Err(TooMany) = frames.count(&buffer.filled()[before..])
+                && let Err(reason) = frames.check(&buffer.filled()[before..])
             {
                 metrics::count(|counters| &counters.floods);
+                connection_error::note(this.open, Reason::ENHANCE_YOUR_CALM, reason);
                 if *this.is_between_frames {
                     // If the frame does not fit at once, the client does not read.
                     let _ = this.inner.poll_write(cx, &GOAWAY_CALM);
                 }
-                return Poll::Ready(Err(io::Error::other("too many control frames")));
+                return Poll::Ready(Err(io::Error::other(reason)));
             }
             return poll;
         };
@@ -131,7 +198,10 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
         let so_far = undecided.matched - read.len();
         let is_preface = PREFACE[so_far..].starts_with(read);
         if is_preface && undecided.matched == PREFACE.len() {
-            *this.frames = Some(ControlFrames::new());
+            *this.frames = Some(Frames {
+                control: ControlFrames::new(),
+                errors: StreamErrors::new(),
+            });
             this.open.note_http2();
         }
         if read.is_empty() || !is_preface || undecided.matched == PREFACE.len() {
@@ -141,25 +211,42 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
     }
 }
 
-impl<S: AsyncWrite> Socket<S> {
+impl<S: AsyncWrite + 'static> Socket<S> {
     fn poll_in_time(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        length: usize,
+        slices: &[io::IoSlice<'_>],
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
+        if *this.ends_with_reset != this.open.ends_response() {
+            *this.ends_with_reset = this.open.ends_response();
+            end_with_reset(this.inner.as_ref().get_ref(), *this.ends_with_reset);
+        }
         let poll = write(this.inner, cx);
         this.open.note_writing(poll.is_pending());
         if let Poll::Ready(written) = &poll {
             *this.stalled = None;
             if let (Some(frames), Ok(written)) = (this.frames, written) {
-                frames.note_written(*written);
+                frames.note_written(slices, *written);
+                let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
                 *this.is_between_frames = *written == length;
             }
             return poll;
         }
         poll_stalled(this.stalled, *this.write_timeout, cx).map(Err)
+    }
+}
+
+/// Reads to the end and discards it.
+fn poll_to_end<S: AsyncRead>(mut stream: Pin<&mut S>, cx: &mut Context<'_>) -> Poll<()> {
+    let mut bytes = [MaybeUninit::uninit(); 4 * 1_024];
+    loop {
+        let mut read = ReadBuf::uninit(&mut bytes);
+        match ready!(stream.as_mut().poll_read(cx, &mut read)) {
+            Ok(()) if !read.filled().is_empty() => {}
+            Ok(()) | Err(_) => return Poll::Ready(()),
+        }
     }
 }
 
@@ -174,13 +261,15 @@ fn poll_stalled(
     fired.map(|()| timed_out("the peer takes nothing"))
 }
 
-impl<S: AsyncWrite> AsyncWrite for Socket<S> {
+impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_in_time(cx, bytes.len(), |socket, cx| socket.poll_write(cx, bytes))
+        self.poll_in_time(cx, &[io::IoSlice::new(bytes)], |socket, cx| {
+            socket.poll_write(cx, bytes)
+        })
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -192,7 +281,7 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
                 poll_stalled(this.stalled, *this.write_timeout, cx).map(Err)
             }
             ready @ Poll::Ready(_) => {
-                if std::mem::take(this.is_flushing) {
+                if mem::take(this.is_flushing) {
                     this.open.note_writing(false);
                     *this.stalled = None;
                 }
@@ -202,7 +291,23 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_shutdown(cx)
+        let mut this = self.project();
+        if this.lingers.is_none() {
+            // hyper shuts a connection down once all is written.
+            if mem::take(this.ends_with_reset) {
+                end_with_reset(this.inner.as_ref().get_ref(), false);
+            }
+            ready!(this.inner.as_mut().poll_shutdown(cx))?;
+        }
+        if poll_to_end(this.inner, cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let timeout = || Box::pin(sleep(limits::CLOSE_TIMEOUT));
+        this.lingers
+            .get_or_insert_with(timeout)
+            .as_mut()
+            .poll(cx)
+            .map(Ok)
     }
 
     fn poll_write_vectored(
@@ -214,8 +319,7 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
         if let Some(bytes) = gather(slices, &mut copy) {
             return self.poll_write(cx, bytes);
         }
-        let length = slices.iter().map(|slice| slice.len()).sum();
-        self.poll_in_time(cx, length, |socket, cx| {
+        self.poll_in_time(cx, slices, |socket, cx| {
             socket.poll_write_vectored(cx, slices)
         })
     }
@@ -282,6 +386,28 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(begin.elapsed(), TIMEOUT);
         assert!(server.open.is_writing());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_end_of_output_input_is_read_until_the_client_closes_or_for_a_while() {
+        for closes in [true, false] {
+            let (mut client, server) = duplex(64);
+            let mut server = socket(server);
+            let begin = tokio::time::Instant::now();
+            let shutdown = tokio::spawn(async move { server.shutdown().await });
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the end");
+            client.write_all(&[0; 64 * 4]).await.unwrap();
+            if closes {
+                client.shutdown().await.unwrap();
+            }
+            shutdown.await.unwrap().unwrap();
+            let expected = if closes {
+                Duration::ZERO
+            } else {
+                limits::CLOSE_TIMEOUT
+            };
+            assert_eq!(begin.elapsed(), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

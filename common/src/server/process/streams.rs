@@ -21,14 +21,13 @@ use crate::{
     Deadline,
     bounded::Bounded,
     limits,
-    methods::Deadlines,
-    server::capacity::{in_flight, open::Open},
+    server::{
+        capacity::{in_flight, open::Open},
+        layers::request::last_deadline,
+    },
 };
 
 thread_local! {
-    /// The longest that the last request on this thread may take.
-    static LONGEST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-
     /// Counts, by its clones, the refusals that their clients have not read yet.
     static REFUSALS: Arc<()> = Arc::default();
 
@@ -45,17 +44,12 @@ thread_local! {
 #[derive(Clone)]
 pub(crate) struct Stack<S> {
     service: S,
-    deadlines: Deadlines,
     open: Arc<Open>,
 }
 
 impl<S> Stack<S> {
-    pub(crate) fn new(service: S, deadlines: Deadlines, open: Arc<Open>) -> Self {
-        Self {
-            service,
-            deadlines,
-            open,
-        }
+    pub(crate) fn new(service: S, open: Arc<Open>) -> Self {
+        Self { service, open }
     }
 }
 
@@ -69,7 +63,6 @@ where
 
     fn call(&self, request: Request<Incoming>) -> S::Future {
         self.open.note_request();
-        LONGEST.set(self.deadlines.of(request.uri().path()));
         self.service.clone().call(request)
     }
 }
@@ -87,7 +80,8 @@ where
 {
     fn execute(&self, stream: F) {
         // hyper calls the stack with a request, and executes its stream before the next call.
-        let longest = LONGEST.get().saturating_add(limits::STALLED_STREAM_GRACE);
+        let deadline = last_deadline().unwrap_or_else(|| Deadline::after(Duration::ZERO));
+        let end = Deadline::after_from(deadline.instant(), limits::STALLED_STREAM_GRACE);
         let request = in_flight::take_begun();
         let refusal = request.is_none().then(|| REFUSALS.with(Arc::clone));
         if refusal.as_ref().map_or(0, Arc::strong_count) > limits::MAX_REFUSALS {
@@ -95,7 +89,7 @@ where
         }
         // Boxed, because tokio moves a task before and after it runs.
         let stream = Box::pin(Evictable::new(stream, request));
-        let stream = Bounded::begun(Deadline::after(longest), stream);
+        let stream = Bounded::begun(end, stream);
         let stream = stream.map(|_| drop(refusal));
         if NEW.get() < limits::MAX_NEW_STREAMS {
             begin(stream);

@@ -18,10 +18,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
+    connection_error,
     drive::Drive,
     handshake::{Certificates, handshake},
     http,
-    lifetime::Limits,
+    lifetime::{Lifetime, Limits},
     socket::Socket,
     streams::Stack,
 };
@@ -155,7 +156,7 @@ async fn serve_connection(
             return;
         }
     };
-    let (deadline, lifetime) = (settings.deadline, settings.lifetime);
+    let (deadline, lifetime) = (settings.deadline, &settings.lifetime);
     let Some(certificates) = settings.certificates(face.protocol) else {
         return serve_socket(face, capacity, open, stream, deadline, lifetime).await;
     };
@@ -176,22 +177,23 @@ pub(crate) async fn serve_socket<S>(
     open: Arc<Open>,
     socket: S,
     deadline: Duration,
-    lifetime: Limits,
+    lifetime: &Limits,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let keep_alive = lifetime.keep_alive.clone();
+    let lifetime = Lifetime::new(lifetime, face.protocol, &open);
     let builder = http::builder(face.protocol, capacity.share.max_in_flight());
-    let deadlines = face.deadlines.clone();
     let share = capacity.share.clone();
-    let service = inbound(face, open.clone(), capacity);
+    let service = inbound(face, open.clone(), capacity, keep_alive);
     let socket = Socket::new(socket, open.clone(), limits::HEADER_TIMEOUT, deadline);
     let served = builder
-        .serve_connection(
-            TokioIo::new(socket),
-            Stack::new(service, deadlines, open.clone()),
-        )
+        .serve_connection(TokioIo::new(socket), Stack::new(service, open.clone()))
         .into_owned();
     if let Err(error) = Drive::new(served, open.clone(), share, lifetime).await {
+        if let Some((code, reason)) = connection_error::sent_by_h2(&*error) {
+            return connection_error::note(&open, code, reason);
+        }
         debug!(
             action = "connection",
             status = "failure",

@@ -2,7 +2,7 @@
 //! as in the documentation of tower-http and the formatter.
 
 use axum::http::{HeaderName, HeaderValue, Request as HttpRequest};
-use protos::app::grpc::{
+use plain::{
     ProcessNameRequest, ProcessNameResponse,
     service1_server::{self, Service1Server},
 };

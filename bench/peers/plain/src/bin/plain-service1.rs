@@ -1,6 +1,6 @@
 //! The peer of service1: only tonic's own server, on tokio's default runtime.
 
-use protos::app::grpc::{
+use plain::{
     ProcessNameRequest, ProcessNameResponse,
     service1_server::{self, Service1Server},
 };

@@ -7,7 +7,7 @@ use axum::{
     routing::get,
     serve::ListenerExt,
 };
-use protos::app::grpc::{ProcessNameRequest, service1_client::Service1Client};
+use plain::{ProcessNameRequest, service1_client::Service1Client};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};

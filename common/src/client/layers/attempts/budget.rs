@@ -10,12 +10,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{limits, lock::lock, metrics};
+use crate::{client::RetryPolicy, lock::lock, metrics};
 
-/// The budget is a fifth of the calls of the last ten seconds, and ten attempts a second (the
-/// figures of linkerd and finagle).
-const RATIO: f64 = 0.2;
-const MIN_PER_SECOND: f64 = 10.0;
+/// The time in which a call counts.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// The attempts that all workers may add. Calls fill the budget, and what they add decays with the
@@ -38,6 +35,9 @@ impl Calls {
 
 #[derive(Debug)]
 struct State {
+    /// What a call adds, and what a second adds.
+    per_call: f64,
+    per_second: f64,
     workers: Vec<Calls>,
     balance: f64,
     /// The calls that the balance includes.
@@ -49,10 +49,12 @@ struct State {
 }
 
 impl Budget {
-    pub(in crate::client) fn new() -> Self {
+    pub(in crate::client) fn new(policy: &RetryPolicy) -> Self {
         Self(Mutex::new(State {
+            per_call: policy.budget,
+            per_second: policy.budget_per_second,
             workers: Vec::new(),
-            balance: MIN_PER_SECOND * WINDOW.as_secs_f64(),
+            balance: policy.budget_per_second * WINDOW.as_secs_f64(),
             counted: 0,
             ended: 0,
             at: Instant::now(),
@@ -68,10 +70,9 @@ impl Budget {
         calls
     }
 
-    /// Takes a retry out of the budget, for a call with this many attempts so far, and counts it.
-    /// Returns whether there was one.
-    pub(in crate::client) fn grant_retry(&self, attempts: u32) -> bool {
-        let is_granted = attempts < limits::MAX_ATTEMPTS && self.withdraw();
+    /// Takes a retry out of the budget, and counts it. Returns whether there was one.
+    pub(in crate::client) fn grant_retry(&self) -> bool {
+        let is_granted = self.withdraw();
         metrics::count(|counters| {
             if is_granted {
                 &counters.retries
@@ -115,7 +116,7 @@ impl State {
         let calls = self.ended + workers.map(|Calls(calls)| calls.load(Relaxed)).sum::<u64>();
         #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         let new = (calls - self.counted) as f64;
-        let income = new * RATIO + (now - self.at).as_secs_f64() * MIN_PER_SECOND;
+        let income = new * self.per_call + (now - self.at).as_secs_f64() * self.per_second;
         let kept = (-windows).exp();
         let share = if windows > 0.0 {
             (1.0 - kept) / windows
@@ -141,7 +142,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_budget_is_a_share_of_the_calls_and_ten_a_second() {
-        let budget = Budget::new();
+        let budget = Budget::new(&RetryPolicy::default());
         let calls = budget.join();
         (0..10_000).for_each(|_| calls.add());
         assert_eq!(granted(&budget), 2_100);
@@ -152,7 +153,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_budget_does_not_grow_beyond_its_window() {
-        let budget = Budget::new();
+        let budget = Budget::new(&RetryPolicy::default());
         let calls = budget.join();
         for _ in 0..1_000 {
             (0..100).for_each(|_| calls.add());
@@ -164,7 +165,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_workers_share_one_budget() {
-        let budget = Budget::new();
+        let budget = Budget::new(&RetryPolicy::default());
         let workers: Vec<_> = (0..64).map(|_| budget.join()).collect();
         for calls in &workers {
             (0..100).for_each(|_| calls.add());

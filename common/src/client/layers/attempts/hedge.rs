@@ -1,6 +1,8 @@
 //! A second attempt beside one that is late ("hedging", gRFC A6): the first good response wins.
 //!
-//! Only calls of idempotent unary methods are hedged, and only while two replicas are up.
+//! Only calls of idempotent unary methods are hedged. A call is late when it takes longer than usual,
+//! or when its replica is silent: then the replica may stand still, with all the calls on it, or be
+//! gone. The first attempt goes on.
 
 use std::{
     pin::{Pin, pin},
@@ -8,39 +10,32 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use tokio::{
-    select,
-    task::yield_now,
-    time::{Instant, timeout},
-};
+use tokio::{select, task::yield_now, time::timeout};
 
-use super::{Call, Outcome, Shared, retry::Verdict, retry::bare_status};
-use crate::{client::pool::Replica, limits, metrics};
+use super::{Call, Outcome, Shared, retry::ending_to_mend};
+use crate::{client::pool::Replica, metrics};
 
 impl Shared {
     /// Makes one attempt on `replica`, and a second one on another if the first is late.
     pub(super) async fn attempt(&self, call: &mut Call<'_>, replica: &Arc<Replica>) -> Outcome {
-        let first = call.next_attempt(replica.clone());
-        let (declared, latencies) = (&call.method.declared, &call.method.latencies);
-        let may_hedge =
-            declared.is_idempotent && declared.has_one_request && declared.has_one_response;
-        if !may_hedge || !self.balance.has_other(replica) {
+        let mut first = pin!(call.next_attempt(replica.clone(), false, self.policy.read_ahead));
+        let may_hedge = self.policy.hedging && call.method.may_be_hedged();
+        if !may_hedge {
             return first.await;
         }
-        let mut first = pin!(first);
-        let begin = Instant::now();
-        let outcome = match latencies.late_after() {
-            None => first.await,
-            Some(late_after) => match timeout(late_after, first.as_mut()).await {
-                Ok(outcome) => outcome,
-                Err(_late) => self.hedge(call, replica, first).await,
-            },
+        let has_other = self.balance.has_other(replica);
+        let late_after = has_other.then(|| call.method.late_after());
+        let is_late = async {
+            match late_after {
+                Some(late_after) => drop(timeout(late_after, replica.silent()).await),
+                None => replica.silent().await,
+            }
         };
-        // A bare status may have been fast because the call failed.
-        if outcome.is_ok() && bare_status(&outcome).is_none() {
-            latencies.record(begin.elapsed());
+        select! {
+            biased;
+            outcome = first.as_mut() => outcome,
+            () = is_late => self.hedge(call, replica, first).await,
         }
-        outcome
     }
 
     /// Starts a second attempt beside the `first` and returns the first good response.
@@ -56,12 +51,15 @@ impl Shared {
             // If this worker was stuck, the response may be there and is read now.
             () = yield_now() => {}
         }
-        if call.attempts >= limits::MAX_ATTEMPTS {
+        if call.attempts >= self.policy.attempts {
             return first.await;
         }
         call.tried.push(replica.clone());
-        let Some(other) = self.balance.pick_other(&call.tried) else {
-            return first.await;
+        let other = select! {
+            biased;
+            outcome = first.as_mut() => return outcome,
+            // At once, or when a connection takes the place of one that is silent.
+            other = self.balance.other(&call.tried) => other,
         };
         if !self.budget.withdraw() {
             metrics::count(|counters| &counters.retries_refused);
@@ -70,10 +68,10 @@ impl Shared {
         metrics::count(|counters| &counters.hedges);
         call.tried.push(other.clone());
         // Boxed, as a hedge is rare and its future is large.
-        let second = Box::pin(call.next_attempt(other));
+        let second = Box::pin(call.next_attempt(other, true, self.policy.read_ahead));
         match select(first, second).await {
-            Either::Left((outcome, second)) if !Verdict::of(&outcome).is_final() => second.await,
-            Either::Right((outcome, first)) if !Verdict::of(&outcome).is_final() => first.await,
+            Either::Left((outcome, second)) if ending_to_mend(&outcome).is_some() => second.await,
+            Either::Right((outcome, first)) if ending_to_mend(&outcome).is_some() => first.await,
             Either::Left((outcome, _)) | Either::Right((outcome, _)) => outcome,
         }
     }

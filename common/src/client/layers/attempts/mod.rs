@@ -5,14 +5,12 @@
 //! | `retry` | whether another attempt follows one that failed, and after which pause |
 //! | `hedge` | a second attempt beside one that is late |
 //! | `budget` | how many attempts the process may add to the first of each call |
-//! | `latencies` | how long a method usually takes, to tell when a response is late |
 //!
 //! Retries and hedges draw on one budget: a service that stays down gets about a fifth more calls,
 //! not three times as many.
 
 mod budget;
 mod hedge;
-mod latencies;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -29,22 +27,20 @@ use tokio::{task::JoinSet, time::sleep};
 use tonic::Status;
 use tower::Service;
 
+use self::retry::ending_to_mend;
 pub(in crate::client) use self::{
     budget::{Budget, Calls},
-    latencies::UsualLatency,
-    retry::RETRY,
+    retry::{Decision, History, decide},
 };
-use self::{latencies::Latencies, retry::Verdict};
 use crate::{
     client::{
-        Failure,
+        Failure, RetryPolicy,
+        latencies::UsualLatency,
+        method::CalledMethod,
         pool::{Balance, Measured, Replica, ReplicaBody},
         request_body::{Replay, RequestBody},
-        wire::Until,
     },
     methods::Method,
-    metrics,
-    protocol::rpc_method,
 };
 
 /// The number of attempts before this one (gRFC A6).
@@ -57,46 +53,36 @@ pub struct Attempts(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     balance: Balance<Replica>,
-    methods: HashMap<String, Known>,
+    methods: HashMap<String, Arc<CalledMethod>>,
     /// Any other method.
-    undeclared: Known,
+    undeclared: Arc<CalledMethod>,
+    policy: Arc<RetryPolicy>,
     budget: Arc<Budget>,
     calls: Calls,
     /// The tasks that connect the replicas.
     _tasks: JoinSet<()>,
 }
 
-/// What is known of a method.
-#[derive(Debug)]
-struct Known {
-    /// The method with its service, for metrics.
-    name: Arc<str>,
-    declared: Method,
-    latencies: Latencies,
-}
-
-type Outcome = Result<Response<ReplicaBody>, Failure>;
+type Outcome = Result<Response<Box<ReplicaBody>>, Failure>;
 
 impl Attempts {
     /// Creates the layer. Its `tasks` end when the last clone is dropped.
     pub(in crate::client) fn new(
         balance: Balance<Replica>,
         methods: &HashMap<String, (Method, Arc<UsualLatency>)>,
+        policy: Arc<RetryPolicy>,
         budget: Arc<Budget>,
         tasks: JoinSet<()>,
     ) -> Self {
-        let known = |name: &str, declared, usual: &Arc<UsualLatency>| Known {
-            name: name.into(),
-            declared,
-            latencies: Latencies::new(usual.clone()),
-        };
-        let methods = methods.iter();
-        let methods = methods
-            .map(|(path, (method, usual))| (path.clone(), known(rpc_method(path), *method, usual)));
+        let methods = methods.iter().map(|(path, (method, usual))| {
+            let method = CalledMethod::new(path, *method, usual.clone());
+            (path.clone(), Arc::new(method))
+        });
         Self(Arc::new(Shared {
             balance,
             methods: methods.collect(),
-            undeclared: known(metrics::OTHER, Method::default(), &Arc::default()),
+            undeclared: Arc::new(CalledMethod::undeclared()),
+            policy,
             calls: budget.join(),
             budget,
             _tasks: tasks,
@@ -105,9 +91,9 @@ impl Attempts {
 }
 
 impl Service<Request<tonic::body::Body>> for Attempts {
-    type Response = Response<ReplicaBody>;
+    type Response = Response<Box<ReplicaBody>>;
     type Error = Status;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<ReplicaBody>, Status>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Box<ReplicaBody>>, Status>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(())) // each call waits for a replica on its own
@@ -115,7 +101,14 @@ impl Service<Request<tonic::body::Body>> for Attempts {
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let shared = self.0.clone();
-        Box::pin(async move { shared.send(request).await.map_err(Failure::into_status) })
+        Box::pin(async move {
+            let outcome = shared.send(request).await;
+            if let Ok(response) = &outcome {
+                // Last: the codec takes it in this poll.
+                response.body().offer_to_codec();
+            }
+            outcome.map_err(Failure::into_status)
+        })
     }
 }
 
@@ -127,33 +120,31 @@ impl Shared {
         head.extensions.clear(); // so that a copy for each attempt is cheap
         let body = if method.declared.has_one_request {
             let message = RequestBody::message(body).await;
-            message.map_err(Failure::Request)?
+            message.map_err(Failure::of_request)?
         } else {
-            RequestBody::Stream(Replay::new(body))
+            RequestBody::Stream(Replay::new(body, self.policy.kept_request))
         };
         self.calls.add();
-        let measured = Measured::begin(method.name.clone());
+        let measured = Measured::begin(method.clone());
         let mut call = Call {
             method,
             head,
             body,
             attempts: 0,
-            was_refused: false,
             tried: Vec::new(),
         };
         loop {
-            let replica = match self.balance.pick(&call.tried).await {
+            let replica = match self.pick(&call).await {
                 Ok(replica) => replica,
                 Err(failure) => return measured.see(Err(failure)),
             };
             let outcome = self.attempt(&mut call, &replica).await;
-            let verdict = Verdict::of(&outcome);
-            if verdict.is_final() {
+            let next = ending_to_mend(&outcome).and_then(|ending| {
+                call.tried.push(replica);
+                self.pause_before_next(ending, &outcome, &mut call)
+            });
+            let Some(pause) = next else {
                 call.body.commit();
-                return measured.see(outcome);
-            }
-            call.tried.push(replica);
-            let Some(pause) = self.pause_before_next(&verdict, &mut call) else {
                 return measured.see(outcome);
             };
             drop(outcome);
@@ -162,33 +153,45 @@ impl Shared {
             }
         }
     }
+
+    /// Picks the replica of the next attempt. A first attempt may try an ejected replica.
+    async fn pick(&self, call: &Call<'_>) -> Result<Arc<Replica>, Failure> {
+        if call.tried.is_empty() {
+            let is_idempotent = call.method.declared.is_idempotent;
+            match self.balance.take_trial(is_idempotent) {
+                Some(trial) if is_idempotent => return Ok(trial),
+                Some(trial) => trial.try_by_question(),
+                None => {}
+            }
+        }
+        self.balance.pick(&call.tried).await
+    }
 }
 
 /// A call and its attempts so far.
 struct Call<'a> {
-    method: &'a Known,
+    method: &'a Arc<CalledMethod>,
     head: request::Parts,
     body: RequestBody,
     attempts: u32,
-    was_refused: bool,
     /// The replicas of the attempts that failed or are late.
     tried: Vec<Arc<Replica>>,
 }
 
 impl Call<'_> {
     /// Starts the next attempt on `replica`.
-    fn next_attempt(&mut self, replica: Arc<Replica>) -> impl Future<Output = Outcome> + use<> {
+    fn next_attempt(
+        &mut self,
+        replica: Arc<Replica>,
+        is_hedge: bool,
+        read_ahead: usize,
+    ) -> impl Future<Output = Outcome> + use<> {
         let mut request = Request::from_parts(self.head.clone(), self.body.clone());
         if self.attempts > 0 {
             let previous = HeaderValue::from(self.attempts);
             request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);
         }
         self.attempts += 1;
-        let until = if self.method.declared.has_one_response {
-            Until::FirstFrame
-        } else {
-            Until::Head
-        };
-        replica.attempt(request, until, self.method.name.clone())
+        replica.attempt(request, self.method.clone(), is_hedge, read_ahead)
     }
 }

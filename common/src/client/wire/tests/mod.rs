@@ -1,7 +1,10 @@
 //! One connection and its calls, over a duplex, against an `h2` server.
 
 mod calls;
+mod raw;
+mod settings;
 mod streams;
+mod watch;
 
 use std::{
     future::{Future, pending},
@@ -16,8 +19,8 @@ use http_body_util::BodyExt;
 use tokio::{io::duplex, time::timeout};
 use tonic::{Code, Status};
 
-use super::{Connection, Head, Until};
-use crate::client::{Failure, RequestIdNames, request_body::RequestBody};
+use super::{Connection, Head, InFlight, ResponseBody, Until};
+use crate::client::{Failure, RequestIdNames, ending::Ending, request_body::RequestBody};
 
 type Streams = server::Connection<tokio::io::DuplexStream, Bytes>;
 type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
@@ -25,7 +28,7 @@ type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection whose other end runs `serve`.
-async fn connection<F>(serve: impl FnOnce(Streams) -> F + Send + 'static) -> Connection
+async fn connection<F>(serve: impl FnOnce(Streams) -> F + Send + 'static) -> Arc<Connection>
 where
     F: Future<Output = ()> + Send,
 {
@@ -33,9 +36,21 @@ where
     tokio::spawn(async move {
         serve(server::handshake(theirs).await.expect("it speaks HTTP/2")).await;
     });
-    Connection::with_io(ours, Head::in_memory(RequestIdNames::Both))
+    Connection::with_io(ours, Head::in_memory(RequestIdNames::Both), Arc::default())
         .await
         .unwrap()
+}
+
+impl Connection {
+    /// Makes an attempt without a look at the streams of the others.
+    async fn attempt(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+        until: Until,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let in_flight = InFlight::begin(self.clone());
+        in_flight.attempt(request, until).await
+    }
 }
 
 fn request() -> Request<RequestBody> {

@@ -8,24 +8,20 @@ use http_body_util::StreamBody;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::{
-    Context, Deadline,
-    client::{request_body::Replay, wire::ResponseBody},
-    context,
-};
+use crate::{Context, Deadline, client::request_body::Replay, context};
 
 const MESSAGE: Bytes = Bytes::from_static(b"message");
 const SHORT: Duration = Duration::from_millis(50);
 
 type Sender = mpsc::UnboundedSender<Result<Bytes, Status>>;
 
-fn streaming<S>(messages: S) -> Request<RequestBody>
+pub(super) fn streaming<S>(messages: S) -> Request<RequestBody>
 where
     S: futures_util::Stream<Item = Result<Bytes, Status>> + Send + 'static,
 {
     let frames = futures_util::StreamExt::map(messages, |message| message.map(Frame::data));
     let body = tonic::body::Body::new(StreamBody::new(frames));
-    let body = RequestBody::Stream(Replay::new(body));
+    let body = RequestBody::Stream(Replay::new(body, 64 * 1_024));
     Request::post("/a.Service/Method").body(body).unwrap()
 }
 
@@ -47,7 +43,7 @@ async fn soon<F: Future>(what: &str, future: F) -> F::Output {
 /// follows.
 async fn reset_after<F>(
     serve: impl FnOnce(Request<RecvStream>, server::SendResponse<Bytes>) -> F + Send + 'static,
-) -> (Connection, oneshot::Receiver<Reason>)
+) -> (Arc<Connection>, oneshot::Receiver<Reason>)
 where
     F: Future<Output = Held> + Send,
 {
@@ -101,7 +97,7 @@ async fn early(request: Request<RecvStream>, mut response: server::SendResponse<
 
 async fn status_of_body(response: Response<ResponseBody>) -> Status {
     let body = soon("the body", response.into_body().collect()).await;
-    body.unwrap_err()
+    body.unwrap_err().into_status()
 }
 
 #[tokio::test]
@@ -171,7 +167,9 @@ async fn no_more_messages_are_read_than_the_other_end_takes() {
         tokio::select! { () = drive(streams) => unreachable!(), size = read => size }
     });
     let head = Head::in_memory(RequestIdNames::Both);
-    let connection = Connection::with_io(ours, head).await.unwrap();
+    let connection = Connection::with_io(ours, head, Arc::default())
+        .await
+        .unwrap();
     let pulled = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let messages = {
         let pulled = pulled.clone();
@@ -282,10 +280,7 @@ async fn the_failure_of_a_request_stream_is_that_of_its_call() {
     sender.send(Ok(MESSAGE)).unwrap();
     sender.send(Err(failure())).unwrap();
     let end = soon("the end", connection.attempt(request, Until::Head)).await;
-    let Failure::Request(status) = end.unwrap_err() else {
-        panic!("not the caller's failure")
-    };
-    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(end.unwrap_err().ending, Ending::Request(Code::OutOfRange));
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
 
     // After it.
@@ -315,7 +310,7 @@ async fn a_request_stream_has_the_context_of_its_call_and_ends_with_it() {
     let messages = stream::unfold(sender, async |sender| {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let context = context::current().expect("that of the call");
-        sender.send(context.request_id.to_string()).unwrap();
+        sender.send(context.request_id().to_string()).unwrap();
         Some((Ok(MESSAGE), sender))
     });
     let deadline = Deadline::after(Duration::from_millis(200));

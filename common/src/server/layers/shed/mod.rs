@@ -10,7 +10,6 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use axum::BoxError;
@@ -24,7 +23,6 @@ use super::head;
 use crate::{
     body::DroppableBody,
     context, limits,
-    methods::{Deadlines, Methods},
     protocol::Protocol,
     server::capacity::{
         Capacity, Overloaded,
@@ -122,7 +120,8 @@ struct Admission {
     capacity: Arc<Capacity>,
     open: Arc<Open>,
     port: Protocol,
-    deadlines: Deadlines,
+    /// Whether long-lived requests have a limit of their own, and end with the drain.
+    limits_long_lived: bool,
 }
 
 impl ShedLayer {
@@ -140,24 +139,21 @@ impl ShedLayer {
 
     fn alone(max_in_flight: usize, port: Protocol) -> Self {
         let open = Arc::new(Open::new(Ipv4Addr::UNSPECIFIED.into()));
-        let deadlines = Deadlines::of_methods(Duration::MAX, &Methods::new());
-        let capacity = Arc::new(Capacity::alone(max_in_flight));
-        Self::of_connection(capacity, open, port, deadlines)
+        Self(Arc::new(Admission {
+            capacity: Arc::new(Capacity::alone(max_in_flight)),
+            open,
+            port,
+            limits_long_lived: false,
+        }))
     }
 
-    /// A layer for the requests of one connection. `port` is the protocol of its port, and
-    /// `deadlines` has the methods of the port.
-    pub(crate) fn of_connection(
-        capacity: Arc<Capacity>,
-        open: Arc<Open>,
-        port: Protocol,
-        deadlines: Deadlines,
-    ) -> Self {
+    /// A layer for the requests of one connection. `port` is the protocol of its port.
+    pub(crate) fn of_connection(capacity: Arc<Capacity>, open: Arc<Open>, port: Protocol) -> Self {
         Self(Arc::new(Admission {
             capacity,
             open,
             port,
-            deadlines,
+            limits_long_lived: true,
         }))
     }
 }
@@ -166,9 +162,9 @@ impl Admission {
     fn admit<B>(&self, request: &Request<B>) -> Result<Served, BoxError> {
         head::check(request, self.port)?;
         head::check_peer(&self.open)?;
-        let path = request.uri().path();
-        let is_long_lived = self.deadlines.is_long_lived(path);
-        let kind = Kind::of(path, is_long_lived);
+        let is_long_lived =
+            self.limits_long_lived && context::terms().is_some_and(|terms| terms.is_long_lived);
+        let kind = Kind::of(request.uri().path(), is_long_lived);
         let capacity = &self.capacity;
         let in_flight = capacity.share.take(&self.open, kind);
         let in_flight = in_flight.map_err(|no_place| capacity.refuse(kind, no_place))?;

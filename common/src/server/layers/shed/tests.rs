@@ -1,4 +1,4 @@
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use futures_util::{FutureExt, stream};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -13,7 +13,7 @@ use crate::server::capacity::{
     long_lived::LongLived,
     places::Places,
 };
-use crate::{Context as RequestContext, Deadline, RequestId, methods::Method};
+use crate::{Context as RequestContext, Deadline, RequestId, methods::Terms};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -31,18 +31,11 @@ async fn connect(connections: &Arc<Connections>) -> Connection {
     connections.admit(Ipv4Addr::LOCALHOST.into()).await
 }
 
-/// A service whose bodies never end. `/Watch` and `/Wait` are long-lived; `/Wait` never
-/// responds.
+/// A service whose bodies never end. `/Wait` never responds.
 fn service(
     capacity: &Arc<Capacity>,
     connection: &Connection,
 ) -> BoxCloneSyncService<Request<()>, Response<ShedBody<Silence>>, BoxError> {
-    let long = Method {
-        deadline: Some(Duration::MAX),
-        ..Method::default()
-    };
-    let methods = ["/Watch", "/Wait"].map(|path| (path.to_owned(), long));
-    let deadlines = Deadlines::of_methods(Duration::from_secs(10), &Methods::from(methods));
     let service = service_fn(async |request: Request<()>| {
         if request.uri().path() == "/Wait" {
             std::future::pending::<()>().await;
@@ -51,10 +44,11 @@ fn service(
         Ok::<_, Infallible>(Response::new(silence))
     });
     let open = connection.open.clone();
-    let layer = ShedLayer::of_connection(capacity.clone(), open, Protocol::Http, deadlines);
+    let layer = ShedLayer::of_connection(capacity.clone(), open, Protocol::Http);
     BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service(service))
 }
 
+/// Calls the service. `/Watch` and `/Wait` are long-lived.
 async fn ask(
     capacity: &Arc<Capacity>,
     connection: &Connection,
@@ -62,7 +56,12 @@ async fn ask(
 ) -> Result<Response<ShedBody<Silence>>, BoxError> {
     let request = Request::get(path).version(Version::HTTP_2);
     let request = request.body(()).unwrap();
-    service(capacity, connection).oneshot(request).await
+    let is_long_lived = ["/Watch", "/Wait"].contains(&path);
+    let terms = Terms::of(is_long_lived.then_some(Duration::MAX), PATIENCE);
+    let context = RequestContext::new(RequestId::fresh(), Deadline::after(PATIENCE))
+        .with(|shared| shared.terms = terms);
+    let response = service(capacity, connection).oneshot(request);
+    context.scope(response).await
 }
 
 /// Whether the access line of a refused request has its usual level.
@@ -225,8 +224,7 @@ async fn a_request_is_in_flight_until_its_client_has_read_all_of_a_long_body() {
     let peer = connect(&connections).await;
     for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
         let open = peer.open.clone();
-        let deadlines = Deadlines::of_methods(PATIENCE, &Methods::new());
-        let layer = ShedLayer::of_connection(capacity.clone(), open, Protocol::Http, deadlines);
+        let layer = ShedLayer::of_connection(capacity.clone(), open, Protocol::Http);
         let service = service_fn(async |_: Request<()>| {
             let body = Full::new(Bytes::from(vec![0; LENGTH]));
             Ok::<_, Infallible>(Response::new(body))
@@ -269,7 +267,7 @@ async fn long_lived_calls_end_soon_after_a_drain_begins() {
     capacity.long_lived.draining.cancel();
 
     let mut context = RequestContext::new(RequestId::fresh(), Deadline::after(PATIENCE));
-    context.protocol = Protocol::Grpc;
+    context = context.with(|shared| shared.protocol = Protocol::Grpc);
     let end = context.scope(watch.into_body().collect()).await.unwrap();
     assert_eq!(end.trailers().unwrap()[Status::GRPC_STATUS], "14");
     assert!(waiting.await.unwrap().unwrap_err().is::<Draining>());

@@ -1,5 +1,6 @@
-//! [`UsualLatency`]: how long a method usually takes, to tell when a response is late. The workers
-//! of the process learn it together, so that more workers do not take longer to learn it.
+//! [`UsualLatency`]: how long a method usually takes, to tell when a response is late, and to compare
+//! replicas that serve different methods. The workers of the process learn it together, so that more
+//! workers do not take longer to learn it.
 
 use std::{
     sync::{
@@ -28,11 +29,16 @@ const WINDOW: usize = 100;
 /// The responses that a worker collects before it adds them to the window.
 const BATCH: usize = 10;
 
+/// The responses of the first estimate. It holds until the first window is full.
+const FIRST: usize = 10;
+
 /// The usual latency of a method, for the whole process.
 #[derive(Debug, Default)]
 pub(in crate::client) struct UsualLatency {
-    /// The time after which a response is late, in microseconds; 0 until the first window is full.
+    /// The time after which a response is late, in microseconds; 0 while it is not known.
     late_after: AtomicU64,
+    /// The median, in microseconds.
+    median: AtomicU64,
     window: Mutex<Vec<Duration>>,
 }
 
@@ -40,45 +46,65 @@ impl UsualLatency {
     fn add(&self, latencies: &mut Vec<Duration>) {
         let mut window = lock(&self.window);
         window.append(latencies);
-        if window.len() < WINDOW {
+        let is_full = window.len() >= WINDOW;
+        if !is_full && (self.is_known() || window.len() < FIRST) {
             return;
         }
-        let index = window.len() * PERCENTILE / 100;
-        let (_, percentile, _) = window.select_nth_unstable(index);
-        let late_after = (*percentile * MARGIN).max(FLOOR);
-        let micros = u64::try_from(late_after.as_micros()).unwrap_or(u64::MAX);
-        self.late_after.store(micros, Relaxed);
-        window.clear();
+        let count = window.len();
+        let mut nth = |index| *window.select_nth_unstable(index).1;
+        let (median, percentile) = (nth(count / 2), nth(count * PERCENTILE / 100));
+        let late_after = (percentile * MARGIN).max(FLOOR);
+        self.median.store(micros(median), Relaxed);
+        self.late_after.store(micros(late_after), Relaxed);
+        if is_full {
+            window.clear();
+        }
     }
+
+    fn is_known(&self) -> bool {
+        self.late_after.load(Relaxed) > 0
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The latencies of a method, as one worker measures them.
 #[derive(Debug)]
-pub(super) struct Latencies {
+pub(in crate::client) struct Latencies {
     usual: Arc<UsualLatency>,
     /// Uncontended, as each worker has its own.
     batch: Mutex<Vec<Duration>>,
 }
 
 impl Latencies {
-    pub(super) fn new(usual: Arc<UsualLatency>) -> Self {
+    pub(in crate::client) fn new(usual: Arc<UsualLatency>) -> Self {
         Self {
             usual,
             batch: Mutex::default(),
         }
     }
 
-    /// The time after which a response is late; `None` while the first window fills.
-    pub(super) fn late_after(&self) -> Option<Duration> {
+    /// The time after which a response is late, if it is known.
+    pub(in crate::client) fn late_after(&self) -> Option<Duration> {
         let micros = self.usual.late_after.load(Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
+    /// The median, if it is known.
+    pub(in crate::client) fn usual(&self) -> Option<Duration> {
+        let usual = &self.usual;
+        usual
+            .is_known()
+            .then(|| Duration::from_micros(usual.median.load(Relaxed)))
+    }
+
     /// Records the latency of a good response.
-    pub(super) fn record(&self, latency: Duration) {
+    pub(in crate::client) fn record(&self, latency: Duration) {
         let mut batch = lock(&self.batch);
         batch.push(latency);
-        if batch.len() >= BATCH {
+        if batch.len() >= BATCH || !self.usual.is_known() {
             self.usual.add(&mut batch);
         }
     }
@@ -97,12 +123,15 @@ mod tests {
     }
 
     #[test]
-    fn no_response_is_late_until_the_first_window_is_full() {
+    fn the_first_responses_are_enough_for_an_estimate_that_the_first_window_corrects() {
         let latencies = Latencies::new(Arc::default());
-        record(&latencies, WINDOW - 1, 50 * MILLI);
-        assert_eq!(latencies.late_after(), None);
+        record(&latencies, FIRST - 1, 50 * MILLI);
+        assert_eq!((latencies.late_after(), latencies.usual()), (None, None));
         record(&latencies, 1, 50 * MILLI);
         assert_eq!(latencies.late_after(), Some(100 * MILLI));
+        assert_eq!(latencies.usual(), Some(50 * MILLI));
+        record(&latencies, WINDOW - FIRST, 20 * MILLI);
+        assert_eq!(latencies.usual(), Some(20 * MILLI));
     }
 
     #[test]
@@ -110,7 +139,7 @@ mod tests {
         let usual = Arc::<UsualLatency>::default();
         let workers: Vec<_> = (0..10).map(|_| Latencies::new(usual.clone())).collect();
         for latencies in &workers {
-            record(latencies, BATCH, 50 * MILLI);
+            record(latencies, FIRST / 10, 50 * MILLI);
         }
         for latencies in &workers {
             assert_eq!(latencies.late_after(), Some(100 * MILLI));

@@ -1,0 +1,412 @@
+//! [`Attempt`]: one attempt of a call on a replica, from its start to its end, however that comes.
+
+use std::{
+    future::poll_fn,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::replica::Replica;
+use crate::{
+    Deadline,
+    client::{
+        Failure,
+        codec::Refusal,
+        ending::Ending,
+        method::CalledMethod,
+        reading::Reading,
+        request_body::RequestBody,
+        wire::{ResponseBody, Until},
+    },
+    context,
+    metrics::{self, Kind},
+    timings::{RunningAttempt, WANT_SERVER_TIMING},
+};
+#[cfg(feature = "traces")]
+use crate::{trace::Trace, traces};
+
+/// One attempt of a call. When this is dropped, the attempt has ended: this is where its replica
+/// and its metrics learn how.
+#[derive(Debug)]
+struct Attempt {
+    replica: Arc<Replica>,
+    method: Arc<CalledMethod>,
+    start: Instant,
+    deadline: Option<Deadline>,
+    /// When the response began.
+    responded: Option<Instant>,
+    /// Whether the first message of a stream was counted in the cost.
+    is_open: bool,
+    /// How the attempt has ended, if it has.
+    ending: Option<Ending>,
+    /// What the codec of the caller says of the response.
+    refusal: Arc<Refusal>,
+    /// Whether the caller has got the beginning of a message that is too long, and nothing else
+    /// since. tonic asks for no more, and drops the response.
+    is_too_long: bool,
+    /// The call as a whole, if this is its last attempt.
+    measured: Option<Measured>,
+    /// The attempt in the record of its request, if that is recorded.
+    recorded: Option<RunningAttempt>,
+    /// The trace of its span, if that is recorded.
+    #[cfg(feature = "traces")]
+    trace: Option<Arc<Trace>>,
+}
+
+impl Replica {
+    /// Makes one attempt of a call.
+    pub(in crate::client) async fn attempt(
+        self: Arc<Self>,
+        mut request: Request<RequestBody>,
+        method: Arc<CalledMethod>,
+        is_hedge: bool,
+        read_ahead: usize,
+    ) -> Result<Response<Box<ReplicaBody>>, Failure> {
+        self.metrics.picks.add(1);
+        self.cost.begin();
+        #[cfg(feature = "traces")]
+        let span = traces::of_attempt();
+        let recorded = RunningAttempt::begin(is_hedge, self.address);
+        if recorded.is_some() {
+            let yes = HeaderValue::from_static("1");
+            request.headers_mut().insert(WANT_SERVER_TIMING, yes);
+        }
+        let is_unary = method.declared.has_one_response;
+        let mut attempt = Attempt {
+            #[cfg(feature = "traces")]
+            trace: span.as_ref().map(|(_, trace)| trace.clone()),
+            replica: self,
+            method,
+            start: Instant::now(),
+            deadline: context::deadline(),
+            responded: None,
+            is_open: false,
+            ending: None,
+            refusal: Arc::default(),
+            is_too_long: false,
+            measured: None,
+            recorded,
+        };
+        let until = if is_unary {
+            Until::FirstFrame
+        } else {
+            Until::Head
+        };
+        let sent = attempt.replica.connections.attempt(request, until);
+        #[cfg(feature = "traces")]
+        let outcome = match span {
+            // The id of the span goes with the attempt, and on its log lines.
+            Some((context, _)) => context.scope(sent).await,
+            None => sent.await,
+        };
+        #[cfg(not(feature = "traces"))]
+        let outcome = sent.await;
+        let response = outcome.inspect_err(|failure| attempt.ending = Some(failure.ending))?;
+        let now = Instant::now();
+        attempt.responded = Some(now);
+        if let Some(recorded) = &attempt.recorded {
+            recorded.see_response(response.headers());
+        }
+        let (reading, end) = match Reading::begin(&response, is_unary) {
+            Ok(reading) => (Some(reading), None),
+            Err(ending) => {
+                attempt.ending = Some(ending);
+                if !matches!(ending, Ending::Status(..) | Ending::Shed(..)) {
+                    return Err(Failure::of_response(ending));
+                }
+                (None, Some(End::InHead))
+            }
+        };
+        if reading.is_some() && !is_unary {
+            let took = now - attempt.start;
+            attempt.replica.learn_latency(&attempt.method, took, now);
+        }
+        let (head, body) = response.into_parts();
+        let mut body = Box::new(ReplicaBody {
+            body,
+            reading,
+            ahead: Bytes::new(),
+            end,
+            attempt: Some(attempt),
+        });
+        if is_unary {
+            body.read_ahead(read_ahead).await?;
+            body.check()?;
+        }
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+impl Attempt {
+    /// How the attempt has ended, if it is dropped now.
+    fn end(&self, now: Instant) -> Ending {
+        if let Some(check) = self.refusal.check() {
+            self.method.set_check(check);
+            return Ending::Undecodable;
+        }
+        if self.is_too_long && self.refusal.is_read() {
+            self.method.set_too_long();
+            return Ending::Undecodable;
+        }
+        if let Some(ending) = self.ending {
+            return ending;
+        }
+        let is_over = self.deadline.is_some_and(|it| it.instant() <= now);
+        let is_late = self.responded.is_none()
+            && !self.method.is_endless()
+            && now - self.start > self.method.late_after();
+        Ending::of_dropped(is_over, is_late)
+    }
+
+    /// Counts the first message of a stream: from now on it may be quiet.
+    fn open(&mut self) {
+        if !self.is_open {
+            self.is_open = true;
+            self.replica.cost.open();
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let ending = self.end(now);
+        let code = ending.code();
+        self.replica.cost.end(self.is_open);
+        self.replica
+            .learn(&self.method, ending, self.start, self.responded, now);
+        let took = now - self.start;
+        let name = &self.method.name;
+        metrics::count_duration(Kind::RpcClientAttempt, name, code as u16, None, took);
+        if let Some(measured) = &mut self.measured {
+            measured.ending = Some(ending);
+        }
+        if let Some(recorded) = &self.recorded {
+            recorded.end(took, code);
+        }
+        #[cfg(feature = "traces")]
+        if let Some(trace) = &self.trace {
+            traces::Attempt {
+                trace,
+                method: name,
+                replica: self.replica.address,
+                code,
+                took,
+            }
+            .record();
+        }
+    }
+}
+
+/// The end of a response, as its caller gets it.
+#[derive(Debug)]
+enum End {
+    InHead,
+    Trailers(HeaderMap),
+    Failed(Failure),
+}
+
+/// The body of a response, whose end says something about its replica. It is boxed, as it is large,
+/// and each layer moves the response.
+#[derive(Debug)]
+pub struct ReplicaBody {
+    body: ResponseBody,
+    /// `None` if the head was all of the response.
+    reading: Option<Reading>,
+    /// The data that was read ahead, in one piece.
+    ahead: Bytes,
+    /// The end of the response, once it was read, until the caller gets it.
+    end: Option<End>,
+    /// `None` once the caller has got all of the response.
+    attempt: Option<Attempt>,
+}
+
+impl ReplicaBody {
+    /// Makes this the response of a call, which ends with it.
+    pub(in crate::client) fn end_with(&mut self, measured: Measured) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.measured = Some(measured);
+        }
+    }
+
+    /// How the attempt has ended, if all of the response was read.
+    pub(in crate::client) fn ending(&self) -> Option<Ending> {
+        self.attempt.as_ref()?.ending
+    }
+
+    /// Reads the response to its end, if that is near. So an attempt that fails late can still be
+    /// followed by another. The caller needs the end as well.
+    async fn read_ahead(&mut self, most: usize) -> Result<(), Failure> {
+        while self.end.is_none() && self.ahead.len() < most {
+            if let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
+                self.ahead = if self.ahead.is_empty() {
+                    data
+                } else {
+                    [&self.ahead[..], &data].concat().into()
+                };
+            }
+        }
+        match self.end.take() {
+            Some(End::Failed(failure)) => Err(failure),
+            end => {
+                self.end = end;
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets the codec that reads the response report to this attempt.
+    pub(in crate::client) fn offer_to_codec(&self) {
+        if let Some(attempt) = &self.attempt {
+            attempt.refusal.offer();
+        }
+    }
+
+    /// Checks a message before its caller gets it, if a message of the method was refused before and
+    /// this replica has failed lately. So another replica may serve the call.
+    fn check(&mut self) -> Result<(), Failure> {
+        let Some(attempt) = &mut self.attempt else {
+            return Ok(());
+        };
+        let is_too_long = self.reading.as_ref().is_some_and(Reading::is_too_long);
+        let is_refused = match (&self.end, attempt.method.check()) {
+            (Some(_), Some(check)) => {
+                match &self.ahead[..] {
+                    [0, _, _, _, _, message @ ..] => !check(message),
+                    _ => false, // compressed, or none
+                }
+            }
+            _ => is_too_long && attempt.method.was_too_long(),
+        };
+        if !is_refused || !attempt.replica.is_doubted(Instant::now()) {
+            return Ok(());
+        }
+        attempt.ending = Some(Ending::Undecodable);
+        Err(Failure::of_response(Ending::Undecodable))
+    }
+
+    /// Reads data of messages, or notes the end.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(reading) = &mut self.reading else {
+            return Poll::Ready(None);
+        };
+        let (ending, trailers) = loop {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => match reading.read(&data) {
+                        Ok(()) if reading.is_message() => return Poll::Ready(Some(data)),
+                        Ok(()) => {}
+                        Err(ending) => break (ending, None),
+                    },
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        break (reading.end(Some(&trailers)), Some(Ok(trailers)));
+                    }
+                },
+                None => break (reading.end(None), None),
+                Some(Err(failure)) => break (failure.ending, Some(Err(failure))),
+            }
+        };
+        if let Some(attempt) = &mut self.attempt {
+            attempt.ending = Some(ending);
+        }
+        self.end = Some(match (ending, trailers) {
+            (_, Some(Err(failure))) => End::Failed(failure),
+            (Ending::Status(..), Some(Ok(trailers))) => End::Trailers(trailers),
+            _ => End::Failed(Failure::of_response(ending)),
+        });
+        Poll::Ready(None)
+    }
+}
+
+impl Body for ReplicaBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.is_too_long = false;
+        }
+        let data = if !self.ahead.is_empty() {
+            Some(mem::take(&mut self.ahead))
+        } else if self.end.is_none() && self.attempt.is_some() {
+            ready!(self.poll_data(cx))
+        } else {
+            None
+        };
+        if let Some(data) = data {
+            let is_too_long = self.reading.as_ref().is_some_and(Reading::is_too_long);
+            if let Some(attempt) = &mut self.attempt {
+                attempt.open();
+                attempt.is_too_long = is_too_long;
+            }
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        self.attempt = None;
+        Poll::Ready(match self.end.take() {
+            None | Some(End::InHead) => None,
+            Some(End::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Some(End::Failed(failure)) => Some(Err(failure.into_status())),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_over = self.attempt.is_none() || self.reading.is_none();
+        self.ahead.is_empty() && is_over
+    }
+}
+
+/// A call with all of its attempts. When this is dropped, the call counts.
+#[derive(Debug)]
+pub(in crate::client) struct Measured {
+    method: Arc<CalledMethod>,
+    begin: Instant,
+    deadline: Option<Deadline>,
+    /// How the call has ended, if it has.
+    ending: Option<Ending>,
+}
+
+impl Measured {
+    pub(in crate::client) fn begin(method: Arc<CalledMethod>) -> Self {
+        Self {
+            method,
+            begin: Instant::now(),
+            deadline: context::deadline(),
+            ending: None,
+        }
+    }
+
+    /// Sees the outcome of the last attempt. A response may go on for long.
+    pub(in crate::client) fn see(
+        mut self,
+        mut outcome: Result<Response<Box<ReplicaBody>>, Failure>,
+    ) -> Result<Response<Box<ReplicaBody>>, Failure> {
+        match &mut outcome {
+            Ok(response) => response.body_mut().end_with(self),
+            Err(failure) => self.ending = Some(failure.ending),
+        }
+        outcome
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let is_over = self.deadline.is_some_and(|it| it.instant() <= now);
+        let ending = self.ending;
+        let ending = ending.unwrap_or_else(|| Ending::of_dropped(is_over, false));
+        let (name, code) = (&self.method.name, ending.code());
+        metrics::count_duration(Kind::RpcClient, name, code as u16, None, now - self.begin);
+    }
+}

@@ -1,0 +1,102 @@
+//! [`Room`]: what the connections to one replica share: the calls that wait for a stream of any of
+//! them, and whether one is silent.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::Notify;
+
+use super::signs::Doubt;
+use crate::limits;
+
+/// The calls that wait for a stream, first come, first served.
+///
+/// Whoever frees a stream while calls wait wakes the first of them. A call that was woken and finds
+/// more than one free stream wakes the next, so that each free stream has a call on its way to it.
+#[derive(Debug, Default)]
+pub(in crate::client) struct Room {
+    waiting: AtomicUsize,
+    freed: Notify,
+    wanted: Notify,
+    /// The connections that are silent.
+    silent: AtomicUsize,
+    went_silent: Notify,
+}
+
+impl Room {
+    /// Takes a place among the waiting calls, or returns `None` if there is no free one.
+    pub(in crate::client) fn wait(&self) -> Option<Waiting<'_>> {
+        let others = self.waiting.fetch_add(1, Relaxed);
+        let waiting = Waiting(self);
+        self.wanted.notify_one();
+        (others < limits::MAX_CALLS_WITHOUT_STREAM).then_some(waiting)
+    }
+
+    pub(in crate::client) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
+    /// Waits until a call waits.
+    pub(in crate::client) async fn wanted(&self) {
+        while !self.is_waited_for() {
+            self.wanted.notified().await;
+        }
+    }
+
+    /// Wakes the first waiting call, as a stream may be free.
+    pub(in crate::client) fn wake_one(&self) {
+        if self.is_waited_for() {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Waits until one of the connections is silent.
+    pub(in crate::client) async fn silent(&self) {
+        loop {
+            let went_silent = self.went_silent.notified();
+            if self.silent.load(Relaxed) > 0 {
+                return;
+            }
+            went_silent.await;
+        }
+    }
+
+    /// Counts the change of the doubts about one connection.
+    pub(super) fn count_silent(&self, before: Doubt, after: Doubt) {
+        match (before >= Doubt::Silent, after >= Doubt::Silent) {
+            (false, true) => {
+                self.silent.fetch_add(1, Relaxed);
+                self.went_silent.notify_waiters();
+            }
+            (true, false) => {
+                self.silent.fetch_sub(1, Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Wakes all waiting calls, as their connection is closed.
+    pub(super) fn wake_all(&self) {
+        self.freed.notify_waiters();
+    }
+}
+
+/// A place among the calls that wait for a stream.
+pub(in crate::client) struct Waiting<'a>(&'a Room);
+
+impl Waiting<'_> {
+    /// Whether no other call waits.
+    pub(in crate::client) fn is_only(&self) -> bool {
+        self.0.waiting.load(Relaxed) == 1
+    }
+
+    /// Waits until a stream may be free.
+    pub(in crate::client) async fn woken(&self) {
+        self.0.freed.notified().await;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,255 @@
+//! The watch over the calls of a connection, as long as one is in flight: also after a GOAWAY, and
+//! when the replica has left the pool.
+//!
+//! A slow response alone says nothing. When a call is late and nothing at all comes over its
+//! connection, the replica is asked. Two decisions follow from the lack of a reply, with two
+//! patiences:
+//!
+//! | nothing has come for | what follows |
+//! |---|---|
+//! | 125 ms after the question | calls that may go elsewhere do ([`Doubt::Silent`]) |
+//! | 1 s after the question | another connection to the replica is tried ([`Doubt::Suspect`]), and a PING is sent |
+//! | 20 s after the PING | the connection is broken off, with the calls on it |
+//!
+//! A pause of some seconds, as of a garbage collection or a migration, costs no stream.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    select,
+    time::{Instant, timeout},
+};
+
+use super::{
+    h2_connection::Connection,
+    pings::Pings,
+    question::{REPLY, Reply, TICK, ask, tick},
+    signs::{Closed, Counts, Doubt, Signs},
+};
+
+/// A call is late when nothing has come over its connection for this long. The check may notice up
+/// to this much later.
+const LATE_AFTER: Duration = Duration::from_millis(250);
+
+/// The longest pause between two questions while nothing but the replies to them comes. The pauses
+/// double up to it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Streams whose responses have begun may be quiet for hours: the replica is asked after so many
+/// looks without a byte, which take 10 s.
+const QUIET_LOOKS: u32 = 40;
+
+/// The ticks from a question to the doubts: 125 ms, which a busy replica may take for a reply, and as
+/// long as a new connection has for its first one.
+const SILENT: u32 = 1;
+const SUSPECT: u32 = REPLY;
+
+/// The ticks from a PING to the end of the connection: 20 s (gRPC's default, gRFC A8).
+const BROKEN: u32 = 160;
+
+/// Watches the calls of a connection while polled. Keeps the connection open only during questions.
+pub(super) async fn watch(connection: Weak<Connection>, signs: Arc<Signs>, mut pings: Pings) {
+    loop {
+        signs.call_begun().await;
+        watch_calls(&connection, &signs, &mut pings).await;
+    }
+}
+
+/// Asks whenever a call is late, until none is in flight.
+async fn watch_calls(connection: &Weak<Connection>, signs: &Signs, pings: &mut Pings) {
+    let mut looks = Looks::new(signs.counts());
+    let mut pause = LATE_AFTER;
+    let mut next_question = Instant::now();
+    loop {
+        tick(LATE_AFTER).await;
+        match looks.look(signs.counts()) {
+            Activity::Idle => return,
+            Activity::Responses => pause = LATE_AFTER,
+            Activity::Silence => {}
+            Activity::Late if Instant::now() < next_question => {}
+            Activity::Late => {
+                let Some(connection) = connection.upgrade() else {
+                    return;
+                };
+                wait_for_bytes(&connection, pings).await;
+                looks = Looks::new(signs.counts());
+                next_question = Instant::now() + pause;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Asks a replica, and waits until anything comes or the connection ends.
+///
+/// A question that has to wait for a free stream would prove nothing, and after a GOAWAY there is no
+/// stream: a PING is sent then. Where a server would not forgive the PING either, nothing is asked.
+async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
+    let signs = &connection.signs;
+    let before = signs.counts().reads;
+    let mut is_asking = connection.has_free_stream() && signs.takes_streams();
+    let mut since_ping = (!is_asking && pings.send(signs)).then_some(0);
+    if !is_asking && since_ping.is_none() {
+        return;
+    }
+    let mut question = pin!(ask(connection));
+    signs.set_doubt(Doubt::Asked);
+    let mut ticks = 0;
+    loop {
+        select! {
+            biased;
+            reply = &mut question, if is_asking => {
+                is_asking = false;
+                see(reply, signs);
+            }
+            () = tick(TICK) => ticks += 1,
+        }
+        if signs.counts().reads != before {
+            signs.set_doubt(Doubt::None);
+            if is_asking {
+                let reply = timeout(TICK * REPLY, question).await;
+                see(reply.ok().flatten(), signs);
+            }
+            return;
+        }
+        // Nobody else holds the connection, so nobody cares.
+        if connection.has_ended() || Arc::strong_count(connection) == 1 {
+            return;
+        }
+        if ticks == SILENT {
+            signs.set_doubt(Doubt::Silent);
+        }
+        if ticks >= SUSPECT {
+            signs.set_doubt(Doubt::Suspect);
+            since_ping = since_ping.or_else(|| pings.send(signs).then_some(ticks));
+        }
+        if since_ping.is_some_and(|since| ticks - since >= BROKEN) {
+            connection.break_off();
+            return;
+        }
+    }
+}
+
+fn see(reply: Option<Reply>, signs: &Signs) {
+    if reply == Some(Reply::NotServing) {
+        signs.close(Closed::NotServing);
+    }
+}
+
+/// The activity of a connection since the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    /// Something has come.
+    Responses,
+    /// No call is in flight.
+    Idle,
+    /// Nothing has come, but no call is late.
+    Silence,
+    /// Nothing has come for the second time while a call waits, or for long while a stream is open.
+    Late,
+}
+
+/// Compares the counts of a connection with those of the last look.
+#[derive(Debug)]
+struct Looks {
+    last: Counts,
+    was_silent: bool,
+    /// The looks in a row without a byte.
+    quiet: u32,
+}
+
+impl Looks {
+    /// Starts with these counts. A call that is waiting now is late at the next look.
+    fn new(now: Counts) -> Self {
+        Self {
+            last: now,
+            was_silent: now.begun > now.settled,
+            quiet: 0,
+        }
+    }
+
+    fn look(&mut self, now: Counts) -> Activity {
+        if now.reads != self.last.reads {
+            *self = Self::new(now);
+            return Activity::Responses;
+        }
+        self.quiet += 1;
+        if self.was_silent {
+            return Activity::Late;
+        }
+        // A call that was dropped, such as the loser of a hedge, had no response either.
+        self.was_silent = now.begun > now.settled || now.begun > self.last.begun;
+        if now.begun == now.ended && !self.was_silent {
+            Activity::Idle
+        } else if self.was_silent || self.quiet < QUIET_LOOKS {
+            Activity::Silence
+        } else {
+            Activity::Late
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(reads: u64, begun: u64, settled: u64, ended: u64) -> Counts {
+        Counts {
+            reads,
+            begun,
+            settled,
+            ended,
+        }
+    }
+
+    #[test]
+    fn a_connection_without_calls_is_idle() {
+        let mut looks = Looks::new(counts(3, 5, 5, 5));
+        for _ in 0..3 {
+            assert_eq!(looks.look(counts(3, 5, 5, 5)), Activity::Idle);
+        }
+    }
+
+    #[test]
+    fn a_call_is_late_when_nothing_came_between_two_looks() {
+        let mut looks = Looks::new(counts(3, 5, 5, 5));
+        assert_eq!(looks.look(counts(3, 6, 5, 5)), Activity::Silence);
+        assert_eq!(looks.look(counts(3, 6, 5, 5)), Activity::Late);
+        assert_eq!(looks.look(counts(4, 6, 6, 6)), Activity::Responses);
+        assert_eq!(looks.look(counts(4, 6, 6, 6)), Activity::Idle);
+    }
+
+    #[test]
+    fn a_slow_call_is_not_late_while_other_responses_come() {
+        let mut looks = Looks::new(counts(3, 5, 4, 4));
+        for more in 1..10 {
+            let now = counts(3 + more, 5 + more, 4 + more, 4 + more);
+            assert_eq!(looks.look(now), Activity::Responses);
+        }
+    }
+
+    #[test]
+    fn dropped_calls_are_late_too() {
+        let mut looks = Looks::new(counts(3, 5, 5, 5));
+        assert_eq!(looks.look(counts(3, 6, 6, 6)), Activity::Silence);
+        assert_eq!(looks.look(counts(3, 7, 7, 7)), Activity::Late);
+        // It waited when the watch began, and was gone at the first look.
+        let mut looks = Looks::new(counts(3, 6, 5, 5));
+        assert_eq!(looks.look(counts(3, 6, 6, 6)), Activity::Late);
+    }
+
+    #[test]
+    fn a_stream_may_be_quiet_for_ten_seconds() {
+        let mut looks = Looks::new(counts(3, 5, 5, 4));
+        for _ in 1..QUIET_LOOKS {
+            assert_eq!(looks.look(counts(3, 5, 5, 4)), Activity::Silence);
+        }
+        assert_eq!(looks.look(counts(3, 5, 5, 4)), Activity::Late);
+        assert_eq!(looks.look(counts(4, 5, 5, 4)), Activity::Responses);
+        assert_eq!(looks.look(counts(4, 5, 5, 4)), Activity::Silence);
+    }
+}
