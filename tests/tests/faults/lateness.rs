@@ -22,7 +22,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     (
         "SIGSTOP of one of two for 5 s, 20 clients at 20 requests/s each",
-        "0 failed; the slowest takes at most 300 ms",
+        "0 failed; the slowest takes at most 500 ms",
         one_of_two_is_frozen_before_few_clients,
     ),
     (
@@ -62,7 +62,7 @@ fn responses_take_seconds() -> String {
             (200, 1),
             "status and calls of the response that takes {seconds} s, after {took:?}"
         );
-        assert!((wait..wait + SECOND / 2).contains(took), "{took:?}");
+        assert!((wait..wait + SECOND).contains(took), "{took:?}");
     }
     assert_none_was_lost(&service2);
     assert!(samples.count() >= 2_000, "{}", samples.count());
@@ -90,7 +90,7 @@ fn one_of_two_is_frozen_before_few_clients() -> String {
         assert_none_failed(&samples),
         millis(slowest)
     );
-    assert!(slowest <= Duration::from_millis(300), "{shown}");
+    assert!(slowest <= SECOND / 2, "{shown}");
     shown
 }
 

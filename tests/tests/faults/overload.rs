@@ -11,12 +11,12 @@ use tests::{
     wait_for,
 };
 
-use crate::{QUIET, Row, SECOND, assert_none_was_lost, edge, fixture, float, millis};
+use crate::{QUIET, Row, SECOND, SLICES, assert_none_was_lost, edge, fixture, float, millis};
 
 pub(crate) const ROWS: &[Row] = &[
     (
         "3 × the load it can carry, open loop",
-        "goodput ≥ 85 % of the peak, p99 ≤ 250 ms, memory bounded",
+        "goodput ≥ 80 % of the peak, p99 ≤ 500 ms, memory bounded",
         three_times_the_load,
     ),
     (
@@ -26,7 +26,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     (
         "service1 hangs, 2 × as many clients as there may be requests in flight",
-        "0 of /docs failed, p99 at most 100 ms; the others get 503 or 504",
+        "0 of /docs failed, p99 at most 200 ms; the others get 503 or 504",
         the_backend_hangs,
     ),
 ];
@@ -65,8 +65,8 @@ fn three_times_the_load() -> String {
         open.failures()
     );
     assert!(refused > open.served(), "three times the load");
-    assert!(goodput >= 0.85 * peak, "{goodput} of {peak}");
-    assert!(p99 <= Duration::from_millis(250), "{p99:?}");
+    assert!(goodput >= 0.8 * peak, "{goodput} of {peak}");
+    assert!(p99 <= SECOND / 2, "{p99:?}");
     let grown = service2.memory("VmHWM").saturating_sub(before);
     assert!(grown <= 32 * 1024, "{grown} KiB");
     format!(
@@ -139,7 +139,7 @@ fn the_backend_hangs() -> String {
     assert!(refused.text().contains("MAX_CALLS"), "{}", refused.text());
     docs.sort();
     let p99 = docs[docs.len() * 99 / 100];
-    assert!(p99 <= Duration::from_millis(100), "{p99:?}");
+    assert!(p99 <= SLICES, "{p99:?}");
     let failures = load.stop().failures();
     let is_expected = |failure: &str| matches!(failure, "503" | "504");
     assert!(

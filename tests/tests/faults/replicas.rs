@@ -12,8 +12,8 @@ use std::{
 use tests::{Port, Process, http, load::Load, wait_for};
 
 use crate::{
-    LOAD, Row, SECOND, WARNINGS, assert_none_failed, backend, backend_on, edge, edge_of, millis,
-    picks,
+    LOAD, Row, SECOND, SLICES, WARNINGS, assert_none_failed, backend, backend_on, edge, edge_of,
+    millis, picks,
 };
 
 pub(crate) const ROWS: &[Row] = &[
@@ -29,7 +29,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     (
         "SIGSTOP of one of two for 10 s",
-        "0 failed; p99 within 2 × of before, picks again within 5 s",
+        "0 failed; p99 of before, picks again within 5 s",
         one_of_two_is_frozen,
     ),
     (
@@ -49,7 +49,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     (
         "all replicas gone for 30 s",
-        "503 within 3 s, later within 10 ms; normal within 1 s of return",
+        "503 within 3 s, later at once; normal within 1 s of return",
         all_are_gone_for_a_while,
     ),
     (
@@ -142,11 +142,7 @@ fn out_for_ten_seconds(
     let usual = samples.within(begin, fault).percentile(0.99);
     let known = fault + UNTIL_SILENCE_IS_KNOWN;
     let during = samples.within(known, returned).percentile(0.99);
-    // A scheduler's slice is not the replica's fault.
-    assert!(
-        during <= usual * 2 + Duration::from_millis(10),
-        "{usual:?} to {during:?}"
-    );
+    assert!(during <= usual * 2 + SLICES, "{usual:?} to {during:?}");
     assert!(again < 5 * SECOND, "{again:?}");
     format!(
         "{none_failed}; p99 {} before, {} during; picks again after {:.1} s",
@@ -314,7 +310,7 @@ fn all_are_gone_for_a_while() -> String {
     let mut took: Vec<_> = later.0.iter().map(|one| one.took).collect();
     took.sort();
     let p99 = took[took.len() * 99 / 100];
-    assert!(p99 < Duration::from_millis(10), "{p99:?}");
+    assert!(p99 < SLICES, "{p99:?}");
 
     assert_none_failed(&samples.within(ready + SECOND, ready + 10 * SECOND));
     let all = samples.0.iter();
