@@ -112,6 +112,9 @@ pub(crate) const BYTES_PER_WINDOW_UPDATE: u32 = 8;
 /// The most window updates, and the most resets, that can be explained in advance.
 pub(crate) const MAX_EXPLAINED_FRAMES: u32 = 64 * 1_024;
 
+/// The time that a client over HTTP/2 has to read a response without a place.
+pub(crate) const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The most streams of a worker whose requests were refused and whose clients do not read the
 /// response. Further streams are reset: refusals must not hold more memory than responses.
 pub(crate) const MAX_REFUSALS: usize = 4_096;
@@ -207,16 +210,19 @@ pub(crate) const SPARE_SHARE: usize = 100;
 /// sockets.
 pub(crate) const MAX_SPARE: usize = 16;
 
-/// A client that has read nothing of its response for this time is stalled.
-pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(100);
+/// The divisor for the part of the places that is kept for clients that hold little; and for the part
+/// of what is free of it that the requests of a connection may be as many as.
+pub(crate) const RESERVE_SHARE: usize = 8;
 
-/// The shortest interval between two scans of all requests in flight.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// A client that has taken nothing of its responses for this time gives way at the limit. One that
+/// reads at 64 kbit/s acknowledges a packet of 1,500 bytes five times a second.
+pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(5);
 
-/// The ratio of requests in flight at which a peer gives way to a newcomer, whose new request
-/// counts. Between peers with about the same number, work that has begun is worth more than work
-/// that has not.
-pub(crate) const GIVE_WAY_RATIO: usize = 2;
+/// The shortest interval between two looks at all connections, near the limit.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The interval at which a write that waits looks what its peer has acknowledged.
+pub(crate) const STALLED_LOOK: Duration = Duration::from_secs(1);
 
 /// The divisor for the part of `MAX_CONNECTIONS` that is kept free while there are idle connections:
 /// they end gently, and a burst does not wait for them.

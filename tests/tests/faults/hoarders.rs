@@ -1,7 +1,9 @@
 //! Clients that take everything a service has, and leave nothing to newcomers.
 
 use std::{
+    error::Error,
     future::{Future, pending, poll_fn},
+    io,
     net::SocketAddr,
     thread::{self, sleep},
     time::Duration,
@@ -11,16 +13,18 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use h2::client::{self, SendRequest};
 use http::Request;
-use tests::{Process, http as plain, load::Load};
+use tests::{Process, Record, http as plain, load::Load};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     runtime,
     sync::oneshot,
     time,
 };
 
-use crate::{PROBES, QUIET, Row, SECOND, assert_none_failed, backend, edge, millis};
+use crate::{
+    ENDLESS, PROBES, QUIET, Row, SECOND, assert_none_failed, backend, edge, float, millis,
+};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -42,6 +46,16 @@ pub(crate) const ROWS: &[Row] = &[
         "1,200 readers of a list of 400 KB that read nothing, 600 over HTTP/2 that read a byte; 256 in flight",
         "0 of the newcomers fail; memory below 256 MB",
         memory_of_lists,
+    ),
+    (
+        "60 clients that read nothing, for 64 places; 16 readers of 400 KB at 1.5 Mbit/s and 4 of 40 KB at 64 kbit/s, over HTTP/1.1 and HTTP/2",
+        "all of them whole",
+        readers_are_slow_at_the_limit,
+    ),
+    (
+        "20 s at the limit, with 2 workers and with 16",
+        "no response is cut whose access line says that it is whole",
+        lines_are_true_at_the_limit,
     ),
     (
         "300 messages of 4 MB that never end, on one gRPC connection",
@@ -160,8 +174,8 @@ fn streams_take_nothing() -> String {
     let shown = probe_beside(&service2, 2, move || {
         take_nothing(address, 4, 512, "/api/v1/say-hello?name=x")
     });
-    let gave_way = service2.metric("requests_gave_way_total");
-    assert!(gave_way > 0.0, "all places were taken");
+    let shed = service2.metric("requests_shed_total");
+    assert!(shed > 0.0, "their places were taken");
     shown
 }
 
@@ -172,7 +186,7 @@ fn scrapes_take_nothing() -> String {
         take_nothing(address, 20, 500, "/metrics")
     });
     let scrape = plain::get(address, "/metrics");
-    assert_eq!(scrape.status, 200);
+    assert_eq!(scrape.status, 200, "five seconds have passed");
     assert!(scrape.body.len() < 256 * 1_024);
     shown
 }
@@ -236,6 +250,228 @@ fn memory_of_lists() -> String {
     let most = service2.memory("VmHWM") / 1_024;
     assert!(most < 256, "{most} MB");
     format!("{shown}; at most {most} MB")
+}
+
+/// A reader of a list, at a pace.
+#[derive(Debug, Clone, Copy)]
+struct Reader {
+    items: u32,
+    bytes_per_second: usize,
+}
+
+/// 400 KB at 1.5 Mbit/s.
+const BROAD: Reader = Reader {
+    items: 10_000,
+    bytes_per_second: 187_500,
+};
+
+/// 40 KB at 64 kbit/s.
+const NARROW: Reader = Reader {
+    items: 1_000,
+    bytes_per_second: 8_000,
+};
+
+/// What a reader got.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Whole,
+    Refused,
+    Cut(String),
+}
+
+impl Reader {
+    fn path(self) -> String {
+        format!("/api/v1/items?length={}", self.items)
+    }
+
+    /// The bytes that it reads at once, ten times a second.
+    fn some(self) -> usize {
+        self.bytes_per_second / 10
+    }
+
+    async fn pause(self, read: usize) {
+        time::sleep(SECOND.mul_f64(float(read) / float(self.bytes_per_second))).await;
+    }
+
+    /// What a list with this status is. A whole one has its last item.
+    fn outcome(self, status: u16, list: &[u8]) -> Outcome {
+        let end = format!("\"name {}\"}}]", self.items);
+        match status {
+            503 => Outcome::Refused,
+            200 if String::from_utf8_lossy(list).contains(&end) => Outcome::Whole,
+            _ => Outcome::Cut(format!("{status}, {} bytes", list.len())),
+        }
+    }
+
+    /// Reads a list over HTTP/1.1.
+    async fn read(self, address: SocketAddr, id: String) -> Outcome {
+        let (mut list, mut some) = (Vec::new(), vec![0; self.some()]);
+        let read = async {
+            let path = self.path();
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nhost: a\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"
+            );
+            let mut socket = slow_socket(address).await?;
+            socket.write_all(request.as_bytes()).await?;
+            loop {
+                let read = socket.read(&mut some).await?;
+                if read == 0 {
+                    return Ok::<_, io::Error>(());
+                }
+                list.extend_from_slice(&some[..read]);
+                self.pause(read).await;
+            }
+        };
+        if let Err(error) = read.await {
+            return Outcome::Cut(format!("{} bytes, {error}", list.len()));
+        }
+        let status = list.get(9..12).and_then(|code| str::from_utf8(code).ok());
+        let status = status.and_then(|code| code.parse().ok());
+        self.outcome(status.unwrap_or_default(), &list)
+    }
+
+    /// Reads a list over HTTP/2.
+    async fn read_http2(self, address: SocketAddr, id: String) -> Outcome {
+        let mut list = Vec::new();
+        let read = async {
+            let socket = slow_socket(address).await?;
+            let window = u32::try_from(self.some()).expect("it is small");
+            let (sender, connection) = client::Builder::new()
+                .initial_window_size(window)
+                .handshake::<_, Bytes>(socket)
+                .await?;
+            tokio::spawn(connection);
+            let request = Request::get(format!("http://{address}{}", self.path()));
+            let request = request.header("x-request-id", id).body(());
+            let mut sender = sender.ready().await?;
+            let (response, _) = sender.send_request(request.expect("a request"), true)?;
+            let response = response.await?;
+            let status = response.status().as_u16();
+            let mut body = response.into_body();
+            while let Some(some) = body.data().await {
+                let some = some?;
+                list.extend_from_slice(&some);
+                self.pause(some.len()).await;
+                body.flow_control().release_capacity(some.len())?;
+            }
+            Ok::<_, Box<dyn Error + Send + Sync>>(status)
+        };
+        match read.await {
+            Ok(status) => self.outcome(status, &list),
+            Err(error) => Outcome::Cut(format!("{} bytes, {error}", list.len())),
+        }
+    }
+}
+
+/// A connection whose kernel acknowledges little more than what is read.
+async fn slow_socket(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(4_096)?;
+    socket.connect(address).await
+}
+
+/// Does this beside 60 clients that ask for an endless stream every three seconds and read nothing.
+/// They have another address.
+fn beside_hoarders<T>(address: SocketAddr, work: impl Future<Output = T>) -> T {
+    let hoard = async {
+        loop {
+            let hoarders = read_nothing(address, 60, str::from_utf8(ENDLESS).expect("it is text"));
+            let _ = time::timeout(3 * SECOND, hoarders).await;
+        }
+    };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        tokio::select! {
+            done = work => done,
+            never = hoard => never,
+        }
+    })
+}
+
+fn readers_are_slow_at_the_limit() -> String {
+    let (_service1, service2) = pair_with_room(&[("MAX_IN_FLIGHT", "64")]);
+    let address = service2.http();
+    let readers = [(BROAD, 16), (NARROW, 4)];
+    let outcomes = beside_hoarders(address, async {
+        let all = readers.map(|(reader, count)| {
+            let of_one = (0..count).flat_map(move |number| {
+                let id = |version: &str| format!("{version}-{}-{number}", reader.items);
+                let http1 = tokio::spawn(reader.read(address, id("http1")));
+                let http2 = tokio::spawn(reader.read_http2(address, id("http2")));
+                [http1, http2]
+            });
+            join_all(of_one)
+        });
+        join_all(all).await
+    });
+    let outcomes: Vec<_> = outcomes
+        .into_iter()
+        .flatten()
+        .map(|outcome| outcome.expect("it does not panic"))
+        .collect();
+    let cut: Vec<_> = outcomes
+        .iter()
+        .filter(|one| **one != Outcome::Whole)
+        .collect();
+    assert!(cut.is_empty(), "{cut:?}");
+    let shed = service2.metric("requests_shed_total");
+    assert!(shed > 0.0, "all places were taken");
+    format!(
+        "{} of {} whole; {shed} requests refused beside them",
+        outcomes.len(),
+        outcomes.len()
+    )
+}
+
+fn lines_are_true_at_the_limit() -> String {
+    let shown = ["2", "16"].map(|workers| {
+        let (_service1, service2) = pair_with_room(&[
+            ("MAX_IN_FLIGHT", "32"),
+            ("WORKERS", workers),
+            ("RUST_LOG", "info"),
+        ]);
+        let address = service2.http();
+        let outcomes = beside_hoarders(address, async {
+            let end = time::Instant::now() + 20 * SECOND;
+            let readers = (0..40).map(|reader| {
+                tokio::spawn(async move {
+                    let mut outcomes = Vec::new();
+                    while time::Instant::now() < end {
+                        let id = format!("reader-{reader}-{}", outcomes.len());
+                        let outcome = if reader % 2 == 0 {
+                            BROAD.read(address, id.clone()).await
+                        } else {
+                            BROAD.read_http2(address, id.clone()).await
+                        };
+                        outcomes.push((id, outcome));
+                        time::sleep(SECOND / 10).await;
+                    }
+                    outcomes
+                })
+            });
+            join_all(readers).await
+        });
+        let log = service2.terminate().log_by_id();
+        let says_whole = |id: &str| {
+            let lines = log.get(id).map(Vec::as_slice).unwrap_or_default();
+            let status = |line: &Record| line.integer("response_status");
+            let line = lines.iter().find(|line| status(line).is_some());
+            line.is_some_and(|line| status(line) == Some(200) && line.text("reason").is_empty())
+        };
+        let outcomes = outcomes.into_iter();
+        let outcomes: Vec<_> = outcomes
+            .flat_map(|of_one| of_one.expect("it does not panic"))
+            .collect();
+        let count = |wanted: Outcome| outcomes.iter().filter(|one| one.1 == wanted).count();
+        let is_lie = |one: &&(String, Outcome)| matches!(one.1, Outcome::Cut(_)) && says_whole(&one.0);
+        let lies: Vec<_> = outcomes.iter().filter(is_lie).collect();
+        assert!(lies.is_empty(), "{lies:?}");
+        let (whole, refused) = (count(Outcome::Whole), count(Outcome::Refused));
+        assert!(whole > 100 && refused > 0, "{whole} whole, {refused} refused");
+        let cut = outcomes.len() - whole - refused;
+        format!("{workers} workers: {whole} whole, {refused} refused, {cut} cut, none of them said to be whole")
+    });
+    shown.join("; ")
 }
 
 fn memory_of_the_backend() -> String {

@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use axum::BoxError;
 
-use super::{Overloaded, long_lived::Draining};
+use super::long_lived::Draining;
 use crate::{deadline::DeadlineExceeded, metrics};
 
 /// The reason why a response is not whole.
@@ -15,7 +15,7 @@ use crate::{deadline::DeadlineExceeded, metrics};
 pub(crate) enum Cause {
     /// The client has gone away.
     Client,
-    /// The request gives way to another.
+    /// The client takes nothing, and another request needs the place.
     GivesWay,
     /// The service drains or the worker stops.
     Stop,
@@ -32,8 +32,6 @@ impl Cause {
             Self::Deadline
         } else if error.is::<Draining>() {
             Self::Stop
-        } else if error.is::<Overloaded>() {
-            Self::GivesWay
         } else {
             Self::Failure
         }

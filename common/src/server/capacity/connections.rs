@@ -146,7 +146,6 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::server::capacity::{in_flight::Request, kind::Kind};
 
     const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -158,8 +157,7 @@ mod tests {
             open.push(connections.admit(ADDRESS).await);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        let request = Arc::new(Request::new(Kind::Ordinary));
-        open[0].open.begin_request(request);
+        open[0].open.begin_request();
         let mut newcomer = Box::pin(connections.admit(ADDRESS));
         assert!(newcomer.as_mut().now_or_never().is_none());
         let told = |index: usize| open[index].open.told_to_close();

@@ -1,15 +1,14 @@
-//! [`Capacity`]: the limits on connections and on requests in flight, and which of them end at a
-//! limit.
+//! [`Capacity`]: the limits on connections and on requests in flight, and who gets the last places.
 
 pub(crate) mod cause;
 pub(crate) mod connections;
-pub(crate) mod in_flight;
 pub(crate) mod kind;
 pub(crate) mod long_lived;
 pub(crate) mod open;
+pub(crate) mod outbound;
 pub(crate) mod places;
-pub(crate) mod rests;
 pub(crate) mod share;
+mod stalled;
 
 use std::{sync::Arc, time::Duration};
 
@@ -74,7 +73,7 @@ impl Capacity {
     }
 }
 
-/// A request was refused, or gave way to another, at a limit on requests in flight.
+/// A request was refused at a limit on requests in flight.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("there are as many requests in flight as there may be")]
 pub(crate) struct Overloaded {

@@ -7,10 +7,9 @@ use std::sync::{
 };
 
 use super::{
-    in_flight::Request,
     kind::{Kind, Limit},
     open::Open,
-    places::{NoPlace, Places},
+    places::{NoPlace, Place, Places},
 };
 use crate::limits;
 
@@ -45,42 +44,52 @@ impl Share {
         open: &Arc<Open>,
         kind: Kind,
     ) -> Result<InFlight, NoPlace> {
+        let mut places = [None; 2];
         for (index, limit) in kind.limits().iter().enumerate() {
-            if let Err(error) = self.take_one(open, *limit) {
-                self.release(&kind.limits()[..index]);
-                return Err(error);
+            match self.take_one(open, *limit) {
+                Ok(place) => places[index] = Some(place),
+                Err(error) => {
+                    self.release(open, kind, places);
+                    return Err(error);
+                }
             }
         }
-        let request = Request::begin(kind);
+        open.begin_request();
         Ok(InFlight {
-            key: open.begin_request(request.clone()),
-            request,
+            kind,
+            places,
             open: open.clone(),
             share: self.clone(),
+            waits_for_service: true,
         })
     }
 
-    fn take_one(&self, open: &Arc<Open>, limit: Limit) -> Result<(), NoPlace> {
+    fn take_one(&self, open: &Open, limit: Limit) -> Result<Place, NoPlace> {
         if limit != Limit::InFlight {
-            return self.places.take(open, limit, 0).map(|_| ());
+            return self.places.take(open, limit, 0);
         }
         let spare = self.spare.load(Relaxed);
-        let left = match spare.checked_sub(1) {
-            Some(left) => left,
-            None => self.places.take(open, limit, self.max_spare / 2)?,
-        };
-        self.spare.store(left, Relaxed);
-        Ok(())
+        if let Some(left) = spare.checked_sub(1) {
+            self.spare.store(left, Relaxed);
+            return Ok(Place::Common { in_advance: 0 });
+        }
+        let place = self.places.take(open, limit, self.max_spare / 2)?;
+        if let Place::Common { in_advance } = place {
+            self.spare.store(in_advance, Relaxed);
+        }
+        Ok(place)
     }
 
-    fn release(&self, limits: &[Limit]) {
-        for limit in limits {
+    fn release(&self, open: &Open, kind: Kind, places: [Option<Place>; 2]) {
+        for (limit, place) in kind.limits().iter().zip(places.into_iter().flatten()) {
             let spare = self.spare.load(Relaxed);
-            if *limit == Limit::InFlight && spare < self.max_spare {
+            if matches!(place, Place::Reserve) {
+                self.places.leave_reserve(*limit, open.network);
+            } else if *limit == Limit::InFlight && spare < self.max_spare {
                 self.spare.store(spare + 1, Relaxed);
-            } else {
-                self.places.release(*limit, 1);
+                continue;
             }
+            self.places.release(*limit, 1);
         }
     }
 }
@@ -88,17 +97,29 @@ impl Share {
 /// The places of a request. Dropping it frees them.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    pub(crate) request: Arc<Request>,
-    key: usize,
-    open: Arc<Open>,
+    kind: Kind,
+    /// In the order of the limits of `kind`.
+    places: [Option<Place>; 2],
+    pub(crate) open: Arc<Open>,
     share: Arc<Share>,
+    /// Whether the client waits for the service, and not the service for the client.
+    waits_for_service: bool,
+}
+
+impl InFlight {
+    /// Notes whether the client waits for the service, or a part of the response for the client.
+    pub(crate) fn note_waits_for_service(&mut self, waits: bool) {
+        if self.waits_for_service != waits {
+            self.waits_for_service = waits;
+            self.open.note_waits_for_service(waits);
+        }
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.open.end_request(self.key);
-        if self.request.end() {
-            self.share.release(self.request.kind.limits());
-        }
+        self.note_waits_for_service(false);
+        self.open.end_request();
+        self.share.release(&self.open, self.kind, self.places);
     }
 }

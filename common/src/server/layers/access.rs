@@ -241,10 +241,10 @@ impl AccessLine {
             && self.size > limits::SENT_AT_ONCE
             && self.version < Version::HTTP_2;
         let open = self.connection.open.as_ref();
-        match open.filter(|open| has_rest && open.rests.is_watched()) {
+        match open.filter(|open| has_rest && open.outbound.is_watched()) {
             Some(open) => {
                 let mut line = self.clone();
-                open.rests.add(move |has_left| {
+                open.outbound.add_rest(move |has_left| {
                     if !has_left {
                         line.end = End::Dropped;
                     }
@@ -266,11 +266,18 @@ impl AccessLine {
         self.log(&outcome, took);
     }
 
+    /// Whether the connection ended because its client took nothing.
+    fn gave_way(&self) -> bool {
+        let open = self.connection.open.as_ref();
+        open.is_some_and(|open| open.gives_way())
+    }
+
     fn outcome(&self) -> Outcome {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
         let cause = match self.end {
             End::Complete => None,
             End::Cut(cause) => Some(cause),
+            End::Dropped if self.gave_way() => Some(Cause::GivesWay),
             End::Dropped => Some(cause::current()),
         };
         let (status, reason) = match (self.end, cause) {

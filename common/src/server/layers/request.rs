@@ -2,7 +2,6 @@
 //! the id and the timings.
 
 use std::{
-    cell::Cell,
     future::Future,
     net::IpAddr,
     pin::Pin,
@@ -27,7 +26,6 @@ use super::{
     tonic_quirks,
 };
 use crate::{
-    Deadline,
     body::DroppableBody,
     context::Shared,
     methods::{Deadlines, Methods, declared_in},
@@ -135,7 +133,6 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (context, faults) = context_of(&request, &self.connection);
-        LAST_DEADLINE.set(Some(context.deadline));
         let line = AccessLine::new(&request, self.connection.clone(), context.clone());
         let takes_trailers = takes_trailers(request.version(), request.headers());
         let _entered = context.enter();
@@ -148,15 +145,6 @@ where
             takes_trailers,
         }
     }
-}
-
-thread_local! {
-    static LAST_DEADLINE: Cell<Option<Deadline>> = const { Cell::new(None) };
-}
-
-/// The deadline of the last request on this thread.
-pub(crate) fn last_deadline() -> Option<Deadline> {
-    LAST_DEADLINE.get()
 }
 
 /// Whether the client takes trailers. Over HTTP/1.1 it has to ask for them, as hyper does, too

@@ -1,7 +1,8 @@
-//! [`Drive`]: serves a connection, and ends it when its [`Lifetime`] says so.
+//! [`Drive`]: serves a connection, and ends it when its [`Lifetime`] says so, or when it gives way.
 
 use std::{
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -10,85 +11,79 @@ use std::{
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{
-    evictable::Evictable,
-    lifetime::{Lifetime, Verdict},
-};
+use super::lifetime::{Lifetime, Verdict};
 use crate::{
     limits,
-    server::capacity::{
-        cause::{self, Cause},
-        in_flight,
-        kind::Kind,
-        open::{Close, Open},
-        places::NoPlace,
-        share::{InFlight, Share},
-    },
+    server::capacity::open::{Close, Open},
 };
 
 pin_project_lite::pin_project! {
     /// Serves a connection to its end.
     pub(crate) struct Drive<C> {
         #[pin]
-        connection: Evictable<C>,
+        connection: C,
         open: Arc<Open>,
-        share: Arc<Share>,
         lifetime: Lifetime,
-        // The place of a response whose end is still in a buffer.
-        rest: Option<InFlight>,
+        // Whether the last poll was another chance for a client that takes nothing.
+        had_chance: bool,
         // Fires when the lifetime needs the next look.
         timer: Pin<Box<Sleep>>,
         is_timer_set: bool,
         // The waker that is registered with `open`, and what the connection was told by then. Each
         // reason to close takes the waker.
         waker: Option<Waker>,
-        told: Option<Close>,
+        told: (Option<Close>, bool),
     }
 
     impl<C> PinnedDrop for Drive<C> {
         fn drop(this: Pin<&mut Self>) {
-            this.open.rests.end(false);
+            this.open.outbound.close();
         }
     }
 }
 
 impl<C> Drive<C> {
-    /// Serves the connection. The rest of a response that its client does not read takes a place of
-    /// `share`.
-    pub(crate) fn new(
-        connection: C,
-        open: Arc<Open>,
-        share: Arc<Share>,
-        lifetime: Lifetime,
-    ) -> Self {
-        open.rests.watch();
+    pub(crate) fn new(connection: C, open: Arc<Open>, lifetime: Lifetime) -> Self {
+        open.outbound.watch();
         Self {
-            connection: Evictable::new(connection, None),
+            connection,
+            open,
             lifetime,
-            rest: None,
+            had_chance: false,
             timer: Box::pin(sleep_until(Instant::now() + limits::IDLE_TIMEOUT)),
             is_timer_set: false,
             waker: None,
-            told: None,
-            share,
-            open,
+            told: (None, false),
         }
     }
 
-    /// Keeps a response in flight until all of it has left: when its body ends, the last part may
-    /// still be in hyper's buffer.
-    fn hold_place_of_rest(self: Pin<&mut Self>, cx: &Context<'_>) -> Result<(), NoPlace> {
+    /// Registers the task with `open` when it is new or when the connection was told something.
+    fn listen(self: Pin<&mut Self>, cx: &Context<'_>) {
         let this = self.project();
-        if !this.open.is_writing() {
-            *this.rest = None;
-            this.open.rests.end(true);
-        } else if this.open.in_flight() == 0 {
-            let rest = this.share.take(this.open, Kind::Ordinary)?;
-            rest.request.note_offered();
-            *this.rest = Some(rest);
-            this.connection.carry(in_flight::take_begun(), cx);
+        let told = (this.open.told_to_close(), this.open.gives_way());
+        let is_known = |waker: &Waker| waker.will_wake(cx.waker());
+        if *this.told != told || !this.waker.as_ref().is_some_and(is_known) {
+            this.open.wake_to_close(cx.waker());
+            *this.told = told;
+            *this.waker = Some(cx.waker().clone());
         }
-        Ok(())
+    }
+
+    /// Whether the connection ends because its client takes nothing.
+    ///
+    /// That was seen by another worker. This one may have been busy while the client took something. So
+    /// its streams, which this poll may have woken, run once more before the connection ends.
+    fn gives_way(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
+        let this = self.project();
+        if !this.open.gives_way() {
+            return false;
+        }
+        this.open.stays_if_taken();
+        let is_last = mem::replace(this.had_chance, this.open.gives_way());
+        if *this.had_chance && !is_last {
+            cx.waker().wake_by_ref();
+        }
+        *this.had_chance && is_last
     }
 }
 
@@ -99,28 +94,19 @@ where
     type Output = Result<(), C::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.as_mut().project();
-        let is_known = |waker: &Waker| waker.will_wake(cx.waker());
-        let told = this.open.told_to_close();
-        if *this.told != told || !this.waker.as_ref().is_some_and(is_known) {
-            this.open.wake_to_close(cx.waker());
-            *this.told = told;
-            *this.waker = Some(cx.waker().clone());
-        }
+        self.as_mut().listen(cx);
         loop {
             if let Poll::Ready(end) = self.as_mut().project().connection.poll(cx) {
-                let rests = &self.open.rests;
-                match &end {
-                    Some(end) => rests.end(end.is_ok()),
-                    None => cause::with_cause(Cause::GivesWay, || rests.end(false)),
-                }
-                return Poll::Ready(end.unwrap_or(Ok(())));
+                self.open.outbound.end(end.is_ok());
+                return Poll::Ready(end);
+            }
+            if !self.open.outbound.is_writing() {
+                self.open.outbound.drained();
             }
             if self.open.release_end() {
                 continue;
             }
-            if self.as_mut().hold_place_of_rest(cx).is_err() {
-                cause::with_cause(Cause::GivesWay, || self.open.rests.end(false));
+            if self.as_mut().gives_way(cx) {
                 return Poll::Ready(Ok(()));
             }
             let mut this = self.as_mut().project();
@@ -131,11 +117,7 @@ where
             }
             match this.lifetime.verdict(this.open) {
                 Verdict::Drop => return Poll::Ready(Ok(())),
-                Verdict::End => {
-                    if let Some(connection) = this.connection.as_mut().inner() {
-                        connection.graceful_shutdown();
-                    }
-                }
+                Verdict::End => this.connection.as_mut().graceful_shutdown(),
                 Verdict::Wait(None) => return Poll::Pending,
                 Verdict::Wait(Some(until)) => {
                     // The timer may fire too early, and is then set again.

@@ -5,8 +5,13 @@ use hyper_util::{rt::TokioTimer, server::conn::auto};
 use super::streams::Streams;
 use crate::{limits, protocol::Protocol};
 
-/// The settings for a port for this protocol. `max_in_flight` is the limit of the process.
-pub(crate) fn builder(protocol: Protocol, max_in_flight: usize) -> auto::Builder<Streams> {
+/// The settings for a connection to a port for this protocol. `max_in_flight` is the limit of the
+/// process.
+pub(crate) fn builder(
+    protocol: Protocol,
+    max_in_flight: usize,
+    streams: Streams,
+) -> auto::Builder<Streams> {
     let max_streams = match protocol {
         Protocol::Http => limits::MAX_STREAMS,
         Protocol::Grpc => u32::try_from(max_in_flight)
@@ -21,7 +26,7 @@ pub(crate) fn builder(protocol: Protocol, max_in_flight: usize) -> auto::Builder
     // "rapid reset"). A peer whose calls all reach their deadline at once resets no more streams
     // than it may have open.
     let max_pending_resets = max_streams as usize;
-    let mut builder = auto::Builder::new(Streams);
+    let mut builder = auto::Builder::new(streams);
     builder
         .http1()
         .max_buf_size(limits::HTTP1_BUFFER)

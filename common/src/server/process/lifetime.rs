@@ -214,12 +214,11 @@ fn patience(open: &Open) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, sync::Arc};
+    use std::net::Ipv4Addr;
 
     use tokio::time::advance;
 
     use super::*;
-    use crate::server::capacity::{in_flight::Request, kind::Kind};
 
     const AGE: Duration = Duration::from_mins(1);
     const DELAY: Duration = Duration::from_secs(10);
@@ -245,10 +244,6 @@ mod tests {
         Lifetime::new(&limits, Protocol::Http, open)
     }
 
-    fn begin_request(open: &Open) -> usize {
-        open.begin_request(Arc::new(Request::new(Kind::Ordinary)))
-    }
-
     #[tokio::test(start_paused = true)]
     async fn half_a_head_times_out_after_five_seconds_even_if_bytes_trickle_in() {
         let (open, mut lifetime) = (open(), lifetime(None));
@@ -263,7 +258,7 @@ mod tests {
         }
         assert_eq!(lifetime.verdict(&open), Verdict::Drop);
         // The rest of the head has come.
-        begin_request(&open);
+        open.begin_request();
         assert!(lifetime.goes_on(&open));
     }
 
@@ -313,14 +308,14 @@ mod tests {
     async fn an_old_connection_over_http_2_ends_with_its_requests() {
         let (open, mut lifetime) = (open(), lifetime(Some(AGE)));
         open.note_http2();
-        let key = begin_request(&open);
+        open.begin_request();
         let old_at = Instant::now() + AGE;
         assert_eq!(lifetime.verdict(&open), Verdict::Wait(Some(old_at)));
         advance(AGE).await;
         assert_eq!(lifetime.verdict(&open), Verdict::End);
         advance(10 * limits::GOAWAY_GRACE).await;
         assert_eq!(lifetime.verdict(&open), Verdict::Wait(None), "busy");
-        open.end_request(key);
+        open.end_request();
         let verdict = lifetime.verdict(&open);
         assert!(matches!(verdict, Verdict::Wait(Some(_))));
         advance(limits::GOAWAY_GRACE).await;

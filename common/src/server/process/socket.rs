@@ -26,7 +26,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -35,6 +35,7 @@ use super::{
     connection_error::{self, GOAWAY_CALM},
     control_frames::ControlFrames,
     stream_errors::StreamErrors,
+    unacknowledged::unacknowledged,
 };
 use crate::{limits, metrics, server::capacity::open::Open};
 
@@ -55,7 +56,7 @@ pin_project_lite::pin_project! {
         // Whether the last write was complete, and so ended at the end of a frame.
         is_between_frames: bool,
         write_timeout: Duration,
-        stalled: Option<Pin<Box<Sleep>>>,
+        stalled: Option<Stalled>,
         // Whether the last flush waits. That of TCP never does; TLS has a buffer.
         is_flushing: bool,
         // Whether the connection ends with a reset when it is dropped.
@@ -125,16 +126,20 @@ impl<S> Socket<S> {
     }
 }
 
+/// The TCP connection below a stream, if there is one.
+fn tcp_of<S: 'static>(stream: &S) -> Option<&TcpStream> {
+    let stream: &dyn Any = stream;
+    let tls = stream.downcast_ref::<TlsStream<BufReader<TcpStream>>>();
+    match tls {
+        Some(tls) => Some(tls.get_ref().0.get_ref()),
+        None => stream.downcast_ref::<TcpStream>(),
+    }
+}
+
 /// Makes the end of a TCP connection a reset, or a regular end. This holds even if the process is
 /// killed.
 fn end_with_reset<S: 'static>(stream: &S, reset: bool) {
-    let stream: &dyn Any = stream;
-    let tls = stream.downcast_ref::<TlsStream<BufReader<TcpStream>>>();
-    let tcp = match tls {
-        Some(tls) => Some(tls.get_ref().0.get_ref()),
-        None => stream.downcast_ref::<TcpStream>(),
-    };
-    if let Some(tcp) = tcp {
+    if let Some(tcp) = tcp_of(stream) {
         // It fails if the connection has ended, and then nothing more can be shown.
         let _ = SockRef::from(tcp).set_linger(reset.then_some(Duration::ZERO));
     }
@@ -218,15 +223,17 @@ impl<S: AsyncWrite + 'static> Socket<S> {
         slices: &[io::IoSlice<'_>],
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let this = self.project();
+        let mut this = self.project();
         if *this.ends_with_reset != this.open.ends_response() {
             *this.ends_with_reset = this.open.ends_response();
             end_with_reset(this.inner.as_ref().get_ref(), *this.ends_with_reset);
         }
-        let poll = write(this.inner, cx);
-        this.open.note_writing(poll.is_pending());
+        let poll = write(this.inner.as_mut(), cx);
+        this.open.outbound.note_writing(poll.is_pending());
         if let Poll::Ready(written) = &poll {
-            *this.stalled = None;
+            if this.stalled.take().is_some() {
+                this.open.note_taken();
+            }
             if let (Some(frames), Ok(written)) = (this.frames, written) {
                 frames.note_written(slices, *written);
                 let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
@@ -234,7 +241,14 @@ impl<S: AsyncWrite + 'static> Socket<S> {
             }
             return poll;
         }
-        poll_stalled(this.stalled, *this.write_timeout, cx).map(Err)
+        poll_stalled(
+            this.inner.as_ref().get_ref(),
+            this.stalled,
+            this.open,
+            *this.write_timeout,
+            cx,
+        )
+        .map(Err)
     }
 }
 
@@ -250,15 +264,48 @@ fn poll_to_end<S: AsyncRead>(mut stream: Pin<&mut S>, cx: &mut Context<'_>) -> P
     }
 }
 
+/// A write that waits for a peer.
+#[derive(Debug)]
+struct Stalled {
+    /// The instant at which the peer has taken nothing for too long.
+    until: Instant,
+    /// What the peer had not acknowledged at the last look, in bytes, if the kernel tells.
+    unacknowledged: Option<u64>,
+    next_look: Pin<Box<Sleep>>,
+}
+
 /// Begins or continues to wait for a peer that takes nothing.
-fn poll_stalled(
-    stalled: &mut Option<Pin<Box<Sleep>>>,
+///
+/// The socket takes the next bytes once the kernel has sent half of those that wait in it, and a slow
+/// reader needs longer for them than the timeout. So what the peer acknowledges counts, too.
+fn poll_stalled<S: 'static>(
+    stream: &S,
+    stalled: &mut Option<Stalled>,
+    open: &Open,
     timeout: Duration,
     cx: &mut Context<'_>,
 ) -> Poll<io::Error> {
-    let stalled = stalled.get_or_insert_with(|| Box::pin(sleep(timeout)));
-    let fired = stalled.as_mut().poll(cx);
-    fired.map(|()| timed_out("the peer takes nothing"))
+    let look = || tcp_of(stream).and_then(unacknowledged);
+    let interval = limits::STALLED_LOOK.min(timeout);
+    let stalled = stalled.get_or_insert_with(|| Stalled {
+        until: Instant::now() + timeout,
+        unacknowledged: look(),
+        next_look: Box::pin(sleep(interval)),
+    });
+    while stalled.next_look.as_mut().poll(cx).is_ready() {
+        let now = Instant::now();
+        let unacknowledged = look();
+        if unacknowledged < stalled.unacknowledged {
+            open.note_taken();
+            stalled.until = now + timeout;
+        } else if stalled.until <= now {
+            return Poll::Ready(timed_out("the peer takes nothing"));
+        }
+        stalled.unacknowledged = unacknowledged;
+        let next = stalled.until.min(now + interval);
+        stalled.next_look.as_mut().reset(next);
+    }
+    Poll::Pending
 }
 
 impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
@@ -273,17 +320,25 @@ impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.project();
-        match this.inner.poll_flush(cx) {
+        let mut this = self.project();
+        match this.inner.as_mut().poll_flush(cx) {
             Poll::Pending => {
-                this.open.note_writing(true);
+                this.open.outbound.note_writing(true);
                 *this.is_flushing = true;
-                poll_stalled(this.stalled, *this.write_timeout, cx).map(Err)
+                poll_stalled(
+                    this.inner.as_ref().get_ref(),
+                    this.stalled,
+                    this.open,
+                    *this.write_timeout,
+                    cx,
+                )
+                .map(Err)
             }
             ready @ Poll::Ready(_) => {
                 if mem::take(this.is_flushing) {
-                    this.open.note_writing(false);
+                    this.open.outbound.note_writing(false);
                     *this.stalled = None;
+                    this.open.note_taken();
                 }
                 ready
             }
@@ -380,12 +435,12 @@ mod tests {
         let (_client, server) = duplex(64);
         let mut server = socket(BufWriter::with_capacity(1_024, server));
         server.write_all(&[0; 512]).await.unwrap();
-        assert!(!server.open.is_writing(), "the buffer has it all");
+        assert!(!server.open.outbound.is_writing(), "the buffer has it all");
         let begin = tokio::time::Instant::now();
         let error = server.flush().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(begin.elapsed(), TIMEOUT);
-        assert!(server.open.is_writing());
+        assert!(server.open.outbound.is_writing());
     }
 
     #[tokio::test(start_paused = true)]

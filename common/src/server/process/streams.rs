@@ -9,23 +9,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use futures_util::FutureExt;
 use http::Request;
 use hyper::{body::Incoming, rt::Executor};
 
-use super::evictable::Evictable;
-use crate::{
-    Deadline,
-    bounded::Bounded,
-    limits,
-    server::{
-        capacity::{in_flight, open::Open},
-        layers::request::last_deadline,
-    },
-};
+use crate::{Deadline, bounded::Bounded, limits, server::capacity::open::Open};
 
 thread_local! {
     /// Counts, by its clones, the refusals that their clients have not read yet.
@@ -67,12 +57,20 @@ where
     }
 }
 
-/// Runs each HTTP/2 stream as a task, for little longer than its request may take.
+/// Runs each HTTP/2 stream of a connection as a task, for little longer than its request may take.
 ///
 /// The guard layer ends a request at its deadline, unless the client reads nothing of the response:
 /// hyper does not poll the body then.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Streams;
+#[derive(Debug, Clone)]
+pub(crate) struct Streams {
+    open: Arc<Open>,
+}
+
+impl Streams {
+    pub(crate) fn new(open: Arc<Open>) -> Self {
+        Self { open }
+    }
+}
 
 impl<F> Executor<F> for Streams
 where
@@ -80,22 +78,51 @@ where
 {
     fn execute(&self, stream: F) {
         // hyper calls the stack with a request, and executes its stream before the next call.
-        let deadline = last_deadline().unwrap_or_else(|| Deadline::after(Duration::ZERO));
-        let end = Deadline::after_from(deadline.instant(), limits::STALLED_STREAM_GRACE);
-        let request = in_flight::take_begun();
-        let refusal = request.is_none().then(|| REFUSALS.with(Arc::clone));
-        if refusal.as_ref().map_or(0, Arc::strong_count) > limits::MAX_REFUSALS {
+        let admitted = self.open.take_admitted();
+        let end = match admitted {
+            Some(deadline) => {
+                Deadline::after_from(deadline.instant(), limits::STALLED_STREAM_GRACE)
+            }
+            None => Deadline::after(limits::REFUSAL_TIMEOUT),
+        };
+        let refusal = admitted.is_none().then(|| Refusal::new(self.open.clone()));
+        if refusal.as_ref().is_some_and(Refusal::is_beyond_limit) {
             return; // which resets the stream
         }
         // Boxed, because tokio moves a task before and after it runs.
-        let stream = Box::pin(Evictable::new(stream, request));
-        let stream = Bounded::begun(end, stream);
+        let stream = Bounded::begun(end, Box::pin(stream));
         let stream = stream.map(|_| drop(refusal));
         if NEW.get() < limits::MAX_NEW_STREAMS {
             begin(stream);
         } else {
             WAITING.with_borrow_mut(|waiting| waiting.push_back(Box::pin(stream)));
         }
+    }
+}
+
+/// A response without a place, until its client has read it.
+struct Refusal {
+    open: Arc<Open>,
+    of_worker: Arc<()>,
+}
+
+impl Refusal {
+    fn new(open: Arc<Open>) -> Self {
+        open.begin_refusal();
+        Self {
+            open,
+            of_worker: REFUSALS.with(Arc::clone),
+        }
+    }
+
+    fn is_beyond_limit(&self) -> bool {
+        Arc::strong_count(&self.of_worker) > limits::MAX_REFUSALS
+    }
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.open.end_refusal();
     }
 }
 
@@ -148,9 +175,11 @@ mod tests {
     #[tokio::test]
     async fn a_burst_of_streams_leaves_room_for_other_tasks() {
         let done = Arc::new(());
+        let open = Arc::new(Open::new(std::net::Ipv4Addr::LOCALHOST.into()));
+        let streams = Streams::new(open);
         for _ in 0..10 * limits::MAX_NEW_STREAMS {
             let mut done = Some(done.clone());
-            Streams.execute(async move {
+            streams.execute(async move {
                 drop(done.take());
                 pending::<()>().await;
             });

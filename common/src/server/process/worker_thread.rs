@@ -24,7 +24,7 @@ use super::{
     http,
     lifetime::{Lifetime, Limits},
     socket::Socket,
-    streams::Stack,
+    streams::{Stack, Streams},
 };
 use crate::{
     limits, logging,
@@ -183,14 +183,18 @@ pub(crate) async fn serve_socket<S>(
 {
     let keep_alive = lifetime.keep_alive.clone();
     let lifetime = Lifetime::new(lifetime, face.protocol, &open);
-    let builder = http::builder(face.protocol, capacity.share.max_in_flight());
-    let share = capacity.share.clone();
+    let streams = Streams::new(open.clone());
+    let builder = http::builder(face.protocol, capacity.share.max_in_flight(), streams);
+    if face.protocol == Protocol::Grpc {
+        // Its clients are services of the mesh.
+        open.note_keeps_places();
+    }
     let service = inbound(face, open.clone(), capacity, keep_alive);
     let socket = Socket::new(socket, open.clone(), limits::HEADER_TIMEOUT, deadline);
     let served = builder
         .serve_connection(TokioIo::new(socket), Stack::new(service, open.clone()))
         .into_owned();
-    if let Err(error) = Drive::new(served, open.clone(), share, lifetime).await {
+    if let Err(error) = Drive::new(served, open.clone(), lifetime).await {
         if let Some((code, reason)) = connection_error::sent_by_h2(&*error) {
             return connection_error::note(&open, code, reason);
         }

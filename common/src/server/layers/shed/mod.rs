@@ -25,7 +25,7 @@ use crate::{
     context, limits,
     protocol::Protocol,
     server::capacity::{
-        Capacity, Overloaded,
+        Capacity,
         kind::Kind,
         long_lived::{self, Draining},
         open::Open,
@@ -40,41 +40,12 @@ struct Served {
     long_lived: Option<long_lived::Call>,
 }
 
-/// The reason why a request must end before its deadline.
-enum MustEnd {
-    GivesWay,
-    Draining,
-}
-
-impl MustEnd {
-    fn into_error(self) -> BoxError {
-        match self {
-            Self::GivesWay => GIVES_WAY.into(),
-            Self::Draining => Draining.into(),
-        }
-    }
-
-    /// Ends a response that has begun.
-    fn break_off(self) -> Result<Frame<Bytes>, BoxError> {
-        let protocol = context::protocol().unwrap_or(Protocol::Http);
-        match self {
-            Self::GivesWay => protocol.break_off(Code::ResourceExhausted, GIVES_WAY),
-            Self::Draining => protocol.break_off(Code::Unavailable, Draining),
-        }
-    }
-}
-
-const GIVES_WAY: Overloaded = Overloaded { is_logged: false };
-
 impl Served {
-    /// Whether the request must end, and why. Registers the task to be woken when it must.
-    fn must_end(&mut self, cx: &mut Context<'_>) -> Option<MustEnd> {
-        if self.in_flight.request.gives_way() {
-            return Some(MustEnd::GivesWay);
-        }
+    /// Whether the request must end before its deadline, because the service drains. Registers the task
+    /// to be woken when it must.
+    fn must_end(&mut self, cx: &mut Context<'_>) -> bool {
         let end = self.long_lived.as_mut().map(|call| call.poll_end(cx));
         end.is_some_and(|end| end.is_ready())
-            .then_some(MustEnd::Draining)
     }
 }
 
@@ -85,11 +56,11 @@ impl Drop for Served {
     }
 }
 
-/// Refuses requests with a bad head and requests without a place, and ends requests that give way.
-/// A request is in flight until its client has read nearly all of the response.
+/// Refuses requests with a bad head and requests without a place. A request is in flight until the
+/// socket has taken its response; over HTTP/2, all but the last 128 KiB of a connection.
 ///
-/// Below another server than [`server::run`](crate::server::run), no request gives way, and all
-/// connections count as one.
+/// Below another server than [`server::run`](crate::server::run), a request is in flight until its body
+/// ends, and all connections count as one.
 ///
 /// ```
 /// use axum::{Router, body::Body, routing::get};
@@ -168,6 +139,11 @@ impl Admission {
         let capacity = &self.capacity;
         let in_flight = capacity.share.take(&self.open, kind);
         let in_flight = in_flight.map_err(|no_place| capacity.refuse(kind, no_place))?;
+        if request.version() == Version::HTTP_2
+            && let Some(deadline) = context::deadline()
+        {
+            self.open.note_admitted(deadline);
+        }
         capacity.counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Ok(Served {
             in_flight,
@@ -254,17 +230,19 @@ where
                 served,
                 is_http2,
             } => {
-                if let Some(why) = served.as_mut().expect(NOT_DONE).must_end(cx) {
-                    return Poll::Ready(Err(why.into_error()));
+                if served.as_mut().expect(NOT_DONE).must_end(cx) {
+                    return Poll::Ready(Err(Draining.into()));
                 }
                 let response = ready!(inner.poll(cx)).map_err(Into::into)?;
-                let served = served.take().expect(NOT_DONE);
-                served.in_flight.request.note_offered();
+                let mut served = served.take().expect(NOT_DONE);
+                served.in_flight.note_waits_for_service(false);
                 Poll::Ready(Ok(response.map(|body| ShedBody {
+                    is_http2: *is_http2,
                     ends_alone: *is_http2 && !body.is_end_stream(),
                     body: DroppableBody::new(body),
                     served: Some(served),
                     rest: Bytes::new(),
+                    given: 0,
                 })))
             }
             Projection::Refused { error } => Poll::Ready(Err(error.take().expect(NOT_DONE))),
@@ -273,16 +251,33 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// A body whose request is in flight until the client has read nearly all of it.
+    /// A body whose request is in flight until the socket has taken it.
     pub struct ShedBody<B> {
         #[pin]
         body: DroppableBody<B>,
         served: Option<Served>,
         // The rest of a frame that is longer than [`limits::FRAME`].
         rest: Bytes,
+        // The bytes that hyper has taken.
+        given: u64,
+        is_http2: bool,
         // Over HTTP/2, the body does not announce its end: hyper polls for it once the client has
         // read the rest.
         ends_alone: bool,
+    }
+
+    impl<B> PinnedDrop for ShedBody<B> {
+        // Over HTTP/1, hyper drops a body while the socket may still have to take the last bytes.
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            let has_rest = !*this.is_http2 && *this.given > limits::SENT_AT_ONCE;
+            if let Some(served) = this.served.take_if(|_| has_rest) {
+                let open = served.in_flight.open.clone();
+                if open.outbound.is_watched() {
+                    open.outbound.add_rest(move |_| drop(served));
+                }
+            }
+        }
     }
 }
 
@@ -299,32 +294,39 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let must_end = this.served.as_mut().and_then(|served| served.must_end(cx));
-        if let Some(why) = must_end {
+        let Some(served) = this.served.as_mut() else {
+            return Poll::Ready(None);
+        };
+        if served.must_end(cx) {
             *this.served = None;
             *this.rest = Bytes::new();
             this.body.drop_body();
-            return Poll::Ready(Some(why.break_off()));
+            let protocol = context::protocol().unwrap_or(Protocol::Http);
+            return Poll::Ready(Some(protocol.break_off(Code::Unavailable, Draining)));
         }
-        if !this.rest.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(next_of(this.rest)))));
+        let open = &served.in_flight.open;
+        open.note_taken();
+        if *this.is_http2 && !open.outbound.has_room(cx.waker()) {
+            return Poll::Pending;
         }
-        let frame = this.body.as_mut().poll_frame(cx);
-        if let Some(served) = this.served {
-            match frame {
-                Poll::Ready(_) => served.in_flight.request.note_offered(),
-                Poll::Pending => served.in_flight.request.note_waited_for(),
+        if this.rest.is_empty() {
+            let frame = this.body.as_mut().poll_frame(cx);
+            served.in_flight.note_waits_for_service(frame.is_pending());
+            let Some(frame) = ready!(frame).transpose().map_err(Into::into)? else {
+                *this.ends_alone = false;
+                return Poll::Ready(None);
+            };
+            match frame.into_data() {
+                Ok(data) => *this.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             }
         }
-        let Some(frame) = ready!(frame).transpose().map_err(Into::into)? else {
-            *this.ends_alone = false;
-            return Poll::Ready(None);
-        };
-        let frame = frame.map_data(|data| {
-            *this.rest = data;
-            next_of(this.rest)
-        });
-        Poll::Ready(Some(Ok(frame)))
+        let data = this.rest.split_to(this.rest.len().min(limits::FRAME));
+        *this.given += data.len() as u64;
+        if *this.is_http2 {
+            served.in_flight.open.outbound.note_given(data.len());
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -341,9 +343,4 @@ where
         }
         hint
     }
-}
-
-/// Splits the next frame off.
-fn next_of(rest: &mut Bytes) -> Bytes {
-    rest.split_to(rest.len().min(limits::FRAME))
 }

@@ -9,6 +9,7 @@ use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use super::*;
 use crate::server::capacity::{
+    Overloaded,
     connections::{Connection, Connections},
     long_lived::LongLived,
     places::Places,
@@ -21,7 +22,7 @@ type Silence = StreamBody<stream::Pending<Result<Frame<Bytes>, Infallible>>>;
 
 /// The capacity for this number of requests in flight.
 fn capacity(max_in_flight: usize) -> (Arc<Capacity>, Arc<Connections>) {
-    let connections = Arc::new(Connections::new(16));
+    let connections = Arc::new(Connections::new(128));
     let places = Arc::new(Places::new(max_in_flight, connections.clone()));
     let long_lived = LongLived::new(CancellationToken::new(), PATIENCE);
     (Arc::new(Capacity::new(places, 1, long_lived)), connections)
@@ -107,114 +108,72 @@ async fn long_lived_calls_leave_a_part_of_the_places_to_others() {
 }
 
 #[tokio::test]
-async fn a_client_of_the_same_network_gives_way_though_another_network_holds_more() {
-    let (capacity, connections) = capacity(16);
+async fn the_last_eighth_is_for_connections_that_hold_little() {
+    let (capacity, connections) = capacity(64);
     let [greedy, modest] = [connect(&connections).await, connect(&connections).await];
     let mut held = Vec::new();
-    for _ in 0..5 {
-        held.push(ask(&capacity, &greedy, "/").await.unwrap());
+    for _ in 0..64 {
+        held.extend(ask(&capacity, &greedy, "/").await);
     }
-    let mut others = Vec::new();
-    for _ in 0..11 {
-        let other = connections.admit(Ipv4Addr::new(127, 0, 0, 2).into()).await;
-        others.push((ask(&capacity, &other, "/").await.unwrap(), other));
-    }
-    // The others hold 11, less than twice the 6 that this network would have.
-    assert!(ask(&capacity, &modest, "/").await.is_ok());
-    let served = held.iter_mut().map(is_served).collect::<Vec<_>>();
-    assert_eq!(served, [true, true, true, true, false]);
+    assert_eq!(held.len(), 56, "one client has seven eighths");
+    let first = ask(&capacity, &modest, "/").await;
+    assert!(first.is_ok());
+    let second = ask(&capacity, &modest, "/").await;
+    assert!(second.is_err(), "seven places are free, and it has one");
+    assert!(held.iter_mut().all(is_served), "no request gives way");
+    drop((first, held.pop()));
+    assert!(ask(&capacity, &greedy, "/").await.is_ok());
 }
 
 #[tokio::test]
-async fn the_client_with_the_most_requests_gives_way_to_one_with_few() {
-    let (capacity, connections) = capacity(4);
-    let [greedy, modest] = [connect(&connections).await, connect(&connections).await];
+async fn the_clients_of_one_network_leave_half_of_the_reserve_to_others() {
+    let (capacity, connections) = capacity(64);
     let mut held = Vec::new();
-    for _ in 0..4 {
-        held.push(ask(&capacity, &greedy, "/").await.unwrap());
-    }
-    assert!(
-        held.iter_mut().all(is_served),
-        "one client may have all places"
-    );
-    let mut first = ask(&capacity, &modest, "/").await.unwrap();
-    assert_eq!(
-        held.iter_mut()
-            .filter_map(|one| is_served(one).then_some(()))
-            .count(),
-        3
-    );
-    // The greedy client has 3 of 4 now, less than twice the 2 that the modest one would have.
-    assert!(ask(&capacity, &modest, "/").await.is_err());
-    assert!(is_served(&mut first));
-}
-
-#[tokio::test]
-async fn a_client_whose_requests_have_ended_is_passed_over() {
-    let (capacity, connections) = capacity(7);
-    let [quick, greedy] = [connect(&connections).await, connect(&connections).await];
-    let mut held = Vec::new();
-    for peer in [&quick, &quick, &quick, &quick, &greedy, &greedy] {
-        held.push(ask(&capacity, peer, "/").await.unwrap());
-    }
-    assert!(held.iter_mut().all(is_served));
-    tokio::time::sleep(limits::STALLED_AFTER).await;
-    // Near the limit, this request scans the others.
-    held.push(ask(&capacity, &greedy, "/").await.unwrap());
-    let newcomer = connect(&connections).await;
-    let first = ask(&capacity, &newcomer, "/").await;
-    assert!(first.is_ok(), "the quick client gives way");
-    // Before the next scan, the requests of the quick client end; the greedy one takes the places.
-    held.drain(..4);
-    for _ in 0..3 {
-        held.push(ask(&capacity, &greedy, "/").await.unwrap());
-    }
-    assert!(held.iter_mut().all(is_served));
-    let second = connect(&connections).await;
-    assert!(ask(&capacity, &second, "/").await.is_ok());
-}
-
-#[tokio::test]
-async fn a_client_that_has_just_taken_the_places_of_others_gives_way_too() {
-    let (capacity, connections) = capacity(8);
-    let mut clients = Vec::new();
-    for number in 1..=3 {
-        let network = Ipv4Addr::new(127, 0, 0, number);
-        clients.push(connections.admit(network.into()).await);
-    }
-    let [first, second, newcomer] = &clients[..] else {
-        unreachable!("three clients")
-    };
-    let mut held = Vec::new();
-    for client in [first, second] {
-        for _ in 0..8 {
-            held.extend(ask(&capacity, client, "/").await);
+    for (network, count) in [(1, 56 + 4), (2, 2), (3, 1), (4, 1)] {
+        let address = Ipv4Addr::new(127, 0, 0, network);
+        let mut served = 0;
+        for _ in 0..64 {
+            // Each request has a connection of its own.
+            let peer = connections.admit(address.into()).await;
+            if let Ok(response) = ask(&capacity, &peer, "/").await {
+                served += 1;
+                held.push((response, peer));
+            }
         }
+        assert_eq!(served, count, "network {network}");
     }
-    // All of it within the interval between two scans.
-    assert!(ask(&capacity, newcomer, "/").await.is_ok());
+    held.clear();
+    let peer = connect(&connections).await;
+    let mut again = Vec::new();
+    for _ in 0..64 {
+        again.extend(ask(&capacity, &peer, "/").await);
+    }
+    assert_eq!(again.len(), 56, "all places were given back");
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_gives_way_first() {
-    let (capacity, connections) = capacity(3);
-    let mut held = Vec::new();
-    let mut peers = Vec::new();
-    for _ in 0..3 {
-        let peer = connect(&connections).await;
-        held.push(ask(&capacity, &peer, "/").await.unwrap());
-        peers.push(peer);
+async fn over_http_2_a_body_waits_for_the_socket() {
+    let (capacity, connections) = capacity(1);
+    let peer = connect(&connections).await;
+    let outbound = &peer.open.outbound;
+    outbound.watch();
+    let layer = ShedLayer::of_connection(capacity, peer.open.clone(), Protocol::Http);
+    let service = service_fn(async |_: Request<()>| {
+        let body = Full::new(Bytes::from(vec![0; 4 * limits::FRAME]));
+        Ok::<_, Infallible>(Response::new(body))
+    });
+    let service = ServiceBuilder::new().layer(layer).service(service);
+    let request = Request::get("/").version(Version::HTTP_2);
+    let response = service.oneshot(request.body(()).unwrap()).await.unwrap();
+    let mut body = response.into_body();
+    for _ in 0..2 {
+        assert!(body.frame().now_or_never().is_some());
     }
-    // Two clients wait for more; the third has read nothing of its response.
-    assert!(is_served(&mut held[0]) && is_served(&mut held[1]));
-    let newcomer = connect(&connections).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let early = ask(&capacity, &newcomer, "/").await;
-    assert!(early.is_err(), "the third client may still read");
-    tokio::time::sleep(Duration::from_millis(120)).await;
-    assert!(ask(&capacity, &newcomer, "/").await.is_ok());
-    let served = held.iter_mut().map(is_served).collect::<Vec<_>>();
-    assert_eq!(served, [true, true, false]);
+    let more = tokio::spawn(async move { body.frame().await.is_some() });
+    tokio::task::yield_now().await;
+    assert!(!more.is_finished(), "128 KiB wait for the socket");
+    outbound.drained();
+    assert!(timeout(PATIENCE, more).await.unwrap().unwrap());
 }
 
 #[tokio::test]

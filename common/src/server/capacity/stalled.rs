@@ -1,0 +1,130 @@
+//! [`Stalled`]: the connections whose clients take nothing of their responses, one of which ends when
+//! there is no place for another request.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::{
+    connections::Connections,
+    open::{Open, now},
+};
+use crate::{limits, lock::lock, metrics};
+
+/// The connections whose clients take nothing, as of the last look.
+#[derive(Debug)]
+pub(super) struct Stalled {
+    connections: Arc<Connections>,
+    last_look: Mutex<Look>,
+}
+
+#[derive(Debug, Default)]
+struct Look {
+    /// See [`now`].
+    at: u64,
+    /// Those that have taken nothing for [`limits::STALLED_AFTER`], the longest stalled last.
+    found: Vec<Arc<Open>>,
+}
+
+impl Stalled {
+    pub(super) fn new(connections: Arc<Connections>) -> Self {
+        Self {
+            connections,
+            last_look: Mutex::default(),
+        }
+    }
+
+    /// Looks at all connections if the last look is [`limits::LOOK_INTERVAL`] old, so that it is known
+    /// at the limit how long each has been stalled.
+    pub(super) fn look(&self) {
+        let Ok(mut last) = self.last_look.try_lock() else {
+            return; // another worker looks
+        };
+        let now = now();
+        if now >= last.at + millis(limits::LOOK_INTERVAL) {
+            last.at = now;
+            last.found = self.found_at(now);
+        }
+    }
+
+    fn found_at(&self, now: u64) -> Vec<Arc<Open>> {
+        let mut found = Vec::new();
+        self.connections.for_each(|open| {
+            if let Some(since) = open.look(now)
+                && since + millis(limits::STALLED_AFTER) <= now
+            {
+                found.push((since, open.clone()));
+            }
+        });
+        found.sort_unstable_by_key(|(since, _)| u64::MAX - since);
+        found.into_iter().map(|(_, open)| open).collect()
+    }
+
+    /// Asks the connection that has been stalled for longest to end. Returns whether there is one.
+    pub(super) fn end_one(&self) -> bool {
+        let found = &mut lock(&self.last_look).found;
+        while let Some(open) = found.pop() {
+            if open.ask_to_give_way() {
+                metrics::count(|counters| &counters.gave_way);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    async fn stalled() -> (Stalled, [super::super::connections::Connection; 2]) {
+        let connections = Arc::new(Connections::new(2));
+        let mut both = Vec::new();
+        for _ in 0..2 {
+            both.push(connections.admit(Ipv4Addr::LOCALHOST.into()).await);
+        }
+        let both = both.try_into().expect("two");
+        (Stalled::new(connections), both)
+    }
+
+    const NOW: u64 = 1_000;
+    const LATER: u64 = NOW + 5_000;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_for_five_seconds_is_stalled_and_one_that_takes_a_little_is_not()
+     {
+        let (stalled, [one, other]) = stalled().await;
+        for open in [&one.open, &other.open] {
+            open.begin_request();
+            open.note_waits_for_service(false);
+        }
+        assert!(stalled.found_at(NOW).is_empty());
+        assert!(stalled.found_at(LATER - 1).is_empty());
+        other.open.note_taken();
+        let found = stalled.found_at(LATER);
+        assert!(matches!(&found[..], [open] if Arc::ptr_eq(open, &one.open)));
+        assert!(
+            stalled.found_at(LATER + 5_000 - 1).len() < 2,
+            "it has begun anew"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_waits_for_the_service_is_not_stalled_nor_is_a_service_of_the_mesh() {
+        let (stalled, [one, other]) = stalled().await;
+        one.open.begin_request();
+        other.open.note_keeps_places();
+        other.open.begin_request();
+        other.open.note_waits_for_service(false);
+        for now in [NOW, LATER] {
+            assert!(stalled.found_at(now).is_empty());
+        }
+    }
+}
