@@ -10,7 +10,7 @@ use super::{
     connections::Connections,
     open::{Open, now},
 };
-use crate::{limits, lock::lock, metrics};
+use crate::{limits, lock::lock};
 
 /// The connections whose clients take nothing, as of the last look.
 #[derive(Debug)]
@@ -66,7 +66,6 @@ impl Stalled {
         let found = &mut lock(&self.last_look).found;
         while let Some(open) = found.pop() {
             if open.ask_to_give_way() {
-                metrics::count(|counters| &counters.gave_way);
                 return true;
             }
         }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::lifetime::{Lifetime, Verdict};
 use crate::{
-    limits,
+    limits, metrics,
     server::capacity::open::{Close, Open},
 };
 
@@ -107,6 +107,9 @@ where
                 continue;
             }
             if self.as_mut().gives_way(cx) {
+                metrics::of_this_thread()
+                    .gave_way
+                    .add(self.open.in_flight() as u64);
                 return Poll::Ready(Ok(()));
             }
             let mut this = self.as_mut().project();
