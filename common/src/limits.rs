@@ -58,9 +58,15 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for a handshake, from the opening of the connection.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most handshakes of a worker at once; at the limit, the oldest is given up. A handshake takes
-/// a round trip, so honest clients are through long before 256 others have come.
+/// The most handshakes of a worker that have begun, and the most connections to it that have not sent
+/// a byte. At each of the two limits, the oldest of the network with the most gives way. A handshake
+/// takes a round trip, so honest clients are through long before 256 others have come.
 pub(crate) const MAX_HANDSHAKES: usize = 256;
+
+/// The time that a handshake has before the next one of the same network takes its place: the longest
+/// round trip on Earth. So one network makes a worker begin at most 1,024 handshakes a second, a fifth
+/// of its time; the others are refused before they cost anything.
+pub(crate) const LEAST_HANDSHAKE: Duration = Duration::from_millis(250);
 
 /// The longest that a connection goes on which the former authorities of a directory have vouched
 /// for.

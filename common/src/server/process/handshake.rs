@@ -1,28 +1,24 @@
 //! [`handshake`]: opens TLS on the connections of a worker.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-    io,
-    time::Duration,
-};
+use std::{future::poll_fn, io, task::Poll, time::Duration};
 
 use axum::response::IntoResponse;
 use http::StatusCode;
 use http_body_util::BodyExt;
+use rustix::net::RecvFlags;
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     net::TcpStream,
-    sync::oneshot,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::info;
 
+use super::handshake_places::{Place, Stage};
 use crate::{
     Context, Deadline, Problem, RequestId, context, limits, metrics,
     rate_limit::RateLimit,
-    server::capacity::open::Open,
+    server::capacity::open::{Close, Open},
     tls::{AllowedPeers, Tls},
 };
 
@@ -58,10 +54,9 @@ async fn attempt(
     open: &Open,
 ) -> Option<TlsStream<BufReader<TcpStream>>> {
     let shaken = async {
-        let place = Place::take();
         tokio::select! {
-            shaken = shake_hands(certificates, socket, open) => shaken,
-            () = place.lost() => Err(io::Error::other("too many handshakes at once")),
+            shaken = take_turns(certificates, socket, open) => shaken,
+            () = makes_room(open) => Err(io::Error::other("another connection needs the place")),
         }
     };
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "not complete in time");
@@ -91,14 +86,61 @@ async fn attempt(
     }
 }
 
+/// Completes when the connection must make room for another one.
+async fn makes_room(open: &Open) {
+    poll_fn(|cx| {
+        open.wake_to_close(cx.waker());
+        if open.told_to_close() == Some(Close::MakeRoom) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+/// Shakes hands in the places that handshakes have. Without a place, none of the costly part is done.
+async fn take_turns(
+    certificates: &Certificates,
+    socket: TcpStream,
+    open: &Open,
+) -> io::Result<TlsStream<BufReader<TcpStream>>> {
+    let first = if let Some(first) = first_byte_by_now(&socket) {
+        first
+    } else {
+        let silent = Place::take(Stage::Silent, open.network)?;
+        silent.run(first_byte(&socket)).await?
+    };
+    let begun = Place::take(Stage::Begun, open.network)?;
+    begun
+        .run(shake_hands(certificates, socket, first, open))
+        .await
+}
+
+/// The first byte, if it has come.
+fn first_byte_by_now(socket: &TcpStream) -> Option<u8> {
+    let mut first = [0];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (_, read) = rustix::net::recv(socket, &mut first, flags).ok()?;
+    (read == 1).then_some(first[0])
+}
+
+async fn first_byte(socket: &TcpStream) -> io::Result<u8> {
+    let mut first = [0];
+    let read = socket.peek(&mut first).await?;
+    if read == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(first[0])
+}
+
 async fn shake_hands(
     Certificates { tls, allowed }: &Certificates,
     mut socket: TcpStream,
+    first: u8,
     open: &Open,
 ) -> io::Result<TlsStream<BufReader<TcpStream>>> {
-    let mut first = [0];
-    let read = socket.peek(&mut first).await?;
-    if read == 1 && first[0] != HANDSHAKE_RECORD {
+    if first != HANDSHAKE_RECORD {
         refuse(&mut socket).await?;
         return Err(io::Error::other("the client speaks no TLS"));
     }
@@ -142,59 +184,4 @@ const LINGER: Duration = Duration::from_secs(1);
 
 thread_local! {
     static LINES: RateLimit = RateLimit::per_second(limits::HANDSHAKE_LINES);
-    /// The handshakes of this worker, the oldest first. Dropping a sender gives one up.
-    static RUNNING: RefCell<BTreeMap<u64, oneshot::Sender<()>>> = const { RefCell::new(BTreeMap::new()) };
-    static NEXT: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The place of a handshake. At the limit, a new one gets that of the oldest: with places that
-/// clients keep until the timeout, a few slow ones would keep the others out.
-struct Place {
-    number: u64,
-    lost: oneshot::Receiver<()>,
-}
-
-impl Place {
-    fn take() -> Self {
-        let number = NEXT.replace(NEXT.get() + 1);
-        let (sender, lost) = oneshot::channel();
-        RUNNING.with_borrow_mut(|running| {
-            if running.len() >= limits::MAX_HANDSHAKES {
-                running.pop_first();
-            }
-            running.insert(number, sender);
-        });
-        Self { number, lost }
-    }
-
-    /// Completes when another handshake has the place.
-    async fn lost(mut self) {
-        let _ = (&mut self.lost).await;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        RUNNING.with_borrow_mut(|running| running.remove(&self.number));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    #[test]
-    fn at_the_limit_the_oldest_handshake_gives_way() {
-        let mut places: Vec<_> = (0..=limits::MAX_HANDSHAKES)
-            .map(|_| Place::take())
-            .collect();
-        let newest = places.pop().expect("there are many");
-        let mut lost = places.into_iter().map(|place| place.lost().now_or_never());
-        assert!(lost.next().flatten().is_some(), "the oldest");
-        assert!(lost.all(|lost| lost.is_none()));
-        drop(newest);
-        RUNNING.with_borrow(|running| assert!(running.is_empty()));
-    }
 }

@@ -10,6 +10,7 @@ mod control_frames;
 mod drive;
 pub(super) mod error;
 mod handshake;
+mod handshake_places;
 mod http;
 pub(super) mod lifetime;
 mod renewal;
