@@ -237,6 +237,18 @@ pub(crate) const ROOM_SHARE: usize = 64;
 /// The most idle connections that one scan of all connections picks.
 pub(crate) const MAX_IDLE_PICKED: usize = 64;
 
+/// The connections up to which a network has few: browsers open six over HTTP/1.1. At `MAX_CONNECTIONS`,
+/// networks with few are equals, and the network with the most of the others gives way.
+pub(crate) const FEW_CONNECTIONS: usize = 16;
+
+/// The divisor for the part by which the network of a newcomer may be larger than those whose idle
+/// connections a scan has picked. Without it, two networks of about the same size would cause a scan
+/// for each of their connections.
+pub(crate) const WEIGHT_TOLERANCE: usize = 8;
+
+/// The time that an idle connection has to make room before the next one must, too.
+pub(crate) const ROOM_PATIENCE: Duration = Duration::from_millis(50);
+
 // Drain.
 
 /// A signal within this time after the first is the same one: `timeout` sends its signal to the

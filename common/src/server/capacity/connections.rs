@@ -1,32 +1,130 @@
 //! [`Connections`]: the open connections of the process, their limit, and which of them makes room
 //! at the limit.
+//!
+//! At the limit, and gently near it, the network with the most connections loses the one that has been
+//! idle for longest. The newcomer counts, so a flood of connections from one network closes its own. Among
+//! networks with few connections, the longest idle is chosen.
 
 use std::{
     collections::HashMap,
     net::IpAddr,
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 use tracing::warn;
 
-use super::open::{Close, Open};
+use super::{
+    newcomers::Newcomers,
+    open::{Close, Open, network_of},
+};
 use crate::{limits, lock::lock, metrics, rate_limit::RateLimit};
 
 #[derive(Debug)]
 pub(crate) struct Connections {
     limit: usize,
     places: Arc<Semaphore>,
-    all: Mutex<HashMap<u64, Arc<Open>>>,
+    all: Mutex<All>,
     next: AtomicU64,
     /// Whether new connections are to leave soon.
     says_goodbye: AtomicBool,
-    /// The connections that were idle for longest at the last scan, the longest last.
-    picked: Mutex<Vec<(u64, Arc<Open>)>>,
+    newcomers: Arc<Newcomers>,
+    picked: Mutex<Picked>,
     warnings: RateLimit,
+}
+
+/// The open connections, and how many each network has.
+#[derive(Debug, Default)]
+struct All {
+    open: HashMap<u64, Arc<Open>>,
+    networks: HashMap<IpAddr, usize>,
+}
+
+impl All {
+    fn add(&mut self, number: u64, open: Arc<Open>) {
+        *self.networks.entry(open.network).or_default() += 1;
+        self.open.insert(number, open);
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some(open) = self.open.remove(&number) else {
+            return;
+        };
+        if let Some(count) = self.networks.get_mut(&open.network) {
+            *count -= 1;
+            if *count == 0 {
+                self.networks.remove(&open.network);
+            }
+        }
+    }
+
+    /// The number of connections of a network with the newcomer of another or of this one. Few are
+    /// as many as others.
+    fn weight(&self, network: IpAddr, newcomer: IpAddr) -> usize {
+        let count = self.networks.get(&network).copied().unwrap_or_default();
+        (count + usize::from(network == newcomer)).max(limits::FEW_CONNECTIONS)
+    }
+
+    /// Picks those that have been idle for longest among the networks with the most connections. The
+    /// others are told `why` already, or have requests.
+    fn pick(&self, newcomer: IpAddr, why: Close) -> Picked {
+        let (mut weight, mut idle) = (0, Vec::new());
+        for open in self.open.values() {
+            let Some(since) = open.idle_since() else {
+                continue;
+            };
+            let its_weight = self.weight(open.network, newcomer);
+            if its_weight < weight || open.told_to_close() >= Some(why) {
+                continue;
+            }
+            if its_weight > weight {
+                weight = its_weight;
+                idle.clear();
+            }
+            idle.push((since, open));
+        }
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        let longest = idle.into_iter().take(limits::MAX_IDLE_PICKED).rev();
+        Picked {
+            weight,
+            idle: longest.map(|(since, open)| (since, open.clone())).collect(),
+        }
+    }
+}
+
+/// Connections that were idle at the last scan.
+#[derive(Debug, Default)]
+struct Picked {
+    /// That of their networks.
+    weight: usize,
+    /// Each with the instant since which it is idle, the longest last.
+    idle: Vec<(u64, Arc<Open>)>,
+}
+
+impl Picked {
+    /// Whether they may make room for a newcomer of a network with this weight. A newcomer of a
+    /// network with more connections than theirs closes one of its own.
+    fn are_for(&self, weight: usize) -> bool {
+        weight <= self.weight + self.weight / limits::WEIGHT_TOLERANCE
+    }
+
+    /// Closes the one that has been idle for longest. Returns whether there was one.
+    fn close_one(&mut self, why: Close) -> bool {
+        while let Some((since, open)) = self.idle.pop() {
+            if open.idle_since() == Some(since) {
+                open.close(why);
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// A place for a connection. Dropping it frees the place.
@@ -40,7 +138,7 @@ pub(crate) struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        lock(&self.connections.all).remove(&self.number);
+        lock(&self.connections.all).remove(self.number);
     }
 }
 
@@ -53,28 +151,26 @@ impl Connections {
             all: Mutex::default(),
             next: AtomicU64::new(0),
             says_goodbye: AtomicBool::new(false),
+            newcomers: Arc::default(),
             picked: Mutex::default(),
             warnings: RateLimit::per_second(limits::LIMIT_WARNINGS),
         }
     }
 
-    /// Waits for a place for a connection from this address. Near the limit, lets the connection that
-    /// has been idle for longest end; at the limit, first closes it.
+    /// Waits for a place for a connection from this address. Near the limit, lets an idle connection
+    /// end; at the limit, first closes one.
     pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Connection {
-        let place = self.places.clone().try_acquire_owned();
-        let place = if let Ok(place) = place {
-            place
-        } else {
-            self.make_room();
-            let place = self.places.clone().acquire_owned().await;
-            place.expect("the semaphore is never closed")
+        let network = network_of(address.to_canonical());
+        let place = match self.places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => self.wait_for_place(network).await,
         };
         if self.places.available_permits() < self.limit / limits::ROOM_SHARE {
-            self.end_longest_idle(Close::Drain);
+            self.end_longest_idle(network, Close::Drain);
         }
-        let open = Arc::new(Open::new(address));
+        let open = Arc::new(Open::with_newcomers(address, self.newcomers.clone()));
         let number = self.next.fetch_add(1, Relaxed);
-        lock(&self.all).insert(number, open.clone());
+        lock(&self.all).add(number, open.clone());
         if self.says_goodbye.load(Relaxed) {
             open.close(Close::Leave);
         }
@@ -86,7 +182,24 @@ impl Connections {
         }
     }
 
-    fn make_room(&self) {
+    /// Closes an idle connection, or the next one that becomes idle, until there is a place.
+    async fn wait_for_place(&self, newcomer: IpAddr) -> OwnedSemaphorePermit {
+        self.note_limit();
+        let waiting = self.newcomers.wait();
+        let mut place = pin!(self.places.clone().acquire_owned());
+        let mut why = Close::MakeRoom;
+        loop {
+            let makes_room = self.end_longest_idle(newcomer, why);
+            why = tokio::select! {
+                place = &mut place => return place.expect("the semaphore is never closed"),
+                // Its client may send the next request at this moment, which must not be lost.
+                () = waiting.for_idle(), if !makes_room => Close::Drain,
+                () = sleep(limits::ROOM_PATIENCE) => Close::MakeRoom,
+            };
+        }
+    }
+
+    fn note_limit(&self) {
         metrics::count(|counters| &counters.connections_at_limit);
         if let Some(untold) = self.warnings.allow() {
             warn!(
@@ -97,35 +210,17 @@ impl Connections {
                 "there are as many connections as there may be; the longest idle makes room"
             );
         }
-        self.end_longest_idle(Close::MakeRoom);
     }
 
-    fn end_longest_idle(&self, why: Close) {
+    /// Ends an idle connection. Returns whether there is one.
+    fn end_longest_idle(&self, newcomer: IpAddr, why: Close) -> bool {
         let mut picked = lock(&self.picked);
-        let close_one = |picked: &mut Vec<(u64, Arc<Open>)>| {
-            while let Some((since, open)) = picked.pop() {
-                if open.idle_since() == Some(since) {
-                    open.close(why);
-                    return true;
-                }
-            }
-            false
-        };
-        if !close_one(&mut picked) {
-            *picked = self.idle_for_longest();
-            close_one(&mut picked);
-        }
-    }
-
-    fn idle_for_longest(&self) -> Vec<(u64, Arc<Open>)> {
         let all = lock(&self.all);
-        let stays = |open: &&Arc<Open>| open.told_to_close() < Some(Close::Drain);
-        let idle = all.values().filter(stays);
-        let idle = idle.filter_map(|open| Some((open.idle_since()?, open)));
-        let mut idle: Vec<_> = idle.collect();
-        idle.sort_unstable_by_key(|(since, _)| *since);
-        let longest = idle.into_iter().take(limits::MAX_IDLE_PICKED).rev();
-        longest.map(|(since, open)| (since, open.clone())).collect()
+        if picked.are_for(all.weight(newcomer, newcomer)) && picked.close_one(why) {
+            return true;
+        }
+        *picked = all.pick(newcomer, why);
+        picked.close_one(why)
     }
 
     /// Tells all clients to go elsewhere, and those of new connections.
@@ -135,7 +230,7 @@ impl Connections {
     }
 
     pub(crate) fn for_each(&self, look: impl FnMut(&Arc<Open>)) {
-        lock(&self.all).values().for_each(look);
+        lock(&self.all).open.values().for_each(look);
     }
 }
 
@@ -148,6 +243,101 @@ mod tests {
     use super::*;
 
     const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    async fn admit(
+        connections: &Arc<Connections>,
+        address: IpAddr,
+        count: usize,
+    ) -> Vec<Connection> {
+        let mut admitted = Vec::new();
+        for _ in 0..count {
+            admitted.push(connections.admit(address).await);
+        }
+        admitted
+    }
+
+    fn told(connections: &[Connection], why: Close) -> usize {
+        let told = connections
+            .iter()
+            .filter(|one| one.open.told_to_close() == Some(why));
+        told.count()
+    }
+
+    /// Admits a newcomer that must wait until those are closed that were told to make room.
+    fn come_in(
+        connections: &Arc<Connections>,
+        address: IpAddr,
+        others: [&mut Vec<Connection>; 2],
+    ) -> Connection {
+        let newcomer = connections.admit(address);
+        // Without tokio's budget for a task, which would make it wait once more.
+        let mut newcomer = Box::pin(tokio::task::unconstrained(newcomer));
+        assert!(newcomer.as_mut().now_or_never().is_none());
+        for other in others {
+            other.retain(|one| one.open.told_to_close() != Some(Close::MakeRoom));
+        }
+        newcomer.now_or_never().expect("there is room")
+    }
+
+    const FLOOD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const LIMIT: usize = 8 * limits::FEW_CONNECTIONS;
+
+    #[tokio::test]
+    async fn a_flood_from_one_network_closes_its_own_and_newcomers_of_others_get_in() {
+        let connections = Arc::new(Connections::new(LIMIT));
+        let mut others = admit(&connections, ADDRESS, LIMIT / 4).await;
+        let mut flood = admit(&connections, FLOOD, LIMIT - LIMIT / 4).await;
+        for _ in 0..2 * LIMIT {
+            let next = come_in(&connections, FLOOD, [&mut others, &mut flood]);
+            flood.push(next);
+        }
+        assert_eq!((others.len(), flood.len()), (LIMIT / 4, LIMIT - LIMIT / 4));
+        for _ in 0..LIMIT / 4 {
+            let next = come_in(&connections, ADDRESS, [&mut others, &mut flood]);
+            others.push(next);
+        }
+        assert_eq!((others.len(), flood.len()), (LIMIT / 2, LIMIT / 2));
+    }
+
+    #[tokio::test]
+    async fn a_flood_may_not_use_what_was_picked_for_others() {
+        let connections = Arc::new(Connections::new(LIMIT));
+        // Many networks with one connection each, and the first of a flood.
+        let mut others = Vec::new();
+        for number in 0..LIMIT {
+            let network = Ipv4Addr::from_bits(u32::try_from(number).expect("a few"));
+            others.push(connections.admit(network.into()).await);
+        }
+        let mut flood = Vec::new();
+        for _ in 0..LIMIT {
+            let next = come_in(&connections, FLOOD, [&mut others, &mut flood]);
+            flood.push(next);
+        }
+        let few = limits::FEW_CONNECTIONS + limits::FEW_CONNECTIONS / limits::WEIGHT_TOLERANCE;
+        assert!(flood.len() <= few + 1, "{}", flood.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_becomes_idle_makes_room_for_one_that_waits() {
+        let connections = Arc::new(Connections::new(3));
+        let open = admit(&connections, ADDRESS, 3).await;
+        open.iter().for_each(|one| one.open.begin_request());
+        let mut newcomer = Box::pin(connections.admit(ADDRESS));
+        assert!(newcomer.as_mut().now_or_never().is_none());
+        assert_eq!(told(&open, Close::MakeRoom), 0, "none is idle");
+        open[1].open.end_request();
+        open[2].open.end_request();
+        assert!(newcomer.as_mut().now_or_never().is_none());
+        assert_eq!(told(&open, Close::Drain), 1, "one, and gently");
+        // It does not end. After a while, it must.
+        tokio::time::advance(limits::ROOM_PATIENCE).await;
+        assert!(newcomer.as_mut().now_or_never().is_none());
+        assert_eq!(told(&open, Close::MakeRoom), 1);
+        drop(open);
+        newcomer.await;
+        let places = connections.places.available_permits();
+        assert_eq!(places, 3);
+    }
 
     #[tokio::test]
     async fn the_longest_idle_connection_makes_room_and_one_with_a_request_does_not() {

@@ -4,6 +4,7 @@ pub(crate) mod cause;
 pub(crate) mod connections;
 pub(crate) mod kind;
 pub(crate) mod long_lived;
+mod newcomers;
 pub(crate) mod open;
 pub(crate) mod outbound;
 pub(crate) mod places;

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
-        LazyLock, Mutex, OnceLock,
+        Arc, LazyLock, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
@@ -13,7 +13,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use http::Version;
 
-use super::outbound::Outbound;
+use super::{newcomers::Newcomers, outbound::Outbound};
 use crate::{Deadline, lock::lock, tls::Peer};
 
 /// Milliseconds since the first call, plus 1, so that 0 is never an instant.
@@ -24,7 +24,7 @@ pub(crate) fn now() -> u64 {
 
 /// The network that counts as one peer: an IPv4 address, or an IPv6 network of 64 bits, because
 /// providers give each customer a whole network.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -49,6 +49,8 @@ pub(crate) struct Open {
     pub(crate) address: IpAddr,
     /// The network that counts as one peer at a limit; see [`network_of`].
     pub(crate) network: IpAddr,
+    /// The new connections that wait for the place of an idle one.
+    newcomers: Arc<Newcomers>,
     /// The peer that mutual TLS has shown.
     pub(crate) peer: OnceLock<Peer>,
     /// The number of its requests in flight.
@@ -92,11 +94,17 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// The state of a connection that no other one waits for.
     pub(crate) fn new(address: IpAddr) -> Self {
+        Self::with_newcomers(address, Arc::default())
+    }
+
+    pub(super) fn with_newcomers(address: IpAddr, newcomers: Arc<Newcomers>) -> Self {
         let address = address.to_canonical();
         Self {
             address,
             network: network_of(address),
+            newcomers,
             peer: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             waiting_for_service: AtomicUsize::new(0),
@@ -136,6 +144,7 @@ impl Open {
     pub(crate) fn end_request(&self) {
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.idle_since.store(now(), Relaxed);
+            self.newcomers.note_idle();
         }
     }
 

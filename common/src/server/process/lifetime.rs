@@ -117,6 +117,7 @@ impl Lifetime {
 
     pub(crate) fn verdict(&mut self, open: &Open) -> Verdict {
         let now = Instant::now();
+        let must_make_room = open.told_to_close() == Some(Close::MakeRoom);
         match self.phase {
             Phase::Serving => match open.told_to_close() {
                 None | Some(Close::Leave) => self.while_serving(open, now),
@@ -126,13 +127,14 @@ impl Lifetime {
                     Verdict::Wait(Some(now + limits::LAST_READ))
                 }
             },
+            Phase::LastRead(_) if must_make_room => self.end_within(Duration::ZERO, now),
             Phase::LastRead(until) if until > now => Verdict::Wait(Some(until)),
             Phase::LastRead(_) => self.end_within(limits::GOAWAY_GRACE, now),
             Phase::Ending(_) if open.is_busy() => {
                 self.phase = Phase::Ending(now + limits::GOAWAY_GRACE);
                 Verdict::Wait(None)
             }
-            Phase::Ending(at) if at > now => Verdict::Wait(Some(at)),
+            Phase::Ending(at) if at > now && !must_make_room => Verdict::Wait(Some(at)),
             Phase::Ending(_) => Verdict::Drop,
         }
     }
@@ -399,9 +401,15 @@ mod tests {
         advance(limits::LAST_READ).await;
         assert_eq!(lifetime.verdict(&draining), Verdict::End);
 
+        let (ending, mut slow) = (draining, lifetime);
         let (idle, mut lifetime) = (open(), self::lifetime(None));
         idle.close(Close::MakeRoom);
         assert_eq!(lifetime.verdict(&idle), Verdict::End);
         assert_eq!(lifetime.verdict(&idle), Verdict::Drop);
+
+        // After its last read, the first one waits for its client.
+        assert!(matches!(slow.verdict(&ending), Verdict::Wait(Some(_))));
+        ending.close(Close::MakeRoom);
+        assert_eq!(slow.verdict(&ending), Verdict::Drop);
     }
 }
