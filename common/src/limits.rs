@@ -249,6 +249,13 @@ pub(crate) const WEIGHT_TOLERANCE: usize = 8;
 /// The time that an idle connection has to make room before the next one must, too.
 pub(crate) const ROOM_PATIENCE: Duration = Duration::from_millis(50);
 
+/// The files of a process for its ports, its log, look-ups of names, certificates and the collector of
+/// traces, and for a connection of each port that waits for its place.
+pub(crate) const OWN_FILES: usize = 48;
+
+/// The files of a worker's runtime: two epoll instances, what wakes it, and a socket for signals.
+pub(crate) const FILES_PER_WORKER: usize = 4;
+
 // Drain.
 
 /// A signal within this time after the first is the same one: `timeout` sends its signal to the

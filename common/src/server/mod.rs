@@ -50,7 +50,8 @@ pub use self::{
     process::{
         builder::Builder,
         error::Error,
-        run::{bind, raise_file_limit, run},
+        files::raise_file_limit,
+        run::{bind, run},
         server::Server,
     },
     standalone::{serve_io, stack},

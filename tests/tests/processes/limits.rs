@@ -314,6 +314,59 @@ fn at_the_limit_the_longest_idle_connection_makes_room() {
 }
 
 #[test]
+fn with_fewer_files_than_connections_everybody_is_served_in_turn() {
+    tests::raise_file_limit();
+    let few_files = ["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"];
+    let service1 = Process::start_within(&few_files, "service1", &[]);
+    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    let kept: Vec<_> = (0..600)
+        .map(|number| {
+            let mut connection = plain::send(service1.http(), request);
+            let mut response = [0; 1_024];
+            let read = connection.read(&mut response).expect("a response");
+            let is_served = response[..read].starts_with(b"HTTP/1.1 200 ");
+            assert!(is_served, "client {number}");
+            connection
+        })
+        .collect();
+    let limit = service1.metric("connections_open_limit");
+    assert!((1.0..256.0).contains(&limit), "{limit}");
+    assert!(service1.open_files() <= 256);
+    drop(kept);
+    let log = service1.terminate().log();
+    let warnings = log.iter().filter(|line| line.text("action") == "start");
+    let warnings: Vec<_> = warnings.collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0].number("open_files"), Some(256.0));
+    assert_eq!(warnings[0].number("connections"), Some(limit));
+    let failed = |line: &&Record| line.text("msg").contains("can't accept");
+    assert!(!log.iter().any(|line| failed(&line)), "{log:?}");
+}
+
+#[test]
+fn where_no_connection_is_idle_the_next_that_is_makes_room() {
+    let limits = [("MAX_CONNECTIONS", "8"), ("DEADLINE", "20s")];
+    let fixture = Process::start("fixture", &limits);
+    let slow = b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut all: Vec<_> = (0..8).map(|_| plain::send(fixture.http(), slow)).collect();
+    wait_for("all to be busy", || {
+        (fixture.metric("requests_in_flight") >= 8.0).then_some(())
+    });
+    let newcomer = plain::send(
+        fixture.http(),
+        b"GET /bare/200 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+    );
+    for connection in &mut all {
+        let read = connection.read(&mut [0; 1_024]).expect("a response");
+        assert!(read > 0, "none of those with a request is closed");
+    }
+    // Long before a connection has been idle for too long.
+    let begin = Instant::now();
+    assert_eq!(plain::read(newcomer).expect("a response").status, 200);
+    assert!(begin.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
 fn a_burst_of_connections_waits_to_be_accepted() {
     const BURST: usize = 2_000;
     let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux has it");

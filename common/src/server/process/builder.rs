@@ -12,6 +12,7 @@ use super::{
     admin::Admin,
     bind::bind,
     error::Error,
+    files::max_connections,
     handshake::Certificates,
     lifetime::Limits,
     server::Server,
@@ -112,8 +113,9 @@ impl Builder {
             return Err(Error::Clock);
         }
         let process = Process::new();
-        metrics::set_limits(config.max_in_flight.get(), config.max_connections.get());
-        let connections = Arc::new(Connections::new(config.max_connections.get()));
+        let max_connections = max_connections(config);
+        metrics::set_limits(config.max_in_flight.get(), max_connections);
+        let connections = Arc::new(Connections::new(max_connections));
         let settings = Settings {
             workers: config.workers.get(),
             deadline: config.deadline,

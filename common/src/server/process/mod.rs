@@ -9,6 +9,7 @@ mod connection_error;
 mod control_frames;
 mod drive;
 pub(super) mod error;
+pub(super) mod files;
 mod handshake;
 mod handshake_places;
 mod http;

@@ -1,12 +1,11 @@
 //! [`run`]: runs a service as the only thing that its process does.
 
-use std::{io, process::ExitCode};
+use std::process::ExitCode;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tracing::warn;
 
-use super::{builder::Builder, error::Error, server::Server, signals};
+use super::{builder::Builder, error::Error, files::raise_file_limit, server::Server, signals};
 #[cfg(feature = "traces")]
 use crate::traces;
 use crate::{
@@ -117,19 +116,4 @@ impl Builder {
             .build()?;
         runtime.block_on(server.serve(async { drop(signal.await) }))
     }
-}
-
-/// Raises the limit of open files, and so of connections, as far as the system allows. The usual
-/// limit of 1,024 is for programs that use `select`.
-///
-/// # Errors
-///
-/// If the system refuses its own maximum.
-pub fn raise_file_limit() -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    Ok(setrlimit(Resource::Nofile, raised)?)
 }
