@@ -230,6 +230,11 @@ impl Open {
         (self.in_flight() == 0).then(|| self.idle_since.load(Relaxed))
     }
 
+    /// Notes a request that was refused, and so is never in flight.
+    pub(crate) fn note_refusal(&self) {
+        self.idle_since.store(now(), Relaxed);
+    }
+
     pub(crate) fn note_bytes(&self) {
         self.has_unparsed.store(true, Relaxed);
     }

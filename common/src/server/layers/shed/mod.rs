@@ -192,7 +192,10 @@ where
                 inner: self.inner.call(request),
                 served: Some(served),
             },
-            Err(error) => ResponseFuture::Refused { error: Some(error) },
+            Err(error) => {
+                self.admission.open.note_refusal();
+                ResponseFuture::Refused { error: Some(error) }
+            }
         }
     }
 }

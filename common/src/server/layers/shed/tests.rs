@@ -93,6 +93,16 @@ async fn requests_beyond_the_limit_are_refused_and_one_refusal_is_logged() {
 }
 
 #[tokio::test]
+async fn a_client_whose_requests_are_refused_is_not_idle() {
+    let (capacity, connections) = capacity(0);
+    let peer = connect(&connections).await;
+    let before = peer.open.idle_since();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(ask(&capacity, &peer, "/").await.is_err());
+    assert!(peer.open.idle_since() > before);
+}
+
+#[tokio::test]
 async fn long_lived_calls_leave_a_part_of_the_places_to_others() {
     let (capacity, connections) = capacity(8);
     let peer = connect(&connections).await;
