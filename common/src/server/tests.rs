@@ -11,7 +11,7 @@ use axum::{
     Router,
     body::Body,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -21,6 +21,7 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 use tower::{ServiceBuilder, ServiceExt};
 use tracing::{
@@ -655,4 +656,43 @@ async fn a_response_is_whole_when_the_socket_has_taken_its_last_byte() {
     })
     .await;
     assert_eq!((body.len(), line), (SIZE, Line::whole(200, SIZE)));
+}
+
+/// Sends these parts to an echo over HTTP/1, one after the other. Returns whether the connection is closed
+/// by the timeout for heads.
+async fn is_closed_after(parts: &[&str]) -> bool {
+    let router = Router::new().route("/", any(async |body: Bytes| body));
+    let (mut client, theirs) = duplex(64 * 1_024);
+    let serving = tokio::spawn(serve_io(Listener::http(0, router), DEADLINE, theirs));
+    for part in parts {
+        client.write_all(part.as_bytes()).await.expect("it reads");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut responses = Vec::new();
+    let end = client.read_to_end(&mut responses);
+    let is_closed = timeout(2 * limits::HEADER_TIMEOUT, end).await.is_ok();
+    serving.abort();
+    is_closed
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_behind_a_whole_request_times_out_and_whole_requests_do_not() {
+    const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+    const SHORT: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
+    const CHUNKED: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
+         5\r\nhello\r\n0\r\n\r\n";
+    const EARLY: &str = "POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+    for whole in [GET, POST, SHORT, CHUNKED, EARLY] {
+        let behind = [whole, "GET / HT"].concat();
+        let two = [whole, whole].concat();
+        assert!(is_closed_after(&[&behind]).await, "{behind}");
+        assert!(is_closed_after(&[&two, "GET / HT"]).await, "{two}");
+        assert!(!is_closed_after(&[whole]).await, "{whole}");
+        assert!(!is_closed_after(&[&two]).await, "{two}");
+        let rest = &GET["GET / HT".len()..];
+        assert!(!is_closed_after(&[&behind, rest]).await, "{behind}");
+        let (begin, end) = whole.split_at(whole.len() - 3);
+        assert!(!is_closed_after(&[begin, end]).await, "{whole}");
+    }
 }

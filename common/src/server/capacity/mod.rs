@@ -10,6 +10,7 @@ pub(crate) mod outbound;
 pub(crate) mod places;
 pub(crate) mod share;
 mod stalled;
+pub(crate) mod tail;
 
 use std::{sync::Arc, time::Duration};
 

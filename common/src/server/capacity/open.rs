@@ -13,7 +13,11 @@ use std::{
 use futures_util::task::AtomicWaker;
 use http::Version;
 
-use super::{newcomers::Newcomers, outbound::Outbound};
+use super::{
+    newcomers::Newcomers,
+    outbound::Outbound,
+    tail::{SharedTail, Tail},
+};
 use crate::{Deadline, lock::lock, tls::Peer};
 
 /// Milliseconds since the first call, plus 1, so that 0 is never an instant.
@@ -73,6 +77,9 @@ pub(crate) struct Open {
     idle_since: AtomicU64,
     /// Bytes have come that are not yet a request.
     has_unparsed: AtomicBool,
+    /// The last bytes that have come. hyper reads what comes behind a request at once with it, and
+    /// does not read it again.
+    tail: SharedTail,
     /// The next bytes are the body of a request.
     is_in_body: AtomicBool,
     /// The client waits for `100 Continue` with the body of its request.
@@ -116,6 +123,7 @@ impl Open {
             keeps_places: AtomicBool::new(false),
             idle_since: AtomicU64::new(now()),
             has_unparsed: AtomicBool::new(false),
+            tail: SharedTail::default(),
             is_in_body: AtomicBool::new(false),
             waits_with_body: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
@@ -235,13 +243,15 @@ impl Open {
         self.idle_since.store(now(), Relaxed);
     }
 
-    pub(crate) fn note_bytes(&self) {
+    pub(crate) fn note_bytes(&self, bytes: &[u8]) {
+        self.tail.add(bytes);
         self.has_unparsed.store(true, Relaxed);
     }
 
-    /// Notes that the bytes were the head of a request.
+    /// Notes that the bytes were the head of a request. What is behind it is a part of the next one,
+    /// unless it is a body.
     pub(crate) fn note_request(&self) {
-        self.has_unparsed.store(false, Relaxed);
+        self.has_unparsed.store(!self.tail.is_empty_line(), Relaxed);
     }
 
     /// Notes that the next bytes are the body of a request.
@@ -249,10 +259,15 @@ impl Open {
         self.is_in_body.store(true, Relaxed);
     }
 
-    /// Notes that the body has been read or is not needed any more.
-    pub(crate) fn note_body_ends(&self) {
+    /// Notes that the body has been read or is not needed any more. `last` are its last bytes; `None`
+    /// stands for a chunked body.
+    pub(crate) fn note_body_ends(&self, last: Option<Tail>) {
+        let is_all = match last {
+            Some(last) => self.tail.ends_with(last),
+            None => self.tail.is_empty_line(),
+        };
         self.is_in_body.store(false, Relaxed);
-        self.has_unparsed.store(false, Relaxed);
+        self.has_unparsed.store(!is_all, Relaxed);
     }
 
     /// Notes whether the client waits for `100 Continue` with the body of its request.

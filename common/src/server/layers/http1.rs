@@ -16,9 +16,10 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use bytes::Buf;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
     header::{CONNECTION, EXPECT},
@@ -28,7 +29,11 @@ use http_body_util::BodyExt;
 use tokio::{runtime::Handle, time::timeout};
 
 use super::access::length_of;
-use crate::{body::DroppableBody, limits, server::capacity::open::Open};
+use crate::{
+    body::DroppableBody,
+    limits,
+    server::capacity::{open::Open, tail::Tail},
+};
 
 /// Returns the request with a body whose rest is read after an early response.
 pub(crate) fn read_to_end<B>(request: Request<B>, open: &Arc<Open>) -> Request<Http1Body<B>>
@@ -47,6 +52,7 @@ where
         open.note_waits_with_body(waits_with_body(&request));
     }
     request.map(|body| Http1Body {
+        last: body.size_hint().exact().map(|_| Tail::default()),
         body: DroppableBody::new(body),
         lingers_on,
     })
@@ -103,6 +109,8 @@ where
     B::Data: Send,
 {
     body: DroppableBody<B>,
+    /// The last bytes, unless it is chunked.
+    last: Option<Tail>,
     lingers_on: Option<Arc<Open>>,
 }
 
@@ -121,7 +129,11 @@ where
         if let Some(open) = &self.lingers_on {
             open.note_waits_with_body(false); // hyper sends `100 Continue` now
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(last), Some(Ok(frame))) = (&mut self.last, &frame) {
+            note_last(last, frame);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -142,23 +154,34 @@ where
         let Some((open, body)) = self.lingers_on.take().zip(self.body.take()) else {
             return;
         };
+        let mut last = self.last;
         match Handle::try_current() {
             Ok(runtime) if !body.is_end_stream() => {
                 runtime.spawn(async move {
                     open.note_waits_with_body(false);
-                    let _ = timeout(limits::LINGER_TIMEOUT, read_on(body)).await;
-                    open.note_body_ends();
+                    let _ = timeout(limits::LINGER_TIMEOUT, read_on(body, &mut last)).await;
+                    open.note_body_ends(last);
                 });
             }
-            _ => open.note_body_ends(),
+            _ => open.note_body_ends(last),
         }
     }
 }
 
-async fn read_on<B: Body + Unpin>(mut body: B) {
+/// Adds the bytes of a frame to the last ones of its body. Those of hyper are in one piece.
+fn note_last<D: Buf>(last: &mut Tail, frame: &Frame<D>) {
+    if let Some(data) = frame.data_ref() {
+        last.add(data.chunk());
+    }
+}
+
+async fn read_on<B: Body + Unpin>(mut body: B, last: &mut Option<Tail>) {
     let mut left = limits::LINGER_LIMIT;
     while let Some(Ok(frame)) = body.frame().await {
-        let read = frame.data_ref().map_or(0, bytes::Buf::remaining);
+        if let Some(last) = last {
+            note_last(last, &frame);
+        }
+        let read = frame.data_ref().map_or(0, Buf::remaining);
         let Some(rest) = left.checked_sub(read) else {
             return;
         };

@@ -252,7 +252,7 @@ mod tests {
         assert!(lifetime.goes_on(&open));
         let begin = Instant::now();
         for _ in 0..5 {
-            open.note_bytes();
+            open.note_bytes(b"G");
             assert!(!lifetime.goes_on(&open));
             let verdict = lifetime.verdict(&open);
             assert_eq!(verdict, Verdict::Wait(Some(begin + limits::HEADER_TIMEOUT)));

@@ -172,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
         let before = buffer.filled().len();
         let poll = this.inner.as_mut().poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            this.open.note_bytes();
+            this.open.note_bytes(&buffer.filled()[before..]);
         } else if matches!(poll, Poll::Ready(Ok(())))
             && this.frames.is_none()
             && this.open.note_end()
