@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -313,21 +313,52 @@ fn at_the_limit_the_longest_idle_connection_makes_room() {
     assert_eq!(grpc::process_name(service1.grpc(), "a", &[]).code(), 0);
 }
 
+/// Connects from this address, sends a request, and reads the response.
+fn ask_from(address: [u8; 4], service: &Process) -> TcpStream {
+    let connection = runtime().block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::from(address), 0).into())?;
+        socket.connect(service.http()).await?.into_std()
+    });
+    let mut connection = connection.expect("it listens");
+    connection.set_nonblocking(false).expect("it is open");
+    ask_again(&mut connection);
+    connection
+}
+
+fn ask_again(connection: &mut TcpStream) {
+    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    connection.write_all(request).expect("it is open");
+    let mut response = [0; 1_024];
+    let read = connection.read(&mut response).expect("a response");
+    assert!(
+        response[..read].starts_with(b"HTTP/1.1 200 "),
+        "it is closed"
+    );
+}
+
+#[test]
+fn at_the_limit_new_connections_of_one_address_close_its_own() {
+    let service1 = Process::start("service1", &[("MAX_CONNECTIONS", "64")]);
+    let mut others: Vec<_> = (0..8)
+        .map(|number| ask_from([127, 0, 0, 2 + number], &service1))
+        .collect();
+    let mut flood: Vec<_> = (0..200)
+        .map(|_| ask_from([127, 0, 0, 1], &service1))
+        .collect();
+    others.push(ask_from([127, 0, 0, 100], &service1));
+    others.iter_mut().for_each(ask_again);
+    ask_again(flood.last_mut().expect("it is the newest"));
+    closed_after(&flood[0]);
+}
+
 #[test]
 fn with_fewer_files_than_connections_everybody_is_served_in_turn() {
     tests::raise_file_limit();
     let few_files = ["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"];
     let service1 = Process::start_within(&few_files, "service1", &[]);
-    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     let kept: Vec<_> = (0..600)
-        .map(|number| {
-            let mut connection = plain::send(service1.http(), request);
-            let mut response = [0; 1_024];
-            let read = connection.read(&mut response).expect("a response");
-            let is_served = response[..read].starts_with(b"HTTP/1.1 200 ");
-            assert!(is_served, "client {number}");
-            connection
-        })
+        .map(|_| ask_from([127, 0, 0, 1], &service1))
         .collect();
     let limit = service1.metric("connections_open_limit");
     assert!((1.0..256.0).contains(&limit), "{limit}");
