@@ -17,6 +17,7 @@ mod certificates;
 mod clients;
 mod connections;
 mod failing;
+mod handshakes;
 mod hoarders;
 mod lateness;
 mod overload;
@@ -80,7 +81,7 @@ const QUIET: (&str, &str) = ("RUST_LOG", "error");
 type Row = (&'static str, &'static str, fn() -> String);
 
 /// The rows by subject. They run one after the other.
-const ROWS: [&[Row]; 9] = [
+const ROWS: [&[Row]; 10] = [
     replicas::ROWS,
     lateness::ROWS,
     failing::ROWS,
@@ -90,6 +91,7 @@ const ROWS: [&[Row]; 9] = [
     attacks::ROWS,
     hoarders::ROWS,
     certificates::ROWS,
+    handshakes::ROWS,
 ];
 
 /// Rows that take minutes but no CPU. They run beside the others.
