@@ -241,6 +241,10 @@ pub(crate) const MAX_IDLE_PICKED: usize = 64;
 /// networks with few are equals, and the network with the most of the others gives way.
 pub(crate) const FEW_CONNECTIONS: usize = 16;
 
+/// The divisor for the part of `MAX_CONNECTIONS` that is few for a network, too. So a proxy or another
+/// service, with its hundreds of connections, does not lose them to single clients.
+pub(crate) const FEW_SHARE: usize = 64;
+
 /// The divisor for the part by which the network of a newcomer may be larger than those whose idle
 /// connections a scan has picked. Without it, two networks of about the same size would cause a scan
 /// for each of their connections.

@@ -41,13 +41,23 @@ pub(crate) struct Connections {
 }
 
 /// The open connections, and how many each network has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct All {
     open: HashMap<u64, Arc<Open>>,
     networks: HashMap<IpAddr, usize>,
+    /// The number of connections up to which networks are equals.
+    few: usize,
 }
 
 impl All {
+    fn new(limit: usize) -> Self {
+        Self {
+            open: HashMap::new(),
+            networks: HashMap::new(),
+            few: limits::FEW_CONNECTIONS.max(limit / limits::FEW_SHARE),
+        }
+    }
+
     fn add(&mut self, number: u64, open: Arc<Open>) {
         *self.networks.entry(open.network).or_default() += 1;
         self.open.insert(number, open);
@@ -69,7 +79,7 @@ impl All {
     /// as many as others.
     fn weight(&self, network: IpAddr, newcomer: IpAddr) -> usize {
         let count = self.networks.get(&network).copied().unwrap_or_default();
-        (count + usize::from(network == newcomer)).max(limits::FEW_CONNECTIONS)
+        (count + usize::from(network == newcomer)).max(self.few)
     }
 
     /// Picks those that have been idle for longest among the networks with the most connections. The
@@ -148,7 +158,7 @@ impl Connections {
         Self {
             limit,
             places: Arc::new(Semaphore::new(limit)),
-            all: Mutex::default(),
+            all: Mutex::new(All::new(limit)),
             next: AtomicU64::new(0),
             says_goodbye: AtomicBool::new(false),
             newcomers: Arc::default(),
@@ -191,6 +201,7 @@ impl Connections {
         loop {
             let makes_room = self.end_longest_idle(newcomer, why);
             why = tokio::select! {
+                biased;
                 place = &mut place => return place.expect("the semaphore is never closed"),
                 // Its client may send the next request at this moment, which must not be lost.
                 () = waiting.for_idle(), if !makes_room => Close::Drain,

@@ -76,6 +76,8 @@ enum Phase {
     LastRead(Instant),
     /// The connection ends after its last request, or at this instant if it has none.
     Ending(Instant),
+    /// It had requests when it was to end. Their responses have until this instant to arrive.
+    LastResponse(Instant),
 }
 
 /// What to do with the connection.
@@ -130,12 +132,13 @@ impl Lifetime {
             Phase::LastRead(_) if must_make_room => self.end_within(Duration::ZERO, now),
             Phase::LastRead(until) if until > now => Verdict::Wait(Some(until)),
             Phase::LastRead(_) => self.end_within(limits::GOAWAY_GRACE, now),
-            Phase::Ending(_) if open.is_busy() => {
-                self.phase = Phase::Ending(now + limits::GOAWAY_GRACE);
+            Phase::Ending(_) | Phase::LastResponse(_) if open.is_busy() => {
+                self.phase = Phase::LastResponse(now + limits::GOAWAY_GRACE);
                 Verdict::Wait(None)
             }
             Phase::Ending(at) if at > now && !must_make_room => Verdict::Wait(Some(at)),
-            Phase::Ending(_) => Verdict::Drop,
+            Phase::LastResponse(at) if at > now => Verdict::Wait(Some(at)),
+            Phase::Ending(_) | Phase::LastResponse(_) => Verdict::Drop,
         }
     }
 
@@ -411,5 +414,14 @@ mod tests {
         assert!(matches!(slow.verdict(&ending), Verdict::Wait(Some(_))));
         ending.close(Close::MakeRoom);
         assert_eq!(slow.verdict(&ending), Verdict::Drop);
+
+        // A request has come in the meantime. Its response may arrive.
+        let (busy, mut lifetime) = (open(), self::lifetime(None));
+        let key = begin_request(&busy);
+        busy.close(Close::MakeRoom);
+        assert_eq!(lifetime.verdict(&busy), Verdict::End);
+        assert_eq!(lifetime.verdict(&busy), Verdict::Wait(None));
+        busy.end_request(key);
+        assert!(matches!(lifetime.verdict(&busy), Verdict::Wait(Some(_))));
     }
 }
