@@ -250,8 +250,9 @@ pub(crate) const FEW_SHARE: usize = 64;
 /// for each of their connections.
 pub(crate) const WEIGHT_TOLERANCE: usize = 8;
 
-/// The time that an idle connection has to make room before the next one must, too.
-pub(crate) const ROOM_PATIENCE: Duration = Duration::from_millis(50);
+/// The time that an idle connection has to make room before it, or the next one, must do so at once:
+/// time for a request that is on its way over a short distance.
+pub(crate) const ROOM_PATIENCE: Duration = Duration::from_millis(25);
 
 /// The files of a process for its ports, its log, look-ups of names, certificates and the collector of
 /// traces, and for a connection of each port that waits for its place.
