@@ -332,7 +332,9 @@ mod tests {
     async fn a_connection_that_becomes_idle_makes_room_for_one_that_waits() {
         let connections = Arc::new(Connections::new(3));
         let open = admit(&connections, ADDRESS, 3).await;
-        open.iter().for_each(|one| one.open.begin_request());
+        for one in &open {
+            one.open.begin_request();
+        }
         let mut newcomer = Box::pin(connections.admit(ADDRESS));
         assert!(newcomer.as_mut().now_or_never().is_none());
         assert_eq!(told(&open, Close::MakeRoom), 0, "none is idle");

@@ -2,6 +2,7 @@
 
 pub(crate) mod cause;
 pub(crate) mod connections;
+mod held;
 pub(crate) mod kind;
 pub(crate) mod long_lived;
 mod newcomers;

@@ -3,8 +3,8 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc, LazyLock, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, LazyLock, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
     time::Instant,
@@ -14,11 +14,12 @@ use futures_util::task::AtomicWaker;
 use http::Version;
 
 use super::{
+    held::Held,
     newcomers::Newcomers,
     outbound::Outbound,
     tail::{SharedTail, Tail},
 };
-use crate::{Deadline, lock::lock, tls::Peer};
+use crate::tls::Peer;
 
 /// Milliseconds since the first call, plus 1, so that 0 is never an instant.
 pub(crate) fn now() -> u64 {
@@ -57,22 +58,7 @@ pub(crate) struct Open {
     newcomers: Arc<Newcomers>,
     /// The peer that mutual TLS has shown.
     pub(crate) peer: OnceLock<Peer>,
-    /// The number of its requests in flight.
-    in_flight: AtomicUsize,
-    /// How many of these wait for the service. The others wait for the client.
-    waiting_for_service: AtomicUsize,
-    /// The number of responses without a place over HTTP/2 whose clients have not read them.
-    refusals: AtomicUsize,
-    /// The deadline of the request over HTTP/2 that was admitted and has no stream yet.
-    admitted: Mutex<Option<Deadline>>,
-    /// Whether the client has taken a part of a response since the last look.
-    has_taken: AtomicBool,
-    /// The first look since which the client has taken nothing, or 0; see [`now`].
-    stalled_since: AtomicU64,
-    /// Another request needs a place, and the client takes nothing.
-    gives_way: AtomicBool,
-    /// The connection never gives way.
-    keeps_places: AtomicBool,
+    pub(crate) held: Held,
     /// When the last request ended, or the connection was opened; see [`now`].
     idle_since: AtomicU64,
     /// Bytes have come that are not yet a request.
@@ -113,14 +99,7 @@ impl Open {
             network: network_of(address),
             newcomers,
             peer: OnceLock::new(),
-            in_flight: AtomicUsize::new(0),
-            waiting_for_service: AtomicUsize::new(0),
-            refusals: AtomicUsize::new(0),
-            admitted: Mutex::default(),
-            has_taken: AtomicBool::new(false),
-            stalled_since: AtomicU64::new(0),
-            gives_way: AtomicBool::new(false),
-            keeps_places: AtomicBool::new(false),
+            held: Held::default(),
             idle_since: AtomicU64::new(now()),
             has_unparsed: AtomicBool::new(false),
             tail: SharedTail::default(),
@@ -139,98 +118,27 @@ impl Open {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
+        self.held.in_flight()
     }
 
     /// Adds a request, which waits for the service.
     pub(crate) fn begin_request(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
-        self.waiting_for_service.fetch_add(1, Relaxed);
+        self.held.begin();
     }
 
     /// Removes a request that no longer waits for the service.
     pub(crate) fn end_request(&self) {
-        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+        if self.held.end() {
             self.idle_since.store(now(), Relaxed);
             self.newcomers.note_idle();
         }
     }
 
-    /// Notes that one of the requests waits for the service, or that it waits for the client.
-    pub(super) fn note_waits_for_service(&self, waits: bool) {
-        if waits {
-            self.waiting_for_service.fetch_add(1, Relaxed);
-        } else {
-            self.waiting_for_service.fetch_sub(1, Relaxed);
-        }
-    }
-
-    /// Whether the client has fewer open requests than this, or none.
-    pub(super) fn holds_less_than(&self, count: usize) -> bool {
-        let held = self.in_flight() + self.refusals.load(Relaxed);
-        held == 0 || held < count
-    }
-
-    /// Notes that a request over HTTP/2 was admitted, until its stream begins.
-    pub(crate) fn note_admitted(&self, deadline: Deadline) {
-        *lock(&self.admitted) = Some(deadline);
-    }
-
-    /// The deadline of the request that the stream which begins now is for, if it was admitted.
-    pub(crate) fn take_admitted(&self) -> Option<Deadline> {
-        lock(&self.admitted).take()
-    }
-
-    pub(crate) fn begin_refusal(&self) {
-        self.refusals.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn end_refusal(&self) {
-        self.refusals.fetch_sub(1, Relaxed);
-    }
-
-    /// Notes that the client has taken a part of a response.
-    pub(crate) fn note_taken(&self) {
-        self.has_taken.store(true, Relaxed);
-    }
-
-    /// Looks whether all responses wait for the client, and returns since when it has taken nothing.
-    pub(super) fn look(&self, now: u64) -> Option<u64> {
-        let is_stalled = !self.keeps_places.load(Relaxed)
-            && self.in_flight() > 0
-            && self.waiting_for_service.load(Relaxed) == 0
-            && !self.has_taken.swap(false, Relaxed);
-        let since = match (is_stalled, self.stalled_since.load(Relaxed)) {
-            (false, _) => 0,
-            (true, 0) => now,
-            (true, since) => since,
-        };
-        self.stalled_since.store(since, Relaxed);
-        is_stalled.then_some(since)
-    }
-
-    /// Notes that the connection never gives way: its client is no stranger.
-    pub(crate) fn note_keeps_places(&self) {
-        self.keeps_places.store(true, Relaxed);
-    }
-
     /// Asks the connection to end, because its client takes nothing. Returns whether this is new.
     pub(super) fn ask_to_give_way(&self) -> bool {
-        let is_new = !self.gives_way.swap(true, Relaxed);
+        let is_new = self.held.ask_to_give_way();
         self.waker.wake();
         is_new
-    }
-
-    /// Whether the connection must end because its client takes nothing.
-    pub(crate) fn gives_way(&self) -> bool {
-        self.gives_way.load(Relaxed)
-    }
-
-    /// Withdraws that if the client has taken something after all.
-    pub(crate) fn stays_if_taken(&self) {
-        if self.has_taken.load(Relaxed) {
-            self.gives_way.store(false, Relaxed);
-        }
     }
 
     /// When the connection became idle, or `None` while it has requests.

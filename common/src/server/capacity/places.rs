@@ -123,7 +123,7 @@ impl Places {
             return Ok(ALONE);
         }
         self.stalled.look();
-        let holds_little = open.holds_less_than(free.div_ceil(limits::RESERVE_SHARE));
+        let holds_little = open.held.is_less_than(free.div_ceil(limits::RESERVE_SHARE));
         if holds_little && count.enter_reserve(open.network, free) {
             return Ok(Place::Reserve);
         }

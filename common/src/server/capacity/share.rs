@@ -111,7 +111,7 @@ impl InFlight {
     pub(crate) fn note_waits_for_service(&mut self, waits: bool) {
         if self.waits_for_service != waits {
             self.waits_for_service = waits;
-            self.open.note_waits_for_service(waits);
+            self.open.held.note_waits_for_service(waits);
         }
     }
 }

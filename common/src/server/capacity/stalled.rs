@@ -51,7 +51,7 @@ impl Stalled {
     fn found_at(&self, now: u64) -> Vec<Arc<Open>> {
         let mut found = Vec::new();
         self.connections.for_each(|open| {
-            if let Some(since) = open.look(now)
+            if let Some(since) = open.held.look(now)
                 && since + millis(limits::STALLED_AFTER) <= now
             {
                 found.push((since, open.clone()));
@@ -102,11 +102,11 @@ mod tests {
         let (stalled, [one, other]) = stalled().await;
         for open in [&one.open, &other.open] {
             open.begin_request();
-            open.note_waits_for_service(false);
+            open.held.note_waits_for_service(false);
         }
         assert!(stalled.found_at(NOW).is_empty());
         assert!(stalled.found_at(LATER - 1).is_empty());
-        other.open.note_taken();
+        other.open.held.note_taken();
         let found = stalled.found_at(LATER);
         assert!(matches!(&found[..], [open] if Arc::ptr_eq(open, &one.open)));
         assert!(
@@ -119,9 +119,9 @@ mod tests {
     async fn a_client_that_waits_for_the_service_is_not_stalled_nor_is_a_service_of_the_mesh() {
         let (stalled, [one, other]) = stalled().await;
         one.open.begin_request();
-        other.open.note_keeps_places();
+        other.open.held.note_keeps_places();
         other.open.begin_request();
-        other.open.note_waits_for_service(false);
+        other.open.held.note_waits_for_service(false);
         for now in [NOW, LATER] {
             assert!(stalled.found_at(now).is_empty());
         }

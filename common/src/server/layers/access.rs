@@ -269,7 +269,7 @@ impl AccessLine {
     /// Whether the connection ended because its client took nothing.
     fn gave_way(&self) -> bool {
         let open = self.connection.open.as_ref();
-        open.is_some_and(|open| open.gives_way())
+        open.is_some_and(|open| open.held.gives_way())
     }
 
     fn outcome(&self) -> Outcome {

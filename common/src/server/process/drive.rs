@@ -60,7 +60,7 @@ impl<C> Drive<C> {
     /// Registers the task with `open` when it is new or when the connection was told something.
     fn listen(self: Pin<&mut Self>, cx: &Context<'_>) {
         let this = self.project();
-        let told = (this.open.told_to_close(), this.open.gives_way());
+        let told = (this.open.told_to_close(), this.open.held.gives_way());
         let is_known = |waker: &Waker| waker.will_wake(cx.waker());
         if *this.told != told || !this.waker.as_ref().is_some_and(is_known) {
             this.open.wake_to_close(cx.waker());
@@ -75,11 +75,11 @@ impl<C> Drive<C> {
     /// its streams, which this poll may have woken, run once more before the connection ends.
     fn gives_way(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
-        if !this.open.gives_way() {
+        if !this.open.held.gives_way() {
             return false;
         }
-        this.open.stays_if_taken();
-        let is_last = mem::replace(this.had_chance, this.open.gives_way());
+        this.open.held.stays_if_taken();
+        let is_last = mem::replace(this.had_chance, this.open.held.gives_way());
         if *this.had_chance && !is_last {
             cx.waker().wake_by_ref();
         }

@@ -417,11 +417,11 @@ mod tests {
 
         // A request has come in the meantime. Its response may arrive.
         let (busy, mut lifetime) = (open(), self::lifetime(None));
-        let key = begin_request(&busy);
+        busy.begin_request();
         busy.close(Close::MakeRoom);
         assert_eq!(lifetime.verdict(&busy), Verdict::End);
         assert_eq!(lifetime.verdict(&busy), Verdict::Wait(None));
-        busy.end_request(key);
+        busy.end_request();
         assert!(matches!(lifetime.verdict(&busy), Verdict::Wait(Some(_))));
     }
 }

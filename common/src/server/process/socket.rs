@@ -232,7 +232,7 @@ impl<S: AsyncWrite + 'static> Socket<S> {
         this.open.outbound.note_writing(poll.is_pending());
         if let Poll::Ready(written) = &poll {
             if this.stalled.take().is_some() {
-                this.open.note_taken();
+                this.open.held.note_taken();
             }
             if let (Some(frames), Ok(written)) = (this.frames, written) {
                 frames.note_written(slices, *written);
@@ -296,7 +296,7 @@ fn poll_stalled<S: 'static>(
         let now = Instant::now();
         let unacknowledged = look();
         if unacknowledged < stalled.unacknowledged {
-            open.note_taken();
+            open.held.note_taken();
             stalled.until = now + timeout;
         } else if stalled.until <= now {
             return Poll::Ready(timed_out("the peer takes nothing"));
@@ -338,7 +338,7 @@ impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
                 if mem::take(this.is_flushing) {
                     this.open.outbound.note_writing(false);
                     *this.stalled = None;
-                    this.open.note_taken();
+                    this.open.held.note_taken();
                 }
                 ready
             }

@@ -78,7 +78,7 @@ where
 {
     fn execute(&self, stream: F) {
         // hyper calls the stack with a request, and executes its stream before the next call.
-        let admitted = self.open.take_admitted();
+        let admitted = self.open.held.take_admitted();
         let end = match admitted {
             Some(deadline) => {
                 Deadline::after_from(deadline.instant(), limits::STALLED_STREAM_GRACE)
@@ -108,7 +108,7 @@ struct Refusal {
 
 impl Refusal {
     fn new(open: Arc<Open>) -> Self {
-        open.begin_refusal();
+        open.held.begin_refusal();
         Self {
             open,
             of_worker: REFUSALS.with(Arc::clone),
@@ -122,7 +122,7 @@ impl Refusal {
 
 impl Drop for Refusal {
     fn drop(&mut self) {
-        self.open.end_refusal();
+        self.open.held.end_refusal();
     }
 }
 

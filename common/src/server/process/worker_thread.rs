@@ -187,7 +187,7 @@ pub(crate) async fn serve_socket<S>(
     let builder = http::builder(face.protocol, capacity.share.max_in_flight(), streams);
     if face.protocol == Protocol::Grpc {
         // Its clients are services of the mesh.
-        open.note_keeps_places();
+        open.held.note_keeps_places();
     }
     let service = inbound(face, open.clone(), capacity, keep_alive);
     let socket = Socket::new(socket, open.clone(), limits::HEADER_TIMEOUT, deadline);

@@ -142,7 +142,7 @@ impl Admission {
         if request.version() == Version::HTTP_2
             && let Some(deadline) = context::deadline()
         {
-            self.open.note_admitted(deadline);
+            self.open.held.note_admitted(deadline);
         }
         capacity.counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Ok(Served {
@@ -308,7 +308,7 @@ where
             return Poll::Ready(Some(protocol.break_off(Code::Unavailable, Draining)));
         }
         let open = &served.in_flight.open;
-        open.note_taken();
+        open.held.note_taken();
         if *this.is_http2 && !open.outbound.has_room(cx.waker()) {
             return Poll::Pending;
         }
