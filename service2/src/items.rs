@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use futures_util::{Stream, StreamExt};
+use protos::limits;
 use serde::Serialize;
 use tracing::{info, warn};
 use utoipa::ToSchema;
@@ -32,7 +33,28 @@ pub(crate) trait Items {
     ) -> impl Future<Output = Result<impl Stream<Item = Result<Item, Self::Error>>, Self::Error>>;
 }
 
-/// Items 1 to `length`.
+/// The list would be longer than [`limits::LIST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("length is {0}; a list has at most {most} items, a stream has no limit", most = limits::LIST)]
+pub(crate) struct ListTooLong(i32);
+
+impl Failure for ListTooLong {
+    fn is_fault_of_client(&self) -> bool {
+        true
+    }
+}
+
+/// Checks the length of a list, before anything is asked of the backend.
+pub(crate) fn check_list(length: i32) -> Result<(), ListTooLong> {
+    if length <= limits::LIST {
+        return Ok(());
+    }
+    let error = ListTooLong(length);
+    failure::log("get_all", &error, "no items to list");
+    Err(error)
+}
+
+/// Items 1 to `length`, all at once.
 pub(crate) async fn get_all<I: Items>(items: I, length: i32) -> Result<Vec<Item>, I::Error> {
     let items = items.get_all(length).await.inspect_err(|error| {
         failure::log("get_all", error, "no items to list");
@@ -46,6 +68,17 @@ pub(crate) async fn get_all<I: Items>(items: I, length: i32) -> Result<Vec<Item>
     Ok(items)
 }
 
+/// Items 1 to `length` as they come, for a list whose length was [checked](check_list).
+pub(crate) async fn get_list<I: Items>(
+    items: I,
+    length: i32,
+) -> Result<impl Stream<Item = Result<Item, I::Error>>, I::Error> {
+    let items = items.get_stream(length).await.inspect_err(|error| {
+        failure::log("get_all", error, "no items to list");
+    })?;
+    Ok(Progress::of("get_all", length).follow(items))
+}
+
 /// Items 1 to `length` as they come.
 pub(crate) async fn get_stream<I: Items>(
     items: I,
@@ -54,17 +87,12 @@ pub(crate) async fn get_stream<I: Items>(
     let items = items.get_stream(length).await.inspect_err(|error| {
         failure::log("get_stream", error, "no items to stream");
     })?;
-    let mut progress = Progress {
-        items: 0,
-        length,
-        error: None,
-        is_fault_of_backend: false,
-    };
-    Ok(items.inspect(move |item| progress.see(item)))
+    Ok(Progress::of("get_stream", length).follow(items))
 }
 
 /// The progress of a stream. It is logged on drop.
 struct Progress {
+    action: &'static str,
     items: i32,
     length: i32,
     error: Option<String>,
@@ -72,6 +100,24 @@ struct Progress {
 }
 
 impl Progress {
+    fn of(action: &'static str, length: i32) -> Self {
+        Self {
+            action,
+            items: 0,
+            length,
+            error: None,
+            is_fault_of_backend: false,
+        }
+    }
+
+    /// Follows a stream until its end, or until it is dropped.
+    fn follow<E: Failure>(
+        mut self,
+        items: impl Stream<Item = Result<Item, E>>,
+    ) -> impl Stream<Item = Result<Item, E>> {
+        items.inspect(move |item| self.see(item))
+    }
+
     fn see<E: Failure>(&mut self, item: &Result<Item, E>) {
         match item {
             Ok(_) => self.items += 1,
@@ -85,17 +131,12 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        let (items, length) = (self.items, self.length);
+        let (action, items, length) = (self.action, self.items, self.length);
         if items == length && self.error.is_none() {
-            info!(
-                action = "get_stream",
-                status = "success",
-                items,
-                "items streamed"
-            );
+            info!(action, status = "success", items, "items sent");
         } else if self.is_fault_of_backend {
             warn!(
-                action = "get_stream",
+                action,
                 status = "failure",
                 items,
                 length,
@@ -105,7 +146,7 @@ impl Drop for Progress {
         } else {
             // Most likely the client went away. The access line has the reason.
             info!(
-                action = "get_stream",
+                action,
                 status = "failure",
                 items,
                 length,

@@ -2,12 +2,19 @@
 
 mod parameters;
 
-use axum::{Json, Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{
+    BoxError, Json, Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use common::{
     Problem,
     openapi::Docs,
     server::{Ports, Query},
 };
+use futures_util::Stream;
 use http::header::CONTENT_TYPE;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -15,9 +22,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::parameters::{ListLength, Name, StreamLength};
 use crate::{
     backend::Backend,
-    chunks::chunks,
+    chunks::{array, chunks},
     greeting,
-    items::{self, Item},
+    items::{self, Item, ListTooLong},
 };
 
 /// The description of the API.
@@ -64,15 +71,20 @@ async fn say_hello(State(backend): State<Backend>, query: Query) -> Result<Json<
 }
 
 /// Lists items.
+///
+/// The array is sent as its items come, at the pace of the client. One that breaks off has no proper
+/// end.
 #[utoipa::path(
     get,
     path = "/api/v1/items",
     params(ListLength),
     responses((status = 200, description = "Items 1 to `length`.", body = Vec<Item>))
 )]
-async fn get_all(State(backend): State<Backend>, query: Query) -> Result<Json<Vec<Item>>, Problem> {
+async fn get_all(State(backend): State<Backend>, query: Query) -> Result<Response, Problem> {
     let length = query.integer("length")?.unwrap_or(ListLength::DEFAULT);
-    Ok(Json(items::get_all(backend, length).await?))
+    items::check_list(length)?;
+    let items = items::get_list(backend, length).await?;
+    Ok(streamed("application/json", array(items, write)))
 }
 
 /// Streams items.
@@ -90,18 +102,32 @@ async fn get_all(State(backend): State<Backend>, query: Query) -> Result<Json<Ve
         example = json!("{\"id\":1,\"name\":\"name 1\"}\n{\"id\":2,\"name\":\"name 2\"}\n"),
     ))
 )]
-async fn get_stream(
-    State(backend): State<Backend>,
-    query: Query,
-) -> Result<impl IntoResponse, Problem> {
+async fn get_stream(State(backend): State<Backend>, query: Query) -> Result<Response, Problem> {
     let length = query.integer("length")?.unwrap_or(StreamLength::DEFAULT);
     let items = items::get_stream(backend, length).await?;
     let lines = chunks(items, |item, lines| {
-        serde_json::to_writer(&mut *lines, item).expect("an item always becomes JSON");
+        write(item, lines);
         lines.push(b'\n');
     });
-    Ok((
-        [(CONTENT_TYPE, "application/x-ndjson")],
-        Body::from_stream(lines),
-    ))
+    Ok(streamed("application/x-ndjson", lines))
+}
+
+/// Writes an item as JSON.
+fn write(item: &Item, json: &mut Vec<u8>) {
+    serde_json::to_writer(json, item).expect("an item always becomes JSON");
+}
+
+/// A response that is sent as it comes.
+fn streamed<E: Into<BoxError>>(
+    content_type: &'static str,
+    chunks: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+) -> Response {
+    let body = Body::from_stream(chunks);
+    ([(CONTENT_TYPE, content_type)], body).into_response()
+}
+
+impl From<ListTooLong> for Problem {
+    fn from(error: ListTooLong) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error.to_string())
+    }
 }

@@ -53,7 +53,7 @@ fn calls_to_a_slow_method_move_no_calls_to_another_between_replicas() {
         [one, other].map(|replica| picks[&replica.to_string()])
     };
     let slow = || {
-        let response = http::get(service2.http(), "/api/v1/items?length=400");
+        let response = http::get(service2.http(), "/?length=400&stream_length=0");
         assert_eq!(response.status, 200);
     };
     // From the tenth response on, it is known how long the slow method usually takes. Each slow call

@@ -21,6 +21,11 @@ fn lines(length: i32) -> String {
     (1..=length).map(line).collect::<Vec<_>>().concat()
 }
 
+/// Items 1 to `length` as a JSON array.
+fn array(length: i32) -> String {
+    format!("[{}]", lines(length).trim_end().replace('\n', ","))
+}
+
 /// Runs these calls of `api.Api` at this address.
 fn with_api<R>(address: SocketAddr, calls: impl AsyncFnOnce(ApiClient<Channel>) -> R) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -39,15 +44,16 @@ fn items_are_listed_and_streamed_as_json() {
     let response = http::get(service2.http(), "/api/v1/items?length=2");
     assert_eq!(response.status, 200);
     assert_eq!(response.header("content-type"), Some("application/json"));
-    assert_eq!(
-        response.text(),
-        r#"[{"id":1,"name":"name 1"},{"id":2,"name":"name 2"}]"#
-    );
-    let all = [("action", "get_all"), ("status", "success")];
-    for service in [&service1, &service2] {
-        let line = service.line(&[&all[..], &[("request_id", response.id())]].concat());
+    let list = r#"[{"id":1,"name":"name 1"},{"id":2,"name":"name 2"}]"#;
+    assert_eq!(response.chunked(), (list.to_owned(), true));
+    for (service, action) in [(&service1, "get_stream"), (&service2, "get_all")] {
+        let id = ("request_id", response.id());
+        let line = service.line(&[("action", action), ("status", "success"), id]);
         assert_eq!(line.number("items"), Some(2.0));
     }
+    let head = http::request(service2.http(), "HEAD", "/api/v1/items", &[], b"");
+    assert_eq!((head.status, head.text()), (200, ""));
+    assert_eq!(head.header("content-type"), Some("application/json"));
 
     let response = http::get(service2.http(), "/api/v1/items/stream?length=5000");
     assert_eq!(response.status, 200);
@@ -72,19 +78,16 @@ fn items_are_listed_and_streamed_as_json() {
 fn a_length_may_be_zero_and_a_missing_one_is_that_of_the_page() {
     let (_service1, service2) = Process::pair(&[]);
     let list = |query| http::get(service2.http(), &format!("/api/v1/items{query}"));
-    assert_eq!(list("?length=0").text(), "[]");
+    assert_eq!(list("?length=0").chunked(), ("[]".to_owned(), true));
     assert_eq!(list("/stream?length=0").chunked(), (String::new(), true));
-    assert_eq!(list("").text().matches("name ").count(), 10);
+    assert_eq!(list("").chunked(), (array(10), true));
     assert_eq!(list("/stream").chunked(), (lines(5), true));
-    assert_eq!(
-        list("?length=10000").text().matches("name ").count(),
-        10_000
-    );
+    assert_eq!(list("?length=10000").chunked(), (array(10_000), true));
 }
 
 #[test]
 fn an_invalid_length_is_a_400() {
-    let (_service1, service2) = Process::pair(&[]);
+    let (service1, service2) = Process::pair(&[]);
     for length in ["abc", "", "1e3", "99999999999", "-1", "%20", "1&length=1"] {
         for path in ["/api/v1/items", "/api/v1/items/stream"] {
             let response = http::get(service2.http(), &format!("{path}?length={length}"));
@@ -94,11 +97,15 @@ fn an_invalid_length_is_a_400() {
     }
     let response = http::get(service2.http(), "/api/v1/items?length=10001");
     assert_eq!(response.status, 400);
-    let detail = response.problem();
-    assert!(
-        detail.contains("10000") && detail.contains("a stream has no limit"),
-        "{detail}"
-    );
+    // Both services have the limit, and say the same.
+    with_api(service1.grpc(), async |mut api| {
+        let refused = api.get_all(ApiRequest { length: 10_001 }).await;
+        let refused = refused.expect_err("a list has a limit");
+        assert_eq!(refused.message(), response.problem());
+    });
+    let line = service2.line(&[("action", "get_all"), ("request_id", response.id())]);
+    assert_eq!(line.text("status"), "failure");
+    assert_eq!(line.text("error"), response.problem());
 }
 
 #[test]
@@ -177,8 +184,16 @@ fn a_stream_ends_with_deadline_exceeded_at_the_deadline() {
 
 /// Begins to read a stream of service2, up to the end of the head.
 fn begin(service2: &Process, length: i32, id: &str) -> BufReader<TcpStream> {
+    begin_path(service2, &format!("{STREAM}?length={length}"), id)
+}
+
+const LIST: &str = "/api/v1/items";
+const STREAM: &str = "/api/v1/items/stream";
+
+/// Begins to read a response of service2, up to the end of the head.
+fn begin_path(service2: &Process, path: &str, id: &str) -> BufReader<TcpStream> {
     let request = format!(
-        "GET /api/v1/items/stream?length={length} HTTP/1.1\r\nhost: test\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nhost: test\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"
     );
     let mut response = BufReader::new(http::send(service2.http(), request.as_bytes()));
     let mut line = String::new();
@@ -200,21 +215,34 @@ fn read_to(response: &mut impl BufRead, text: &str) -> String {
     read
 }
 
+/// Reads the items that the fixture makes before the release, and returns them.
+fn read_to_third(response: &mut impl Read) -> String {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains("name 3\"}") {
+        let mut byte = [0];
+        response.read_exact(&mut byte).expect("there is more");
+        read.extend(byte);
+    }
+    String::from_utf8(read).expect("it is UTF-8")
+}
+
 #[test]
 fn each_item_leaves_when_it_comes() {
-    let fixture = Process::start("fixture", &[]);
-    let service2 = Process::service2(&fixture, &[]);
-    let mut response = begin(&service2, 5, "slowly");
-    let read = read_to(&mut response, "name 3");
-    // The fixture makes no more items before the release.
-    assert!(service2.log_of("slowly").is_empty());
-    assert_eq!(http::get(fixture.http(), "/release").status, 200);
-    let rest = read_to(&mut response, "\r\n0\r\n\r\n");
-    assert!(read.contains("name 1") && rest.contains("name 5"));
-    assert_eq!(
-        service2.access_line("slowly").number("response_status"),
-        Some(200.0)
-    );
+    for path in [LIST, STREAM] {
+        let fixture = Process::start("fixture", &[]);
+        let service2 = Process::service2(&fixture, &[]);
+        let mut response = begin_path(&service2, &format!("{path}?length=5"), "slowly");
+        let read = read_to_third(&mut response);
+        // The fixture makes no more items before the release.
+        assert!(service2.log_of("slowly").is_empty());
+        assert_eq!(http::get(fixture.http(), "/release").status, 200);
+        let rest = read_to(&mut response, "\r\n0\r\n\r\n");
+        assert!(read.contains("name 1") && rest.contains("name 5"));
+        assert_eq!(
+            service2.access_line("slowly").number("response_status"),
+            Some(200.0)
+        );
+    }
 }
 
 /// The rest of a response.
@@ -226,31 +254,41 @@ fn rest(mut response: BufReader<TcpStream>) -> String {
 
 #[test]
 fn a_client_can_tell_that_a_stream_broke_off() {
+    broken_off(STREAM, "get_stream");
+}
+
+#[test]
+fn a_client_can_tell_that_a_list_broke_off() {
+    broken_off(LIST, "get_all");
+}
+
+fn broken_off(path: &str, action: &str) {
     let fixture = Process::start("fixture", &[]);
     let service2 = Process::service2(&fixture, &[("DEADLINE", "2s")]);
     let broken = |id: &str| {
         let access = service2.access_line(id);
         assert_eq!(access.text("reason"), "the response broke off", "{id}");
-        let line = service2.line(&[("action", "get_stream"), ("request_id", id)]);
+        let line = service2.line(&[("action", action), ("request_id", id)]);
         assert_eq!(line.text("status"), "failure");
         line
     };
 
     // The deadline passes while the fixture holds the fourth item back.
-    let mut response = begin(&service2, 5, "late");
-    let mut read = read_to(&mut response, "name 3");
+    let mut response = begin_path(&service2, &format!("{path}?length=5"), "late");
+    let mut read = read_to_third(&mut response);
     read += &rest(response);
     assert!(
-        !read.contains("name 4") && !read.ends_with("0\r\n\r\n"),
+        !read.contains("name 4") && !read.contains(']') && !read.ends_with("0\r\n\r\n"),
         "{read}"
     );
     assert_eq!(broken("late").number("items"), Some(3.0));
 
     // The backend fails. The items before its error are sent.
     assert_eq!(http::get(fixture.http(), "/release").status, 200);
-    let response = rest(begin(&service2, 20, "error"));
+    let response = begin_path(&service2, &format!("{path}?length=20"), "error");
+    let response = rest(response);
     assert!(
-        response.contains("name 12") && !response.ends_with("0\r\n\r\n"),
+        response.contains("name 12") && !response.contains(']') && !response.ends_with("0\r\n\r\n"),
         "{response}"
     );
     assert!(!response.contains("the fixture's text"));
@@ -398,7 +436,8 @@ fn the_response_says_where_its_time_went() {
     for (path, expected) in [
         ("/api/v1/say-hello?name=test", &["ProcessName", "total"][..]),
         ("/api/v1/say-hello?name=%", &["total"]),
-        ("/api/v1/items?length=10001", &["getAll", "total"]),
+        ("/api/v1/items", &["getStream", "total"]),
+        ("/api/v1/items?length=10001", &["total"]),
         ("/api/v1/items/stream", &["getStream", "total"]),
         ("/", &["sayHello", "getAll", "getStream", "total"]),
         ("/nope", &["total"]),
