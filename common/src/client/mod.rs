@@ -20,6 +20,7 @@
 //! | `attempt_failure` | an ending with the status that the caller gets |
 //! | `codec` | [`Codec`]: the codec of generated clients, which reports what it refuses |
 //! | `method`, `latencies` | what is declared and known of a method: how long it usually takes |
+//! | `patience` | a wait for a replica, without the time for which this worker was stuck |
 //! | `pushback` | when a server wants a call again |
 //! | `serving` | [`wait_until_serving`], and the health check behind it |
 //! | [`http`] | a client for services that speak HTTP, with the same context, deadline and retries |
@@ -38,6 +39,7 @@ pub mod http;
 mod latencies;
 mod layers;
 mod method;
+mod patience;
 mod pool;
 mod pushback;
 mod reading;

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -162,7 +163,7 @@ impl Attempt {
         let is_over = self.deadline.is_some_and(|it| it.instant() <= now);
         let is_late = self.responded.is_none()
             && !self.method.is_endless()
-            && now - self.start > self.method.late_after();
+            && time_given(self.start, self.deadline, now) > self.method.late_after();
         Ending::of_dropped(is_over, is_late)
     }
 
@@ -173,6 +174,14 @@ impl Attempt {
             self.replica.cost.open();
         }
     }
+}
+
+/// The time that a replica had for its response by `now`. A worker that sees only long after a deadline
+/// that it has passed was stuck, for as long before it as it may have been after it: the response may have
+/// come and was not read, or the call may not even have left.
+fn time_given(start: Instant, deadline: Option<Deadline>, now: Instant) -> Duration {
+    let late_by = deadline.map(|it| now.saturating_duration_since(it.instant()));
+    (now - start).saturating_sub(2 * late_by.unwrap_or_default())
 }
 
 impl Drop for Attempt {
@@ -408,5 +417,25 @@ impl Drop for Measured {
         let ending = ending.unwrap_or_else(|| Ending::of_dropped(is_over, false));
         let (name, code) = (&self.method.name, ending.code());
         metrics::count_duration(Kind::RpcClient, name, code as u16, None, now - self.begin);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_for_which_a_worker_was_stuck_is_not_given_to_the_replica() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let start = Instant::now();
+        let given = |deadline, now| {
+            let deadline = Deadline::after_from(start, deadline);
+            time_given(start, Some(deadline), start + now)
+        };
+        assert_eq!(given(SECOND, SECOND / 2), SECOND / 2);
+        assert_eq!(given(SECOND, SECOND), SECOND);
+        assert_eq!(given(SECOND, 2 * SECOND), Duration::ZERO);
+        assert_eq!(given(10 * SECOND, 12 * SECOND), 8 * SECOND);
+        assert_eq!(time_given(start, None, start + SECOND), SECOND);
     }
 }

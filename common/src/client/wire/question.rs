@@ -4,16 +4,18 @@
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::Request;
-use tokio::{select, task::yield_now, time::sleep};
+use tokio::select;
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tower::service_fn;
 
 use super::{call_head::Head, h2_connection::Connection, room::Room};
-use crate::client::{Failure, request_body::RequestBody, serving::check_health};
+use crate::client::{
+    Failure, patience::patience, request_body::RequestBody, serving::check_health,
+};
 
-/// The clock of questions. Time counts in ticks, so that a worker that is stuck for seconds takes a
-/// replica for silent one tick earlier at most.
+/// The clock of questions. Time counts in ticks: if this worker is stuck for seconds, that is one tick,
+/// and it is a [tick without that time](patience).
 pub(super) const TICK: Duration = Duration::from_millis(125);
 
 /// The ticks that a reply may take: 1 s.
@@ -63,7 +65,7 @@ impl Connection {
                     reply = it;
                     break;
                 }
-                () = tick(TICK) => {}
+                () = patience(TICK) => {}
             }
         }
         match reply {
@@ -94,19 +96,13 @@ pub(super) async fn ask(connection: &Connection) -> Option<Reply> {
     }
 }
 
-/// Sleeps, and then lets the connection read: if this worker was stuck, bytes may have arrived.
-pub(super) async fn tick(time: Duration) {
-    sleep(time).await;
-    yield_now().await;
-}
-
 #[cfg(test)]
 mod tests {
     use std::thread;
 
     use h2::server;
     use http::Response;
-    use tokio::{net::TcpListener, runtime};
+    use tokio::{net::TcpListener, runtime, task::yield_now};
 
     use super::*;
     use crate::client::RequestIdNames;

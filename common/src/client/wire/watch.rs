@@ -27,9 +27,10 @@ use tokio::{
 use super::{
     h2_connection::Connection,
     pings::Pings,
-    question::{REPLY, Reply, TICK, ask, tick},
+    question::{REPLY, Reply, TICK, ask},
     signs::{Closed, Counts, Doubt, Signs},
 };
+use crate::client::patience::patience;
 
 /// A call is late when nothing has come over its connection for this long. The check may notice up
 /// to this much later.
@@ -65,7 +66,7 @@ async fn watch_calls(connection: &Weak<Connection>, signs: &Signs, pings: &mut P
     let mut pause = LATE_AFTER;
     let mut next_question = Instant::now();
     loop {
-        tick(LATE_AFTER).await;
+        patience(LATE_AFTER).await;
         match looks.look(signs.counts()) {
             Activity::Idle => return,
             Activity::Responses => pause = LATE_AFTER,
@@ -106,7 +107,7 @@ async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
                 is_asking = false;
                 see(reply, signs);
             }
-            () = tick(TICK) => ticks += 1,
+            () = patience(TICK) => ticks += 1,
         }
         if signs.counts().reads != before {
             signs.set_doubt(Doubt::None);

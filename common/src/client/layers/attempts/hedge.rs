@@ -10,10 +10,13 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use tokio::{select, task::yield_now, time::timeout};
+use tokio::{select, task::yield_now};
 
 use super::{Call, Outcome, Shared, retry::ending_to_mend};
-use crate::{client::pool::Replica, metrics};
+use crate::{
+    client::{patience::patience, pool::Replica},
+    metrics,
+};
 
 impl Shared {
     /// Makes one attempt on `replica`, and a second one on another if the first is late.
@@ -27,7 +30,10 @@ impl Shared {
         let late_after = has_other.then(|| call.method.late_after());
         let is_late = async {
             match late_after {
-                Some(late_after) => drop(timeout(late_after, replica.silent()).await),
+                Some(late_after) => select! {
+                    () = replica.silent() => {}
+                    () = patience(late_after) => {}
+                },
                 None => replica.silent().await,
             }
         };
