@@ -125,10 +125,14 @@ pub(crate) const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// response. Further streams are reset: refusals must not hold more memory than responses.
 pub(crate) const MAX_REFUSALS: usize = 4_096;
 
-/// The most new streams of a worker that are spawned and not yet polled. A connection writes only
-/// when the worker polls it. Behind 2,000 new streams whose handlers compute for 2 ms each, it
-/// would be silent for 4 s, and its peer would take it for dead.
-pub(crate) const MAX_NEW_STREAMS: usize = 64;
+/// The time that the streams of one connection have at once before the other connections of its worker
+/// have theirs: some dozens of short requests. A connection writes only when the worker polls it, so
+/// shorter turns cost a write each.
+pub(crate) const TURN: Duration = Duration::from_micros(250);
+
+/// A new stream behind this number of others waits long enough to be reset by its client meanwhile.
+/// Room for so many streams is kept while a connection is idle; that of a burst is freed.
+pub(crate) const MANY_NEW_STREAMS: usize = 32;
 
 /// The time from the deadline of a request to the end of its stream, for a client that reads
 /// nothing. The guard layer ends all other requests at the deadline.

@@ -3,7 +3,10 @@
 use std::{
     convert::Infallible,
     fmt, io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -694,5 +697,45 @@ async fn half_a_head_behind_a_whole_request_times_out_and_whole_requests_do_not(
         assert!(!is_closed_after(&[&behind, rest]).await, "{behind}");
         let (begin, end) = whole.split_at(whole.len() - 3);
         assert!(!is_closed_after(&[begin, end]).await, "{whole}");
+    }
+}
+
+/// The preface of HTTP/2, and this number of requests for `/`. With `reset`, the client resets each.
+fn burst(count: u32, reset: bool) -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const HEAD: [u8; 6] = [0x82, 0x86, 0x84, 0x01, 0x01, b'a']; // GET http://a/
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    let mut bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &SETTINGS].concat();
+    let ids = || (0..count).map(|number| (2 * number + 1).to_be_bytes());
+    for id in ids() {
+        bytes.extend([&[0, 0, 6, 1, 5][..], &id, &HEAD].concat());
+    }
+    for id in ids().filter(|_| reset) {
+        bytes.extend([&[0, 0, 4, 3, 0][..], &id, &CANCEL].concat());
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn what_its_client_has_reset_or_left_is_dropped_before_it_begins() {
+    const COUNT: u32 = 400;
+    for reset in [false, true] {
+        let begun = Arc::new(AtomicU32::new(0));
+        let counter = begun.clone();
+        let router = Router::new().route(
+            "/",
+            get(async move || counter.fetch_add(1, Relaxed).to_string()),
+        );
+        let (mut ours, theirs) = duplex(64 * 1_024);
+        ours.write_all(&burst(COUNT, reset))
+            .await
+            .expect("it has room");
+        if !reset {
+            drop(ours);
+        }
+        let serving = serve_io(Listener::http(0, router), DEADLINE, theirs);
+        let _ = tokio::time::timeout(DEADLINE, serving).await;
+        let begun = begun.load(Relaxed);
+        assert!(begun < COUNT / 4, "{begun}, reset: {reset}");
     }
 }

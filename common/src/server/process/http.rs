@@ -5,8 +5,8 @@ use hyper_util::{rt::TokioTimer, server::conn::auto};
 use super::streams::Streams;
 use crate::{limits, protocol::Protocol};
 
-/// The settings for a connection to a port for this protocol. `max_in_flight` is the limit of the
-/// process.
+/// The settings for a connection with these streams to a port for this protocol. `max_in_flight` is the
+/// limit of the process.
 pub(crate) fn builder(
     protocol: Protocol,
     max_in_flight: usize,

@@ -23,5 +23,6 @@ mod stream_errors;
 mod streams;
 mod task;
 mod threads;
+mod turns;
 mod unacknowledged;
 pub(super) mod worker_thread;

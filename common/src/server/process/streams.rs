@@ -2,8 +2,6 @@
 //! streams.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
     future::Future,
     mem,
     pin::Pin,
@@ -15,31 +13,37 @@ use futures_util::FutureExt;
 use http::Request;
 use hyper::{body::Incoming, rt::Executor};
 
+use super::turns::Turns;
 use crate::{Deadline, bounded::Bounded, limits, server::capacity::open::Open};
 
 thread_local! {
     /// Counts, by its clones, the refusals that their clients have not read yet.
     static REFUSALS: Arc<()> = Arc::default();
-
-    /// The number of streams that are spawned and not yet polled.
-    static NEW: Cell<usize> = const { Cell::new(0) };
-
-    /// Streams that wait to be spawned.
-    static WAITING: RefCell<VecDeque<Pin<Box<dyn Future<Output = ()> + Send>>>> =
-        const { RefCell::new(VecDeque::new()) };
 }
 
 /// The inbound stack as a service of hyper. Its layers are always ready, because they wait in their
 /// futures. So `poll_ready` is not called, which saves a future around the others.
-#[derive(Clone)]
 pub(crate) struct Stack<S> {
     service: S,
     open: Arc<Open>,
+    turns: Turns,
 }
 
 impl<S> Stack<S> {
-    pub(crate) fn new(service: S, open: Arc<Open>) -> Self {
-        Self { service, open }
+    /// The stack of a connection with these streams.
+    pub(crate) fn new(service: S, open: Arc<Open>, streams: &Streams) -> Self {
+        Self {
+            service,
+            open,
+            turns: streams.turns.clone(),
+        }
+    }
+}
+
+/// hyper owns the stack for as long as it serves the connection.
+impl<S> Drop for Stack<S> {
+    fn drop(&mut self) {
+        self.turns.end();
     }
 }
 
@@ -49,26 +53,57 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Begun<S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> S::Future {
+    fn call(&self, request: Request<Incoming>) -> Begun<S::Future> {
         self.open.note_request();
-        self.service.clone().call(request)
+        Begun {
+            lets_hyper_look: self.turns.are_many(),
+            future: self.service.clone().call(request),
+        }
     }
 }
 
-/// Runs each HTTP/2 stream of a connection as a task, for little longer than its request may take.
+pin_project_lite::pin_project! {
+    /// A request. If it had to wait for many others, its client may have reset it by now, for which
+    /// hyper looks only after a poll of this future.
+    pub(crate) struct Begun<F> {
+        lets_hyper_look: bool,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Begun<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if mem::take(this.lets_hyper_look) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        this.future.poll(cx)
+    }
+}
+
+/// Runs the HTTP/2 streams of a connection in [turns](Turns), each for little longer than its request
+/// may take.
 ///
 /// The guard layer ends a request at its deadline, unless the client reads nothing of the response:
 /// hyper does not poll the body then.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Streams {
     open: Arc<Open>,
+    turns: Turns,
 }
 
 impl Streams {
     pub(crate) fn new(open: Arc<Open>) -> Self {
-        Self { open }
+        Self {
+            open,
+            turns: Turns::default(),
+        }
     }
 }
 
@@ -89,14 +124,8 @@ where
         if refusal.as_ref().is_some_and(Refusal::is_beyond_limit) {
             return; // which resets the stream
         }
-        // Boxed, because tokio moves a task before and after it runs.
-        let stream = Bounded::begun(end, Box::pin(stream));
-        let stream = stream.map(|_| drop(refusal));
-        if NEW.get() < limits::MAX_NEW_STREAMS {
-            begin(stream);
-        } else {
-            WAITING.with_borrow_mut(|waiting| waiting.push_back(Box::pin(stream)));
-        }
+        let stream = Bounded::begun(end, stream);
+        self.turns.add(Box::pin(stream.map(|_| drop(refusal))));
     }
 }
 
@@ -123,75 +152,5 @@ impl Refusal {
 impl Drop for Refusal {
     fn drop(&mut self) {
         self.open.held.end_refusal();
-    }
-}
-
-fn begin(stream: impl Future<Output = ()> + Send + 'static) {
-    NEW.set(NEW.get() + 1);
-    tokio::spawn(New {
-        stream,
-        is_new: true,
-    });
-}
-
-pin_project_lite::pin_project! {
-    /// A stream that spawns the next one at its first poll.
-    struct New<F> {
-        #[pin]
-        stream: F,
-        is_new: bool,
-    }
-
-    impl<F> PinnedDrop for New<F> {
-        fn drop(this: Pin<&mut Self>) {
-            if this.is_new {
-                NEW.set(NEW.get() - 1);
-            }
-        }
-    }
-}
-
-impl<F: Future> Future for New<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        if mem::take(this.is_new) {
-            NEW.set(NEW.get() - 1);
-            if let Some(next) = WAITING.with_borrow_mut(VecDeque::pop_front) {
-                begin(next);
-            }
-        }
-        this.stream.poll(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::pending;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_burst_of_streams_leaves_room_for_other_tasks() {
-        let done = Arc::new(());
-        let open = Arc::new(Open::new(std::net::Ipv4Addr::LOCALHOST.into()));
-        let streams = Streams::new(open);
-        for _ in 0..10 * limits::MAX_NEW_STREAMS {
-            let mut done = Some(done.clone());
-            streams.execute(async move {
-                drop(done.take());
-                pending::<()>().await;
-            });
-        }
-        // Another task waits only for the streams that are spawned at once.
-        let left = tokio::spawn({
-            let done = Arc::downgrade(&done);
-            async move { done.strong_count() - 1 }
-        });
-        assert_eq!(left.await.unwrap(), 9 * limits::MAX_NEW_STREAMS);
-        while Arc::strong_count(&done) > 1 {
-            tokio::task::yield_now().await; // each stream is polled
-        }
     }
 }

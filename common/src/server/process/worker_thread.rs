@@ -184,7 +184,8 @@ pub(crate) async fn serve_socket<S>(
     let keep_alive = lifetime.keep_alive.clone();
     let lifetime = Lifetime::new(lifetime, face.protocol, &open);
     let streams = Streams::new(open.clone());
-    let builder = http::builder(face.protocol, capacity.share.max_in_flight(), streams);
+    let max_in_flight = capacity.share.max_in_flight();
+    let builder = http::builder(face.protocol, max_in_flight, streams.clone());
     if face.protocol == Protocol::Grpc {
         // Its clients are services of the mesh.
         open.held.note_keeps_places();
@@ -192,7 +193,10 @@ pub(crate) async fn serve_socket<S>(
     let service = inbound(face, open.clone(), capacity, keep_alive);
     let socket = Socket::new(socket, open.clone(), limits::HEADER_TIMEOUT, deadline);
     let served = builder
-        .serve_connection(TokioIo::new(socket), Stack::new(service, open.clone()))
+        .serve_connection(
+            TokioIo::new(socket),
+            Stack::new(service, open.clone(), &streams),
+        )
         .into_owned();
     if let Err(error) = Drive::new(served, open.clone(), lifetime).await {
         if let Some((code, reason)) = connection_error::sent_by_h2(&*error) {
