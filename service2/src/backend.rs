@@ -1,11 +1,14 @@
 //! Calls service1 over gRPC, in the types of the domain.
 
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+
 use common::{Problem, client::Client};
 use futures_util::{Stream, StreamExt, stream};
 use protos::{
     api::{self, ApiRequest, HelloRequest, api_client::ApiClient},
     app::grpc::{ProcessNameRequest, service1_client::Service1Client},
 };
+use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Request, Status, metadata::MetadataValue};
 
 use crate::{
@@ -14,10 +17,19 @@ use crate::{
     items::{Item, Items},
 };
 
+/// The most streams that a worker begins at once. A stream begins with as much as its window takes, 128
+/// KB, whether or not it is read: behind a thousand of them, a short call would wait for a second.
+const BEGINNING: usize = 16;
+
+/// The longest that a stream which has not begun keeps others from beginning: its replica may hang, and
+/// another one may not.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// A client of service1. Clones share its connections, and each makes one call.
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
     client: Client,
+    beginning: Arc<Semaphore>,
     fault: Option<Fault>,
 }
 
@@ -32,6 +44,7 @@ impl Backend {
     pub(crate) fn new(client: Client) -> Self {
         Self {
             client,
+            beginning: Arc::new(Semaphore::new(BEGINNING)),
             fault: None,
         }
     }
@@ -94,20 +107,63 @@ impl Items for Backend {
         self,
         length: i32,
     ) -> Result<impl Stream<Item = Result<Item, Status>>, Status> {
-        let response = ApiClient::new(self.client)
-            .get_stream(ApiRequest { length })
-            .await?;
-        let mut items = response.into_inner();
-        // An error before the first item counts as an error of the call.
-        let first = items.message().await?;
-        Ok(stream::iter(first.map(Ok))
-            .chain(items)
-            .map(|item| item.map(Item::from)))
+        let begin = async {
+            let response = ApiClient::new(self.client)
+                .get_stream(ApiRequest { length })
+                .await?;
+            let mut items = response.into_inner();
+            // An error before the first item counts as an error of the call.
+            let first = items.message().await?;
+            Ok::<_, Status>(stream::iter(first.map(Ok)).chain(items))
+        };
+        // Boxed, as the future of a call is large, and a turn moves it.
+        let items = in_turn(&self.beginning, Box::pin(begin)).await?;
+        Ok(items.map(|item| item.map(Item::from)))
     }
+}
+
+/// Does the work when there is room, and makes room for others when it is done, or late.
+async fn in_turn<F: Future>(room: &Semaphore, work: F) -> F::Output {
+    let turn = room.acquire().await.expect("it is never closed");
+    let mut work = pin!(work);
+    if let Ok(output) = timeout(PATIENCE, &mut work).await {
+        return output;
+    }
+    drop(turn);
+    work.await
 }
 
 impl From<api::Item> for Item {
     fn from(api::Item { id, name }: api::Item) -> Self {
         Self { id, name }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures_util::future::join_all;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_waits_for_room_but_not_for_long_for_work_that_hangs() {
+        let room = Semaphore::new(2);
+        let begin = Instant::now();
+        let work = (0..6).map(|_| in_turn(&room, async { sleep(PATIENCE / 2).await }));
+        join_all(work).await;
+        assert_eq!(begin.elapsed(), PATIENCE / 2 * 3);
+
+        let mut hangs = pin!(join_all((0..4).map(|_| in_turn(&room, pending::<()>()))));
+        assert!(timeout(PATIENCE / 2, &mut hangs).await.is_err());
+        assert_eq!(room.available_permits(), 0);
+        let begin = Instant::now();
+        tokio::select! {
+            _ = hangs => unreachable!("it hangs"),
+            () = in_turn(&room, async {}) => {}
+        }
+        assert!(begin.elapsed() <= 2 * PATIENCE, "{:?}", begin.elapsed());
     }
 }
