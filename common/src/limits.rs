@@ -130,6 +130,10 @@ pub(crate) const MAX_REFUSALS: usize = 4_096;
 /// shorter turns cost a write each.
 pub(crate) const TURN: Duration = Duration::from_micros(250);
 
+/// The most refused streams of a connection that are polled in a turn. A client that repeats a refused
+/// request at once gets another refusal a turn later, and does not keep its other requests waiting.
+pub(crate) const REFUSALS_PER_TURN: usize = 4;
+
 /// A new stream behind this number of others waits long enough to be reset by its client meanwhile.
 /// Room for so many streams is kept while a connection is idle; that of a burst is freed.
 pub(crate) const MANY_NEW_STREAMS: usize = 32;

@@ -125,7 +125,13 @@ where
             return; // which resets the stream
         }
         let stream = Bounded::begun(end, stream);
-        self.turns.add(Box::pin(stream.map(|_| drop(refusal))));
+        match refusal {
+            None => self.turns.add(Box::pin(stream.map(drop))),
+            Some(refusal) => {
+                let stream = stream.map(|_| drop(refusal));
+                self.turns.add_refused(Box::pin(stream));
+            }
+        }
     }
 }
 

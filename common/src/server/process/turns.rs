@@ -34,7 +34,12 @@ pub(super) struct Turns(Arc<Shared>);
 impl Turns {
     /// Adds a stream. It is polled by a task of this worker.
     pub(super) fn add(&self, stream: Stream) {
-        self.0.add(stream);
+        self.0.add(stream, |queue| &mut queue.new);
+    }
+
+    /// Adds a stream whose request was refused. Few of them are polled in a turn.
+    pub(super) fn add_refused(&self, stream: Stream) {
+        self.0.add(stream, |queue| &mut queue.refused);
     }
 
     /// Whether a new stream has to wait until many others have begun.
@@ -60,6 +65,9 @@ struct Shared {
 struct Queue {
     /// The streams that have not been polled yet.
     new: VecDeque<Stream>,
+    /// Such streams whose requests were refused. A client that repeats each of them at once would
+    /// otherwise take the worker, and its own time, from the requests that have a place.
+    refused: VecDeque<Stream>,
     /// The keys of the streams that were woken.
     woken: VecDeque<usize>,
     /// Whether the last one was a new stream.
@@ -82,13 +90,14 @@ enum Task {
 enum Next {
     Begin(Stream),
     GoOn(usize),
+    EndTurn,
     Wait { is_ended: bool },
 }
 
 impl Shared {
-    fn add(self: &Arc<Self>, stream: Stream) {
+    fn add(self: &Arc<Self>, stream: Stream, to: fn(&mut Queue) -> &mut VecDeque<Stream>) {
         let mut queue = lock(&self.queue);
-        queue.new.push_back(stream);
+        to(&mut queue).push_back(stream);
         self.new.store(queue.new.len(), Relaxed);
         let task = queue.task.go_on();
         drop(queue);
@@ -115,7 +124,7 @@ impl Shared {
     fn end(&self) {
         let mut queue = lock(&self.queue);
         queue.is_ended = true;
-        let dropped = mem::take(&mut queue.new);
+        let dropped = (mem::take(&mut queue.new), mem::take(&mut queue.refused));
         self.new.store(0, Relaxed);
         // A task that never began must not be taken for one that polls.
         let waits = matches!(queue.task, Task::Waits(_));
@@ -127,10 +136,16 @@ impl Shared {
         }
     }
 
-    /// Takes what comes next, and says whether there is more. If there is nothing, the waker is called
-    /// when there is.
-    fn next(&self, cx: &Context<'_>) -> (Next, bool) {
+    /// Takes what comes next in a turn that may have this number of `refusals`, and says whether there is
+    /// more. If there is nothing, the waker is called when there is.
+    fn next(&self, refusals: &mut usize, cx: &Context<'_>) -> (Next, bool) {
         let mut queue = lock(&self.queue);
+        if *refusals > 0
+            && let Some(stream) = queue.refused.pop_front()
+        {
+            *refusals -= 1;
+            return (Next::Begin(stream), true);
+        }
         let takes_new = queue.woken.is_empty() || !queue.was_new;
         queue.was_new = takes_new && !queue.new.is_empty();
         let next = if queue.was_new
@@ -140,9 +155,12 @@ impl Shared {
             Next::Begin(stream)
         } else if let Some(key) = queue.woken.pop_front() {
             Next::GoOn(key)
+        } else if !queue.refused.is_empty() {
+            Next::EndTurn
         } else {
             queue.task = Task::Waits(cx.waker().clone());
             queue.new.shrink_to(limits::MANY_NEW_STREAMS);
+            queue.refused.shrink_to(limits::MANY_NEW_STREAMS);
             queue.woken.shrink_to(limits::MANY_NEW_STREAMS);
             let is_ended = queue.is_ended;
             Next::Wait { is_ended }
@@ -206,11 +224,13 @@ impl Future for Polling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut begin = None;
+        let mut refusals = limits::REFUSALS_PER_TURN;
         loop {
-            let (next, has_more) = self.shared.next(cx);
+            let (next, has_more) = self.shared.next(&mut refusals, cx);
             let key = match next {
                 Next::Begin(stream) => self.begin(stream),
                 Next::GoOn(key) => key,
+                Next::EndTurn => return pin!(yield_now()).poll(cx),
                 Next::Wait { is_ended } if is_ended && self.streams.is_empty() => {
                     return Poll::Ready(());
                 }
@@ -315,6 +335,28 @@ mod tests {
         }
         let more = done.load(Relaxed) - before;
         assert!(more <= 1, "{more}");
+    }
+
+    #[tokio::test]
+    async fn few_refusals_have_a_turn_and_each_has_one() {
+        let turns = Turns::default();
+        let refused = Arc::new(AtomicUsize::new(0));
+        let polls = add_long(&turns, 1);
+        for _ in 0..100 {
+            let refused = refused.clone();
+            turns.add_refused(Box::pin(async move {
+                refused.fetch_add(1, Relaxed);
+            }));
+        }
+        let of_turn = tokio::spawn({
+            let refused = refused.clone();
+            async move { refused.load(Relaxed) }
+        });
+        assert_eq!(of_turn.await.unwrap(), limits::REFUSALS_PER_TURN);
+        while refused.load(Relaxed) < 100 {
+            yield_now().await;
+        }
+        assert!(polls.load(Relaxed) >= 10, "{polls:?}");
     }
 
     #[tokio::test]
