@@ -48,6 +48,11 @@ pub(crate) const ROWS: &[Row] = &[
         memory_of_lists,
     ),
     (
+        "2,048 lists, 2,048 pages, 2,048 long streams, 2,500 half heads and 4,000 idle connections at once",
+        "0 of the newcomers fail; memory below 1 GB, half of what compose allows",
+        memory_of_everything,
+    ),
+    (
         "60 clients that read nothing, for 64 places; 16 readers of 400 KB at 1.5 Mbit/s and 4 of 40 KB at 64 kbit/s, over HTTP/1.1 and HTTP/2",
         "all of them whole",
         readers_are_slow_at_the_limit,
@@ -249,6 +254,27 @@ fn memory_of_lists() -> String {
     assert!(left_out.iter().sum::<f64>() > 0.0, "all places were taken");
     let most = service2.memory("VmHWM") / 1_024;
     assert!(most < 256, "{most} MB");
+    format!("{shown}; at most {most} MB")
+}
+
+fn memory_of_everything() -> String {
+    let (_service1, service2) = pair_with_room(&[]);
+    let address = service2.http();
+    let shown = probe_beside(&service2, 4_000, move || async move {
+        let half_head = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(400 * 1_024));
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        let list = get("/api/v1/items?length=10000");
+        let page = get("/?length=1000&stream_length=1000");
+        tokio::join!(
+            read_nothing(address, 4_000, ""),
+            read_nothing(address, 2_500, &half_head),
+            read_nothing(address, 2_048, &list),
+            read_nothing(address, 2_048, &page),
+            read_nothing(address, 2_048, str::from_utf8(ENDLESS).expect("it is text"))
+        );
+    });
+    let most = service2.memory("VmHWM") / 1_024;
+    assert!(most < 1_024, "{most} MB");
     format!("{shown}; at most {most} MB")
 }
 
