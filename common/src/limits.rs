@@ -88,8 +88,7 @@ pub(crate) const MAX_STREAMS: u32 = 512;
 
 /// The most streams of one connection to a gRPC port: `MAX_IN_FLIGHT`, but at least [`MAX_STREAMS`]
 /// and at most this number. A service has few callers; with a lower limit, the calls of all clients
-/// of a caller would queue behind its slowest calls. At `MAX_IN_FLIGHT` the service ends the calls
-/// of clients that read nothing.
+/// of a caller would queue behind its slowest calls.
 pub(crate) const MAX_GRPC_STREAMS: u32 = 16_384;
 
 /// The most streams of a connection that the server resets in a second because of a client's errors.
@@ -224,8 +223,9 @@ pub(crate) const SPARE_SHARE: usize = 100;
 /// sockets.
 pub(crate) const MAX_SPARE: usize = 16;
 
-/// The divisor for the part of the places that is kept for clients that hold little; and for the part
-/// of what is free of it that the requests of a connection may be as many as.
+/// The divisor for the part of the places that is kept for clients that hold little; for the part of it
+/// that is kept from services of the mesh, too; and for the part of what is free of it that the requests of
+/// a connection may be as many as.
 pub(crate) const RESERVE_SHARE: usize = 8;
 
 /// A client that has taken nothing of its responses for this time gives way at the limit. One that

@@ -33,6 +33,11 @@ pub(crate) const ROWS: &[Row] = &[
         streams_take_nothing,
     ),
     (
+        "the same, of a list of 400 KB, so that service1 has open calls, too",
+        "0 of the newcomers fail",
+        lists_take_nothing,
+    ),
+    (
         "10,000 streams of /metrics that take nothing, on the port for operators",
         "0 of the newcomers fail; the metrics can be read",
         scrapes_take_nothing,
@@ -174,11 +179,17 @@ async fn hold(
 }
 
 fn streams_take_nothing() -> String {
+    take_nothing_of("/api/v1/say-hello?name=x")
+}
+
+fn lists_take_nothing() -> String {
+    take_nothing_of("/api/v1/items?length=10000")
+}
+
+fn take_nothing_of(path: &'static str) -> String {
     let (_service1, service2) = pair();
     let address = service2.http();
-    let shown = probe_beside(&service2, 2, move || {
-        take_nothing(address, 4, 512, "/api/v1/say-hello?name=x")
-    });
+    let shown = probe_beside(&service2, 2, move || take_nothing(address, 4, 512, path));
     let shed = service2.metric("requests_shed_total");
     assert!(shed > 0.0, "their places were taken");
     shown

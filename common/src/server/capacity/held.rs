@@ -87,9 +87,13 @@ impl Held {
         self.keeps_places.store(true, Relaxed);
     }
 
+    pub(super) fn keeps_places(&self) -> bool {
+        self.keeps_places.load(Relaxed)
+    }
+
     /// Looks whether all responses wait for the client, and returns since when it has taken nothing.
     pub(super) fn look(&self, now: u64) -> Option<u64> {
-        let is_stalled = !self.keeps_places.load(Relaxed)
+        let is_stalled = !self.keeps_places()
             && self.in_flight() > 0
             && self.waiting_for_service.load(Relaxed) == 0
             && !self.has_taken.swap(false, Relaxed);

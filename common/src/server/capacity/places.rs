@@ -8,6 +8,9 @@
 //! - and the requests of a network may have as many places of the reserve as they leave free.
 //!
 //! So a few clients can't keep the others out, whatever the number of their connections or streams.
+//! A service of the mesh may fill all but an eighth of the reserve: it has let its own clients in by these
+//! rules, and calls for all of them over one connection.
+//!
 //! Who finds no place may have that of a client that takes nothing; see [`Stalled`].
 
 use std::{
@@ -119,7 +122,12 @@ impl Places {
         }
         self.release(limit, in_advance);
         let free = count.limit.saturating_sub(before);
-        if free > count.reserve {
+        let kept = if open.held.keeps_places() {
+            count.reserve / limits::RESERVE_SHARE
+        } else {
+            count.reserve
+        };
+        if free > kept {
             return Ok(ALONE);
         }
         self.stalled.look();
@@ -128,7 +136,7 @@ impl Places {
             return Ok(Place::Reserve);
         }
         // The connection that ends soon leaves its places.
-        if (holds_little || free == count.reserve) && self.stalled.end_one() {
+        if (holds_little || free == kept) && self.stalled.end_one() {
             return Ok(ALONE);
         }
         self.release(limit, 1);

@@ -136,6 +136,19 @@ async fn the_last_eighth_is_for_connections_that_hold_little() {
 }
 
 #[tokio::test]
+async fn a_service_of_the_mesh_leaves_a_part_of_the_last_eighth_to_others() {
+    let (capacity, connections) = capacity(64);
+    let [service, other] = [connect(&connections).await, connect(&connections).await];
+    service.open.held.note_keeps_places();
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.extend(ask(&capacity, &service, "/").await);
+    }
+    assert_eq!(held.len(), 63);
+    assert!(ask(&capacity, &other, "/").await.is_ok());
+}
+
+#[tokio::test]
 async fn the_clients_of_one_network_leave_half_of_the_reserve_to_others() {
     let (capacity, connections) = capacity(64);
     let mut held = Vec::new();
