@@ -86,12 +86,26 @@ enum Task {
     Waits(Waker),
 }
 
+/// What a turn may still do.
+struct Turn {
+    /// The number of refused streams that may begin.
+    refusals: usize,
+    /// The number of streams that go on, which are those that were woken before the turn. One that wakes
+    /// itself goes on in the next turn, so that its connection writes what it has sent: h2 drops what is
+    /// not written when a response breaks off.
+    woken: Option<usize>,
+}
+
 /// What the task does next.
 enum Next {
     Begin(Stream),
     GoOn(usize),
     EndTurn,
-    Wait { is_ended: bool },
+    /// Some streams were woken in this turn.
+    EndRound,
+    Wait {
+        is_ended: bool,
+    },
 }
 
 impl Shared {
@@ -136,25 +150,31 @@ impl Shared {
         }
     }
 
-    /// Takes what comes next in a turn that may have this number of `refusals`, and says whether there is
-    /// more. If there is nothing, the waker is called when there is.
-    fn next(&self, refusals: &mut usize, cx: &Context<'_>) -> (Next, bool) {
+    /// Takes what comes next in a turn, and says whether there is more. If there is nothing, the waker is
+    /// called when there is.
+    fn next(&self, turn: &mut Turn, cx: &Context<'_>) -> (Next, bool) {
         let mut queue = lock(&self.queue);
-        if *refusals > 0
+        if turn.refusals > 0
             && let Some(stream) = queue.refused.pop_front()
         {
-            *refusals -= 1;
+            turn.refusals -= 1;
             return (Next::Begin(stream), true);
         }
-        let takes_new = queue.woken.is_empty() || !queue.was_new;
+        let woken = turn.woken.get_or_insert(queue.woken.len());
+        let takes_new = *woken == 0 || !queue.was_new;
         queue.was_new = takes_new && !queue.new.is_empty();
         let next = if queue.was_new
             && let Some(stream) = queue.new.pop_front()
         {
             self.new.store(queue.new.len(), Relaxed);
             Next::Begin(stream)
-        } else if let Some(key) = queue.woken.pop_front() {
+        } else if *woken > 0
+            && let Some(key) = queue.woken.pop_front()
+        {
+            *woken -= 1;
             Next::GoOn(key)
+        } else if !queue.woken.is_empty() {
+            Next::EndRound
         } else if !queue.refused.is_empty() {
             Next::EndTurn
         } else {
@@ -165,7 +185,7 @@ impl Shared {
             let is_ended = queue.is_ended;
             Next::Wait { is_ended }
         };
-        (next, !(queue.new.is_empty() && queue.woken.is_empty()))
+        (next, !queue.new.is_empty() || *woken > 0)
     }
 }
 
@@ -224,13 +244,20 @@ impl Future for Polling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut begin = None;
-        let mut refusals = limits::REFUSALS_PER_TURN;
+        let mut turn = Turn {
+            refusals: limits::REFUSALS_PER_TURN,
+            woken: None,
+        };
         loop {
-            let (next, has_more) = self.shared.next(&mut refusals, cx);
+            let (next, has_more) = self.shared.next(&mut turn, cx);
             let key = match next {
                 Next::Begin(stream) => self.begin(stream),
                 Next::GoOn(key) => key,
                 Next::EndTurn => return pin!(yield_now()).poll(cx),
+                Next::EndRound => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Next::Wait { is_ended } if is_ended && self.streams.is_empty() => {
                     return Poll::Ready(());
                 }
@@ -274,7 +301,11 @@ impl Wake for StreamWaker {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, thread, time::Duration};
+    use std::{
+        future::{pending, poll_fn},
+        thread,
+        time::Duration,
+    };
 
     use tokio::sync::Notify;
 
@@ -306,6 +337,29 @@ mod tests {
         }
         let (of_many, of_few) = (of_many.load(Relaxed), of_few.load(Relaxed));
         assert!(of_few > 0 && of_many < 3 * of_few, "{of_many}, {of_few}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_wakes_itself_goes_on_after_other_tasks() {
+        let turns = Turns::default();
+        let (has_run, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        turns.add(Box::pin({
+            let (seen, mut is_first) = (seen.clone(), true);
+            poll_fn(move |cx| {
+                if mem::take(&mut is_first) {
+                    let has_run = has_run.clone();
+                    tokio::spawn(async move { has_run.store(true, Relaxed) });
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if has_run.load(Relaxed) {
+                    seen.notify_one();
+                }
+                Poll::Ready(())
+            })
+        }));
+        let seen = tokio::time::timeout(Duration::from_secs(5), seen.notified()).await;
+        assert!(seen.is_ok(), "it went on at once");
     }
 
     #[tokio::test]
