@@ -101,11 +101,7 @@ enum Next {
     Begin(Stream),
     GoOn(usize),
     EndTurn,
-    /// Some streams were woken in this turn.
-    EndRound,
-    Wait {
-        is_ended: bool,
-    },
+    Wait { is_ended: bool },
 }
 
 impl Shared {
@@ -173,9 +169,7 @@ impl Shared {
         {
             *woken -= 1;
             Next::GoOn(key)
-        } else if !queue.woken.is_empty() {
-            Next::EndRound
-        } else if !queue.refused.is_empty() {
+        } else if !(queue.woken.is_empty() && queue.refused.is_empty()) {
             Next::EndTurn
         } else {
             queue.task = Task::Waits(cx.waker().clone());
@@ -253,11 +247,8 @@ impl Future for Polling {
             let key = match next {
                 Next::Begin(stream) => self.begin(stream),
                 Next::GoOn(key) => key,
+                // Not a mere wake-up: a runtime that always has a task looks at the sockets at every 61st.
                 Next::EndTurn => return pin!(yield_now()).poll(cx),
-                Next::EndRound => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
                 Next::Wait { is_ended } if is_ended && self.streams.is_empty() => {
                     return Poll::Ready(());
                 }
