@@ -218,12 +218,12 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
 
 impl<S: AsyncWrite + 'static> Socket<S> {
     fn poll_in_time(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let mut this = self.project();
+        let mut this = self.as_mut().project();
         if *this.ends_with_reset != this.open.ends_response() {
             *this.ends_with_reset = this.open.ends_response();
             end_with_reset(this.inner.as_ref().get_ref(), *this.ends_with_reset);
@@ -241,14 +241,37 @@ impl<S: AsyncWrite + 'static> Socket<S> {
             }
             return poll;
         }
-        poll_stalled(
-            this.inner.as_ref().get_ref(),
-            this.stalled,
-            this.open,
-            *this.write_timeout,
-            cx,
-        )
-        .map(Err)
+        self.poll_stalled(cx).map(Err)
+    }
+
+    /// Begins or continues to wait for a peer that takes nothing.
+    ///
+    /// The socket takes the next bytes once the kernel has sent half of those that wait in it, and a slow
+    /// reader needs longer for them than the timeout. So what the peer acknowledges counts, too.
+    fn poll_stalled(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let this = self.project();
+        let (inner, timeout) = (this.inner.as_ref(), *this.write_timeout);
+        let look = || tcp_of(inner.get_ref()).and_then(unacknowledged);
+        let interval = limits::STALLED_LOOK.min(timeout);
+        let stalled = this.stalled.get_or_insert_with(|| Stalled {
+            until: Instant::now() + timeout,
+            unacknowledged: look(),
+            next_look: Box::pin(sleep(interval)),
+        });
+        while stalled.next_look.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let unacknowledged = look();
+            if unacknowledged < stalled.unacknowledged {
+                this.open.held.note_taken();
+                stalled.until = now + timeout;
+            } else if stalled.until <= now {
+                return Poll::Ready(timed_out("the peer takes nothing"));
+            }
+            stalled.unacknowledged = unacknowledged;
+            let next = stalled.until.min(now + interval);
+            stalled.next_look.as_mut().reset(next);
+        }
+        Poll::Pending
     }
 }
 
@@ -274,40 +297,6 @@ struct Stalled {
     next_look: Pin<Box<Sleep>>,
 }
 
-/// Begins or continues to wait for a peer that takes nothing.
-///
-/// The socket takes the next bytes once the kernel has sent half of those that wait in it, and a slow
-/// reader needs longer for them than the timeout. So what the peer acknowledges counts, too.
-fn poll_stalled<S: 'static>(
-    stream: &S,
-    stalled: &mut Option<Stalled>,
-    open: &Open,
-    timeout: Duration,
-    cx: &mut Context<'_>,
-) -> Poll<io::Error> {
-    let look = || tcp_of(stream).and_then(unacknowledged);
-    let interval = limits::STALLED_LOOK.min(timeout);
-    let stalled = stalled.get_or_insert_with(|| Stalled {
-        until: Instant::now() + timeout,
-        unacknowledged: look(),
-        next_look: Box::pin(sleep(interval)),
-    });
-    while stalled.next_look.as_mut().poll(cx).is_ready() {
-        let now = Instant::now();
-        let unacknowledged = look();
-        if unacknowledged < stalled.unacknowledged {
-            open.held.note_taken();
-            stalled.until = now + timeout;
-        } else if stalled.until <= now {
-            return Poll::Ready(timed_out("the peer takes nothing"));
-        }
-        stalled.unacknowledged = unacknowledged;
-        let next = stalled.until.min(now + interval);
-        stalled.next_look.as_mut().reset(next);
-    }
-    Poll::Pending
-}
-
 impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
     fn poll_write(
         self: Pin<&mut Self>,
@@ -319,20 +308,13 @@ impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
         })
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut this = self.project();
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut this = self.as_mut().project();
         match this.inner.as_mut().poll_flush(cx) {
             Poll::Pending => {
                 this.open.outbound.note_writing(true);
                 *this.is_flushing = true;
-                poll_stalled(
-                    this.inner.as_ref().get_ref(),
-                    this.stalled,
-                    this.open,
-                    *this.write_timeout,
-                    cx,
-                )
-                .map(Err)
+                self.poll_stalled(cx).map(Err)
             }
             ready @ Poll::Ready(_) => {
                 if mem::take(this.is_flushing) {
