@@ -247,8 +247,7 @@ impl Future for Polling {
             let key = match next {
                 Next::Begin(stream) => self.begin(stream),
                 Next::GoOn(key) => key,
-                // Not a mere wake-up: a runtime that always has a task looks at the sockets at every 61st.
-                Next::EndTurn => return pin!(yield_now()).poll(cx),
+                Next::EndTurn => break,
                 Next::Wait { is_ended } if is_ended && self.streams.is_empty() => {
                     return Poll::Ready(());
                 }
@@ -263,11 +262,12 @@ impl Future for Polling {
             }
             self.go_on(key);
             if begin.is_some_and(|begin| begin.elapsed() >= limits::TURN) {
-                // Goes on once all other tasks have run and the sockets were looked at, which the
-                // runtime does at every 61st task otherwise.
-                return pin!(yield_now()).poll(cx);
+                break;
             }
         }
+        // Goes on once all other tasks have run and the sockets were looked at. After a mere wake-up, the
+        // runtime always has a task, and looks at them at every 61st only.
+        pin!(yield_now()).poll(cx)
     }
 }
 
