@@ -73,10 +73,7 @@ pub(crate) async fn get_list<I: Items>(
     items: I,
     length: i32,
 ) -> Result<impl Stream<Item = Result<Item, I::Error>>, I::Error> {
-    let items = items.get_stream(length).await.inspect_err(|error| {
-        failure::log("get_all", error, "no items to list");
-    })?;
-    Ok(Progress::of("get_all", length).follow(items))
+    begin(items, length, "get_all", "no items to list").await
 }
 
 /// Items 1 to `length` as they come.
@@ -84,10 +81,19 @@ pub(crate) async fn get_stream<I: Items>(
     items: I,
     length: i32,
 ) -> Result<impl Stream<Item = Result<Item, I::Error>>, I::Error> {
-    let items = items.get_stream(length).await.inspect_err(|error| {
-        failure::log("get_stream", error, "no items to stream");
-    })?;
-    Ok(Progress::of("get_stream", length).follow(items))
+    begin(items, length, "get_stream", "no items to stream").await
+}
+
+/// Begins a stream. `failed` is the message of the log if it does not begin.
+async fn begin<I: Items>(
+    items: I,
+    length: i32,
+    action: &'static str,
+    failed: &'static str,
+) -> Result<impl Stream<Item = Result<Item, I::Error>>, I::Error> {
+    let items = items.get_stream(length).await;
+    let items = items.inspect_err(|error| failure::log(action, error, failed))?;
+    Ok(Progress::of(action, length).follow(items))
 }
 
 /// The progress of a stream. It is logged on drop.
