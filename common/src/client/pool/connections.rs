@@ -402,23 +402,32 @@ mod tests {
         assert!(balance.count_further_connection().is_some());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn calls_that_wait_when_the_connection_goes_away_were_not_processed() {
+    /// The settings of a replica that allows this number of streams.
+    fn settings(streams: u8) -> Vec<u8> {
+        [b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0", &[streams][..]].concat()
+    }
+
+    /// A connection to a replica that allows one stream, and the replica's end.
+    async fn with_one_stream() -> (Arc<Connections>, DuplexStream) {
         let (ours, mut theirs) = duplex(64 * 1_024);
-        // Settings with one stream, and later GOAWAY up to the first stream.
-        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x01";
-        theirs.write_all(settings).await.unwrap();
+        theirs.write_all(&settings(1)).await.unwrap();
         let head = Head::in_memory(RequestIdNames::Both);
         let first = Connection::with_io(ours, head, Arc::default()).await;
         let first = first.unwrap();
         while first.max_streams() != 1 {
             yield_now().await;
         }
-        let connections = connections(first);
+        (connections(first), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_wait_when_the_connection_goes_away_were_not_processed() {
+        let (connections, mut theirs) = with_one_stream().await;
         let mut calls = [0; 3].map(|_| Box::pin(call(&connections)));
         for call in &mut calls {
             assert!(call.now_or_never().is_none());
         }
+        // GOAWAY up to the first stream.
         let goaway = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0";
         theirs.write_all(goaway).await.unwrap();
         let [first, others @ ..] = calls;
@@ -432,17 +441,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_wait_no_longer_when_the_replica_allows_more_streams() {
-        let (ours, mut theirs) = duplex(64 * 1_024);
-        let settings =
-            |streams: u8| [b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0", &[streams][..]].concat();
-        theirs.write_all(&settings(1)).await.unwrap();
-        let head = Head::in_memory(RequestIdNames::Both);
-        let first = Connection::with_io(ours, head, Arc::default()).await;
-        let first = first.unwrap();
-        while first.max_streams() != 1 {
-            yield_now().await;
-        }
-        let connections = connections(first);
+        let (connections, mut theirs) = with_one_stream().await;
         let calls = join_all((0..4).map(|_| call(&connections)));
         let all_leave = async {
             while connections.in_flight() < 4 {

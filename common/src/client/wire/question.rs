@@ -100,32 +100,10 @@ pub(super) async fn ask(connection: &Connection) -> Option<Reply> {
 mod tests {
     use std::thread;
 
-    use h2::server;
-    use http::Response;
-    use tokio::{net::TcpListener, runtime, task::yield_now};
+    use tokio::task::yield_now;
 
     use super::*;
-    use crate::client::RequestIdNames;
-
-    /// Listens on a thread of its own and responds to each call with `UNIMPLEMENTED`.
-    fn listen() -> std::net::SocketAddr {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        listener.set_nonblocking(true).unwrap();
-        thread::spawn(move || {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(async {
-                let listener = TcpListener::from_std(listener).unwrap();
-                let (socket, _) = listener.accept().await.unwrap();
-                let mut streams = server::handshake(socket).await.unwrap();
-                while let Some(Ok((_, mut stream))) = streams.accept().await {
-                    let response = Response::builder().header("grpc-status", "12").body(());
-                    stream.send_response(response.unwrap(), true).unwrap();
-                }
-            });
-        });
-        address
-    }
+    use crate::client::{RequestIdNames, wire::tests::listen};
 
     #[tokio::test]
     async fn a_worker_that_was_stuck_does_not_take_the_replica_for_dead() {

@@ -9,6 +9,7 @@ mod watch;
 use std::{
     future::{Future, pending},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
-use tokio::{io::duplex, time::timeout};
+use tokio::{io::duplex, runtime, time::timeout};
 use tonic::{Code, Status};
 
 use super::{Connection, Head, InFlight, ResponseBody, Until};
@@ -72,4 +73,30 @@ fn respond(mut stream: Stream) {
 
 async fn drive(mut streams: Streams) {
     while let Some(Ok(_)) = streams.accept().await {}
+}
+
+/// Listens on a thread of its own. Questions are answered after a moment, and calls never.
+pub(super) fn listen() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    thread::spawn(move || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut streams = server::handshake(socket).await.unwrap();
+            let mut calls = Vec::new();
+            while let Some(Ok((request, mut stream))) = streams.accept().await {
+                if request.uri().path().starts_with("/grpc.health") {
+                    thread::sleep(Duration::from_millis(20));
+                    let response = Response::builder().header("grpc-status", "12").body(());
+                    stream.send_response(response.unwrap(), true).unwrap();
+                } else {
+                    calls.push(stream);
+                }
+            }
+        });
+    });
+    address
 }

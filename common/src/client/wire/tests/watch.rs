@@ -6,7 +6,6 @@ use std::{
 };
 
 use tokio::{
-    runtime,
     sync::Notify,
     task::JoinHandle,
     time::{Instant, sleep},
@@ -289,32 +288,6 @@ async fn a_goaway_that_meets_a_question_ends_no_call() {
     assert_eq!(connection.signs.doubt(), Doubt::None);
     order.send((HEADERS, END_HEADERS, 1, HEAD)).unwrap();
     assert!(call.await.unwrap().is_ok());
-}
-
-/// Listens on a thread of its own. Questions are answered after a moment, and calls never.
-fn listen() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    listener.set_nonblocking(true).unwrap();
-    thread::spawn(move || {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        runtime.unwrap().block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let (socket, _) = listener.accept().await.unwrap();
-            let mut streams = server::handshake(socket).await.unwrap();
-            let mut calls = Vec::new();
-            while let Some(Ok((request, mut stream))) = streams.accept().await {
-                if request.uri().path().starts_with("/grpc.health") {
-                    thread::sleep(Duration::from_millis(20));
-                    let response = Response::builder().header("grpc-status", "12").body(());
-                    stream.send_response(response.unwrap(), true).unwrap();
-                } else {
-                    calls.push(stream);
-                }
-            }
-        });
-    });
-    address
 }
 
 #[tokio::test]
