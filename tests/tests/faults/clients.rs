@@ -18,7 +18,7 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use crate::{Row, SECOND, backend, backend_on};
+use crate::{Row, SECOND, backend, backend_on, block_on};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -59,11 +59,6 @@ fn channel(target: &str, is_idempotent: bool) -> Channel {
     Channel::new(&target, &descriptors.encode_to_vec(), &config, 10 * SECOND)
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(work)
-}
-
 async fn process_name(client: Client) -> Result<(), String> {
     let request = ProcessNameRequest { name: "x".into() };
     let response = Service1Client::new(client).process_name(request).await;
@@ -74,7 +69,7 @@ fn nothing_is_idempotent() -> String {
     let fakes = [Fake::going_away(), Fake::going_away()];
     let target = fakes.each_ref().map(|fake| fake.address().to_string());
     let channel = channel(&target.join(","), false);
-    let failures = run(async {
+    let failures = block_on(async {
         let client = channel.connect();
         let mut calls = JoinSet::new();
         let mut ticks = interval(Duration::from_millis(2));
@@ -104,7 +99,7 @@ fn clients_are_dropped() -> String {
     let open = || service1.metric("connections_open");
     tests::raise_file_limit();
     let before = open();
-    let tasks = run(async {
+    let tasks = block_on(async {
         let clients: Vec<_> = (0..1_000).map(|_| channel.connect()).collect();
         let calls = join_all(clients.iter().cloned().map(process_name)).await;
         assert!(calls.iter().all(Result::is_ok), "{calls:?}");
@@ -128,7 +123,7 @@ fn calls_come_before_the_connection() -> String {
     let port = Port::keep();
     let channel = channel(&port.address().to_string(), true);
     let calls = thread::spawn(move || {
-        run(async {
+        block_on(async {
             let client = channel.connect();
             join_all((0..1_500).map(|_| process_name(client.clone()))).await
         })

@@ -21,12 +21,11 @@ use tests::{Process, certificates::Certificates};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    runtime,
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-use crate::{QUIET, Row, SECOND, float};
+use crate::{QUIET, Row, SECOND, block_on, float};
 
 pub(crate) const ROWS: &[Row] = &[
     (
@@ -110,11 +109,6 @@ fn take_output(client: &mut ClientConnection) -> Vec<u8> {
         client.write_tls(&mut output).expect("a vector takes it");
     }
     output
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(future)
 }
 
 async fn connect(from: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {

@@ -17,13 +17,12 @@ use tests::{Process, Record, http as plain, load::Load};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    runtime,
     sync::oneshot,
     time,
 };
 
 use crate::{
-    ENDLESS, PROBES, QUIET, Row, SECOND, assert_none_failed, backend, edge, float, millis,
+    ENDLESS, PROBES, QUIET, Row, SECOND, assert_none_failed, backend, block_on, edge, float, millis,
 };
 
 pub(crate) const ROWS: &[Row] = &[
@@ -93,8 +92,7 @@ where
     let before = service2.open_files();
     let (stop, stopped) = oneshot::channel::<()>();
     let attackers = thread::spawn(move || {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(async {
+        block_on(async {
             tokio::select! {
                 () = attack() => {}
                 _ = stopped => {}
@@ -183,7 +181,7 @@ fn streams_take_nothing() -> String {
 }
 
 fn lists_take_nothing() -> String {
-    take_nothing_of("/api/v1/items?length=10000")
+    take_nothing_of(LIST)
 }
 
 fn take_nothing_of(path: &'static str) -> String {
@@ -217,7 +215,8 @@ fn pair_with_room(variables: &[(&str, &str)]) -> (Process, Process) {
 
 /// That many clients send these bytes and read nothing. They start one every two milliseconds, and
 /// have another address than the newcomers.
-async fn read_nothing(address: SocketAddr, clients: u32, bytes: &str) {
+async fn read_nothing(address: SocketAddr, clients: u32, bytes: impl AsRef<[u8]>) {
+    let bytes = bytes.as_ref();
     let clients = (0..clients).map(|number| async move {
         time::sleep(Duration::from_millis(2) * number).await;
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -226,22 +225,32 @@ async fn read_nothing(address: SocketAddr, clients: u32, bytes: &str) {
         socket.bind(own).expect("all of 127.0.0.0/8 is ours");
         let mut socket = socket.connect(address).await.expect("it listens");
         // The service may close the connection before it has read all.
-        let _ = socket.write_all(bytes.as_bytes()).await;
+        let _ = socket.write_all(bytes).await;
         socket
     });
     let _held = join_all(clients).await;
     pending::<()>().await;
 }
 
+/// A list of 400 KB.
+const LIST: &str = "/api/v1/items?length=10000";
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").into_bytes()
+}
+
+/// Half a head of 400 KB.
+fn half_head() -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(400 * 1_024)).into_bytes()
+}
+
 fn memory_of_the_edge() -> String {
     let (_service1, service2) = pair_with_room(&[]);
     let address = service2.http();
     let shown = probe_beside(&service2, 1_000, move || async move {
-        let half_head = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(400 * 1_024));
-        let stream = "GET /api/v1/items/stream?length=2147483647 HTTP/1.1\r\nhost: a\r\n\r\n";
         tokio::join!(
-            read_nothing(address, 2_500, &half_head),
-            read_nothing(address, 2_048, stream)
+            read_nothing(address, 2_500, half_head()),
+            read_nothing(address, 2_048, ENDLESS)
         );
     });
     let most = service2.memory("VmHWM") / 1_024;
@@ -250,13 +259,11 @@ fn memory_of_the_edge() -> String {
 }
 
 fn memory_of_lists() -> String {
-    const LIST: &str = "/api/v1/items?length=10000";
     let (_service1, service2) = pair_with_room(&[("MAX_IN_FLIGHT", "256")]);
     let address = service2.http();
     let shown = probe_beside(&service2, 1, move || async move {
-        let list = format!("GET {LIST} HTTP/1.1\r\nhost: a\r\n\r\n");
         tokio::join!(
-            read_nothing(address, 1_200, &list),
+            read_nothing(address, 1_200, get(LIST)),
             take_little(address, 2, 300, LIST)
         );
     });
@@ -272,16 +279,12 @@ fn memory_of_everything() -> String {
     let (_service1, service2) = pair_with_room(&[]);
     let address = service2.http();
     let shown = probe_beside(&service2, 4_000, move || async move {
-        let half_head = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(400 * 1_024));
-        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
-        let list = get("/api/v1/items?length=10000");
-        let page = get("/?length=1000&stream_length=1000");
         tokio::join!(
-            read_nothing(address, 4_000, ""),
-            read_nothing(address, 2_500, &half_head),
-            read_nothing(address, 2_048, &list),
-            read_nothing(address, 2_048, &page),
-            read_nothing(address, 2_048, str::from_utf8(ENDLESS).expect("it is text"))
+            read_nothing(address, 4_000, b""),
+            read_nothing(address, 2_500, half_head()),
+            read_nothing(address, 2_048, get(LIST)),
+            read_nothing(address, 2_048, get("/?length=1000&stream_length=1000")),
+            read_nothing(address, 2_048, ENDLESS)
         );
     });
     let most = service2.memory("VmHWM") / 1_024;
@@ -412,12 +415,11 @@ async fn slow_socket(address: SocketAddr) -> io::Result<TcpStream> {
 fn beside_hoarders<T>(address: SocketAddr, work: impl Future<Output = T>) -> T {
     let hoard = async {
         loop {
-            let hoarders = read_nothing(address, 60, str::from_utf8(ENDLESS).expect("it is text"));
+            let hoarders = read_nothing(address, 60, ENDLESS);
             let _ = time::timeout(3 * SECOND, hoarders).await;
         }
     };
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
+    block_on(async {
         tokio::select! {
             done = work => done,
             never = hoard => never,
@@ -516,8 +518,7 @@ fn memory_of_the_backend() -> String {
     let service1 = backend();
     let before = service1.memory("VmHWM");
     let address = service1.grpc();
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let refused = runtime.expect("a runtime").block_on(async {
+    let refused = block_on(async {
         let socket = TcpStream::connect(address).await;
         let (sender, connection) = client::handshake(socket.expect("it listens"))
             .await

@@ -38,6 +38,7 @@ use tests::{
     Port, Process,
     load::{Plan, Samples},
 };
+use tokio::runtime;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -202,6 +203,12 @@ fn commit() -> String {
         .output();
     let head = head.map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&head).trim().to_owned()
+}
+
+/// Runs async work on this thread.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(work)
 }
 
 /// service2 in front of these replicas, ready on all workers.
