@@ -1,9 +1,8 @@
 //! [`RateLimit`]: a rate limit, for log lines that could flood.
 
-use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{sync::Mutex, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::lock::lock;
 

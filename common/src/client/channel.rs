@@ -20,7 +20,7 @@ use super::{
     Client, Config, RequestIdNames, RetryPolicy, Target,
     latencies::UsualLatency,
     layers::{Attempts, Budget},
-    pool::{Balance, Memory, Names, Replica, Share, System, Waiting, keep_io, keep_replicas},
+    pool::{Balance, Memory, Names, Replica, Share, Waiting, keep_io, keep_replicas},
     stack::outbound,
     wire::Head,
 };
@@ -82,7 +82,7 @@ impl Channel {
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
         Self(Arc::new(Shared {
             deadlines: Deadlines::of_methods(deadline, &methods),
-            names: Arc::new(Names::new(target, config, Arc::new(System))),
+            names: Arc::new(Names::new(target, config)),
             methods: methods
                 .into_iter()
                 .map(|(path, method)| (path, (method, Arc::default())))

@@ -1,8 +1,8 @@
 //! [`Config`]: the flags and variables of every service that calls another.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::RetryPolicy;
+use super::{Network, RetryPolicy};
 use crate::{config, tls::Tls};
 
 /// The default of [`Config::failfast`], as it is written in flags.
@@ -43,6 +43,10 @@ pub struct Config {
     /// When calls get further attempts. It is no flag of its own
     #[cfg_attr(feature = "cli", arg(skip))]
     pub retries: RetryPolicy,
+
+    /// Another network than the system's. It is no flag of its own
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub network: Option<Arc<dyn Network>>,
 }
 
 impl Default for Config {
@@ -52,6 +56,7 @@ impl Default for Config {
             request_id_names: RequestIdNames::default(),
             tls: None,
             retries: RetryPolicy::default(),
+            network: None,
         }
     }
 }

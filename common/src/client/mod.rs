@@ -11,6 +11,7 @@
 //! | `pool` | the replicas of the service, the state of each, and the choice among them |
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
 //! | `channel` | [`Channel`]: what the workers of the process share |
+//! | `network` | [`Network`]: another network than the system's |
 //! | `target` | [`Target`]: the addresses of the service |
 //! | `client_config` | [`Config`]: the settings of a client |
 //! | `retry_policy` | [`RetryPolicy`]: when a call gets further attempts |
@@ -39,6 +40,7 @@ pub mod http;
 mod latencies;
 mod layers;
 mod method;
+mod network;
 mod patience;
 mod pool;
 mod pushback;
@@ -56,6 +58,7 @@ pub use self::{
     client_config::{Config, RequestIdNames},
     codec::{Codec, Decoder},
     layers::{Attempts, CallDeadline, CallLimit, CallTiming},
+    network::{BoxConnection, BoxFuture, Io, Network},
     retry_policy::RetryPolicy,
     serving::wait_until_serving,
     stack::Client,

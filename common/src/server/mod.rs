@@ -8,9 +8,10 @@
 //! | `faces` | the parts of routers: [`Grpc`], [`Query`], health, and the port for operators |
 //! | `capacity` | the limits on connections and requests, and which of them give way at a limit |
 //! | `process` | listeners, workers, connections, signals and the drain |
+//! | `in_memory` | a service without sockets and threads, for tests |
 //! | `standalone` | a listener without a process, for tests |
 //!
-//! Modules use each other in one direction: `standalone`, `process`, `stack`, `faces`, `layers`,
+//! Modules use each other in one direction: `standalone`, `in_memory`, `process`, `stack`, `faces`, `layers`,
 //! `capacity`. Each uses only those after it.
 //!
 //! The path of a request:
@@ -29,6 +30,7 @@
 
 mod capacity;
 mod faces;
+mod in_memory;
 pub mod layers;
 mod prefixed;
 mod process;
@@ -47,6 +49,7 @@ pub use self::{
         grpc::Grpc, invalid::InvalidFace, listener::Listener, ports::Ports, process::Process,
         query::Query, worker::Worker,
     },
+    in_memory::InMemory,
     process::{
         builder::Builder,
         error::Error,

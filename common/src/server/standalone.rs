@@ -1,6 +1,6 @@
 //! [`stack`] and [`serve_io`]: a listener without a process, for tests of a service.
 
-use std::{convert::Infallible, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::Ipv4Addr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use axum::BoxError;
 use bytes::Bytes;
@@ -18,10 +18,10 @@ use super::{
         listener::{Face, Listener},
         process::Process,
     },
-    process::{lifetime::Limits, worker_thread::serve_socket},
+    in_memory::InMemory,
     stack::inbound,
 };
-use crate::protocol::Protocol;
+use crate::{Config, protocol::Protocol};
 
 /// The inbound stack around a listener, without a socket.
 ///
@@ -107,17 +107,14 @@ pub async fn serve_io(
     deadline: Duration,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) {
-    let connections = Arc::new(Connections::new(1));
-    let connection = connections.admit(Ipv4Addr::LOCALHOST.into()).await;
-    serve_socket(
-        face(listener, deadline),
-        capacity(connections),
-        connection.open.clone(),
-        io,
+    let config = Config {
         deadline,
-        &Limits::default(),
-    )
-    .await;
+        max_in_flight: NonZeroUsize::MAX,
+        ..Config::default()
+    };
+    let service = InMemory::new(&config, |_worker| [listener]);
+    let service = service.unwrap_or_else(|error| panic!("{error}"));
+    service.serve(0, Ipv4Addr::LOCALHOST.into(), io).await;
 }
 
 fn face(listener: Listener, deadline: Duration) -> Face {

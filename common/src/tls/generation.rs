@@ -11,7 +11,7 @@ use rustls::{
     sign::SingleCertAndKey,
     version::{TLS12, TLS13},
 };
-use tokio::{io::BufReader, net::TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
@@ -91,11 +91,11 @@ impl Generation {
     }
 
     /// Opens TLS as a client, to the service of this name.
-    pub(crate) async fn connect(
+    pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        socket: TcpStream,
+        socket: S,
         host: &str,
-    ) -> io::Result<TlsStream<BufReader<TcpStream>>> {
+    ) -> io::Result<TlsStream<BufReader<S>>> {
         let host = host.trim_start_matches('[').trim_end_matches(']'); // of an IPv6 address
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connector = TlsConnector::from(self.client.clone());

@@ -302,7 +302,11 @@ mod tests {
         fn start(target: &str) -> Self {
             let (answers, network) = (Answers::default(), Network::default());
             let target = target.parse().expect("a target");
-            let names = Names::new(&target, &Config::default(), Arc::new(answers.clone()));
+            let config = Config {
+                network: Some(Arc::new(answers.clone())),
+                ..Config::default()
+            };
+            let names = Names::new(&target, &config);
             let share = Share::join(0, &watch::Sender::new(0));
             let balance = Balance::<Fake>::new(SECOND, Waiting::default(), Arc::default());
             let task = keep(Arc::new(names), share, balance, network.clone());

@@ -43,7 +43,7 @@ pub(super) use self::{
     discovery::keep_replicas,
     keeper::keep_io,
     memory::Memory,
-    names::{Names, System},
+    names::Names,
     replica::Replica,
     subset::Share,
 };

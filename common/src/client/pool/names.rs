@@ -1,9 +1,8 @@
 //! [`Names`]: the addresses of a service, looked up once for the whole process.
 
 use std::{
-    fmt, io,
+    io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::{Arc, Mutex},
 };
 
@@ -19,30 +18,11 @@ use tracing::warn;
 
 use super::subset::Ranks;
 use crate::{
-    client::{Config, target::Target, wire::Head},
+    client::{Config, Network, target::Target, wire::Head},
     limits,
     lock::lock,
     metrics,
 };
-
-/// Looks up names: the resolver of the system, or that of a test.
-pub(in crate::client) trait Resolve: fmt::Debug + Send + Sync {
-    /// The addresses of a name, with its port, in any order.
-    fn look_up<'a>(&'a self, name: &'a Authority) -> LookUp<'a>;
-}
-
-pub(in crate::client) type LookUp<'a> =
-    Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
-
-/// The resolver of the system.
-#[derive(Debug)]
-pub(in crate::client) struct System;
-
-impl Resolve for System {
-    fn look_up<'a>(&'a self, name: &'a Authority) -> LookUp<'a> {
-        Box::pin(async { Ok(lookup_host(name.as_str()).await?.collect()) })
-    }
-}
 
 /// The addresses of a name, sorted: those of IPv4 first.
 pub(super) type Addresses = Arc<[SocketAddr]>;
@@ -59,7 +39,7 @@ pub(in crate::client) struct Names {
     /// What operators see of the look-ups.
     pub(in crate::client) metrics: Arc<metrics::Target>,
     pub(super) ranks: Ranks,
-    resolver: Arc<dyn Resolve>,
+    network: Option<Arc<dyn Network>>,
     /// The worker that has the lock looks the names up, for all workers.
     turn: sync::Mutex<()>,
 }
@@ -78,11 +58,7 @@ struct Last {
 }
 
 impl Names {
-    pub(in crate::client) fn new(
-        target: &Target,
-        config: &Config,
-        resolver: Arc<dyn Resolve>,
-    ) -> Self {
+    pub(in crate::client) fn new(target: &Target, config: &Config) -> Self {
         let authorities = target.authorities();
         let found = authorities
             .iter()
@@ -93,6 +69,7 @@ impl Names {
                 authority: name.clone(),
                 request_id_names: config.request_id_names,
                 tls: config.tls.clone(),
+                network: config.network.clone(),
             },
             last: Mutex::default(),
         });
@@ -102,7 +79,7 @@ impl Names {
             ended: watch::Sender::new(()),
             metrics: metrics::Target::new(authorities.iter().map(ToString::to_string).zip(found)),
             ranks: Ranks::new(),
-            resolver,
+            network: config.network.clone(),
             turn: sync::Mutex::new(()),
         }
     }
@@ -137,10 +114,20 @@ impl Names {
         }
     }
 
+    async fn addresses_of(&self, name: &Authority) -> io::Result<Vec<SocketAddr>> {
+        match &self.network {
+            Some(network) => {
+                let port = name.port_u16().expect("a target has ports");
+                network.look_up(name.host(), port).await
+            }
+            None => Ok(lookup_host(name.as_str()).await?.collect()),
+        }
+    }
+
     /// Looks up a name. If that fails, or finds nothing, the last addresses stay.
     async fn look_up(&self, index: usize) {
         let name = &self.all[index].head.authority;
-        let found = timeout(limits::LOOKUP_TIMEOUT, self.resolver.look_up(name)).await;
+        let found = timeout(limits::LOOKUP_TIMEOUT, self.addresses_of(name)).await;
         let found = found.unwrap_or_else(|elapsed| Err(elapsed.into()));
         let found = found.and_then(|mut addresses| {
             addresses.sort_unstable();
@@ -193,6 +180,7 @@ pub(super) mod fake {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::client::{BoxConnection, BoxFuture};
 
     /// Clones share their state.
     #[derive(Debug, Clone, Default)]
@@ -221,15 +209,19 @@ pub(super) mod fake {
         }
     }
 
-    impl Resolve for Answers {
-        fn look_up<'a>(&'a self, name: &'a Authority) -> LookUp<'a> {
-            Box::pin(async {
-                let begun = (Instant::now(), name.host().to_owned());
+    impl Network for Answers {
+        fn look_up<'a>(&'a self, host: &'a str, _port: u16) -> BoxFuture<'a, Vec<SocketAddr>> {
+            Box::pin(async move {
+                let begun = (Instant::now(), host.to_owned());
                 lock(&self.0).look_ups.push(begun);
                 sleep(Duration::from_millis(1)).await;
-                let answer = lock(&self.0).answers.get(name.host()).cloned();
+                let answer = lock(&self.0).answers.get(host).cloned();
                 answer.ok_or_else(|| io::Error::other("unknown"))
             })
+        }
+
+        fn connect(&self, _address: SocketAddr) -> BoxFuture<'_, BoxConnection> {
+            unreachable!("the tests have another dial")
         }
     }
 }
@@ -249,9 +241,12 @@ mod tests {
     }
 
     fn names(target: &str, answers: &Answers) -> Arc<Names> {
-        let resolver = Arc::new(answers.clone());
         let target = target.parse().expect("a target");
-        Arc::new(Names::new(&target, &Config::default(), resolver))
+        let config = Config {
+            network: Some(Arc::new(answers.clone())),
+            ..Config::default()
+        };
+        Arc::new(Names::new(&target, &config))
     }
 
     #[tokio::test(start_paused = true)]

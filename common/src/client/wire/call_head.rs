@@ -1,5 +1,7 @@
 //! [`Head`]: what a connection adds to the head of each request.
 
+use std::sync::Arc;
+
 use http::{
     HeaderMap, HeaderValue, Request, Uri,
     header::USER_AGENT,
@@ -7,18 +9,23 @@ use http::{
 };
 
 use crate::{
-    Deadline, RequestId, client::RequestIdNames, context, deadline::format_timeout, tls::Tls,
+    Deadline, RequestId,
+    client::{Network, RequestIdNames},
+    context,
+    deadline::format_timeout,
+    tls::Tls,
 };
 
 /// The default `user-agent`.
 const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_PKG_VERSION")));
 
-/// The part of the head that all requests on a connection share.
+/// How a connection is opened, and the part of the head that all requests on it share.
 #[derive(Debug, Clone)]
 pub(in crate::client) struct Head {
     pub(in crate::client) authority: Authority,
     pub(in crate::client) request_id_names: RequestIdNames,
     pub(in crate::client) tls: Option<Tls>,
+    pub(in crate::client) network: Option<Arc<dyn Network>>,
 }
 
 impl Head {
@@ -28,6 +35,7 @@ impl Head {
             authority: Authority::from_static("in-memory"),
             request_id_names,
             tls: None,
+            network: None,
         }
     }
 
@@ -80,6 +88,7 @@ mod tests {
             authority: Authority::from_static("service1:50051"),
             request_id_names: names,
             tls: None,
+            network: None,
         };
         let mut request = request.uri("/a.Service/Method").body(()).unwrap();
         let deadline = Deadline::after(Duration::from_secs(10));

@@ -49,6 +49,10 @@ impl Connection {
         head: Head,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
+        if let Some(network) = head.network.clone() {
+            let io = timeout(limits::CONNECT_TIMEOUT, network.connect(address)).await??;
+            return Self::secure(io, head, room).await;
+        }
         let socket = timeout(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
         let options = SockRef::from(&socket);
@@ -57,6 +61,15 @@ impl Connection {
             .with_time(limits::TCP_KEEPALIVE_IDLE)
             .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
         options.set_tcp_keepalive(&keepalive)?;
+        Self::secure(socket, head, room).await
+    }
+
+    /// Starts HTTP/2, over TLS if the head has it.
+    async fn secure(
+        socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        head: Head,
+        room: Arc<Room>,
+    ) -> io::Result<Arc<Self>> {
         let Some(tls) = head.tls.clone() else {
             return Self::with_io(socket, head, room).await;
         };

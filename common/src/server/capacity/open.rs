@@ -7,11 +7,11 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
-    time::Instant,
 };
 
 use futures_util::task::AtomicWaker;
 use http::Version;
+use tokio::time::Instant;
 
 use super::{
     held::Held,

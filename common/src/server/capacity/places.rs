@@ -107,6 +107,10 @@ impl Places {
         self.counts[Limit::InFlight as usize].limit
     }
 
+    pub(super) fn taken(&self, limit: Limit) -> usize {
+        self.counts[limit as usize].taken.load(Relaxed)
+    }
+
     /// Takes a place for a request of this connection, and `in_advance` more while many are free.
     pub(super) fn take(
         &self,

@@ -39,6 +39,11 @@ impl Share {
         self.places.max_in_flight()
     }
 
+    /// The places of [`Limit::InFlight`] that requests hold, if the process has one worker.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.places.taken(Limit::InFlight) - self.spare.load(Relaxed)
+    }
+
     pub(crate) fn take(
         self: &Arc<Self>,
         open: &Arc<Open>,

@@ -1,6 +1,6 @@
 //! [`Allowance`]: what a client may do a second, of a kind that costs it little.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// The client has done more than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

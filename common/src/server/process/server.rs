@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     pin::pin,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -128,13 +129,7 @@ impl Server {
                 end = self.threads.next_end() => end?, // a task may end well
             }
         }
-        self.process.readiness().drain();
-        let delay = self.config.drain_delay;
-        if !delay.is_zero() {
-            self.connections.say_goodbye();
-        }
-        info!(action = "drain", status = "success", "draining");
-        sleep(delay).await;
+        announce_drain(&self.process, &self.connections, self.config.drain_delay).await;
         draining.cancel();
         // At the limit of connections, accepting may have to wait. The drain does not wait for it.
         let _ = timeout(limits::LAST_ACCEPTED, accepting.join_all()).await;
@@ -157,4 +152,15 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Announces the drain to those who ask and to the clients, and waits for the time in which they go
+/// elsewhere.
+pub(crate) async fn announce_drain(process: &Process, connections: &Connections, delay: Duration) {
+    process.readiness().drain();
+    if !delay.is_zero() {
+        connections.say_goodbye();
+    }
+    info!(action = "drain", status = "success", "draining");
+    sleep(delay).await;
 }

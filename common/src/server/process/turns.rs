@@ -17,11 +17,10 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed},
     },
     task::{Context, Poll, Wake, Waker},
-    time::Instant,
 };
 
 use slab::Slab;
-use tokio::task::yield_now;
+use tokio::{task::yield_now, time::Instant};
 
 use crate::{limits, lock::lock};
 
