@@ -2,22 +2,23 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
+use crate::{
+    call::{Outcome, Plan},
+    lock,
+    records::Record,
+};
+
 /// A part of the run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Event {
     /// A client begins a call.
-    Begin {
-        /// The number of the call.
-        call: u64,
-        /// Its method and what it is to do.
-        what: String,
-    },
+    Begin(Plan),
     /// A replica has begun to process a call: it has the first message.
     Processed {
         /// The number of the call.
@@ -39,27 +40,39 @@ pub enum Event {
         /// The number of the call.
         call: u64,
         /// How.
-        outcome: String,
+        outcome: Outcome,
     },
     /// A fault begins or ends, or an operator does something.
     Fault(String),
+    /// The faults are over.
+    Healed,
+    /// All clients have had the time to recover.
+    Settled,
+    /// From now on equal replicas get equal shares.
+    Even,
     /// A log record of a service.
-    Record(String),
+    Record(Record),
+    /// What must not be.
+    Violation(String),
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Begin { call, what } => write!(f, "call {call} begins: {what}"),
+            Self::Begin(plan) => write!(f, "call {} begins: {plan:?}", plan.order.call),
             Self::Processed { call, replica } => write!(f, "call {call} is processed by {replica}"),
             Self::Does {
                 replica,
                 call,
                 what,
             } => write!(f, "replica {replica}, call {call}: {what}"),
-            Self::End { call, outcome } => write!(f, "call {call} ends: {outcome}"),
+            Self::End { call, outcome } => write!(f, "call {call} ends: {outcome:?}"),
             Self::Fault(what) => write!(f, "fault: {what}"),
+            Self::Healed => write!(f, "the faults are over"),
+            Self::Even => write!(f, "equal calls begin"),
+            Self::Settled => write!(f, "the clients have recovered"),
             Self::Record(record) => write!(f, "log: {record}"),
+            Self::Violation(what) => write!(f, "VIOLATION: {what}"),
         }
     }
 }
@@ -84,13 +97,21 @@ impl Trace {
     /// Notes what happens now.
     pub fn note(&self, event: Event) {
         let at = self.begin.elapsed();
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.push((at, event));
+        lock(&self.events).push((at, event));
+    }
+
+    /// Notes what must not be.
+    pub fn violation(&self, what: impl Into<String>) {
+        self.note(Event::Violation(what.into()));
+    }
+
+    /// The time since the begin of the run.
+    pub fn now(&self) -> Duration {
+        self.begin.elapsed()
     }
 
     /// What has happened, each with the time since the begin of the run.
     pub fn events(&self) -> Vec<(Duration, Event)> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.clone()
+        lock(&self.events).clone()
     }
 }

@@ -38,11 +38,42 @@ pub(in crate::client) struct History {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::client) enum Decision {
     /// None follows.
-    Final,
+    Final(Why),
     /// The call is sent again, as if for the first time.
     Resend,
     /// Another attempt follows after this pause, if the budget has one.
     Again(Duration),
+}
+
+/// Why no attempt follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Why {
+    Hopeless,
+    NotIdempotent,
+    Policy,
+    Sent,
+    NoOther,
+    Attempts,
+    Pushback,
+    Deadline,
+    Budget,
+}
+
+impl Why {
+    /// For people.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Hopeless => "no other attempt would help",
+            Self::NotIdempotent => "the method is not declared idempotent",
+            Self::Policy => "the retry policy leaves out this code",
+            Self::Sent => "the request was too long to be kept",
+            Self::NoOther => "no other replica is up",
+            Self::Attempts => "it has had all its attempts",
+            Self::Pushback => "the replica asks for no other attempt",
+            Self::Deadline => "the deadline comes before the next attempt",
+            Self::Budget => "the retry budget is used up",
+        }
+    }
 }
 
 /// Decides what follows an attempt. `left` is what is left of the deadline.
@@ -58,22 +89,31 @@ pub(in crate::client) fn decide(
         has_other,
         ..
     } = history;
-    let may_retry = is_idempotent && policy.codes.contains(&class.code);
-    let may_follow = history.is_whole
-        && match class.next {
-            Next::None => false,
-            Next::Resend => return Decision::Resend,
-            // Without another replica, a pushback is to be obeyed.
-            Next::Unprocessed => has_other || class.pushback == Pushback::Unspecified,
-            Next::Retry => may_retry,
-            Next::Elsewhere => may_retry && has_other,
-        };
-    if !may_follow || attempts >= policy.attempts {
-        return Decision::Final;
+    let may_retry = || match is_idempotent {
+        false => Some(Why::NotIdempotent),
+        true if !policy.codes.contains(&class.code) => Some(Why::Policy),
+        true => None,
+    };
+    let may_go_elsewhere = || (!has_other).then_some(Why::NoOther);
+    let objection = match class.next {
+        Next::None => Some(Why::Hopeless),
+        _ if !history.is_whole => Some(Why::Sent),
+        Next::Resend => return Decision::Resend,
+        // Without another replica, a pushback is to be obeyed.
+        Next::Unprocessed if class.pushback == Pushback::Unspecified => None,
+        Next::Unprocessed => may_go_elsewhere(),
+        Next::Retry => may_retry(),
+        Next::Elsewhere => may_retry().or_else(may_go_elsewhere),
+    };
+    if let Some(why) = objection {
+        return Decision::Final(why);
+    }
+    if attempts >= policy.attempts {
+        return Decision::Final(Why::Attempts);
     }
     let usual = policy.pause_after(attempts);
     let pause = match class.pushback {
-        Pushback::Never => return Decision::Final,
+        Pushback::Never => return Decision::Final(Why::Pushback),
         // The pushback is for this replica.
         Pushback::After(pause) if !has_other => pause,
         _ if class.next == Next::Unprocessed && (attempts == 1 || has_other) => Duration::ZERO,
@@ -82,7 +122,7 @@ pub(in crate::client) fn decide(
     if pause < left {
         Decision::Again(pause)
     } else {
-        Decision::Final // the deadline would come first
+        Decision::Final(Why::Deadline)
     }
 }
 
@@ -113,21 +153,21 @@ impl Shared {
         let left =
             context::deadline().map_or(Duration::MAX, |it| it.remaining().unwrap_or_default());
         let decision = decide(&self.policy, &class, history, left);
-        let is_granted = match decision {
-            Decision::Final => false,
+        let why = match decision {
+            Decision::Final(why) => Some(why),
             Decision::Resend => {
                 metrics::count(|counters| &counters.resends);
                 call.attempts -= 1; // it was none
                 return Some(Duration::ZERO);
             }
-            Decision::Again(_) => self.budget.grant_retry(),
+            Decision::Again(_) => (!self.budget.grant_retry()).then_some(Why::Budget),
         };
-        if is_granted && class.next == Next::Unprocessed {
+        if why.is_none() && class.next == Next::Unprocessed {
             metrics::count(|counters| &counters.resends);
         } else {
             warn!(
                 action = "call",
-                status = if is_granted { "retry" } else { "failure" },
+                status = if why.is_none() { "retry" } else { "failure" },
                 method = call.head.uri.path(),
                 attempt = call.attempts,
                 grpc_code = code_name(class.code),
@@ -135,11 +175,12 @@ impl Shared {
                     Ok(_) => ending.text(),
                     Err(failure) => failure.message().to_owned(),
                 },
+                reason = why.map(Why::text),
                 "an attempt failed"
             );
         }
         match decision {
-            Decision::Again(pause) if is_granted => Some(pause),
+            Decision::Again(pause) if why.is_none() => Some(pause),
             _ => None,
         }
     }
@@ -184,7 +225,7 @@ mod tests {
 
     #[derive(Debug, PartialEq)]
     enum Then {
-        Final,
+        Final(Why),
         Resend,
         AtOnce,
         /// After the usual pause of 25 ms, give or take a half.
@@ -194,7 +235,7 @@ mod tests {
 
     fn then(policy: &RetryPolicy, class: &Class, history: History, left: Duration) -> Then {
         match decide(policy, class, history, left) {
-            Decision::Final => Then::Final,
+            Decision::Final(why) => Then::Final(why),
             Decision::Resend => Then::Resend,
             Decision::Again(Duration::ZERO) => Then::AtOnce,
             Decision::Again(pause) if (12 * MILLI..38 * MILLI).contains(&pause) => Then::Soon,
@@ -217,40 +258,43 @@ mod tests {
             ..FIRST
         };
         for (next, pushback, history, expected) in [
-            (Never, plain, FIRST, Then::Final),
+            (Never, plain, FIRST, Then::Final(Why::Hopeless)),
             (Retry, plain, FIRST, Then::Soon),
             (Retry, plain, ALONE, Then::Soon),
-            (Retry, plain, ONCE, Then::Final),
-            (Retry, plain, last, Then::Final),
-            (Retry, plain, partial, Then::Final),
+            (Retry, plain, ONCE, Then::Final(Why::NotIdempotent)),
+            (Retry, plain, last, Then::Final(Why::Attempts)),
+            (Retry, plain, partial, Then::Final(Why::Sent)),
             (Elsewhere, plain, FIRST, Then::Soon),
-            (Elsewhere, plain, ALONE, Then::Final),
-            (Elsewhere, plain, ONCE, Then::Final),
+            (Elsewhere, plain, ALONE, Then::Final(Why::NoOther)),
+            (Elsewhere, plain, ONCE, Then::Final(Why::NotIdempotent)),
             // A call that never left counts for nothing, one that was refused does.
             (Resend, plain, ONCE, Then::Resend),
             (Resend, plain, last, Then::Resend),
             (Unprocessed, plain, ONCE, Then::AtOnce),
             (Unprocessed, plain, ALONE, Then::AtOnce),
-            (Unprocessed, plain, last, Then::Final),
+            (Unprocessed, plain, last, Then::Final(Why::Attempts)),
             // Shed by the admission of a replica.
             (Unprocessed, after(700), ONCE, Then::AtOnce),
-            (Unprocessed, after(700), ALONE, Then::Final),
-            (Unprocessed, plain, partial, Then::Final),
+            (Unprocessed, after(700), ALONE, Then::Final(Why::NoOther)),
+            (Unprocessed, plain, partial, Then::Final(Why::Sent)),
             // A pushback is for its replica, and proves nothing about the call.
             (Retry, after(700), ALONE, Then::After(700 * MILLI)),
             (Retry, after(700), FIRST, Then::Soon),
-            (Retry, after(700), ONCE, Then::Final),
+            (Retry, after(700), ONCE, Then::Final(Why::NotIdempotent)),
             (Elsewhere, after(700), FIRST, Then::Soon),
-            (Retry, Pushback::Never, FIRST, Then::Final),
+            (Retry, Pushback::Never, FIRST, Then::Final(Why::Pushback)),
             // A pause beyond the deadline is no pause.
-            (Retry, after(10_000), ALONE, Then::Final),
+            (Retry, after(10_000), ALONE, Then::Final(Why::Deadline)),
         ] {
             let class = class(next, pushback);
             let then = then(&policy, &class, history, LEFT);
             assert_eq!(then, expected, "{class:?} {history:?}");
         }
         let class = class(Retry, plain);
-        assert_eq!(then(&policy, &class, FIRST, MILLI), Then::Final);
+        assert_eq!(
+            then(&policy, &class, FIRST, MILLI),
+            Then::Final(Why::Deadline)
+        );
     }
 
     #[test]
@@ -260,11 +304,14 @@ mod tests {
             attempts: 1,
             ..RetryPolicy::default()
         };
-        assert_eq!(then(&once, &class, FIRST, LEFT), Then::Final);
+        assert_eq!(then(&once, &class, FIRST, LEFT), Then::Final(Why::Attempts));
         let other_codes = RetryPolicy {
             codes: vec![Code::Internal],
             ..RetryPolicy::default()
         };
-        assert_eq!(then(&other_codes, &class, FIRST, LEFT), Then::Final);
+        assert_eq!(
+            then(&other_codes, &class, FIRST, LEFT),
+            Then::Final(Why::Policy)
+        );
     }
 }

@@ -1,0 +1,166 @@
+//! What must hold of every run, read from its trace.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tonic::Code;
+
+use crate::{
+    call::{Method, Outcome, Plan},
+    records::Record,
+    schedule::Schedule,
+    service::id_of,
+    trace::Event,
+};
+
+/// A time, and what happened then.
+pub type Noted = (Duration, Event);
+
+/// What is known of a call.
+struct Call<'a> {
+    begin: Duration,
+    plan: &'a Plan,
+    processed: Vec<usize>,
+    end: Option<(Duration, &'a Outcome)>,
+    /// The record that tells why no further attempt followed.
+    last_word: Option<&'a Record>,
+}
+
+/// Returns what was violated, and when.
+pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, String)> {
+    let mut violations: Vec<_> = events
+        .iter()
+        .filter_map(|(at, event)| match event {
+            Event::Violation(what) => Some((*at, what.clone())),
+            _ => None,
+        })
+        .collect();
+    let calls = calls(events);
+    for call in calls.values() {
+        violations.extend(of_call(call).map(|what| {
+            let at = call.end.map_or(call.begin, |(at, _)| at);
+            (at, format!("call {}: {what}", call.plan.order.call))
+        }));
+    }
+    let time_of = |is_it: fn(&Event) -> bool| {
+        let event = events.iter().find(|(_, event)| is_it(event));
+        event.map_or(Duration::MAX, |(at, _)| *at)
+    };
+    let settled = time_of(|event| matches!(event, Event::Settled));
+    let even = time_of(|event| matches!(event, Event::Even));
+    violations.extend(after_recovery(schedule, &calls, settled, even));
+    violations.sort();
+    violations
+}
+
+fn calls(events: &[Noted]) -> BTreeMap<u64, Call<'_>> {
+    let mut calls = BTreeMap::new();
+    let mut of_id = BTreeMap::new();
+    for (at, event) in events {
+        match event {
+            Event::Begin(plan) => {
+                let call = Call {
+                    begin: *at,
+                    plan,
+                    processed: Vec::new(),
+                    end: None,
+                    last_word: None,
+                };
+                of_id.insert(id_of(plan.order.call), plan.order.call);
+                calls.insert(plan.order.call, call);
+            }
+            Event::Processed { call, replica } => {
+                if let Some(call) = calls.get_mut(call) {
+                    call.processed.push(*replica);
+                }
+            }
+            Event::End { call, outcome } => {
+                if let Some(call) = calls.get_mut(call) {
+                    call.end = Some((*at, outcome));
+                }
+            }
+            Event::Record(record) if record.get("action") == Some("call") => {
+                let call = of_id.get(&record.request_id);
+                if let Some(call) = call.and_then(|call| calls.get_mut(call)) {
+                    call.last_word = Some(record);
+                }
+            }
+            _ => {}
+        }
+    }
+    calls
+}
+
+fn of_call(call: &Call<'_>) -> Option<String> {
+    let Call {
+        plan, processed, ..
+    } = call;
+    if !plan.method.is_idempotent() && processed.len() > 1 {
+        return Some(format!(
+            "it is not idempotent, and was processed by {processed:?}"
+        ));
+    }
+    let Some((_, outcome)) = call.end else {
+        return Some("it has no end".into());
+    };
+    match outcome {
+        Outcome::Good(_) if processed.is_empty() => Some("nobody processed it".into()),
+        Outcome::Good(replies) => {
+            let expected = match plan.method {
+                Method::List => plan.order.replies,
+                Method::Get | Method::Put | Method::Send => 1,
+                Method::Chat => return None, // fakes reply as they like
+            };
+            let is_whole = *replies == expected && plan.order.code == 0;
+            (!is_whole).then(|| format!("it is good, with {replies} of {expected} replies"))
+        }
+        Outcome::Failed(Code::Unavailable, message) => unexplained(call, message),
+        Outcome::Failed(..) | Outcome::BrokeOff(..) | Outcome::GivenUp => None,
+    }
+}
+
+/// An unavailable service is a reason to try again, so something must say why that was not done.
+fn unexplained(call: &Call<'_>, message: &str) -> Option<String> {
+    let is_told = call.plan.order.code == Code::Unavailable as u32
+        || message.contains("replica") // none could be reached
+        || call.last_word.is_some_and(|record| record.get("reason").is_some());
+    (!is_told).then(|| format!("it failed, and nothing says why it was not retried: {message}"))
+}
+
+/// Once all clients have recovered, no call fails, and equal replicas get equal shares.
+fn after_recovery(
+    schedule: &Schedule,
+    calls: &BTreeMap<u64, Call<'_>>,
+    settled: Duration,
+    even_since: Duration,
+) -> Vec<(Duration, String)> {
+    let mut violations = Vec::new();
+    let mut shares = vec![0_u32; schedule.replicas.len()];
+    let mut all = 0;
+    for call in calls.values().filter(|call| call.begin >= settled) {
+        if let Some((at, outcome)) = call.end
+            && !matches!(outcome, Outcome::Good(_))
+        {
+            let number = call.plan.order.call;
+            let what = format!("call {number} failed though all is well: {outcome:?}");
+            violations.push((at, what));
+        }
+        if call.begin < even_since {
+            continue;
+        }
+        if let Some(share) = call.processed.last().and_then(|it| shares.get_mut(*it)) {
+            *share += 1;
+            all += 1;
+        }
+    }
+    let even = f64::from(all) / f64::from(u32::try_from(shares.len()).expect("few"));
+    // A fifth, or what chance makes of a fair draw in one of a million cases.
+    let most = (even * 0.2).max(5.0 * even.sqrt());
+    for (replica, share) in shares.iter().enumerate() {
+        if (f64::from(*share) - even).abs() > most {
+            let what =
+                format!("replica {replica} got {share} of {all} calls, of shares {shares:?}");
+            violations.push((settled, what));
+        }
+    }
+    violations
+}

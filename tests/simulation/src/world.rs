@@ -1,0 +1,387 @@
+//! [`World`]: the replicas, the clients and the network of a run, and what happens to them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use common::client::{Channel, Client, Config, Target};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, sleep_until},
+};
+
+use crate::{
+    call::{Method, Plan},
+    lock,
+    network::{Conditions, Name, Network},
+    proto::DESCRIPTORS,
+    random::Shared as Random,
+    replica::{Kind, Replica},
+    schedule::{FAULTY, Fault, Schedule, What},
+    service::Health,
+    trace::{Event, Trace},
+};
+
+/// The time after the last fault until which the clients may still pause: the longest back-off (30 s, give
+/// or take a fifth), and 5 s.
+pub const RECOVERY: Duration = Duration::from_secs(41);
+
+/// The calls of all workers after that, all alike: those in which what was slow before is forgotten, and
+/// those that show the shares of the replicas.
+const LAST_CALLS: [usize; 2] = [500, 1_000];
+
+/// The calls a second of each worker while it recovers.
+const QUIET: f64 = 1.0;
+
+const PORT: u16 = 50_051;
+const NAME: &str = "replicas";
+
+/// The state of a run. Clones share it.
+#[derive(Debug, Clone)]
+pub struct World {
+    trace: Trace,
+    network: Network,
+    random: Random,
+    replicas: Arc<Vec<Replica>>,
+    clients: Arc<Vec<ClientProcess>>,
+    calls: Arc<AtomicU64>,
+    running: Arc<Mutex<JoinSet<()>>>,
+    hosts: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct ClientProcess {
+    host: IpAddr,
+    workers: Mutex<Vec<Client>>,
+    rate: f64,
+}
+
+fn host(kind: u8, number: usize) -> IpAddr {
+    let number = u8::try_from(number).expect("few");
+    IpAddr::from([10, 0, kind, number])
+}
+
+impl World {
+    /// Builds the world of a schedule, and starts its replicas and clients.
+    pub fn start(schedule: &Schedule, seed: u64, trace: &Trace) -> Self {
+        let random = Random::new(seed ^ 0x5eed);
+        let network = Network::new(random.clone());
+        let replicas = schedule.replicas.iter().enumerate().map(|(number, kind)| {
+            let address = SocketAddr::new(host(1, number + 1), PORT);
+            Replica::new(number, address, kind.clone(), &network, trace, &random)
+        });
+        let replicas: Vec<_> = replicas.collect();
+        replicas.iter().for_each(Replica::start);
+        let clients = schedule
+            .clients
+            .iter()
+            .enumerate()
+            .map(|(number, (workers, rate))| {
+                let host = host(2, number + 1);
+                let config = Config {
+                    network: Some(Arc::new(network.of_host(host))),
+                    ..Config::default()
+                };
+                let target: Target = format!("{NAME}:{PORT}").parse().expect("a target");
+                let channel = Channel::new(&target, DESCRIPTORS, &config, Duration::from_secs(10));
+                let workers = (0..*workers).map(|_| channel.connect()).collect();
+                ClientProcess {
+                    host,
+                    workers: Mutex::new(workers),
+                    rate: *rate,
+                }
+            });
+        let world = Self {
+            trace: trace.clone(),
+            network: network.clone(),
+            random: random.clone(),
+            hosts: Arc::new(AtomicU64::new(replicas.len() as u64)),
+            replicas: Arc::new(replicas),
+            clients: Arc::new(clients.collect()),
+            calls: Arc::default(),
+            running: Arc::default(),
+        };
+        world.publish_name();
+        world
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.replicas.iter().map(Replica::address).collect()
+    }
+
+    fn publish_name(&self) {
+        self.network.set_name(NAME, Name::Is(self.addresses()));
+    }
+
+    fn next_call(&self) -> u64 {
+        self.calls.fetch_add(1, Relaxed) + 1
+    }
+
+    fn spawn(&self, plan: Plan, client: Client) {
+        let trace = self.trace.clone();
+        let mut running = lock(&self.running);
+        while running.try_join_next().is_some() {}
+        running.spawn(async move {
+            plan.run(client, trace).await;
+        });
+    }
+
+    /// Runs the schedule, and the time after it. Returns when nothing runs any more.
+    pub async fn run(self, faults: Vec<Fault>) {
+        let begin = tokio::time::Instant::now();
+        let mut loads = JoinSet::new();
+        for client in 0..self.clients.len() {
+            let workers = lock(&self.clients[client].workers).len();
+            for worker in 0..workers {
+                loads.spawn(self.clone().load(client, worker));
+            }
+        }
+        let mut happening = JoinSet::new();
+        for fault in faults {
+            let world = self.clone();
+            happening.spawn(async move {
+                sleep_until(begin + fault.at).await;
+                world.trace.note(Event::Fault(fault.to_string()));
+                world.happen(&fault).await;
+            });
+        }
+        sleep_until(begin + FAULTY).await;
+        while happening.join_next().await.is_some() {}
+        self.heal();
+        self.trace.note(Event::Healed);
+        sleep(RECOVERY).await;
+        loads.abort_all();
+        self.trace.note(Event::Settled);
+        self.equal_calls(LAST_CALLS[0]).await;
+        self.trace.note(Event::Even);
+        self.equal_calls(LAST_CALLS[1]).await;
+        self.stop().await;
+    }
+
+    /// Calls at random times, until it is dropped.
+    async fn load(self, client: usize, worker: usize) {
+        let mut random = self.random.fork();
+        let begin = self.trace.now();
+        loop {
+            let is_faulty = self.trace.now() - begin < FAULTY;
+            let rate = if is_faulty {
+                self.clients[client].rate
+            } else {
+                QUIET
+            };
+            let pause = -(1.0 - random.f64()).ln() / rate;
+            sleep(Duration::from_secs_f64(pause)).await;
+            let plan = Plan::draw(self.next_call(), &mut random);
+            let caller = lock(&self.clients[client].workers)[worker].clone();
+            self.spawn(plan, caller);
+        }
+    }
+
+    async fn equal_calls(&self, count: usize) {
+        let workers = self
+            .clients
+            .iter()
+            .flat_map(|client| lock(&client.workers).clone());
+        let workers: Vec<_> = workers.collect();
+        for number in 0..count {
+            let worker = workers[number % workers.len()].clone();
+            self.spawn(Plan::simple(Method::Get, self.next_call()), worker);
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends all that runs, and checks that nothing is left.
+    async fn stop(&self) {
+        sleep(Duration::from_secs(20)).await;
+        let running = {
+            let mut running = lock(&self.running);
+            while running.try_join_next().is_some() {}
+            running.len()
+        };
+        if running > 0 {
+            self.trace.violation(format!("{running} calls never ended"));
+        }
+        for (number, replica) in self.replicas.iter().enumerate() {
+            let (_, in_flight) = replica.left();
+            if in_flight > 0 {
+                let what = format!("replica {number} has {in_flight} requests in flight");
+                self.trace.violation(what);
+            }
+        }
+        for client in self.clients.iter() {
+            lock(&client.workers).clear();
+        }
+        sleep(Duration::from_secs(20)).await;
+        for (number, replica) in self.replicas.iter().enumerate() {
+            let (connections, _) = replica.left();
+            if connections > 0 {
+                let what =
+                    format!("replica {number} has {connections} connections without a client");
+                self.trace.violation(what);
+            }
+            replica.kill();
+        }
+        sleep(Duration::from_secs(1)).await;
+        // That of the run, which waits here.
+        let tasks = tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks();
+        if tasks > 0 {
+            self.trace.violation(format!("{tasks} tasks are left"));
+        }
+    }
+
+    fn set_conditions(&self, replica: usize, conditions: Conditions) {
+        let address = self.replicas[replica].address().ip();
+        for client in self.clients.iter() {
+            self.network
+                .set_conditions(client.host, address, conditions);
+        }
+    }
+
+    fn set_blocked(&self, address: SocketAddr, is_blocked: bool, there: bool, back: bool) {
+        for client in self.clients.iter() {
+            let ways = [
+                (client.host, address.ip(), there),
+                (address.ip(), client.host, back),
+            ];
+            for (from, to, _) in ways.into_iter().filter(|(_, _, is_meant)| *is_meant) {
+                if is_blocked {
+                    self.network.block(from, to);
+                } else {
+                    self.network.unblock(from, to);
+                }
+            }
+        }
+    }
+
+    async fn happen(&self, fault: &Fault) {
+        let lasts = sleep(fault.lasts);
+        match fault.what {
+            What::Conditions(replica, conditions) => {
+                self.set_conditions(replica, conditions);
+                lasts.await;
+                self.set_conditions(replica, Conditions::default());
+            }
+            What::Block(replica, there, back) => {
+                let address = self.replicas[replica].address();
+                self.set_blocked(address, true, there, back);
+                lasts.await;
+                self.set_blocked(address, false, there, back);
+            }
+            What::Reset(replica, error) => {
+                let address = self.replicas[replica].address();
+                self.network.reset(address, error, |_| true);
+            }
+            What::Vanish(replica) => {
+                let replica = &self.replicas[replica];
+                let address = replica.address();
+                self.network.vanish(address);
+                replica.kill();
+                lasts.await;
+                self.network.come_back(address);
+                replica.start();
+            }
+            What::Kill(replica) => {
+                self.replicas[replica].kill();
+                lasts.await;
+                self.replicas[replica].start();
+            }
+            What::Roll(replica, moves) => self.roll(&self.replicas[replica], moves, lasts).await,
+            What::Health(replica, health) => {
+                self.replicas[replica].set_health(health);
+                lasts.await;
+                self.replicas[replica].set_health(Health::default());
+            }
+            What::NameFails => self.name_is(Name::Fails, lasts).await,
+            What::NameHangs => self.name_is(Name::Hangs, lasts).await,
+            What::NameEmpty => self.name_is(Name::Is(Vec::new()), lasts).await,
+            What::NameFlaps(replica) => {
+                for _ in 0..3 {
+                    let mut addresses = self.addresses();
+                    addresses.remove(replica);
+                    self.name_is(Name::Is(addresses), sleep(fault.lasts / 6))
+                        .await;
+                    sleep(fault.lasts / 6).await;
+                }
+            }
+            What::NameHasStranger => {
+                let mut addresses = self.addresses();
+                addresses.push(SocketAddr::new(host(3, 1), PORT));
+                self.name_is(Name::Is(addresses), lasts).await;
+            }
+            What::Burst(client, calls) => {
+                let mut random = self.random.fork();
+                let workers = lock(&self.clients[client].workers).clone();
+                for number in 0..calls {
+                    let plan = Plan::draw(self.next_call(), &mut random);
+                    let worker = workers[number as usize % workers.len()].clone();
+                    self.spawn(plan, worker);
+                }
+            }
+            What::Hog(replica, calls) => self.hog(replica, calls, fault.lasts).await,
+        }
+    }
+
+    async fn name_is(&self, name: Name, lasts: impl Future<Output = ()>) {
+        self.network.set_name(NAME, name);
+        lasts.await;
+        self.publish_name();
+    }
+
+    async fn roll(&self, replica: &Replica, moves: bool, lasts: impl Future<Output = ()>) {
+        if moves {
+            // As an orchestrator does: the new one is there before the old one is told to go.
+            let old = replica.clone_of_process();
+            let number = self.hosts.fetch_add(1, Relaxed) + 1;
+            let number = usize::try_from(number).expect("few");
+            replica.move_to(SocketAddr::new(host(1, number), PORT));
+            replica.start();
+            self.publish_name();
+            old.drain().await;
+        } else {
+            replica.drain().await;
+            lasts.await;
+            replica.start();
+        }
+    }
+
+    /// A stranger fills the places of a replica with slow calls.
+    async fn hog(&self, replica: usize, calls: u32, lasts: Duration) {
+        let stranger = self.network.of_host(host(4, 1));
+        let config = Config {
+            network: Some(Arc::new(stranger)),
+            ..Config::default()
+        };
+        let address = self.replicas[replica].address();
+        let target: Target = address.to_string().parse().expect("a target");
+        let client = Channel::new(&target, DESCRIPTORS, &config, lasts).connect();
+        for _ in 0..calls {
+            let mut plan = Plan::simple(Method::Put, self.next_call());
+            plan.order.delay_ms = u32::try_from(lasts.as_millis()).expect("short");
+            plan.deadline = lasts;
+            self.spawn(plan, client.clone());
+        }
+        sleep(lasts).await;
+    }
+
+    /// Ends what is still wrong. Fakes become our server.
+    fn heal(&self) {
+        for (number, replica) in self.replicas.iter().enumerate() {
+            self.set_conditions(number, Conditions::default());
+            replica.set_health(Health::default());
+            replica.kill();
+            replica.become_kind(Kind::Ours {
+                max_in_flight: 2_048,
+                drain_delay: Duration::ZERO,
+            });
+            replica.start();
+        }
+        self.publish_name();
+    }
+}
