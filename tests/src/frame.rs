@@ -12,12 +12,16 @@ pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 /// The type of SETTINGS.
 pub const SETTINGS: u8 = 4;
+/// The type of `PUSH_PROMISE`.
+pub const PUSH_PROMISE: u8 = 5;
 /// The type of PING.
 pub const PING: u8 = 6;
 /// The type of GOAWAY.
 pub const GOAWAY: u8 = 7;
 /// The type of `WINDOW_UPDATE`.
 pub const WINDOW_UPDATE: u8 = 8;
+/// The type of CONTINUATION.
+pub const CONTINUATION: u8 = 9;
 
 /// The flag of an acknowledgement, on SETTINGS and PING.
 pub const ACK: u8 = 1;
@@ -25,6 +29,8 @@ pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
 /// The flag of HEADERS without CONTINUATION.
 pub const END_HEADERS: u8 = 4;
+/// The flag of padding, on DATA and HEADERS.
+pub const PADDED: u8 = 8;
 
 /// The stream id of frames that concern the whole connection.
 pub const CONNECTION: [u8; 4] = [0; 4];
