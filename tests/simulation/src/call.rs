@@ -36,7 +36,7 @@ impl Method {
 }
 
 /// A call.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// What is called.
     pub method: Method,

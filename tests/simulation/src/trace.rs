@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A part of the run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A client begins a call.
     Begin(Plan),

@@ -32,7 +32,7 @@ impl Default for Conditions {
 
 /// The way from one host to another. Clones share their state.
 #[derive(Debug, Clone, Default)]
-pub struct Path(Arc<Mutex<State>>);
+pub(super) struct Path(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
