@@ -70,6 +70,22 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The response that the order asks for.
+    pub(super) fn respond(&mut self) {
+        self.respond_in_frames(LONGEST_FRAME);
+    }
+
+    /// The response that the order asks for, in frames of this size.
+    pub(super) fn respond_in_frames(&mut self, frame: usize) {
+        let code = self.order.code;
+        if code != 0 && self.order.replies == 0 {
+            return self.end(&[("grpc-status", &code.to_string())]);
+        }
+        self.head();
+        self.messages(frame);
+        self.trailers(code);
+    }
+
     /// The head of a good response.
     pub(super) fn head(&mut self) {
         self.fields(0, &HEAD);

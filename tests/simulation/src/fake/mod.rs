@@ -12,6 +12,7 @@ mod connection;
 mod draft;
 mod hpack;
 mod manner;
+mod receive;
 mod scripts;
 mod step;
 mod steps;

@@ -6,7 +6,7 @@ use tests::frame::{
 };
 
 use super::super::{
-    draft::{Draft, HEAD},
+    draft::{Draft, HEAD, LONGEST_FRAME},
     hpack,
     manner::Manner,
 };
@@ -24,15 +24,23 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             it.head();
             it.trailers(0);
         }
+        Manner::WindowIgnored => {
+            it.begin();
+            it.head();
+            it.raw_data(0, vec![0, 0, 0x20, 0, 0]);
+            for _ in 0..20 {
+                it.raw_data(0, vec![0; LONGEST_FRAME]);
+            }
+        }
         Manner::InvalidLength => {
             it.begin();
             invalid_length(it);
-            respond(it);
+            it.respond();
         }
         Manner::WrongStream => {
             it.begin();
             wrong_stream(it);
-            respond(it);
+            it.respond();
         }
         Manner::PushPromise => {
             it.begin();
@@ -40,13 +48,13 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             let block = hpack::block(&[(":method", "GET"), (":path", "/"), (":scheme", "http")]);
             let payload = [&promised.to_be_bytes()[..], &block].concat();
             it.frame(PUSH_PROMISE, END_HEADERS, payload);
-            respond(it);
+            it.respond();
         }
         Manner::WindowZero => {
             it.begin();
             it.frame(WINDOW_UPDATE, 0, vec![0; 4]);
             it.pause_maybe();
-            respond(it);
+            it.respond();
         }
         Manner::WindowOverflow => {
             if it.random.bool() {
@@ -55,17 +63,11 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             it.frame(WINDOW_UPDATE, 0, MOST.to_vec());
             it.frame(WINDOW_UPDATE, 0, MOST.to_vec());
             it.pause_maybe();
-            respond(it);
+            it.respond();
         }
         _ => return false,
     }
     true
-}
-
-fn respond(it: &mut Draft<'_>) {
-    it.head();
-    it.message();
-    it.trailers(0);
 }
 
 /// A frame whose length or padding is invalid.

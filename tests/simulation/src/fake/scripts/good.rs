@@ -1,5 +1,7 @@
 //! Good responses in all forms that are allowed, or nearly.
 
+use std::time::Duration;
+
 use tests::frame::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PRIORITY, WINDOW_UPDATE,
 };
@@ -19,26 +21,35 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
     match manner {
         Manner::Good => {
             it.begin();
-            respond(it, LONGEST_FRAME);
+            it.respond();
         }
         Manner::Slow => {
             it.begin();
             it.pause_between(10, 20_000);
-            respond(it, LONGEST_FRAME);
+            it.respond();
         }
-        Manner::Early => respond(it, LONGEST_FRAME),
+        Manner::Early => it.respond(),
         Manner::EarlyThenReset => {
-            respond(it, LONGEST_FRAME);
+            it.respond();
             it.reset(NO_ERROR);
         }
         Manner::Interim => {
-            it.begin();
+            let statuses = ["100", "102", "103", "199"];
             for _ in 0..it.random.u32(1..=5) {
-                let status = it.choose(&["100", "102", "103", "199"]);
+                let status = it.choose(&statuses);
                 it.fields(0, &[(":status", status), ("link", "</a>")]);
                 it.pause_maybe();
             }
-            respond(it, LONGEST_FRAME);
+            it.begin();
+            it.respond();
+        }
+        Manner::InterimFlood => {
+            let status = it.choose(&["100", "101", "103"]);
+            for _ in 0..it.random.u32(10..=1_000) {
+                it.fields(0, &[(":status", status)]);
+            }
+            it.begin();
+            it.respond();
         }
         Manner::Split => {
             it.begin();
@@ -53,8 +64,9 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             // A long payload would take millions of frames.
             let least = it.reply().len() / 256 + 1;
             let size = it.random.usize(least..least + 8);
-            respond(it, size);
+            it.respond_in_frames(size);
         }
+        Manner::Trickle => trickle(it),
         Manner::EmptyData => empty_frames(it, 10),
         Manner::EmptyDataFlood => empty_frames(it, 500),
         Manner::UnknownFrames => {
@@ -69,7 +81,7 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
         }
         Manner::FramesAfterEnd => {
             it.begin();
-            respond(it, LONGEST_FRAME);
+            it.respond();
             it.pause_maybe();
             let message = it.reply();
             match it.random.u8(..4) {
@@ -81,7 +93,7 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
         }
         Manner::ResetAfterEnd => {
             it.begin();
-            respond(it, LONGEST_FRAME);
+            it.respond();
             it.pause_maybe();
             let code = it.choose(&[NO_ERROR, CANCEL, 2, 1]);
             it.reset(code);
@@ -89,22 +101,11 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
         Manner::AfterCancel => {
             it.steps.push_back(Step::ClientReset);
             it.pause_between(0, 3_000);
-            respond(it, LONGEST_FRAME);
+            it.respond();
         }
         _ => return false,
     }
     true
-}
-
-/// The response that the order asks for, in frames of this size.
-fn respond(it: &mut Draft<'_>, frame: usize) {
-    let code = it.order.code;
-    if code != 0 && it.order.replies == 0 {
-        return it.end(&[("grpc-status", &code.to_string())]);
-    }
-    it.head();
-    it.messages(frame);
-    it.trailers(code);
 }
 
 /// A head in frames of a few bytes.
@@ -124,6 +125,27 @@ fn split(it: &mut Draft<'_>, flags: u8, fields: &[(&str, &str)]) {
         kind = CONTINUATION;
         flags = 0;
     }
+}
+
+/// A response that comes in parts, with a pause after each.
+fn trickle(it: &mut Draft<'_>) {
+    it.begin();
+    it.head();
+    let begin = it.steps.len();
+    it.messages(LONGEST_FRAME);
+    let pause = Duration::from_millis(it.random.u64(1..=500));
+    for step in it.steps.split_off(begin) {
+        let Step::Data { bytes, .. } = step else {
+            it.steps.push_back(step);
+            continue;
+        };
+        for part in bytes.chunks(bytes.len().div_ceil(20).max(1)) {
+            it.data(part.to_vec());
+            it.pause(pause);
+        }
+    }
+    let code = it.order.code;
+    it.trailers(code);
 }
 
 /// A response whose frames are padded, but those of long messages.

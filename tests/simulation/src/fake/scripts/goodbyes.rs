@@ -48,6 +48,13 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             it.go_away(last, NO_ERROR);
             respond(it);
         }
+        Manner::GoAwayFlood => {
+            for _ in 0..it.random.u32(10..=300) {
+                it.go_away(Last::Max, NO_ERROR);
+            }
+            it.go_away(Last::Processed, NO_ERROR);
+            respond(it);
+        }
         Manner::GoAwayThenMute => {
             let last = it.choose(&[Last::Processed, Last::Max]);
             let code = any_code(it);
@@ -88,7 +95,5 @@ fn any_code(it: &mut Draft<'_>) -> u32 {
 fn respond(it: &mut Draft<'_>) {
     it.begin();
     it.pause_maybe();
-    it.head();
-    it.message();
-    it.trailers(0);
+    it.respond();
 }

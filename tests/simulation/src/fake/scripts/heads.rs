@@ -14,9 +14,7 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             it.begin();
             it.head();
             it.pause_maybe();
-            it.head();
-            it.message();
-            it.trailers(0);
+            it.respond();
         }
         Manner::InvalidField => invalid_field(it),
         Manner::ContentLength => {
@@ -78,6 +76,15 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             }
             it.message();
             it.trailers(0);
+        }
+        Manner::StatusInHead => {
+            it.begin();
+            let status = it.choose(&["0", "13"]);
+            it.fields(0, &[HEAD[0], HEAD[1], ("grpc-status", status)]);
+            it.pause_maybe();
+            it.message();
+            let code = it.choose(&[0, 13]);
+            it.trailers(code);
         }
         Manner::HalfHead => {
             it.begin();

@@ -24,6 +24,15 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
         Manner::HealthUnimplemented => it.end(&[("grpc-status", "12")]),
         Manner::HealthUnavailable => it.end(&[("grpc-status", "14")]),
         Manner::HealthSilent => {}
+        Manner::HealthNotGrpc => {
+            it.fields(0, &[(":status", "404"), ("content-type", "text/html")]);
+            it.last_data("<html>");
+        }
+        Manner::HealthGarbage => {
+            it.head();
+            it.data(prefixed(0, &[0xff; 3]));
+            it.trailers(0);
+        }
         Manner::HealthReset => it.any_reset(),
         _ => return false,
     }

@@ -1,5 +1,7 @@
 //! Responses whose messages are wrong, or too many, or do not come.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tests::frame::END_STREAM;
 
@@ -44,6 +46,15 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             it.begin();
             it.head();
             it.message();
+        }
+        Manner::Endless => {
+            it.begin();
+            it.head();
+            let pause = it.choose(&[0, 1, 10, 100]);
+            for _ in 0..(LIMIT / it.reply().len()).min(1_000) {
+                it.message();
+                it.pause(Duration::from_millis(pause));
+            }
         }
         Manner::Garbage => {
             // The key of a field that does not end.

@@ -36,6 +36,22 @@ fn write_settings(manner: Manner, it: &mut Draft<'_>, habits: &mut Habits) -> bo
             it.pause_between(10, 5_000);
             settings(it, &[(MAX_CONCURRENT_STREAMS, 100)]);
         }
+        Manner::NoStreams => {
+            settings(it, &[(MAX_CONCURRENT_STREAMS, 0)]);
+            habits.max_streams = 0;
+        }
+        Manner::StreamsChange => {
+            for _ in 0..it.random.u32(2..=20) {
+                let streams = it.choose(&[0, 1, 2, 10, 100, u32::MAX]);
+                settings(it, &[(MAX_CONCURRENT_STREAMS, streams)]);
+                it.pause_between(1, 2_000);
+            }
+            settings(it, &[(MAX_CONCURRENT_STREAMS, 100)]);
+        }
+        Manner::NoWindow => {
+            settings(it, &[(INITIAL_WINDOW_SIZE, 0)]);
+            habits.grants = false;
+        }
         Manner::SmallWindow => {
             let window = it.random.u32(1..=100);
             settings(it, &[(INITIAL_WINDOW_SIZE, window)]);
@@ -54,6 +70,7 @@ fn write_settings(manner: Manner, it: &mut Draft<'_>, habits: &mut Habits) -> bo
         }
         Manner::OtherSettings => {
             let others = [
+                (MAX_HEADER_LIST_SIZE, 1),
                 (HEADER_TABLE_SIZE, 0),
                 (HEADER_TABLE_SIZE, u32::MAX),
                 (MAX_FRAME_SIZE, (1 << 24) - 1),

@@ -3,7 +3,7 @@
 use tests::frame::END_STREAM;
 
 use super::super::{
-    draft::{Draft, HEAD},
+    draft::{Draft, HEAD, LONGEST_FRAME},
     manner::Manner,
 };
 
@@ -13,6 +13,10 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 const FAILURES: [u32; 4] = [14, 13, 2, 8];
 
 pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
+    write_broken(manner, it) || write_failures(manner, it)
+}
+
+fn write_broken(manner: Manner, it: &mut Draft<'_>) -> bool {
     match manner {
         Manner::NoTrailers => {
             it.begin();
@@ -67,19 +71,34 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             after_message(it, &[("grpc-status", status)]);
         }
         Manner::StatusTwice => {
-            after_message(it, &[("grpc-status", "0"), ("grpc-status", "13")]);
+            it.begin();
+            it.head();
+            it.messages(LONGEST_FRAME);
+            let code = it.order.code.to_string();
+            it.fields(END_STREAM, &[("grpc-status", &code), ("grpc-status", "13")]);
         }
         Manner::LongTrailers => {
             let long = "x".repeat(12 * 1_024);
-            let fields = [("grpc-status", "0"), ("a", &long), ("b", &long)];
-            let fields = fields.map(|(name, value)| (name, value));
-            let rotation = it.random.usize(..3);
-            let mut fields = fields.to_vec();
-            fields.rotate_left(rotation);
+            let code = it.order.code.to_string();
+            let mut fields = [("grpc-status", code.as_str()), ("a", &long), ("b", &long)];
+            fields.rotate_left(it.random.usize(..3));
             it.begin();
             it.head();
-            it.message();
+            it.messages(LONGEST_FRAME);
             super::heads::long(it, END_STREAM, &fields);
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn write_failures(manner: Manner, it: &mut Draft<'_>) -> bool {
+    match manner {
+        Manner::OddMessage => {
+            let long = "%E2%82%AC".repeat(900);
+            let text = it.choose(&["%", "%f", "%ff%fe", "%00", "%0d%0a", "\u{fc}", "", &long]);
+            it.begin();
+            it.end(&[("grpc-status", "13"), ("grpc-message", text)]);
         }
         Manner::Unavailable => fails(it, 14, None),
         Manner::Internal => fails(it, 13, None),

@@ -1,52 +1,6 @@
-//! [`Manner`]: what a fake may do.
+//! Each manner. One that equals `fails` lets no call succeed, whatever its method.
 
-/// What a manner is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A call.
-    Call,
-    /// A health check.
-    Health,
-    /// A connection.
-    Connection,
-}
-
-macro_rules! manners {
-    ($($kind:ident { $($(#[$doc:meta])* $name:ident $(= $fails:ident)?,)* })*) => {
-        /// What a fake may do with a call, a health check or a connection.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Manner {
-            $($($(#[$doc])* $name,)*)*
-        }
-
-        impl Manner {
-            /// Each of them.
-            pub const ALL: &[Self] = &[$($(Self::$name,)*)*];
-
-            /// The stable name, for counts.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $($(Self::$name => stringify!($name),)*)*
-                }
-            }
-
-            /// What it is about.
-            pub fn kind(self) -> Kind {
-                match self {
-                    $($(Self::$name)|* => Kind::$kind,)*
-                }
-            }
-
-            /// Whether no call can succeed with it, whatever its method.
-            pub fn always_fails(self) -> bool {
-                match self {
-                    $($($(Self::$name => stringify!($fails) == "fails",)?)*)*
-                    _ => false,
-                }
-            }
-        }
-    };
-}
+use super::Kind;
 
 manners! {
     Call {
@@ -60,12 +14,16 @@ manners! {
         EarlyThenReset,
         /// Some heads of 1xx come first.
         Interim,
+        /// Hundreds of heads of 1xx come first.
+        InterimFlood,
         /// The heads are split into CONTINUATION frames.
         Split,
         /// All frames are padded.
         Padded,
         /// Each frame of data has a few bytes.
         TinyFrames,
+        /// The messages come in parts, with pauses.
+        Trickle,
         /// Some frames of data are empty.
         EmptyData,
         /// Hundreds of frames of data are empty.
@@ -88,6 +46,8 @@ manners! {
         NoMessage,
         /// Two statuses: OK and another one.
         StatusTwice,
+        /// A status in the head, and another one after the message.
+        StatusInHead,
         /// Trailers of 32 KiB.
         LongTrailers,
         /// Nothing.
@@ -98,6 +58,8 @@ manners! {
         HangInMessage = fails,
         /// A message, but no end.
         HangAfterMessage = fails,
+        /// Messages without end.
+        Endless = fails,
         /// The stream ends after the data.
         NoTrailers = fails,
         /// The stream ends with a head without a status.
@@ -144,6 +106,8 @@ manners! {
         ResourceExhausted = fails,
         /// Any other code.
         OtherCode = fails,
+        /// A status whose texts are odd.
+        OddMessage = fails,
         /// A failure, with a pushback of up to a second.
         Pushback = fails,
         /// A failure, with a pushback of 0.
@@ -184,6 +148,8 @@ manners! {
         GoAwayTwice,
         /// A second GOAWAY whose last id is higher, and a good response.
         GoAwayRising,
+        /// Hundreds of GOAWAYs, and a good response.
+        GoAwayFlood,
         /// A GOAWAY that includes the call, and nothing else.
         GoAwayThenMute = fails,
         /// A GOAWAY with an error, and the end of the connection.
@@ -226,6 +192,8 @@ manners! {
         WindowZero,
         /// A window of the stream overflows.
         WindowOverflow,
+        /// More data than the window of the stream.
+        WindowIgnored = fails,
     }
     Health {
         /// SERVING.
@@ -244,6 +212,10 @@ manners! {
         HealthSilent,
         /// A reset.
         HealthReset,
+        /// A page.
+        HealthNotGrpc,
+        /// A message that is no protobuf.
+        HealthGarbage,
     }
     Connection {
         /// A server's preface, and nothing else.
@@ -252,8 +224,14 @@ manners! {
         OneStream,
         /// Up to 512 streams at a time.
         SomeStreams,
+        /// No stream at all.
+        NoStreams = fails,
+        /// A number of streams that changes.
+        StreamsChange,
         /// No stream for a while.
         NoStreamsForAWhile,
+        /// No window for requests.
+        NoWindow,
         /// A window of a few bytes for each stream.
         SmallWindow,
         /// A window of up to 1 MiB for each stream.
@@ -314,23 +292,5 @@ manners! {
         Noise = fails,
         /// An alert of TLS.
         TlsAlert = fails,
-    }
-}
-
-impl Manner {
-    /// Whether a call is refused, so that it is not processed.
-    pub(super) fn refuses(self) -> bool {
-        matches!(
-            self,
-            Self::Refused | Self::RefusedLate | Self::RefusedAfterHead
-        ) || self.refuses_by_goodbye()
-    }
-
-    /// Whether a GOAWAY refuses a call.
-    pub(super) fn refuses_by_goodbye(self) -> bool {
-        matches!(
-            self,
-            Self::GoAwayRefusing | Self::GoAwayRefusingThenClose | Self::GoAwayRefusingThenMute
-        )
     }
 }

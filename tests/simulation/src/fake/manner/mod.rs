@@ -1,0 +1,79 @@
+//! [`Manner`]: what a fake may do.
+
+/// What a manner is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A call.
+    Call,
+    /// A health check.
+    Health,
+    /// A connection.
+    Connection,
+}
+
+macro_rules! manners {
+    ($($kind:ident { $($(#[$doc:meta])* $name:ident $(= $fails:ident)?,)* })*) => {
+        /// What a fake may do with a call, a health check or a connection.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Manner {
+            $($($(#[$doc])* $name,)*)*
+        }
+
+        impl Manner {
+            /// Each of them.
+            pub const ALL: &[Self] = &[$($(Self::$name,)*)*];
+
+            /// The stable name, for counts.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($(Self::$name => stringify!($name),)*)*
+                }
+            }
+
+            /// What it is about.
+            pub fn kind(self) -> Kind {
+                match self {
+                    $($(Self::$name)|* => Kind::$kind,)*
+                }
+            }
+
+            /// Whether no call can succeed with it, whatever its method.
+            pub fn always_fails(self) -> bool {
+                match self {
+                    $($($(Self::$name => stringify!($fails) == "fails",)?)*)*
+                    _ => false,
+                }
+            }
+        }
+    };
+}
+
+mod table;
+
+pub use table::Manner;
+
+impl Manner {
+    /// Whether a call is refused, so that it is not processed.
+    pub(super) fn refuses(self) -> bool {
+        matches!(
+            self,
+            Self::Refused | Self::RefusedLate | Self::RefusedAfterHead
+        ) || self.refuses_by_goodbye()
+    }
+
+    /// Whether a call can succeed in another way than its order says.
+    pub fn alters_success(self) -> bool {
+        matches!(
+            self,
+            Self::MessageTwice | Self::TrailersFirst | Self::NoMessage | Self::StatusInHead
+        )
+    }
+
+    /// Whether a GOAWAY refuses a call.
+    pub(super) fn refuses_by_goodbye(self) -> bool {
+        matches!(
+            self,
+            Self::GoAwayRefusing | Self::GoAwayRefusingThenClose | Self::GoAwayRefusingThenMute
+        )
+    }
+}
