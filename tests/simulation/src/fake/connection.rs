@@ -27,6 +27,9 @@ use crate::{
 /// The bytes that wait to be sent, from which on nothing is added or read.
 pub(super) const MOST_WAITING: usize = 64 * 1_024;
 
+/// The room for the bytes of a read.
+const READ: usize = 16 * 1_024;
+
 /// The window of HTTP/2 without any settings, in bytes.
 const WINDOW: i64 = 65_535;
 
@@ -92,6 +95,7 @@ impl Connection {
             if self.is_closing && self.waiting.is_empty() {
                 return;
             }
+            self.received.reserve(READ);
             let is_full = self.waiting.len() >= MOST_WAITING;
             let due = self.streams.values().filter_map(|stream| stream.due).min();
             let due = due.filter(|_| !is_full);

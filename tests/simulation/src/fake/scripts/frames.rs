@@ -1,5 +1,6 @@
 //! Frames that no stream may have.
 
+use bytes::Bytes;
 use tests::frame::{
     DATA, END_HEADERS, GOAWAY, HEADERS, PADDED, PING, PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS,
     WINDOW_UPDATE,
@@ -29,7 +30,7 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             it.head();
             it.raw_data(0, vec![0, 0, 0x20, 0, 0]);
             for _ in 0..20 {
-                it.raw_data(0, vec![0; LONGEST_FRAME]);
+                it.raw_data(0, Bytes::from_static(&[0; LONGEST_FRAME]));
             }
         }
         Manner::InvalidLength => {

@@ -13,6 +13,14 @@ use super::super::{
 /// The longest message that clients accept, in bytes.
 const LIMIT: usize = 4 * 1_024 * 1_024;
 
+/// A message longer than that, after its prefix. Its length is 0x00400001. All calls share it.
+static TOO_LONG: [u8; 5 + LIMIT + 1] = {
+    let mut bytes = [0; 5 + LIMIT + 1];
+    bytes[2] = 0x40;
+    bytes[4] = 1;
+    bytes
+};
+
 pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
     match manner {
         Manner::MessageTwice => {
@@ -51,8 +59,9 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             it.begin();
             it.head();
             let pause = it.choose(&[0, 1, 10, 100]);
-            for _ in 0..(LIMIT / it.reply().len()).min(1_000) {
-                it.message();
+            let reply = it.reply();
+            for _ in 0..(LIMIT / reply.len()).min(1_000) {
+                it.data(reply.clone());
                 it.pause(Duration::from_millis(pause));
             }
         }
@@ -110,7 +119,7 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
                 _ => {}
             }
         }
-        Manner::TooLongSent => ok(it, prefixed(0, &vec![0; LIMIT + 1])),
+        Manner::TooLongSent => ok(it, Bytes::from_static(&TOO_LONG)),
         _ => return false,
     }
     true
