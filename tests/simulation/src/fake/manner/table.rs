@@ -108,6 +108,8 @@ manners! {
         OtherCode = fails,
         /// A status whose texts are odd.
         OddMessage = fails,
+        /// A status whose details are no base64.
+        InvalidDetails = fails,
         /// A failure, with a pushback of up to a second.
         Pushback = fails,
         /// A failure, with a pushback of 0.

@@ -100,6 +100,11 @@ fn write_failures(manner: Manner, it: &mut Draft<'_>) -> bool {
             it.begin();
             it.end(&[("grpc-status", "13"), ("grpc-message", text)]);
         }
+        Manner::InvalidDetails => {
+            let details = it.choose(&["=", "no base64!", "%", "YQ=", "\u{fc}"]);
+            it.begin();
+            it.end(&[("grpc-status", "13"), ("grpc-status-details-bin", details)]);
+        }
         Manner::Unavailable => fails(it, 14, None),
         Manner::Internal => fails(it, 13, None),
         Manner::Unknown => fails(it, 2, None),
