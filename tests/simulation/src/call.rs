@@ -9,7 +9,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use crate::{
     proto::{Order, Reply, simulated_client::SimulatedClient},
-    service::{id_of, reply_to},
+    service::id_of,
     trace::{Event, Trace},
 };
 
@@ -215,7 +215,8 @@ impl Plan {
     /// A reply is that of this call. What a fake sends may be taken for a reply without a number.
     fn check(&self, reply: &Reply, trace: &Trace) {
         let call = self.order.call;
-        if reply.call != 0 && *reply != reply_to(&self.order) {
+        let expected = self.order.bytes as usize;
+        if reply.call != 0 && (reply.call != call || reply.payload.len() != expected) {
             let (of, bytes) = (reply.call, reply.payload.len());
             trace.violation(format!("call {call} got a reply to {of} of {bytes} bytes"));
         }
