@@ -6,6 +6,7 @@ use tonic::Code;
 
 use crate::{
     call::{Method, Outcome, Plan},
+    fake::Manner,
     records::Record,
     schedule::Schedule,
     service::id_of,
@@ -20,6 +21,8 @@ struct Call<'a> {
     begin: Duration,
     plan: &'a Plan,
     processed: Vec<usize>,
+    /// Whether a fake has altered what a success looks like.
+    is_altered: bool,
     end: Option<(Duration, &'a Outcome)>,
     /// The record that tells why no further attempt followed.
     last_word: Option<&'a Record>,
@@ -62,6 +65,7 @@ fn calls(events: &[Noted]) -> BTreeMap<u64, Call<'_>> {
                     begin: *at,
                     plan,
                     processed: Vec::new(),
+                    is_altered: false,
                     end: None,
                     last_word: None,
                 };
@@ -71,6 +75,14 @@ fn calls(events: &[Noted]) -> BTreeMap<u64, Call<'_>> {
             Event::Processed { call, replica } => {
                 if let Some(call) = calls.get_mut(call) {
                     call.processed.push(*replica);
+                }
+            }
+            Event::Does { call, what, .. } => {
+                let alters = |manner: &&Manner| manner.alters_success() && manner.name() == what;
+                if let Some(call) = calls.get_mut(call)
+                    && Manner::ALL.iter().any(|manner| alters(&manner))
+                {
+                    call.is_altered = true;
                 }
             }
             Event::End { call, outcome } => {
@@ -104,6 +116,7 @@ fn of_call(call: &Call<'_>) -> Option<String> {
     };
     match outcome {
         Outcome::Good(_) if processed.is_empty() => Some("nobody processed it".into()),
+        Outcome::Good(_) if call.is_altered => None,
         Outcome::Good(replies) => {
             let expected = match plan.method {
                 Method::List => plan.order.replies,

@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod checks;
+pub mod clock;
 pub mod fake;
 pub mod network;
 pub mod random;

@@ -6,7 +6,7 @@ use tokio::runtime;
 
 use crate::{
     checks::{self, Noted},
-    random,
+    clock, random,
     records::subscriber,
     schedule::Schedule,
     trace::{Event, Trace},
@@ -35,6 +35,7 @@ pub struct Report {
 ///
 /// When there is no runtime to be had.
 pub fn run(seed: u64, left_out: &[usize]) -> Report {
+    clock::stop();
     random::seed_libraries(seed);
     let mut schedule = Schedule::draw(seed);
     let mut number = 0;

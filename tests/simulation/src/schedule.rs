@@ -69,6 +69,8 @@ pub enum What {
     NameHasStranger,
     /// A client makes many calls at once.
     Burst(usize, u32),
+    /// The clock of the day steps by so many seconds.
+    ClockSteps(i64),
     /// A stranger fills the places of a replica.
     Hog(usize, u32),
 }
@@ -94,6 +96,7 @@ impl What {
             Self::NameFlaps(_) => "name flaps",
             Self::NameHasStranger => "name has a stranger",
             Self::Burst(..) => "burst",
+            Self::ClockSteps(_) => "clock steps",
             Self::Hog(..) => "hog",
         }
     }
@@ -152,7 +155,7 @@ impl Schedule {
 impl Fault {
     fn draw(random: &mut fastrand::Rng, replicas: usize, clients: usize) -> Self {
         let replica = random.usize(..replicas);
-        let what = match random.u8(..18) {
+        let what = match random.u8(..19) {
             0 | 1 => What::Conditions(
                 replica,
                 Conditions {
@@ -198,6 +201,7 @@ impl Fault {
                 false => What::NameHasStranger,
             },
             16 => What::Burst(random.usize(..clients), random.u32(50..500)),
+            17 => What::ClockSteps(random.i64(-10_000..10_000)),
             _ => What::Hog(replica, random.u32(10..200)),
         };
         Self {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::client::{Channel, Client, Config, Target};
+use common::client::{Channel, Client, Config, RetryPolicy, Target};
 use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     call::{Method, Plan},
-    lock,
+    clock, lock,
     network::{Conditions, Name, Network},
     proto::DESCRIPTORS,
     random::Shared as Random,
@@ -85,6 +85,11 @@ impl World {
                 let host = host(2, number + 1);
                 let config = Config {
                     network: Some(Arc::new(network.of_host(host))),
+                    // The longest response to a unary call, so that none breaks off after its begin.
+                    retries: RetryPolicy {
+                        read_ahead: 1_024 * 1_024,
+                        ..RetryPolicy::default()
+                    },
                     ..Config::default()
                 };
                 let target: Target = format!("{NAME}:{PORT}").parse().expect("a target");
@@ -324,6 +329,7 @@ impl World {
                     self.spawn(plan, worker);
                 }
             }
+            What::ClockSteps(seconds) => clock::step(seconds),
             What::Hog(replica, calls) => self.hog(replica, calls, fault.lasts).await,
         }
     }

@@ -199,6 +199,12 @@ impl Record {
         taken.is_ok()
     }
 
+    /// Lets the next trial be soon, as the last one proved nothing.
+    pub(super) fn try_again_soon(&self, now: Instant) {
+        let soon = self.micros(now + TRIAL.pause(1));
+        self.next_trial.fetch_min(soon, Relaxed);
+    }
+
     /// Lets the next trial be now, and the pauses begin anew.
     pub(super) fn hurry(&self, now: Instant) {
         self.ejections.store(0, Relaxed);
@@ -274,6 +280,21 @@ mod tests {
         assert!(!record.take_trial(trial, trial), "it is taken");
         record.readmit(begin + 3 * SECOND);
         assert!(!record.is_ejected() && !record.was_trial(begin + 4 * SECOND));
+    }
+
+    #[test]
+    fn a_trial_that_proves_nothing_costs_no_long_pause() {
+        let begin = Instant::now();
+        let record = Record::new(begin);
+        (0..6).for_each(|_| record.eject(begin));
+        let trial = begin + 60 * SECOND;
+        assert!(record.take_trial(trial, trial));
+        record.try_again_soon(trial);
+        assert!(!record.take_trial(trial, trial + SECOND / 2));
+        let next = trial + 2 * SECOND;
+        assert!(record.take_trial(next, next));
+        let soon = next + 2 * SECOND;
+        assert!(!record.take_trial(soon, soon), "a pause as before");
     }
 
     #[test]

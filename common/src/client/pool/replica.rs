@@ -137,6 +137,13 @@ impl Replica {
             _ => {}
         }
         self.remember(class, start, now);
+        if class.evidence == Evidence::Nothing
+            && responded.is_some()
+            && self.record.was_trial(start)
+        {
+            // Its caller or its deadline ended a response that went on.
+            self.record.try_again_soon(now);
+        }
         match class.evidence {
             Evidence::Failure => {
                 let code = code_name(class.code);
