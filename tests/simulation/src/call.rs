@@ -129,6 +129,22 @@ impl Plan {
         plan
     }
 
+    /// The same, but whatever fails is the fault of the service.
+    #[must_use]
+    pub fn well_behaved(self) -> Self {
+        let usual = Self::simple(self.method, self.order.call);
+        Self {
+            order: Order {
+                delay_ms: 0,
+                code: 0,
+                ..self.order
+            },
+            deadline: usual.deadline,
+            gives_up: None,
+            ..self
+        }
+    }
+
     /// Makes the call, and notes what comes of it.
     pub async fn run(self, client: Client, trace: Trace) -> Outcome {
         let call = self.order.call;

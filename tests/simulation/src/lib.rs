@@ -3,6 +3,7 @@
 pub mod call;
 pub mod checks;
 pub mod clock;
+pub mod edge;
 pub mod fake;
 pub mod network;
 pub mod random;
@@ -13,6 +14,7 @@ pub mod schedule;
 pub mod service;
 pub mod suite;
 pub mod trace;
+pub mod visit;
 pub mod world;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

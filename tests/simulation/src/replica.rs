@@ -124,7 +124,7 @@ impl Replica {
                 state.process = Some(process.clone());
                 let listen = Arc::new(move |socket, client| {
                     let task = tokio::spawn(process.serve(0, client, socket));
-                    add(&tasks, task.abort_handle());
+                    add_task(&tasks, task.abort_handle());
                 });
                 self.network.listen(address, listen);
             }
@@ -137,7 +137,7 @@ impl Replica {
                         random.fork(),
                         trace.clone(),
                     );
-                    add(&tasks, tokio::spawn(serving).abort_handle());
+                    add_task(&tasks, tokio::spawn(serving).abort_handle());
                 });
                 self.network.listen(address, listen);
             }
@@ -213,7 +213,8 @@ impl Replica {
     }
 }
 
-fn add(tasks: &Mutex<Vec<AbortHandle>>, task: AbortHandle) {
+/// Keeps a task, to abort it when its process ends.
+pub(crate) fn add_task(tasks: &Mutex<Vec<AbortHandle>>, task: AbortHandle) {
     let mut tasks = lock(tasks);
     tasks.retain(|task| !task.is_finished());
     tasks.push(task);

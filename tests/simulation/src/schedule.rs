@@ -18,6 +18,8 @@ pub struct Schedule {
     pub clients: Vec<(usize, f64)>,
     /// What happens, and when.
     pub faults: Vec<Fault>,
+    /// The visits of HTTP clients at the edge a second.
+    pub visits: f64,
     /// Whether nothing happens but that some replicas are bad from begin to end: at most half of them.
     pub is_steady: bool,
 }
@@ -69,6 +71,14 @@ pub enum What {
     NameHasStranger,
     /// A client makes many calls at once.
     Burst(usize, u32),
+    /// The ways to the edge get slower, narrower or cut packets.
+    EdgeConditions(Conditions),
+    /// The connections to the edge break.
+    EdgeReset,
+    /// The edge is killed.
+    EdgeKill,
+    /// The edge drains and starts again.
+    EdgeRoll,
     /// The clock of the day steps by so many seconds.
     ClockSteps(i64),
     /// A stranger fills the places of a replica.
@@ -96,6 +106,10 @@ impl What {
             Self::NameFlaps(_) => "name flaps",
             Self::NameHasStranger => "name has a stranger",
             Self::Burst(..) => "burst",
+            Self::EdgeConditions(_) => "edge conditions",
+            Self::EdgeReset => "edge reset",
+            Self::EdgeKill => "edge kill",
+            Self::EdgeRoll => "edge roll",
             Self::ClockSteps(_) => "clock steps",
             Self::Hog(..) => "hog",
         }
@@ -104,6 +118,15 @@ impl What {
 
 fn millis(random: &mut fastrand::Rng, range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(random.u64(range))
+}
+
+fn conditions(random: &mut fastrand::Rng) -> Conditions {
+    Conditions {
+        latency: millis(random, 0..200),
+        jitter: millis(random, 0..100),
+        bandwidth: random.u64(20_000..10_000_000),
+        cuts: random.bool(),
+    }
 }
 
 fn ours(random: &mut fastrand::Rng) -> Kind {
@@ -147,6 +170,7 @@ impl Schedule {
             replicas,
             clients,
             faults,
+            visits: 4.0 * random.f64(),
             is_steady,
         }
     }
@@ -155,16 +179,8 @@ impl Schedule {
 impl Fault {
     fn draw(random: &mut fastrand::Rng, replicas: usize, clients: usize) -> Self {
         let replica = random.usize(..replicas);
-        let what = match random.u8(..19) {
-            0 | 1 => What::Conditions(
-                replica,
-                Conditions {
-                    latency: millis(random, 0..200),
-                    jitter: millis(random, 0..100),
-                    bandwidth: random.u64(20_000..10_000_000),
-                    cuts: random.bool(),
-                },
-            ),
+        let what = match random.u8(..23) {
+            0 | 1 => What::Conditions(replica, conditions(random)),
             2 => What::Block(replica, true, true),
             3 => {
                 let there = random.bool();
@@ -201,6 +217,10 @@ impl Fault {
                 false => What::NameHasStranger,
             },
             16 => What::Burst(random.usize(..clients), random.u32(50..500)),
+            18 => What::EdgeConditions(conditions(random)),
+            19 => What::EdgeReset,
+            20 => What::EdgeKill,
+            21 => What::EdgeRoll,
             17 => What::ClockSteps(random.i64(-10_000..10_000)),
             _ => What::Hog(replica, random.u32(10..200)),
         };

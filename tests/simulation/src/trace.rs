@@ -12,6 +12,7 @@ use crate::{
     call::{Outcome, Plan},
     lock,
     records::Record,
+    visit::{Ask, Got},
 };
 
 /// A part of the run.
@@ -42,6 +43,17 @@ pub enum Event {
         /// How.
         outcome: Outcome,
     },
+    /// An HTTP client sends a request.
+    Asks(Ask),
+    /// It has got what it gets of the response.
+    Got {
+        /// The number of the request.
+        call: u64,
+        /// The time since it was sent.
+        took: Duration,
+        /// What it got.
+        got: Got,
+    },
     /// A fault begins or ends, or an operator does something.
     Fault(String),
     /// The faults are over.
@@ -67,6 +79,8 @@ impl fmt::Display for Event {
                 what,
             } => write!(f, "replica {replica}, call {call}: {what}"),
             Self::End { call, outcome } => write!(f, "call {call} ends: {outcome:?}"),
+            Self::Asks(ask) => write!(f, "request {}: {ask:?}", ask.call),
+            Self::Got { call, took, got } => write!(f, "request {call} got {got:?} in {took:?}"),
             Self::Fault(what) => write!(f, "fault: {what}"),
             Self::Healed => write!(f, "the faults are over"),
             Self::Even => write!(f, "equal calls begin"),

@@ -1,6 +1,7 @@
 //! [`World`]: the replicas, the clients and the network of a run, and what happens to them.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
@@ -17,7 +18,9 @@ use tokio::{
 
 use crate::{
     call::{Method, Plan},
-    clock, lock,
+    clock,
+    edge::Edge,
+    lock,
     network::{Conditions, Name, Network},
     proto::DESCRIPTORS,
     random::Shared as Random,
@@ -25,6 +28,7 @@ use crate::{
     schedule::{FAULTY, Fault, Schedule, What},
     service::Health,
     trace::{Event, Trace},
+    visit::Visit,
 };
 
 /// The time after the last fault until which the clients may still pause: the longest back-off (30 s, give
@@ -38,6 +42,9 @@ const LAST_CALLS: [usize; 2] = [500, 1_000];
 /// The calls a second of each worker while it recovers.
 const QUIET: f64 = 1.0;
 
+/// The number of hosts with HTTP clients.
+const VISITORS: usize = 20;
+
 const PORT: u16 = 50_051;
 const NAME: &str = "replicas";
 
@@ -49,6 +56,8 @@ pub struct World {
     random: Random,
     replicas: Arc<Vec<Replica>>,
     clients: Arc<Vec<ClientProcess>>,
+    edge: Edge,
+    visits: f64,
     calls: Arc<AtomicU64>,
     running: Arc<Mutex<JoinSet<()>>>,
     hosts: Arc<AtomicU64>,
@@ -64,6 +73,21 @@ struct ClientProcess {
 fn host(kind: u8, number: usize) -> IpAddr {
     let number = u8::try_from(number).expect("few");
     IpAddr::from([10, 0, kind, number])
+}
+
+/// The channel of a process on this host.
+fn channel(network: &Network, host: IpAddr) -> Channel {
+    let config = Config {
+        network: Some(Arc::new(network.of_host(host))),
+        // The longest response to a unary call, so that none breaks off after its begin.
+        retries: RetryPolicy {
+            read_ahead: 1_024 * 1_024,
+            ..RetryPolicy::default()
+        },
+        ..Config::default()
+    };
+    let target: Target = format!("{NAME}:{PORT}").parse().expect("a target");
+    Channel::new(&target, DESCRIPTORS, &config, Duration::from_secs(10))
 }
 
 impl World {
@@ -83,17 +107,7 @@ impl World {
             .enumerate()
             .map(|(number, (workers, rate))| {
                 let host = host(2, number + 1);
-                let config = Config {
-                    network: Some(Arc::new(network.of_host(host))),
-                    // The longest response to a unary call, so that none breaks off after its begin.
-                    retries: RetryPolicy {
-                        read_ahead: 1_024 * 1_024,
-                        ..RetryPolicy::default()
-                    },
-                    ..Config::default()
-                };
-                let target: Target = format!("{NAME}:{PORT}").parse().expect("a target");
-                let channel = Channel::new(&target, DESCRIPTORS, &config, Duration::from_secs(10));
+                let channel = channel(&network, host);
                 let workers = (0..*workers).map(|_| channel.connect()).collect();
                 ClientProcess {
                     host,
@@ -101,6 +115,7 @@ impl World {
                     rate: *rate,
                 }
             });
+        let edge = SocketAddr::new(host(2, 9), 80);
         let world = Self {
             trace: trace.clone(),
             network: network.clone(),
@@ -108,15 +123,24 @@ impl World {
             hosts: Arc::new(AtomicU64::new(replicas.len() as u64)),
             replicas: Arc::new(replicas),
             clients: Arc::new(clients.collect()),
+            edge: Edge::new(&network, edge, channel(&network, edge.ip())),
+            visits: schedule.visits,
             calls: Arc::default(),
             running: Arc::default(),
         };
         world.publish_name();
+        world.edge.start();
         world
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
         self.replicas.iter().map(Replica::address).collect()
+    }
+
+    /// The hosts that call the replicas.
+    fn callers(&self) -> impl Iterator<Item = IpAddr> {
+        let clients = self.clients.iter().map(|client| client.host);
+        clients.chain([self.edge.address.ip()])
     }
 
     fn publish_name(&self) {
@@ -146,6 +170,7 @@ impl World {
                 loads.spawn(self.clone().load(client, worker));
             }
         }
+        loads.spawn(self.clone().visit());
         let mut happening = JoinSet::new();
         for fault in faults {
             let world = self.clone();
@@ -182,8 +207,22 @@ impl World {
             let pause = -(1.0 - random.f64()).ln() / rate;
             sleep(Duration::from_secs_f64(pause)).await;
             let plan = Plan::draw(self.next_call(), &mut random);
+            let plan = if is_faulty { plan } else { plan.well_behaved() };
             let caller = lock(&self.clients[client].workers)[worker].clone();
             self.spawn(plan, caller);
+        }
+    }
+
+    /// Lets HTTP clients come at random times, until it is dropped.
+    async fn visit(self) {
+        let mut random = self.random.fork();
+        loop {
+            let pause = -(1.0 - random.f64()).ln() / self.visits;
+            sleep(Duration::from_secs_f64(pause.min(1_000.0))).await;
+            let visit = Visit::draw(&mut random, || self.next_call());
+            let host = self.network.of_host(host(5, random.usize(1..=VISITORS)));
+            let visit = visit.run(host, self.edge.address, self.trace.clone());
+            lock(&self.running).spawn(visit);
         }
     }
 
@@ -218,9 +257,14 @@ impl World {
                 self.trace.violation(what);
             }
         }
+        if let (_, in_flight @ 1..) = self.edge.left() {
+            let what = format!("the edge has {in_flight} requests in flight");
+            self.trace.violation(what);
+        }
         for client in self.clients.iter() {
             lock(&client.workers).clear();
         }
+        self.edge.kill();
         sleep(Duration::from_secs(20)).await;
         for (number, replica) in self.replicas.iter().enumerate() {
             let (connections, _) = replica.left();
@@ -243,18 +287,21 @@ impl World {
 
     fn set_conditions(&self, replica: usize, conditions: Conditions) {
         let address = self.replicas[replica].address().ip();
-        for client in self.clients.iter() {
-            self.network
-                .set_conditions(client.host, address, conditions);
+        for host in self.callers() {
+            self.network.set_conditions(host, address, conditions);
+        }
+    }
+
+    fn set_edge_conditions(&self, conditions: Conditions) {
+        for visitor in 1..=VISITORS {
+            let (visitor, edge) = (host(5, visitor), self.edge.address.ip());
+            self.network.set_conditions(visitor, edge, conditions);
         }
     }
 
     fn set_blocked(&self, address: SocketAddr, is_blocked: bool, there: bool, back: bool) {
-        for client in self.clients.iter() {
-            let ways = [
-                (client.host, address.ip(), there),
-                (address.ip(), client.host, back),
-            ];
+        for host in self.callers() {
+            let ways = [(host, address.ip(), there), (address.ip(), host, back)];
             for (from, to, _) in ways.into_iter().filter(|(_, _, is_meant)| *is_meant) {
                 if is_blocked {
                     self.network.block(from, to);
@@ -328,6 +375,24 @@ impl World {
                     let worker = workers[number as usize % workers.len()].clone();
                     self.spawn(plan, worker);
                 }
+            }
+            What::EdgeConditions(conditions) => {
+                self.set_edge_conditions(conditions);
+                lasts.await;
+                self.set_edge_conditions(Conditions::default());
+            }
+            What::EdgeReset => {
+                let error = io::ErrorKind::ConnectionReset;
+                self.network.reset(self.edge.address, error, |_| true);
+            }
+            What::EdgeKill => {
+                self.edge.kill();
+                lasts.await;
+                self.edge.start();
+            }
+            What::EdgeRoll => {
+                self.edge.drain().await;
+                self.edge.start();
             }
             What::ClockSteps(seconds) => clock::step(seconds),
             What::Hog(replica, calls) => self.hog(replica, calls, fault.lasts).await,

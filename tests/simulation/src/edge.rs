@@ -1,0 +1,166 @@
+//! [`Edge`]: a simulated process that serves HTTP: it calls the replicas, and has responses of every shape.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{self, Path},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use common::{
+    Config, Problem,
+    client::{Channel, Client},
+    server::{InMemory, Listener},
+};
+use futures_util::{StreamExt, stream};
+use http::StatusCode;
+use http_body_util::BodyExt;
+use tokio::{task::AbortHandle, time::sleep};
+
+use crate::{
+    lock,
+    network::Network,
+    proto::{Order, simulated_client::SimulatedClient},
+    replica::add_task,
+};
+
+/// The process, which comes and goes. Clones share their state.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    network: Network,
+    /// Where it listens.
+    pub address: SocketAddr,
+    channel: Channel,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    process: Option<InMemory>,
+    tasks: Arc<Mutex<Vec<AbortHandle>>>,
+}
+
+impl Edge {
+    /// An edge that does not serve yet, and calls over this channel.
+    pub fn new(network: &Network, address: SocketAddr, channel: Channel) -> Self {
+        Self {
+            network: network.clone(),
+            address,
+            channel,
+            state: Arc::default(),
+        }
+    }
+
+    /// Starts a process.
+    pub fn start(&self) {
+        let mut state = lock(&self.state);
+        let client = self.channel.connect();
+        let process = InMemory::new(&Config::default(), |_| [Listener::http(0, router(client))]);
+        let process = process.expect("its face is valid");
+        state.process = Some(process.clone());
+        let tasks = state.tasks.clone();
+        let listen = Arc::new(move |socket, client| {
+            let task = tokio::spawn(process.serve(0, client, socket));
+            add_task(&tasks, task.abort_handle());
+        });
+        self.network.listen(self.address, listen);
+    }
+
+    /// The process ends at once. Its kernel closes the connections.
+    pub fn kill(&self) {
+        self.network.stop_listening(self.address);
+        let mut state = lock(&self.state);
+        state.process = None;
+        for task in std::mem::take(&mut *lock(&state.tasks)) {
+            task.abort();
+        }
+    }
+
+    /// Drains, and ends.
+    pub async fn drain(&self) {
+        self.network.stop_listening(self.address);
+        let process = lock(&self.state).process.clone();
+        if let Some(process) = process {
+            process.drain().await;
+        }
+        self.kill();
+    }
+
+    /// What the process still has: connections and requests in flight.
+    pub fn left(&self) -> (usize, usize) {
+        let state = lock(&self.state);
+        let process = state.process.as_ref();
+        process.map_or((0, 0), |it| (it.connections(), it.in_flight()))
+    }
+}
+
+/// The routes of the service.
+fn router(client: Client) -> Router {
+    Router::new()
+        .route("/get/{call}/{delay_ms}/{bytes}", get(relay))
+        .route("/list/{call}/{pause_ms}/{bytes}", get(list))
+        .route("/stream/{chunks}/{bytes}/{pause_ms}", get(stream))
+        .route("/fixed/{bytes}", get(fixed))
+        .route("/count", post(count))
+        .with_state(SimulatedClient::new(client))
+}
+
+type Calls = extract::State<SimulatedClient<Client>>;
+
+async fn relay(
+    extract::State(mut client): Calls,
+    Path((call, delay_ms, bytes)): Path<(u64, u32, u32)>,
+) -> Result<Vec<u8>, Problem> {
+    let order = Order {
+        call,
+        delay_ms,
+        bytes,
+        ..Order::default()
+    };
+    let reply = client.get(order).await?;
+    Ok(reply.into_inner().payload)
+}
+
+async fn list(
+    extract::State(mut client): Calls,
+    Path((call, pause_ms, bytes)): Path<(u64, u32, u32)>,
+) -> Result<Body, Problem> {
+    let order = Order {
+        call,
+        pause_ms,
+        bytes,
+        replies: 5,
+        ..Order::default()
+    };
+    let replies = client.list(order).await?.into_inner();
+    let data = replies.map(|reply| reply.map(|reply| Bytes::from(reply.payload)));
+    Ok(Body::from_stream(data))
+}
+
+async fn stream(Path((chunks, bytes, pause_ms)): Path<(u32, usize, u64)>) -> Body {
+    let data = stream::iter(0..chunks).then(move |number| async move {
+        if number > 0 && pause_ms > 0 {
+            sleep(Duration::from_millis(pause_ms)).await;
+        }
+        Ok::<_, Infallible>(Bytes::from(vec![b'x'; bytes]))
+    });
+    Body::from_stream(data)
+}
+
+async fn fixed(Path(bytes): Path<usize>) -> Vec<u8> {
+    vec![b'x'; bytes]
+}
+
+async fn count(body: Body) -> Result<String, Problem> {
+    match body.collect().await {
+        Ok(body) => Ok(body.to_bytes().len().to_string()),
+        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body broke off")),
+    }
+}
