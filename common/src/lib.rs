@@ -20,6 +20,7 @@
 //! | [`pages`] | what the pages of a service share, and the links between them |
 //! | `rate_limit` | a rate limit, for log lines that could flood |
 //! | `lock` | locks a mutex, even after a panic |
+//! | `sync` | what threads share state with, for the types that have models in `tests/models` |
 //! | [`tls`] | certificates: those of the service, and who its peers are |
 //! | `endpoints` | the paths that HTTP ports serve beside those of the service |
 //! | `healthcheck` | the subcommand that asks a running service whether it is ready |
@@ -98,6 +99,7 @@ mod rate_limit;
 mod request;
 #[cfg(feature = "server")]
 pub mod server;
+mod sync;
 pub mod tls;
 #[cfg(feature = "traces")]
 mod traces;

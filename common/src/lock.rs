@@ -1,6 +1,8 @@
 //! [`lock`]: locks a mutex, even after a panic.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Locks a mutex, even if a holder panicked. The data behind our mutexes is valid wherever a holder
 /// can panic.

@@ -19,22 +19,23 @@
 //! again at once proves no new process.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Weak},
 };
 
-use tokio::{
-    sync::{Notify, futures::Notified},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::record::{Record, Share};
-use crate::{client::ending::Evidence, lock::lock};
+use crate::{
+    client::ending::Evidence,
+    lock::lock,
+    sync::{
+        Mutex, Notified, Notify,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 /// The failures in a row that eject a replica (Envoy's figure).
 const IN_A_ROW: u32 = 5;
@@ -50,8 +51,8 @@ const DEVIATIONS: f64 = 4.0;
 #[derive(Debug)]
 pub(in crate::client) struct Memory {
     epoch: Instant,
-    /// The records of the addresses that a worker knows.
-    records: Mutex<HashMap<SocketAddr, Weak<Record>>>,
+    /// The records of the addresses that a worker knows, in an order that is the same in each run.
+    records: Mutex<BTreeMap<SocketAddr, Weak<Record>>>,
     /// The number of changes of who is ejected.
     changes: AtomicU64,
     readmitted: Notify,

@@ -1,13 +1,11 @@
 //! [`Record`]: what the process remembers of one replica. A few atomics, which all workers share.
 
-use std::{
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// The window in which failures are a share of the calls, and the parts that leave it one by one.
 const PARTS: usize = 10;

@@ -1,13 +1,11 @@
 //! [`Tally`]: the successes of a worker that are still to be added to a record.
 
-use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::record::Record;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How long a worker keeps its successes. So a busy worker touches what all share a hundred times a
 /// second, not with each call.

@@ -1,12 +1,14 @@
 //! [`Room`]: what the connections to one replica share: the calls that wait for a stream of any of
 //! them, and whether one is silent.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-use tokio::sync::Notify;
-
 use super::signs::Doubt;
-use crate::limits;
+use crate::{
+    limits,
+    sync::{
+        Notify,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 /// The calls that wait for a stream, first come, first served.
 ///

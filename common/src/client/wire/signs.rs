@@ -1,16 +1,14 @@
 //! [`Signs`]: what a connection shows of its peer, as the pool judges it.
 
-use std::{
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::{mem, sync::Arc};
 
-use tokio::sync::{Notify, SetOnce, watch};
+use tokio::sync::{SetOnce, watch};
 
 use super::{h2_connection::Connection, room::Room};
+use crate::sync::{
+    Notify,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
 
 /// The signs of one connection, shared by its driver, its calls and the task that watches it.
 #[derive(Debug, Default)]

@@ -1,12 +1,14 @@
 //! [`Held`]: the places that the requests of a connection hold, and whether its client takes the
 //! responses.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+use crate::{
+    Deadline,
+    lock::lock,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
 };
-
-use crate::{Deadline, lock::lock};
 
 /// What the requests of a connection hold.
 #[derive(Debug, Default)]
@@ -20,7 +22,7 @@ pub(crate) struct Held {
     admitted: Mutex<Option<Deadline>>,
     /// Whether the client has taken a part of a response since the last look.
     has_taken: AtomicBool,
-    /// The first look since which the client has taken nothing, or 0; see [`now`](super::open::now).
+    /// The first look since which the client has taken nothing, or 0; see [`now`](super::clock::now).
     stalled_since: AtomicU64,
     /// Another request needs a place, and the client takes nothing.
     gives_way: AtomicBool,

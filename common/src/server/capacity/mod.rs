@@ -1,6 +1,7 @@
 //! [`Capacity`]: the limits on connections and on requests in flight, and who gets the last places.
 
 pub(crate) mod cause;
+pub(crate) mod clock;
 pub(crate) mod connections;
 mod held;
 pub(crate) mod kind;

@@ -1,8 +1,9 @@
 //! [`Newcomers`]: the new connections that wait for a place, and how they learn of an idle one.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-use tokio::sync::Notify;
+use crate::sync::{
+    Notify,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 /// The new connections that wait for a place.
 #[derive(Debug, Default)]

@@ -2,10 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr},
-    sync::{
-        Arc, LazyLock, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock},
     task::Waker,
 };
 
@@ -14,18 +11,16 @@ use http::Version;
 use tokio::time::Instant;
 
 use super::{
+    clock::now,
     held::Held,
     newcomers::Newcomers,
     outbound::Outbound,
     tail::{SharedTail, Tail},
 };
-use crate::tls::Peer;
-
-/// Milliseconds since the first call, plus 1, so that 0 is never an instant.
-pub(crate) fn now() -> u64 {
-    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
-}
+use crate::{
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    tls::Peer,
+};
 
 /// The network that counts as one peer: an IPv4 address, or an IPv6 network of 64 bits, because
 /// providers give each customer a whole network.

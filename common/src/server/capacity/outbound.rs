@@ -3,16 +3,16 @@
 //! hyper takes parts of a response before the socket does. So the end of a body is not the end of its
 //! response; and over HTTP/2, hyper would take parts of all responses while the client reads nothing.
 
-use std::{
-    fmt, mem,
+use std::{fmt, mem, task::Waker};
+
+use crate::{
+    limits,
+    lock::lock,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::Waker,
 };
-
-use crate::{limits, lock::lock};
 
 /// Called with whether the socket has taken the rest of a response.
 type AtEnd = Box<dyn FnOnce(bool) + Send>;

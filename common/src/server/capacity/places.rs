@@ -13,17 +13,17 @@
 //!
 //! Who finds no place may have that of a client that takes nothing; see [`Stalled`].
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use super::{connections::Connections, kind::Limit, open::Open, stalled::Stalled};
+use crate::{
+    limits,
+    lock::lock,
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
-
-use super::{connections::Connections, kind::Limit, open::Open, stalled::Stalled};
-use crate::{limits, lock::lock};
 
 /// The places of the process for requests in flight.
 #[derive(Debug)]

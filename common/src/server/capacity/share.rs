@@ -1,17 +1,17 @@
 //! [`Share`]: a worker's access to the places of the process; and [`InFlight`]: the places of one
 //! request.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::Arc;
 
 use super::{
     kind::{Kind, Limit},
     open::Open,
     places::{NoPlace, Place, Places},
 };
-use crate::limits;
+use crate::{
+    limits,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 /// A worker's access to the places of the process.
 ///

@@ -1,16 +1,10 @@
 //! [`Stalled`]: the connections whose clients take nothing of their responses, one of which ends when
 //! there is no place for another request.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use super::{
-    connections::Connections,
-    open::{Open, now},
-};
-use crate::{limits, lock::lock};
+use super::{clock::now, connections::Connections, open::Open};
+use crate::{limits, lock::lock, sync::Mutex};
 
 /// The connections whose clients take nothing, as of the last look.
 #[derive(Debug)]

@@ -10,7 +10,10 @@ use tokio::time::Instant;
 use crate::{
     Config, limits,
     protocol::Protocol,
-    server::capacity::open::{Close, Open, now as clock},
+    server::capacity::{
+        clock::now as clock,
+        open::{Close, Open},
+    },
 };
 
 /// The limits on the lifetime of connections.

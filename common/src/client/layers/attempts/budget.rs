@@ -1,16 +1,18 @@
 //! [`Budget`]: how many attempts the process may add to the first of each call.
 
-use std::{
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    client::RetryPolicy,
+    lock::lock,
+    metrics,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
-
-use tokio::time::Instant;
-
-use crate::{client::RetryPolicy, lock::lock, metrics};
 
 /// The time in which a call counts.
 const WINDOW: Duration = Duration::from_secs(10);
