@@ -6,7 +6,6 @@ use std::{
     task::Waker,
 };
 
-use futures_util::task::AtomicWaker;
 use http::Version;
 use tokio::time::Instant;
 
@@ -18,7 +17,11 @@ use super::{
     tail::{SharedTail, Tail},
 };
 use crate::{
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    lock::lock,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
     tls::Peer,
 };
 
@@ -78,7 +81,9 @@ pub(crate) struct Open {
     holds_end: AtomicBool,
     pub(crate) outbound: Outbound,
     close: AtomicU8,
-    waker: AtomicWaker,
+    /// Wakes the connection when it must end. It stays here after a call: one that takes it could take it
+    /// from a connection that knows the reason already, and would leave none for the next reason.
+    waker: Mutex<Option<Waker>>,
 }
 
 impl Open {
@@ -108,7 +113,7 @@ impl Open {
             holds_end: AtomicBool::new(false),
             outbound: Outbound::default(),
             close: AtomicU8::new(0),
-            waker: AtomicWaker::new(),
+            waker: Mutex::default(),
         }
     }
 
@@ -132,7 +137,7 @@ impl Open {
     /// Asks the connection to end, because its client takes nothing. Returns whether this is new.
     pub(super) fn ask_to_give_way(&self) -> bool {
         let is_new = self.held.ask_to_give_way();
-        self.waker.wake();
+        self.wake();
         is_new
     }
 
@@ -256,12 +261,20 @@ impl Open {
     /// Makes the connection end.
     pub(crate) fn close(&self, why: Close) {
         self.close.fetch_max(why as u8, Relaxed);
-        self.waker.wake();
+        self.wake();
     }
 
-    /// Calls the waker when the connection must end.
+    fn wake(&self) {
+        let waker = lock(&self.waker).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Calls the waker, in place of the last one, whenever there is a reason to end. The caller looks for
+    /// reasons that came before.
     pub(crate) fn wake_to_close(&self, waker: &Waker) {
-        self.waker.register(waker);
+        let _last = lock(&self.waker).replace(waker.clone());
     }
 
     /// The reason why the connection must end, if it must.

@@ -12,10 +12,7 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::lifetime::{Lifetime, Verdict};
-use crate::{
-    limits, metrics,
-    server::capacity::open::{Close, Open},
-};
+use crate::{limits, metrics, server::capacity::open::Open};
 
 pin_project_lite::pin_project! {
     /// Serves a connection to its end.
@@ -29,10 +26,8 @@ pin_project_lite::pin_project! {
         // Fires when the lifetime needs the next look.
         timer: Pin<Box<Sleep>>,
         is_timer_set: bool,
-        // The waker that is registered with `open`, and what the connection was told by then. Each
-        // reason to close takes the waker.
+        // The waker that is registered with `open`.
         waker: Option<Waker>,
-        told: (Option<Close>, bool),
     }
 
     impl<C> PinnedDrop for Drive<C> {
@@ -53,18 +48,15 @@ impl<C> Drive<C> {
             timer: Box::pin(sleep_until(Instant::now() + limits::IDLE_TIMEOUT)),
             is_timer_set: false,
             waker: None,
-            told: (None, false),
         }
     }
 
-    /// Registers the task with `open` when it is new or when the connection was told something.
+    /// Registers the task with `open` when it is new.
     fn listen(self: Pin<&mut Self>, cx: &Context<'_>) {
         let this = self.project();
-        let told = (this.open.told_to_close(), this.open.held.gives_way());
         let is_known = |waker: &Waker| waker.will_wake(cx.waker());
-        if *this.told != told || !this.waker.as_ref().is_some_and(is_known) {
+        if !this.waker.as_ref().is_some_and(is_known) {
             this.open.wake_to_close(cx.waker());
-            *this.told = told;
             *this.waker = Some(cx.waker().clone());
         }
     }
