@@ -10,7 +10,7 @@ use crate::{
     metrics,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, fence},
     },
 };
 
@@ -103,6 +103,7 @@ impl State {
         self.workers.retain(|Calls(calls)| {
             let has_ended = Arc::strong_count(calls) == 1;
             if has_ended {
+                fence(Acquire); // of what the worker has counted: the count of owners is read without it
                 *ended += calls.load(Relaxed);
             }
             !has_ended
