@@ -33,7 +33,7 @@ use crate::{
     lock::lock,
     sync::{
         Mutex, Notified, Notify,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire},
     },
 };
 
@@ -53,7 +53,7 @@ pub(in crate::client) struct Memory {
     epoch: Instant,
     /// The records of the addresses that a worker knows, in an order that is the same in each run.
     records: Mutex<BTreeMap<SocketAddr, Weak<Record>>>,
-    /// The number of changes of who is ejected.
+    /// The number of changes of who is ejected. A worker that sees the number sees the changes.
     changes: AtomicU64,
     readmitted: Notify,
 }
@@ -84,7 +84,7 @@ impl Memory {
 
     /// Grows with each ejection and each end of one.
     pub(super) fn changes(&self) -> u64 {
-        self.changes.load(Relaxed)
+        self.changes.load(Acquire)
     }
 
     /// Waits until an ejection ends, from now on.
@@ -119,7 +119,7 @@ impl Memory {
         };
         if record.is_ejected() {
             if record.was_trial(start) {
-                record.eject(now);
+                record.prolong(now);
             }
         } else if in_a_row >= IN_A_ROW || record.share(now).failures >= FEWEST {
             self.judge(address, record, in_a_row, now);
@@ -145,7 +145,7 @@ impl Memory {
             return;
         }
         record.eject(now);
-        self.changes.fetch_add(1, Relaxed);
+        self.changes.fetch_add(1, AcqRel);
         warn!(
             action = "replica", status = "ejected", replica = %address,
             failures = own.failures, calls = own.calls,
@@ -156,7 +156,7 @@ impl Memory {
     /// Ends an ejection.
     pub(super) fn readmit(&self, address: SocketAddr, record: &Record, now: Instant) {
         record.readmit(now);
-        self.changes.fetch_add(1, Relaxed);
+        self.changes.fetch_add(1, AcqRel);
         self.readmitted.notify_waiters();
         info!(
             action = "replica", status = "up", replica = %address,
@@ -166,10 +166,8 @@ impl Memory {
 
     /// Begins the record of a replica anew.
     pub(super) fn forget(&self, record: &Record) {
-        let was_ejected = record.is_ejected();
-        record.forget();
-        if was_ejected {
-            self.changes.fetch_add(1, Relaxed);
+        if record.forget() {
+            self.changes.fetch_add(1, AcqRel);
             self.readmitted.notify_waiters();
         }
     }

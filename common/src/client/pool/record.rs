@@ -165,15 +165,21 @@ impl Record {
     /// ejections.
     pub(super) fn eject(&self, now: Instant) {
         let readmitted = self.epoch + Duration::from_micros(self.readmitted.load(Relaxed));
-        if !self.is_ejected() && now.saturating_duration_since(readmitted) >= FORGOTTEN_AFTER {
+        if now.saturating_duration_since(readmitted) >= FORGOTTEN_AFTER {
             self.ejections.store(0, Relaxed);
         }
-        let ejections = self.ejections.fetch_add(1, Relaxed).saturating_add(1);
-        let next_trial = self.micros(now + TRIAL.pause(ejections));
-        self.next_trial.store(next_trial, Relaxed);
+        self.prolong(now);
         let _ = self
             .ejected
             .compare_exchange(0, self.micros(now), Relaxed, Relaxed);
+    }
+
+    /// Lets the next trial be after a longer pause, as one has failed. Does not eject the replica again
+    /// that another worker may have readmitted meanwhile: nobody would judge whether enough are left.
+    pub(super) fn prolong(&self, now: Instant) {
+        let ejections = self.ejections.fetch_add(1, Relaxed).saturating_add(1);
+        let next_trial = self.micros(now + TRIAL.pause(ejections));
+        self.next_trial.store(next_trial, Relaxed);
     }
 
     /// Ends the ejection.
@@ -224,17 +230,19 @@ impl Record {
         self.connections.load(Relaxed) == 0
     }
 
-    /// Forgets everything but the connections.
-    pub(super) fn forget(&self) {
-        for part in &self.window {
+    /// Forgets everything but the connections. Returns whether that has ended an ejection.
+    pub(super) fn forget(&self) -> bool {
+        // Most parts of a replica that can't be connected are empty.
+        for part in self.window.iter().filter(|part| part.0.load(Relaxed) > 0) {
             part.0.store(0, Relaxed);
         }
         for count in [&self.failures_in_a_row, &self.ejections] {
             count.store(0, Relaxed);
         }
-        for time in [&self.ejected, &self.readmitted, &self.next_trial] {
+        for time in [&self.readmitted, &self.next_trial] {
             time.store(0, Relaxed);
         }
+        self.ejected.swap(0, Relaxed) > 0
     }
 }
 
@@ -300,23 +308,25 @@ mod tests {
         let begin = Instant::now();
         let record = Record::new(begin);
         let next = || begin + Duration::from_micros(record.next_trial.load(Relaxed));
-        let pause = |second| {
+        let pause_after = |change: fn(&Record, Instant), second| {
             let now = begin + second * SECOND;
-            record.eject(now);
+            change(&record, now);
             (next() - now).as_secs_f64()
         };
+        let ejected = |second| pause_after(Record::eject, second);
+        let trial_failed = |second| pause_after(Record::prolong, second);
         let (first, second, third) = (0.79..1.21, 1.59..2.41, 3.19..4.81);
-        assert!(first.contains(&pause(0)));
-        assert!(second.contains(&pause(1)), "a trial failed");
+        assert!(first.contains(&ejected(0)));
+        assert!(second.contains(&trial_failed(1)));
         record.readmit(begin + 3 * SECOND);
-        assert!(third.contains(&pause(10)));
+        assert!(third.contains(&ejected(10)));
         record.readmit(begin + 20 * SECOND);
-        assert!(first.contains(&pause(100)));
-        assert!(second.contains(&pause(101)));
+        assert!(first.contains(&ejected(100)));
+        assert!(second.contains(&trial_failed(101)));
         record.hurry(begin + 102 * SECOND);
         assert_eq!(next(), begin + 102 * SECOND);
         assert!(
-            first.contains(&pause(102)),
+            first.contains(&trial_failed(102)),
             "the first trial may still be slow"
         );
     }
