@@ -127,6 +127,14 @@ impl Connections {
         all.find(|connection| takes_calls(connection)).cloned()
     }
 
+    /// Makes sure that the end of a call on any connection is seen from now on, or sees that this one waits.
+    fn meet_ends(&self) {
+        self.first.signs.meet_ends();
+        for further in lock(&self.further).iter() {
+            further.connection.signs.meet_ends();
+        }
+    }
+
     async fn wait_for_stream(&self) -> Result<InFlight, Failure> {
         let waiting = self.room().wait().ok_or_else(|| {
             let why = "too many calls wait for a stream of the replica";
@@ -134,7 +142,8 @@ impl Connections {
         })?;
         metrics::count(|counters| &counters.stream_waits);
         // Behind other calls, each free stream has a call on its way to it.
-        let mut is_turn = waiting.is_only();
+        let mut is_turn = waiting.is_first();
+        self.meet_ends();
         loop {
             if is_turn && let Some(taken) = self.take_stream()? {
                 drop(waiting);

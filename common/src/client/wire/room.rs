@@ -28,7 +28,10 @@ impl Room {
     /// Takes a place among the waiting calls, or returns `None` if there is no free one.
     pub(in crate::client) fn wait(&self) -> Option<Waiting<'_>> {
         let others = self.waiting.fetch_add(1, Relaxed);
-        let waiting = Waiting(self);
+        let waiting = Waiting {
+            room: self,
+            is_first: others == 0,
+        };
         self.wanted.notify_one();
         (others < limits::MAX_CALLS_WITHOUT_STREAM).then_some(waiting)
     }
@@ -83,22 +86,26 @@ impl Room {
 }
 
 /// A place among the calls that wait for a stream.
-pub(in crate::client) struct Waiting<'a>(&'a Room);
+pub(in crate::client) struct Waiting<'a> {
+    room: &'a Room,
+    is_first: bool,
+}
 
 impl Waiting<'_> {
-    /// Whether no other call waits.
-    pub(in crate::client) fn is_only(&self) -> bool {
-        self.0.waiting.load(Relaxed) == 1
+    /// Whether no other call waited when this one began to. Of several that begin at once, one is the
+    /// first.
+    pub(in crate::client) fn is_first(&self) -> bool {
+        self.is_first
     }
 
     /// Waits until a stream may be free.
     pub(in crate::client) async fn woken(&self) {
-        self.0.freed.notified().await;
+        self.room.freed.notified().await;
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
+        self.room.waiting.fetch_sub(1, Relaxed);
     }
 }

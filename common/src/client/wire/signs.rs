@@ -7,7 +7,7 @@ use tokio::sync::{SetOnce, watch};
 use super::{h2_connection::Connection, room::Room};
 use crate::sync::{
     Notify,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Relaxed},
 };
 
 /// The signs of one connection, shared by its driver, its calls and the task that watches it.
@@ -156,6 +156,8 @@ impl Signs {
     /// Waits until a call is in flight. Only the first call pays for the notification.
     pub(super) async fn call_begun(&self) {
         self.is_awake.store(false, Relaxed);
+        // A call is counted before this, and seen here, or after it, and sees that nobody is awake.
+        self.begun.fetch_add(0, AcqRel);
         if self.in_flight() == 0 {
             self.call_begun.notified().await;
         }
@@ -166,9 +168,14 @@ impl Signs {
         self.reads.fetch_add(u64::from(!bytes.is_empty()), Relaxed);
     }
 
+    /// Makes sure that the end of a call which the caller does not see from now on sees that it waits.
+    pub(in crate::client) fn meet_ends(&self) {
+        self.ended.fetch_add(0, AcqRel);
+    }
+
     /// Counts a call that begins.
     fn count_begun(&self) {
-        self.begun.fetch_add(1, Relaxed);
+        self.begun.fetch_add(1, AcqRel);
         if !self.is_awake.load(Relaxed) {
             self.is_awake.store(true, Relaxed);
             self.call_begun.notify_one();
@@ -210,7 +217,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.settle();
         let signs = &self.connection.signs;
-        signs.ended.fetch_add(1, Relaxed);
+        signs.ended.fetch_add(1, AcqRel);
         signs.room.wake_one();
     }
 }
