@@ -18,6 +18,7 @@ UNIT = "--package common --lib"
 PROCESSES = "--package tests --test processes"
 EMBEDDED = "--package tests --test embedded"
 TLS = "--package tests --test tls"
+MODELS = "--package models --test models"
 
 BREAKS = [
     Break(
@@ -199,5 +200,127 @@ BREAKS = [
         "this.open.note_writing(true); *this.is_flushing = true;",
         "*this.is_flushing = true;",
         f"{UNIT} a_peer_that_reads_nothing",
+    ),
+    Break(
+        "two workers take one place",
+        "let before = count.taken.fetch_add(1 + in_advance, Relaxed);",
+        "let before = count.taken.load(Relaxed); count.taken.store(before + 1 + in_advance, "
+        "Relaxed);",
+        f"{MODELS} capacity::",
+    ),
+    Break(
+        "a network does not get back its places of the reserve",
+        "self.places.leave_reserve(*limit, open.network);",
+        "",
+        f"{MODELS} capacity::",
+    ),
+    Break(
+        "a refused request keeps its place",
+        "self.release(limit, 1); Err(NoPlace { limit: count.limit })",
+        "Err(NoPlace { limit: count.limit })",
+        f"{MODELS} capacity::",
+    ),
+    Break(
+        "threads that are no workers reserve places",
+        "/ limits::SPARE_SHARE / workers)",
+        "/ limits::SPARE_SHARE)",
+        f"{MODELS} capacity::",
+    ),
+    Break(
+        "a connection is asked to give way without being woken",
+        "let is_new = self.held.ask_to_give_way(); self.wake();",
+        "let is_new = self.held.ask_to_give_way();",
+        f"{MODELS} capacity::",
+    ),
+    Break(
+        "a reason to close takes the waker",
+        "let waker = lock(&self.waker).clone();",
+        "let waker = lock(&self.waker).take();",
+        f"{MODELS} capacity::",
+    ),
+    Break(
+        "two workers withdraw one attempt",
+        "let is_granted = state.balance >= 1.0;",
+        "let is_granted = state.balance >= 1.0; drop(state); let mut state = lock(&self.0);",
+        f"{MODELS} budget::",
+    ),
+    Break(
+        "the last calls of a worker that ends are lost",
+        "fence(Acquire);",
+        "",
+        f"{MODELS} budget::",
+    ),
+    Break(
+        "two workers take one trial",
+        "let taken = self .next_trial .compare_exchange(due, next, Relaxed, Relaxed);",
+        "self.next_trial.store(next, Relaxed); let taken = Ok::<u64, u64>(due);",
+        f"{MODELS} pool::",
+    ),
+    Break(
+        "a trial that fails ejects a replica that is readmitted",
+        "record.prolong(now); }",
+        "record.eject(now); }",
+        f"{MODELS} pool::",
+    ),
+    Break(
+        "an ejection is forgotten in silence",
+        "self.ejected.swap(0, Relaxed) > 0",
+        "let was_ejected = self.is_ejected(); self.ejected.store(0, Relaxed); was_ejected",
+        f"{MODELS} pool::",
+    ),
+    Break(
+        "a worker sees the number of changes before the changes",
+        "self.changes.load(Acquire)",
+        "self.changes.load(crate::sync::atomic::Ordering::Relaxed)",
+        f"{MODELS} pool::",
+    ),
+    Break(
+        "the window loses calls where workers meet",
+        "let _ = self.0.fetch_update(Relaxed, Relaxed, add);",
+        "if let Some(sum) = add(self.0.load(Relaxed)) { self.0.store(sum, Relaxed); }",
+        f"{MODELS} pool::",
+    ),
+    Break(
+        "two workers eject without seeing each other",
+        "let records = lock(&self.records); let (mut known",
+        "let records = lock(&self.records).clone(); let (mut known",
+        f"{MODELS} pool::",
+    ),
+    Break(
+        "a readmission wakes nobody",
+        "self.readmitted.notify_waiters(); info!(",
+        "info!(",
+        f"{MODELS} pool::",
+    ),
+    Break(
+        "the watch sleeps through a call",
+        "self.begun.fetch_add(0, AcqRel);",
+        "",
+        f"{MODELS} wire::",
+    ),
+    Break(
+        "a call that waits misses a free stream",
+        "self.ended.fetch_add(0, AcqRel);",
+        "",
+        f"{MODELS} wire::",
+    ),
+    Break(
+        "no call that waits is the first",
+        "is_first: others == 0,",
+        "is_first: false,",
+        f"{MODELS} wire::",
+    ),
+    Break(
+        "a call that waits for a stream is not noticed",
+        "self.wanted.notify_one();",
+        "",
+        f"{MODELS} wire::",
+    ),
+    Break(
+        "silence that begins beside a look is missed",
+        "let went_silent = self.went_silent.notified(); if self.silent.load(Relaxed) > 0 { "
+        "return; } went_silent.await;",
+        "if self.silent.load(Relaxed) > 0 { return; } self.went_silent.notified().await;",
+        f"{MODELS} wire::",
     ),
 ]

@@ -1,0 +1,3 @@
+//! The server's part.
+
+pub mod capacity;
