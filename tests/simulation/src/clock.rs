@@ -1,24 +1,46 @@
-//! The clock of the day, as the libraries see it: it stands still, but for the steps that a run makes.
+//! The clocks of the system, as the libraries see them: both follow the simulation.
 //!
-//! hyper writes it into each response, and a response whose head has another second is longer. So
-//! `clock_gettime` is replaced for the whole program. What measures time is tokio's paused clock in both
-//! stacks, which no step may disturb.
+//! The stacks of `common` measure time with tokio's clock, which the simulation pauses. Libraries do not:
+//! h2 forgets reset streams by the clock of the machine, and hyper writes the time of day into each
+//! response. So `clock_gettime` is replaced for the whole program.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use rustix::time::{ClockId, Timespec, clock_gettime as of_the_system};
+use tokio::time::Instant;
 
-static IS_STILL: AtomicBool = AtomicBool::new(false);
-static SECONDS: AtomicI64 = AtomicI64::new(1_800_000_000);
+static IS_SIMULATED: AtomicBool = AtomicBool::new(false);
+/// The seconds of the clock of the day.
+static DAY: AtomicI64 = AtomicI64::new(1_800_000_000);
+/// The simulated time, in nanoseconds.
+static PASSED: AtomicU64 = AtomicU64::new(0);
+static BEGIN: OnceLock<Instant> = OnceLock::new();
 
-/// Stops the clock.
-pub fn stop() {
-    IS_STILL.store(true, Relaxed);
+/// What the clock of the machine shows at the begin, in seconds.
+const BOOTED: i64 = 1_000;
+
+/// Lets the clocks of this process follow the simulation. Call it before there is a runtime.
+pub fn simulate() {
+    IS_SIMULATED.store(true, Relaxed);
 }
 
-/// Sets the clock forward, or back.
+/// Lets the clock of the machine catch up with that of the runtime. Whatever happens often calls it.
+pub fn tick() {
+    let now = Instant::now();
+    let begin = BEGIN.get_or_init(|| now);
+    let passed = now.saturating_duration_since(*begin).as_nanos();
+    PASSED.store(u64::try_from(passed).unwrap_or(u64::MAX), Relaxed);
+}
+
+/// Sets the clock of the day forward, or back.
 pub fn step(seconds: i64) {
-    SECONDS.fetch_add(seconds, Relaxed);
+    DAY.fetch_add(seconds, Relaxed);
 }
 
 const REALTIME: i32 = ClockId::Realtime as i32;
@@ -28,13 +50,18 @@ const REALTIME_COARSE: i32 = ClockId::RealtimeCoarse as i32;
 #[unsafe(no_mangle)]
 #[expect(unsafe_code, reason = "the C library's function has this form")]
 extern "C" fn clock_gettime(clock: i32, time: &mut Timespec) -> i32 {
-    *time = match clock {
-        REALTIME | REALTIME_COARSE if IS_STILL.load(Relaxed) => Timespec {
-            tv_sec: SECONDS.load(Relaxed),
-            tv_nsec: 0,
-        },
-        REALTIME | REALTIME_COARSE => of_the_system(ClockId::Realtime),
-        _ => of_the_system(ClockId::Monotonic),
+    let is_of_day = matches!(clock, REALTIME | REALTIME_COARSE);
+    *time = if IS_SIMULATED.load(Relaxed) {
+        let passed = Duration::from_nanos(PASSED.load(Relaxed));
+        let begin = if is_of_day { DAY.load(Relaxed) } else { BOOTED };
+        Timespec {
+            tv_sec: begin + passed.as_secs().cast_signed(),
+            tv_nsec: passed.subsec_nanos().into(),
+        }
+    } else if is_of_day {
+        of_the_system(ClockId::Realtime)
+    } else {
+        of_the_system(ClockId::Monotonic)
     };
     0
 }

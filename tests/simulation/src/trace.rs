@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     call::{Outcome, Plan},
-    lock,
+    clock, lock,
     records::Record,
     visit::{Ask, Got},
 };
@@ -110,6 +110,7 @@ impl Default for Trace {
 impl Trace {
     /// Notes what happens now.
     pub fn note(&self, event: Event) {
+        clock::tick();
         let at = self.begin.elapsed();
         lock(&self.events).push((at, event));
     }

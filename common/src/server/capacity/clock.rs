@@ -1,6 +1,8 @@
 //! [`now`]: the time, as atomics hold it.
 
-use std::{sync::LazyLock, time::Instant};
+use std::sync::LazyLock;
+
+use tokio::time::Instant;
 
 /// Milliseconds since the first call, plus 1, so that 0 is never an instant.
 pub(crate) fn now() -> u64 {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use http::Version;
-use tokio::time::Instant;
 
 use super::{
     clock::now,

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::path::Path;
-use crate::{lock, random::Shared as Random};
+use crate::{clock, lock, random::Shared as Random};
 
 /// The bytes that may be on their way or unread at once.
 const WINDOW: usize = 128 * 1_024;
@@ -162,6 +162,7 @@ impl Pipe {
             }
             break;
         }
+        clock::tick();
         let cuts = self.path.cuts();
         let state = &mut *state;
         while let Some((at, bytes)) = state.segments.front_mut() {
