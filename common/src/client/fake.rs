@@ -33,6 +33,8 @@ pub(super) enum Does {
     Respond(Duration),
     /// Fails at once, with a pushback if there is one.
     Fail(Code, Option<&'static str>),
+    /// Fails at once with `INTERNAL` and these details.
+    FailWith(&'static str),
     /// Reads the request to its end, and then fails.
     ReadAndFail(Code),
     /// Refuses the call without processing it.
@@ -54,6 +56,8 @@ pub(super) struct Parts {
     pub(super) content_type: &'static str,
     pub(super) data: &'static [u8],
     pub(super) status: Option<Code>,
+    /// The details of the status.
+    pub(super) details: Option<&'static str>,
     pub(super) reset: Option<Reason>,
 }
 
@@ -64,6 +68,7 @@ impl Parts {
         content_type: GRPC,
         data: MESSAGE,
         status: Some(Code::Ok),
+        details: None,
         reset: None,
     };
 }
@@ -140,6 +145,11 @@ async fn serve(io: tokio::io::DuplexStream, served: Served, script: impl Fn(usiz
                 });
             }
             Does::Fail(code, pushback) => fail(&mut stream, code, pushback),
+            Does::FailWith(details) => {
+                let mut response = Response::new(());
+                *response.headers_mut() = detailed(Code::Internal, Some(details));
+                let _ = stream.send_response(response, true);
+            }
             Does::ReadAndFail(code) => {
                 let received = served.received.clone();
                 responses.spawn(async move {
@@ -190,7 +200,7 @@ async fn send(mut stream: server::SendResponse<Bytes>, parts: Parts) {
         sleep(Duration::from_millis(1)).await;
         body.send_reset(reason);
     } else if let Some(code) = parts.status {
-        let _ = body.send_trailers(status(code));
+        let _ = body.send_trailers(detailed(code, parts.details));
     } else {
         let _ = body.send_data(Bytes::new(), true);
     }
@@ -214,4 +224,11 @@ fn fail(stream: &mut server::SendResponse<Bytes>, code: Code, pushback: Option<&
 
 fn status(code: Code) -> HeaderMap {
     HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from(code as u16))])
+}
+
+fn detailed(code: Code, details: Option<&'static str>) -> HeaderMap {
+    let details = details.map(HeaderValue::from_static);
+    let mut status = status(code);
+    status.extend(details.map(|details| (Status::GRPC_STATUS_DETAILS, details)));
+    status
 }

@@ -21,6 +21,7 @@ use crate::{
     client::{
         Failure,
         codec::Refusal,
+        details,
         ending::Ending,
         method::CalledMethod,
         reading::Reading,
@@ -130,7 +131,10 @@ impl Replica {
             let took = now - attempt.start;
             attempt.replica.learn_latency(&attempt.method, took, now);
         }
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        if end.is_some() {
+            details::remove_invalid(&mut head.headers);
+        }
         let mut body = Box::new(ReplicaBody {
             body,
             reading,
@@ -329,7 +333,10 @@ impl ReplicaBody {
         }
         self.end = Some(match (ending, trailers) {
             (_, Some(Err(failure))) => End::Failed(failure),
-            (Ending::Status(..), Some(Ok(trailers))) => End::Trailers(trailers),
+            (Ending::Status(..), Some(Ok(mut trailers))) => {
+                details::remove_invalid(&mut trailers);
+                End::Trailers(trailers)
+            }
             _ => End::Failed(Failure::of_response(ending)),
         });
         Poll::Ready(None)

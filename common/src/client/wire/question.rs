@@ -11,7 +11,7 @@ use tower::service_fn;
 
 use super::{call_head::Head, h2_connection::Connection, room::Room};
 use crate::client::{
-    Failure, patience::patience, request_body::RequestBody, serving::check_health,
+    Failure, details, patience::patience, request_body::RequestBody, serving::check_health,
 };
 
 /// The clock of questions. Time counts in ticks: if this worker is stuck for seconds, that is one tick,
@@ -84,7 +84,8 @@ pub(super) async fn ask(connection: &Connection) -> Option<Reply> {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, RequestBody::message(body).await?);
         let response = connection.exchange(request).await;
-        response.map_err(Failure::into_status)
+        let response = response.map_err(Failure::into_status);
+        response.map(details::without_invalid)
     });
     let reply = check_health(exchange, DEADLINE).await;
     let is_unavailable = |status: &Status| status.code() == Code::Unavailable;

@@ -1,5 +1,7 @@
 //! Calls through [`Attempts`] to replicas that follow scripts.
 
+mod peers;
+
 use std::{
     ops::Range,
     sync::atomic::{AtomicBool, Ordering::Relaxed},

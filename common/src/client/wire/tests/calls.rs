@@ -272,3 +272,27 @@ async fn a_connection_closes_when_it_is_dropped_and_its_calls_have_ended() {
     };
     timeout(PATIENCE, end).await.expect("it is closed");
 }
+
+#[tokio::test]
+async fn a_question_survives_a_reply_whose_details_are_no_base64() {
+    for is_head in [true, false] {
+        let connection = connection(async move |mut streams| {
+            let mut stream = next(&mut streams).await.1;
+            let mut status = HeaderMap::new();
+            status.insert(Status::GRPC_STATUS, HeaderValue::from_static("14"));
+            status.insert(Status::GRPC_STATUS_DETAILS, HeaderValue::from_static("%"));
+            let mut response = Response::new(());
+            if is_head {
+                *response.headers_mut() = status;
+                stream.send_response(response, true).unwrap();
+            } else {
+                let mut body = stream.send_response(response, false).unwrap();
+                body.send_trailers(status).unwrap();
+            }
+            drive(streams).await;
+        })
+        .await;
+        let reply = timeout(PATIENCE, connection.serves()).await;
+        assert_eq!(reply, Ok(Err("it says that it is unavailable")));
+    }
+}
