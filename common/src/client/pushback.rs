@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use crate::problem::PUSHBACK;
 
@@ -24,17 +24,21 @@ impl Pushback {
         let Some(value) = status.get(PUSHBACK) else {
             return Self::Unspecified;
         };
-        let millis = value.to_str().ok().and_then(|millis| millis.parse().ok());
-        millis.map_or(Self::Never, |millis| {
+        number_in(value).map_or(Self::Never, |millis| {
             Self::After(Duration::from_millis(millis))
         })
     }
 }
 
+/// The number that a header has, in ASCII digits alone: `parse` takes a plus sign as well.
+pub(super) fn number_in(value: &HeaderValue) -> Option<u64> {
+    let digits = value.to_str().ok()?;
+    let are_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| are_digits)
+}
+
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -46,8 +50,9 @@ mod tests {
         let after = |millis| Pushback::After(Duration::from_millis(millis));
         assert_eq!(pushback("700"), after(700));
         assert_eq!(pushback("0"), after(0));
-        assert_eq!(pushback("-1"), Pushback::Never);
-        assert_eq!(pushback("soon"), Pushback::Never);
+        for never in ["-1", "+1", "soon", "", " 1", "1.5", "99999999999999999999"] {
+            assert_eq!(pushback(never), Pushback::Never, "{never:?}");
+        }
         assert_eq!(Pushback::of(&HeaderMap::new()), Pushback::Unspecified);
     }
 }

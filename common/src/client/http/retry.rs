@@ -20,7 +20,7 @@ use crate::{
     client::{
         ending::{Class, Evidence, Next},
         layers::{Decision, History, decide},
-        pushback::Pushback,
+        pushback::{Pushback, number_in},
     },
     context,
 };
@@ -128,8 +128,8 @@ fn class_of(outcome: &Outcome) -> Class {
 
 /// The pause that a response asks for, in seconds. A date is not read: few services send one.
 fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    seconds.parse().ok().map(Duration::from_secs)
+    let value = response.headers().get(RETRY_AFTER)?;
+    number_in(value).map(Duration::from_secs)
 }
 
 fn from_hyper(error: legacy::Error) -> Error {

@@ -171,6 +171,9 @@ async fn a_failure_that_no_retry_can_mend_is_found_in_time() {
     let peer = Peer::start(|_| LATER.into()).await;
     assert_eq!(status(&peer, Method::GET).await.unwrap(), 503);
     assert_eq!(peer.requests(), 1, "the deadline comes before the retry");
+    let peer = Peer::start(|_| LATER.replace("60", "+60")).await;
+    assert_eq!(status(&peer, Method::GET).await.unwrap(), 503);
+    assert_eq!(peer.requests(), 3, "it is no number");
 }
 
 #[tokio::test]
