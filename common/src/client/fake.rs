@@ -1,6 +1,7 @@
 //! A replica for tests: HTTP/2 over a duplex, with a script of what it does with each call.
 
 use std::{
+    future::pending,
     net::SocketAddr,
     sync::{
         Arc,
@@ -43,6 +44,8 @@ pub(super) enum Does {
     Reset(Reason),
     /// Responds at once with these parts, and resets the call at the end if there is a reason.
     Send(Parts),
+    /// Responds at once with this data, and with nothing more.
+    Hold(&'static [u8]),
     /// Refuses the call and sends GOAWAY.
     GoAway,
     /// Neither reads nor writes from now on.
@@ -161,6 +164,14 @@ async fn serve(io: tokio::io::DuplexStream, served: Served, script: impl Fn(usiz
             Does::Reset(reason) => stream.send_reset(reason),
             Does::Send(parts) => {
                 responses.spawn(async move { send(stream, parts).await });
+            }
+            Does::Hold(data) => {
+                responses.spawn(async move {
+                    if let Ok(mut body) = stream.send_response(head(200, GRPC), false) {
+                        let _ = body.send_data(Bytes::from_static(data), false);
+                        pending::<()>().await;
+                    }
+                });
             }
             Does::GoAway => {
                 streams.graceful_shutdown();

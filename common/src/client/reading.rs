@@ -112,6 +112,11 @@ impl Reading {
         self.left > 0 && self.length > USUAL_LIMIT
     }
 
+    /// The bytes of the current message that are still to come.
+    pub(in crate::client) fn left(&self) -> usize {
+        self.left
+    }
+
     /// How the response ended, with these trailers if it has some.
     pub(in crate::client) fn end(&self, trailers: Option<&HeaderMap>) -> Ending {
         let is_cut_short = self.left > 0 || self.prefix_len > 0;

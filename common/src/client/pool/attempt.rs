@@ -256,9 +256,13 @@ impl ReplicaBody {
     }
 
     /// Reads the response to its end, if that is near. So an attempt that fails late can still be
-    /// followed by another. The caller needs the end as well.
+    /// followed by another. The caller needs the end as well. A message that is longer than `most` is
+    /// not waited for: its prefix may be all that the caller needs, to refuse it.
     async fn read_ahead(&mut self, most: usize) -> Result<(), Failure> {
-        while self.end.is_none() && self.ahead.len() < most {
+        while self.end.is_none()
+            && self.ahead.len() < most
+            && self.left() <= most - self.ahead.len()
+        {
             if let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
                 self.ahead = if self.ahead.is_empty() {
                     data
@@ -274,6 +278,11 @@ impl ReplicaBody {
                 Ok(())
             }
         }
+    }
+
+    /// The bytes of the current message that are still to come.
+    fn left(&self) -> usize {
+        self.reading.as_ref().map_or(0, Reading::left)
     }
 
     /// Lets the codec that reads the response report to this attempt.

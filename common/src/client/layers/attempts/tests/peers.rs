@@ -39,3 +39,29 @@ async fn details_that_are_no_base64_are_none() {
         assert_eq!(status.details(), b"ab");
     }
 }
+
+/// The prefix of a message of 5 MiB.
+const TOO_LONG: &[u8] = &[0, 0, 0x50, 0, 0];
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_too_long_is_refused_at_its_prefix() {
+    for method in [IDEMPOTENT, ONCE] {
+        let call = tokio::time::timeout(SECOND, unary(method, Does::Hold(TOO_LONG)));
+        let status = call.await.expect("at once").unwrap_err();
+        assert_eq!(status.code(), Code::OutOfRange);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_begins_messages_that_are_too_long_costs_few_calls() {
+    let script = |does: Does| move |_| does;
+    let well = parts(|it| it.data = HEALTHY);
+    let (client, _) = client(vec![script(well), script(Does::Hold(TOO_LONG))]).await;
+    let mut failures = 0;
+    for _ in 0..100 {
+        let code = tokio::time::timeout(SECOND, call_with(&client, Health::default())).await;
+        failures += usize::from(code.expect("at once") != 200);
+        sleep(SECOND / 10).await;
+    }
+    assert!((1..=2).contains(&failures), "{failures}");
+}
