@@ -24,6 +24,8 @@ struct Call<'a> {
     processed: Vec<usize>,
     /// Whether a fake has altered what a success looks like.
     is_altered: bool,
+    /// Whether a fake has sent the beginning of a message that is longer than what is read ahead.
+    has_begun: bool,
     end: Option<(Duration, &'a Outcome)>,
     /// The record that tells why no further attempt followed.
     last_word: Option<&'a Record>,
@@ -68,6 +70,7 @@ fn calls(events: &[Noted]) -> BTreeMap<u64, Call<'_>> {
                     plan,
                     processed: Vec::new(),
                     is_altered: false,
+                    has_begun: false,
                     end: None,
                     last_word: None,
                 };
@@ -80,11 +83,10 @@ fn calls(events: &[Noted]) -> BTreeMap<u64, Call<'_>> {
                 }
             }
             Event::Does { call, what, .. } => {
-                let alters = |manner: &&Manner| manner.alters_success() && manner.name() == what;
-                if let Some(call) = calls.get_mut(call)
-                    && Manner::ALL.iter().any(|manner| alters(&manner))
-                {
-                    call.is_altered = true;
+                let manner = Manner::ALL.iter().find(|manner| manner.name() == what);
+                if let (Some(call), Some(manner)) = (calls.get_mut(call), manner) {
+                    call.is_altered |= manner.alters_success();
+                    call.has_begun |= *manner == Manner::WindowIgnored;
                 }
             }
             Event::End { call, outcome } => {
@@ -135,7 +137,8 @@ fn of_call(call: &Call<'_>) -> Option<String> {
 
 /// An unavailable service is a reason to try again, so something must say why that was not done.
 fn unexplained(call: &Call<'_>, message: &str) -> Option<String> {
-    let is_told = call.plan.order.code == Code::Unavailable as u32
+    let is_told = call.has_begun
+        || call.plan.order.code == Code::Unavailable as u32
         || message.contains("replica") // none could be reached
         || call.last_word.is_some_and(|record| record.get("reason").is_some());
     (!is_told).then(|| format!("it failed, and nothing says why it was not retried: {message}"))

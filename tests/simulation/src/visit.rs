@@ -201,6 +201,9 @@ async fn over_http2(socket: Socket, asks: Vec<Ask>, trace: &Trace) {
     futures_util::future::join_all(all).await;
 }
 
+/// The most parts of a response that a slow client reads.
+const MOST_SLOW_PARTS: u32 = 30;
+
 /// Reads a response. Returns whether the client goes on.
 async fn finish(
     ask: &Ask,
@@ -221,6 +224,7 @@ async fn finish(
         end: End::Whole,
     };
     let mut body = response.into_body();
+    let mut parts = 0;
     while let Some(frame) = body.frame().await {
         match frame {
             Ok(frame) => got.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
@@ -229,7 +233,9 @@ async fn finish(
                 break;
             }
         }
-        if ask.leaves_after.is_some_and(|after| got.bytes > after) {
+        parts += 1;
+        let has_enough = ask.leaves_after.is_some_and(|after| got.bytes > after);
+        if has_enough || (parts > MOST_SLOW_PARTS && !ask.reads_for.is_zero()) {
             got.end = End::Left;
             break;
         }
