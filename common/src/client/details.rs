@@ -1,19 +1,29 @@
-//! The details of a gRPC status: `grpc-status-details-bin`, in base64.
+//! The details of a gRPC status, `grpc-status-details-bin` in base64, and its `grpc-message`.
 //!
 //! tonic panics on details that are no base64, in the task that reads the status
-//! (`Status::from_header_map`). So what a replica sends is checked before tonic reads it. Other
-//! implementations of gRPC read such a status as one without details.
+//! (`Status::from_header_map`), and puts `UNKNOWN` in place of a status whose message is no UTF-8. So what
+//! a replica sends is checked before tonic reads it. Other implementations of gRPC read such a status
+//! without its details or message.
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap};
 
-/// Removes the details of a status that tonic can't decode.
+/// Removes the details and the message of a status that tonic can't decode.
 pub(super) fn remove_invalid(status: &mut HeaderMap) {
     if status.len() < 2 {
         return; // a code alone, as after most calls
+    }
+    if let Some(message) = status.get(Status::GRPC_MESSAGE) {
+        // Alone with a code that stays, if the message can be decoded.
+        let internal = (Status::GRPC_STATUS, HeaderValue::from_static("13"));
+        let message = (Status::GRPC_MESSAGE, message.clone());
+        let read = Status::from_header_map(&HeaderMap::from_iter([internal, message]));
+        if read.is_none_or(|read| read.code() != Code::Internal) {
+            status.remove(Status::GRPC_MESSAGE);
+        }
     }
     let Some(details) = status.get(Status::GRPC_STATUS_DETAILS) else {
         return;
@@ -45,9 +55,19 @@ where
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
+
+    #[test]
+    fn a_message_that_is_no_utf_8_is_none_and_leaves_the_code() {
+        for (sent, read) in [("%FF%FE", ""), ("%E2%82%AC", "€"), ("plain", "plain")] {
+            let message = HeaderValue::from_static(sent);
+            let mut status = status(&[]);
+            status.insert(Status::GRPC_MESSAGE, message);
+            remove_invalid(&mut status);
+            let status = Status::from_header_map(&status).unwrap();
+            assert_eq!((status.code(), status.message()), (Code::Internal, read));
+        }
+    }
 
     fn status(details: &[&'static [u8]]) -> HeaderMap {
         let mut status = HeaderMap::new();

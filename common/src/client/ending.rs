@@ -28,6 +28,8 @@ pub(in crate::client) enum Ending {
     Http(StatusCode),
     /// With a content type that is not gRPC's.
     NotGrpc,
+    /// With messages that are compressed in a way for which this side did not ask.
+    UnknownEncoding,
     /// Without any status.
     NoStatus,
     /// In the middle of a message.
@@ -143,6 +145,9 @@ impl Ending {
         match self {
             Self::Http(status) => format!("the response is HTTP's {status}, and not gRPC"),
             Self::NotGrpc => "the content type of the response is not gRPC's".to_owned(),
+            Self::UnknownEncoding => {
+                "the response is compressed in a way that was not asked for".to_owned()
+            }
             Self::NoStatus => "the response ended without a status".to_owned(),
             Self::CutShort => "the response ended in the middle of a message".to_owned(),
             Self::NoMessage => "the response has no message".to_owned(),
@@ -180,6 +185,7 @@ impl Ending {
                 (Internal, Doubt, Elsewhere)
             }
             Self::CutShort
+            | Self::UnknownEncoding
             | Self::NoMessage
             | Self::InvalidFlag
             | Self::ResetAfterHead(Reason::CANCEL)

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server};
-use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tokio::{
     io::duplex,
     task::JoinSet,
@@ -61,6 +61,8 @@ pub(super) struct Parts {
     pub(super) status: Option<Code>,
     /// The details of the status.
     pub(super) details: Option<&'static str>,
+    /// The compression of messages.
+    pub(super) encoding: Option<&'static str>,
     pub(super) reset: Option<Reason>,
 }
 
@@ -72,6 +74,7 @@ impl Parts {
         data: MESSAGE,
         status: Some(Code::Ok),
         details: None,
+        encoding: None,
         reset: None,
     };
 }
@@ -201,7 +204,10 @@ fn respond(stream: &mut server::SendResponse<Bytes>) {
 
 /// Sends the parts of a response.
 async fn send(mut stream: server::SendResponse<Bytes>, parts: Parts) {
-    let head = head(parts.http, parts.content_type);
+    let mut head = head(parts.http, parts.content_type);
+    let encoding = parts.encoding.map(HeaderValue::from_static);
+    let encoding = encoding.map(|it| (HeaderName::from_static("grpc-encoding"), it));
+    head.headers_mut().extend(encoding);
     let Ok(mut body) = stream.send_response(head, false) else {
         return; // the client is gone
     };

@@ -28,6 +28,8 @@ pub(crate) use self::recent::Figures;
 
 use self::durations::Series;
 pub use self::own::{Registry, register};
+#[cfg(feature = "server")]
+pub use self::text::text;
 pub(crate) use self::{
     durations::{CLIENT_GONE, Kind, OTHER, count_duration},
     replicas::{CountedReplica, Live, Replica},
@@ -39,7 +41,6 @@ pub(crate) use self::{
     recent::{Recent, RouteSummary, SNAPSHOT_INTERVAL, Side, Snapshot},
     replicas::{ReplicaSummary, View},
     targets::{NameSummary, TargetSummary},
-    text::text,
     usage::{Usage, Used, start as process_start},
 };
 use crate::lock::lock;

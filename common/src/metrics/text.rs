@@ -7,9 +7,16 @@ use super::{own, process::process_registry};
 /// The media type of `OpenMetrics`, which Prometheus prefers.
 const OPEN_METRICS: &str = "application/openmetrics-text";
 
-/// All metrics of the process, and their media type: `OpenMetrics` for a client that accepts it, and
-/// for others the older text format of Prometheus.
-pub(crate) fn text(accept: &str) -> (&'static str, String) {
+/// All metrics of the process, as the operators' port serves them at `/metrics`, and their media type:
+/// `OpenMetrics` for a client that accepts it, and for others the older text format of Prometheus. It is for
+/// a program that has a port of its own for them.
+///
+/// ```
+/// let (media_type, text) = common::metrics::text("application/openmetrics-text");
+/// assert!(media_type.starts_with("application/openmetrics-text"));
+/// assert!(text.ends_with("# EOF\n"));
+/// ```
+pub fn text(accept: &str) -> (&'static str, String) {
     const WRITABLE: &str = "a string takes it";
     let mut text = String::new();
     encode_registry(&mut text, &process_registry()).expect(WRITABLE);

@@ -5,6 +5,7 @@ pub mod checks;
 pub mod clock;
 pub mod edge;
 pub mod fake;
+pub mod metrics;
 pub mod network;
 pub mod random;
 pub mod records;

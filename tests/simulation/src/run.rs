@@ -6,7 +6,7 @@ use tokio::runtime;
 
 use crate::{
     checks::{self, Noted},
-    clock, random,
+    clock, metrics, random,
     records::subscriber,
     schedule::Schedule,
     trace::{Event, Trace},
@@ -48,14 +48,17 @@ pub fn run(seed: u64, left_out: &[usize]) -> Report {
         .start_paused(true)
         .build()
         .expect("it needs no resources");
-    let events = runtime.block_on(async {
+    let (events, text) = runtime.block_on(async {
         let trace = Trace::default();
         let _subscriber = tracing::subscriber::set_default(subscriber(trace.clone()));
         let world = World::start(&schedule, seed, &trace);
         world.run(schedule.faults.clone()).await;
-        trace.events()
+        (trace.events(), common::metrics::text("").1)
     });
-    let violations = checks::violations(&schedule, &events);
+    let mut violations = checks::violations(&schedule, &events);
+    let end = events.last().map_or(Duration::ZERO, |(at, _)| *at);
+    let of_metrics = metrics::violations(&text, &events).into_iter();
+    violations.extend(of_metrics.map(|what| (end, what)));
     let calls = events
         .iter()
         .filter(|(_, event)| matches!(event, Event::Begin(_)));

@@ -250,6 +250,14 @@ impl ReplicaBody {
         }
     }
 
+    /// Ends the response here, as its caller can't read it.
+    pub(in crate::client) fn refuse(mut self, ending: Ending) -> Failure {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.ending = Some(ending);
+        }
+        Failure::of_response(ending)
+    }
+
     /// How the attempt has ended, if all of the response was read.
     pub(in crate::client) fn ending(&self) -> Option<Ending> {
         self.attempt.as_ref()?.ending

@@ -22,7 +22,7 @@ use std::{
     task::{self, Poll},
 };
 
-use http::{HeaderName, HeaderValue, Request, Response, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
 use tokio::{task::JoinSet, time::sleep};
 use tonic::Status;
 use tower::Service;
@@ -35,6 +35,7 @@ pub(in crate::client) use self::{
 use crate::{
     client::{
         Failure, RetryPolicy,
+        ending::Ending,
         latencies::UsualLatency,
         method::CalledMethod,
         pool::{Balance, Measured, Replica, ReplicaBody},
@@ -45,6 +46,10 @@ use crate::{
 
 /// The number of attempts before this one (gRFC A6).
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
+/// How messages are compressed, and which ways the caller accepts.
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Makes each call on a replica, and again where that is safe and may help.
 #[derive(Debug, Clone)]
@@ -139,6 +144,7 @@ impl Shared {
                 Err(failure) => return measured.see(Err(failure)),
             };
             let outcome = self.attempt(&mut call, &replica).await;
+            let outcome = outcome.and_then(|response| readable(response, &call.head.headers));
             let next = ending_to_mend(&outcome).and_then(|ending| {
                 call.tried.push(replica);
                 self.pause_before_next(ending, &outcome, &mut call)
@@ -165,6 +171,30 @@ impl Shared {
             }
         }
         self.balance.pick(&call.tried).await
+    }
+}
+
+/// The response, if its caller can read its messages. tonic refuses others where no replica is judged.
+fn readable(
+    response: Response<Box<ReplicaBody>>,
+    request: &HeaderMap,
+) -> Result<Response<Box<ReplicaBody>>, Failure> {
+    let Some(encoding) = response.headers().get(ENCODING) else {
+        return Ok(response);
+    };
+    if response.headers().contains_key(Status::GRPC_STATUS) {
+        return Ok(response); // it has no messages
+    }
+    let is_accepted = |accepted: &HeaderValue| {
+        let mut accepted = accepted.as_bytes().split(|byte| *byte == b',');
+        accepted.any(|accepted| accepted.trim_ascii() == encoding.as_bytes())
+    };
+    let is_readable =
+        *encoding == "identity" || request.get(ACCEPT_ENCODING).is_some_and(is_accepted);
+    if is_readable {
+        Ok(response)
+    } else {
+        Err(response.into_body().refuse(Ending::UnknownEncoding))
     }
 }
 

@@ -40,6 +40,28 @@ async fn details_that_are_no_base64_are_none() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_compresses_unasked_costs_idempotent_calls_nothing() {
+    let encoded = |encoding| parts(|it| (it.data, it.encoding) = (HEALTHY, Some(encoding)));
+    for encoding in ["br", "none", ""] {
+        let status = unary(ONCE, encoded(encoding)).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal, "{encoding}");
+    }
+    assert!(unary(ONCE, encoded("identity")).await.is_ok());
+    let well = parts(|it| it.data = HEALTHY);
+    let script = |does: Does| move |_| does;
+    let (client, served) = client(vec![script(well), script(encoded("br"))]).await;
+    for _ in 0..50 {
+        let mut client = tonic::client::Grpc::new(client.clone());
+        client.ready().await.unwrap();
+        let path = PathAndQuery::from_static(IDEMPOTENT);
+        let request = tonic::Request::new(HealthCheckRequest::default());
+        let response = client.unary(request, path, Health::default()).await;
+        assert!(response.is_ok());
+    }
+    assert!(served[1].calls() < 10, "{}", served[1].calls());
+}
+
 /// The prefix of a message of 5 MiB.
 const TOO_LONG: &[u8] = &[0, 0, 0x50, 0, 0];
 
