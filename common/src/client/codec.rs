@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use bytes::Buf;
 use prost::Message;
 use tokio::task;
 use tonic::{
@@ -75,6 +76,17 @@ fn take_offered() -> Option<Arc<Refusal>> {
 /// ```ignore
 /// tonic_prost_build::configure().codec_path("common::client::Codec")
 /// ```
+///
+/// A message that can't be decoded is the last of its stream. Who reads on after the error comes to an
+/// end, where the codec of `tonic-prost` may return the error for ever, without a pause:
+///
+/// - A caller gets one more error, and then the end.
+/// - A handler gets nothing of what follows, and the end when its client ends the request. That is so
+///   in the stack of [`server`](crate::server), which keeps tonic from an endless error at the end of
+///   a stream.
+///
+/// Where messages may be compressed, that is not all: tonic decompresses them before the codec sees
+/// them, and what it can't decompress is an error for ever. There, end the loop at the first error.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -102,6 +114,7 @@ where
         Decoder {
             inner: ProstDecoder::default(),
             refusal: take_offered(),
+            has_refused: false,
         }
     }
 }
@@ -112,6 +125,8 @@ pub struct Decoder<U> {
     inner: ProstDecoder<U>,
     /// `None` in a server.
     refusal: Option<Arc<Refusal>>,
+    /// Whether a message was refused. None is decoded after it.
+    has_refused: bool,
 }
 
 impl<U: Message + Default> codec::Decoder for Decoder<U> {
@@ -119,7 +134,14 @@ impl<U: Message + Default> codec::Decoder for Decoder<U> {
     type Error = Status;
 
     fn decode(&mut self, data: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        if self.has_refused {
+            // tonic takes what follows for the rest of the same message. Without progress, the caller
+            // that goes on after the error would get it for ever, and never wait: `Streaming::poll_next`.
+            data.advance(data.remaining());
+            return Ok(None);
+        }
         let mut decoded = self.inner.decode(data);
+        self.has_refused = decoded.is_err();
         match (&mut decoded, &self.refusal) {
             (Ok(_), _) => {}
             (Err(_), Some(refusal)) => {

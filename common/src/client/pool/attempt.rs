@@ -300,6 +300,18 @@ impl ReplicaBody {
         }
     }
 
+    /// Ends the response after a message that the codec has refused. tonic takes the error of a codec
+    /// for no end of the stream, but it does so with a status.
+    fn end_refused(&mut self) -> Result<Frame<Bytes>, Status> {
+        self.attempt = None;
+        self.ahead = Bytes::new();
+        self.end = None;
+        let mut trailers = HeaderMap::new();
+        let failure = Failure::of_response(Ending::Undecodable);
+        failure.into_status().add_header(&mut trailers)?;
+        Ok(Frame::trailers(trailers))
+    }
+
     /// Checks a message before its caller gets it, if a message of the method was refused before and
     /// this replica has failed lately. So another replica may serve the call.
     fn check(&mut self) -> Result<(), Failure> {
@@ -369,6 +381,9 @@ impl Body for ReplicaBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if let Some(attempt) = &mut self.attempt {
+            if attempt.refusal.check().is_some() {
+                return Poll::Ready(Some(self.end_refused()));
+            }
             attempt.is_too_long = false;
         }
         let data = if !self.ahead.is_empty() {

@@ -1,5 +1,7 @@
 //! What a generated client gets of replicas that send what tonic does not expect.
 
+use futures_util::StreamExt;
+
 use super::*;
 
 type Health = crate::client::Codec<HealthCheckRequest, HealthCheckResponse>;
@@ -60,6 +62,60 @@ async fn a_replica_that_compresses_unasked_costs_idempotent_calls_nothing() {
         assert!(response.is_ok());
     }
     assert!(served[1].calls() < 10, "{}", served[1].calls());
+}
+
+/// What a caller gets who reads a stream to its end, and goes on after each error.
+async fn all_of(does: Does) -> Vec<Result<HealthCheckResponse, Code>> {
+    let (client, _) = client(vec![move |_| does]).await;
+    let mut client = tonic::client::Grpc::new(client);
+    client.ready().await.unwrap();
+    let request = tonic::Request::new(HealthCheckRequest::default());
+    let path = PathAndQuery::from_static(LIST);
+    let response = client.server_streaming(request, path, Health::default());
+    let stream = response.await.unwrap().into_inner();
+    let items = stream.map(|item| item.map_err(|status| status.code()));
+    items.take(100).collect().await
+}
+
+/// A message whose first varint is longer than any, with its prefix. prost fails before it takes
+/// anything of it.
+const UNDECODABLE: &[u8] = &[
+    0, 0, 0, 0, 11, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_after_a_message_that_can_not_be_decoded() {
+    let again = [HEALTHY, UNDECODABLE, HEALTHY, MESSAGE, HEALTHY].concat();
+    for data in [UNDECODABLE, MESSAGE, again.leak()] {
+        let before = usize::from(data.starts_with(HEALTHY));
+        for does in [
+            parts(|it| it.data = data),
+            parts(|it| (it.data, it.status) = (data, None)),
+            parts(|it| (it.data, it.reset) = (data, Some(Reason::CANCEL))),
+            Does::Hold(data),
+        ] {
+            let items = tokio::time::timeout(SECOND, all_of(does)).await;
+            let items = items.expect("it ends");
+            let errors = &items[before..];
+            assert!((1..=2).contains(&errors.len()), "{does:?}: {items:?}");
+            let is_internal = |item: &Result<_, _>| *item == Err(Code::Internal);
+            assert!(errors.iter().all(is_internal), "{does:?}: {items:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_cut_in_a_message_ends_with_an_error() {
+    for cut in [1, 4, 5, 6] {
+        for status in [None, Some(Code::Ok)] {
+            let items = all_of(parts(|it| {
+                (it.data, it.status) = (&HEALTHY[..cut], status);
+            }));
+            let items = items.await;
+            assert!((1..=2).contains(&items.len()), "{items:?}");
+            assert_eq!(items[0], Err(Code::Internal));
+        }
+    }
 }
 
 /// The prefix of a message of 5 MiB.
