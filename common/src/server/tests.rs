@@ -1,5 +1,8 @@
 //! What a client gets, and what the access line says of it, over whole connections.
 
+#[cfg(feature = "client")]
+mod messages;
+
 use std::{
     convert::Infallible,
     fmt, io,

@@ -3,7 +3,8 @@
 //! tonic reserves memory for a message as soon as its length is known, and accepts several messages
 //! for a method that takes one. A message that is missing, half or without a valid flag is `INTERNAL` to
 //! tonic, as if the service had failed. [`Messages`] reads the prefix of each message, and refuses all
-//! these.
+//! these. It also ends each request stream so that a handler that reads on after an error comes to an
+//! end.
 
 use std::{
     pin::Pin,
@@ -12,6 +13,7 @@ use std::{
 
 use axum::BoxError;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
@@ -135,9 +137,13 @@ where
         let frame = ready!(this.body.poll_frame(cx)).transpose();
         let frame = frame.map_err(Into::into)?;
         if let Some(checks) = this.checks {
-            match frame.as_ref().and_then(Frame::data_ref) {
-                Some(data) => checks.check(data)?,
-                None => checks.check_end()?, // trailers, or nothing more
+            if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+                checks.check(data)?;
+            } else {
+                checks.check_end()?;
+                if !checks.has_one {
+                    return Poll::Ready(Some(Ok(frame.unwrap_or_else(end_of_stream))));
+                }
             }
         }
         Poll::Ready(frame.map(Ok))
@@ -152,6 +158,13 @@ where
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// The end of a request stream that has no trailers. A handler may read on after an error of tonic,
+/// which is then in the middle of a message. Without trailers, the end is one more error there, at
+/// each poll and for ever: decode.rs, `poll_frame`. With trailers, it is the end.
+fn end_of_stream() -> Frame<Bytes> {
+    Frame::trailers(HeaderMap::new())
 }
 
 #[cfg(test)]
