@@ -36,7 +36,7 @@ pub(in crate::client) enum Ending {
     CutShort,
     /// With OK, but without the only message of the response.
     NoMessage,
-    /// With a compression flag that is neither 0 nor 1.
+    /// With a compression flag that is neither 0 nor 1, or with 1 and no encoding in the head.
     InvalidFlag,
     /// With a second message where the response has one.
     SecondMessage,

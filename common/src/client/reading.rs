@@ -1,10 +1,13 @@
 //! [`Reading`]: follows a response from its head to its end, and says how it ended.
 
-use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, Response, StatusCode, header::CONTENT_TYPE};
 use tonic::{Code, Status};
 
 use super::{ending::Ending, pushback::Pushback};
 use crate::problem::NOT_PROCESSED;
+
+/// How messages may be compressed.
+pub(in crate::client) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// The bytes before each message: a compression flag and the length.
 const PREFIX: usize = 5;
@@ -18,6 +21,8 @@ pub(in crate::client) struct Reading {
     http: StatusCode,
     /// Whether the response has one message.
     is_unary: bool,
+    /// Whether messages may be compressed.
+    is_encoded: bool,
     messages: u64,
     /// The part of a prefix that was read.
     prefix: [u8; PREFIX],
@@ -51,6 +56,7 @@ impl Reading {
             _ if is_grpc => Ok(Self {
                 http: response.status(),
                 is_unary,
+                is_encoded: headers.get(ENCODING).is_some_and(|it| it != "identity"),
                 messages: 0,
                 prefix: [0; PREFIX],
                 prefix_len: 0,
@@ -89,7 +95,7 @@ impl Reading {
 
     fn begin_message(&mut self) -> Result<(), Ending> {
         let [flag, length @ ..] = self.prefix;
-        if flag > 1 {
+        if flag > u8::from(self.is_encoded) {
             return Err(Ending::InvalidFlag);
         }
         if self.is_unary && self.messages > 0 {
@@ -99,6 +105,11 @@ impl Reading {
         self.left = u32::from_be_bytes(length) as usize;
         self.length = self.left;
         Ok(())
+    }
+
+    /// Whether messages may be compressed.
+    pub(in crate::client) fn is_encoded(&self) -> bool {
+        self.is_encoded
     }
 
     /// Whether data is for the caller.
@@ -248,6 +259,11 @@ mod tests {
                 assert_eq!(end(200, is_unary, part, Some("13")), ok(Code::Internal));
             }
             assert_eq!(end(200, is_unary, &flag, Some("0")), Ending::InvalidFlag);
+            let compressed = [1, 0, 0, 0, 0]; // and the head has no encoding
+            assert_eq!(
+                end(200, is_unary, &compressed, Some("0")),
+                Ending::InvalidFlag
+            );
             let http = Ending::Http(StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(end(503, is_unary, b"no backend", None), http);
             assert_eq!(

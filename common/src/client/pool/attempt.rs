@@ -250,6 +250,11 @@ impl ReplicaBody {
         }
     }
 
+    /// Whether messages may be compressed.
+    pub(in crate::client) fn is_encoded(&self) -> bool {
+        self.reading.as_ref().is_some_and(Reading::is_encoded)
+    }
+
     /// Ends the response here, as its caller can't read it.
     pub(in crate::client) fn refuse(mut self, ending: Ending) -> Failure {
         if let Some(attempt) = &mut self.attempt {

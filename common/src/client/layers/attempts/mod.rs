@@ -39,6 +39,7 @@ use crate::{
         latencies::UsualLatency,
         method::CalledMethod,
         pool::{Balance, Measured, Replica, ReplicaBody},
+        reading::ENCODING,
         request_body::{Replay, RequestBody},
     },
     methods::Method,
@@ -47,8 +48,7 @@ use crate::{
 /// The number of attempts before this one (gRFC A6).
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// How messages are compressed, and which ways the caller accepts.
-const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+/// The compressions that the caller accepts.
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Makes each call on a replica, and again where that is safe and may help.
@@ -179,19 +179,15 @@ fn readable(
     response: Response<Box<ReplicaBody>>,
     request: &HeaderMap,
 ) -> Result<Response<Box<ReplicaBody>>, Failure> {
-    let Some(encoding) = response.headers().get(ENCODING) else {
+    if !response.body().is_encoded() {
         return Ok(response);
-    };
-    if response.headers().contains_key(Status::GRPC_STATUS) {
-        return Ok(response); // it has no messages
     }
+    let encoding = response.headers().get(ENCODING);
     let is_accepted = |accepted: &HeaderValue| {
         let mut accepted = accepted.as_bytes().split(|byte| *byte == b',');
-        accepted.any(|accepted| accepted.trim_ascii() == encoding.as_bytes())
+        accepted.any(|accepted| encoding.is_some_and(|it| *it == *accepted.trim_ascii()))
     };
-    let is_readable =
-        *encoding == "identity" || request.get(ACCEPT_ENCODING).is_some_and(is_accepted);
-    if is_readable {
+    if request.get(ACCEPT_ENCODING).is_some_and(is_accepted) {
         Ok(response)
     } else {
         Err(response.into_body().refuse(Ending::UnknownEncoding))
