@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run certs new-service template test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz interop others breaks instructions bench
+.PHONY: help run certs new-service template test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz simulate interop others breaks instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -102,6 +102,11 @@ faults-wire: ## Run the rows about drains, GOAWAY, readers and deadlines with a 
 SECONDS := 60
 fuzz: ## Fuzz the input of clients, each target for a minute or for SECONDS=…
 	scripts/fuzz $(SECONDS)
+
+# The only seed to run, if it is set.
+SEED :=
+simulate: ## Run both stacks against generated faults in simulated time, for a minute or for SECONDS=…; SEED=… for one seed
+	@SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) cargo test --quiet --profile harness --package simulation --test seeds
 
 interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest, openssl, testssl; drains: root, iptables)
 	tests/interop/run

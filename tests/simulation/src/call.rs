@@ -159,7 +159,7 @@ impl Plan {
             Some(time) => timeout(time, making).await.unwrap_or(Outcome::GivenUp),
             None => making.await,
         };
-        let took = trace.now() - begin;
+        let took = trace.since(begin);
         trace.note(Event::End {
             call,
             outcome: outcome.clone(),

@@ -68,13 +68,13 @@ fn seen(events: &[Noted]) -> Counts {
                 methods.insert(plan.order.call, plan.method);
                 continue;
             }
-            Event::Record(record) if record.is_access_line() => match record.get("grpc_code") {
-                Some(code) => ("gRPC".to_owned(), name(code_of(code))),
-                None => {
-                    let status = record.get("response_status").unwrap_or_default();
-                    ("HTTP".to_owned(), status.to_owned())
-                }
-            },
+            Event::Record(record) if record.is_access_line() => {
+                let status = record.get("response_status").unwrap_or_default();
+                record.get("grpc_code").map_or_else(
+                    || ("HTTP".to_owned(), status.to_owned()),
+                    |code| ("gRPC".to_owned(), name(code_of(code))),
+                )
+            }
             Event::End { call, outcome } => {
                 let method = format!("{:?}", methods[call]);
                 if !is_of_plans(&method) {

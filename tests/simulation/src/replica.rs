@@ -188,6 +188,7 @@ impl Replica {
     }
 
     /// The process that runs now, apart from what the replica becomes.
+    #[must_use]
     pub fn clone_of_process(&self) -> Self {
         let mut state = lock(&self.state);
         let old = State {

@@ -7,7 +7,7 @@ use tonic::Code;
 use crate::{fake::Character, network::Conditions, replica::Kind, service::Health};
 
 /// The time in which faults begin.
-pub const FAULTY: Duration = Duration::from_secs(60);
+pub const FAULTY: Duration = Duration::from_mins(1);
 
 /// What happens in a run.
 #[derive(Debug, Clone)]
@@ -212,10 +212,8 @@ impl Fault {
             12 => What::NameFails,
             13 => What::NameHangs,
             14 => What::NameEmpty,
-            15 => match random.bool() {
-                true => What::NameFlaps(replica),
-                false => What::NameHasStranger,
-            },
+            15 if random.bool() => What::NameFlaps(replica),
+            15 => What::NameHasStranger,
             16 => What::Burst(random.usize(..clients), random.u32(50..500)),
             18 => What::EdgeConditions(conditions(random)),
             19 => What::EdgeReset,

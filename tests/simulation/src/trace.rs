@@ -125,6 +125,11 @@ impl Trace {
         self.begin.elapsed()
     }
 
+    /// The time since another one of the run.
+    pub fn since(&self, before: Duration) -> Duration {
+        self.now().saturating_sub(before)
+    }
+
     /// What has happened, each with the time since the begin of the run.
     pub fn events(&self) -> Vec<(Duration, Event)> {
         lock(&self.events).clone()

@@ -226,13 +226,11 @@ async fn finish(
     let mut body = response.into_body();
     let mut parts = 0;
     while let Some(frame) = body.frame().await {
-        match frame {
-            Ok(frame) => got.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
-            Err(_) => {
-                got.end = End::Broken;
-                break;
-            }
-        }
+        let Ok(frame) = frame else {
+            got.end = End::Broken;
+            break;
+        };
+        got.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
         parts += 1;
         let has_enough = ask.leaves_after.is_some_and(|after| got.bytes > after);
         if has_enough || (parts > MOST_SLOW_PARTS && !ask.reads_for.is_zero()) {
@@ -245,7 +243,7 @@ async fn finish(
     }
     trace.note(Event::Got {
         call: ask.call,
-        took: trace.now() - begin,
+        took: trace.since(begin),
         got,
     });
     got.end == End::Whole

@@ -198,7 +198,7 @@ impl World {
         let mut random = self.random.fork();
         let begin = self.trace.now();
         loop {
-            let is_faulty = self.trace.now() - begin < FAULTY;
+            let is_faulty = self.trace.since(begin) < FAULTY;
             let rate = if is_faulty {
                 self.clients[client].rate
             } else {

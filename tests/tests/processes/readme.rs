@@ -19,7 +19,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PROGRAMS: [&str; 4] = ["curl", "docker", "make", "cargo"];
 
 /// Commands that other tests run: the command, the file that runs it, and the text that does.
-const RUN_ELSEWHERE: [(&str, &str, &str); 14] = [
+const RUN_ELSEWHERE: [(&str, &str, &str); 15] = [
     ("docker compose up", CONTAINERS, r#"compose(&["up", "#),
     ("docker compose logs", CONTAINERS, r#"compose(&["logs", "#),
     ("make scale N=3", CONTAINERS, "scale(3);"),
@@ -44,6 +44,7 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 14] = [
     ),
     ("make faults", CI, "\nstep make faults\n"),
     ("make faults-wire", CI, "\nstep make faults-wire\n"),
+    ("make simulate", CI, "\nstep make simulate "),
     ("make manifests", CI, "\nstep make manifests\n"),
     ("make e2e", CI, "\nstep make e2e\n"),
 ];

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    future::Future,
     io,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -46,10 +47,16 @@ struct State {
     writer: Option<Waker>,
 }
 
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
 impl State {
     fn wake(&mut self) {
-        self.reader.take().map(Waker::wake);
-        self.writer.take().map(Waker::wake);
+        wake(&mut self.reader);
+        wake(&mut self.writer);
     }
 }
 
@@ -70,7 +77,7 @@ impl Pipe {
         state.last_arrival = Some(arrival);
         state.bytes += bytes.len();
         state.segments.push_back((arrival, bytes));
-        state.reader.take().map(Waker::wake);
+        wake(&mut state.reader);
     }
 
     pub(super) fn poll_write(&self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -124,7 +131,7 @@ impl Pipe {
         state.is_deaf = true;
         state.segments.clear();
         state.bytes = 0;
-        state.writer.take().map(Waker::wake);
+        wake(&mut state.writer);
     }
 
     /// Whether something is on its way or unread.
@@ -183,9 +190,7 @@ impl Pipe {
                 break;
             }
         }
-        state.writer.take().map(Waker::wake);
+        wake(&mut state.writer);
         Poll::Ready(Ok(()))
     }
 }
-
-use std::future::Future as _;
