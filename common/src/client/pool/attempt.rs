@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use tokio::time::Instant;
@@ -272,17 +272,25 @@ impl ReplicaBody {
     /// followed by another. The caller needs the end as well. A message that is longer than `most` is
     /// not waited for: its prefix may be all that the caller needs, to refuse it.
     async fn read_ahead(&mut self, most: usize) -> Result<(), Failure> {
-        while self.end.is_none()
-            && self.ahead.len() < most
-            && self.left() <= most - self.ahead.len()
-        {
-            if let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
-                self.ahead = if self.ahead.is_empty() {
-                    data
-                } else {
-                    [&self.ahead[..], &data].concat().into()
-                };
+        // In one piece, as soon as there are two.
+        let mut joined = BytesMut::new();
+        while self.end.is_none() {
+            let read = self.ahead.len() + joined.len();
+            if read >= most || self.left() > most - read {
+                break;
             }
+            let Some(data) = poll_fn(|cx| self.poll_data(cx)).await else {
+                break;
+            };
+            if read == 0 {
+                self.ahead = data;
+            } else {
+                joined.extend_from_slice(&mem::take(&mut self.ahead));
+                joined.extend_from_slice(&data);
+            }
+        }
+        if !joined.is_empty() {
+            self.ahead = joined.freeze();
         }
         match self.end.take() {
             Some(End::Failed(failure)) => Err(failure),
