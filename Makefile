@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help run certs new-service template test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz simulate interop others breaks instructions bench
+.PHONY: help run certs new-service template test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz simulate interop others breaks simulate-faults instructions bench
 
 help: ## List the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
 
 # off, or on: mutual TLS between the services, with certificates of `certs`.
 TLS := off
@@ -121,6 +121,9 @@ template: ## Check that `make new-service` writes a service whose tests pass
 
 breaks: ## Break behaviours of common one at a time, and name the tests that notice
 	tests/breaks/run
+
+simulate-faults: ## Put faults that common had once back one at a time, and let the simulation find them
+	tests/simulation/faults/run
 
 bench: ## Compare the pair with its peers and write bench/results (needs wrk and Python 3)
 	cargo run --release --package bench

@@ -6,9 +6,11 @@ use tonic::Code;
 
 use crate::{
     call::{Method, Outcome, Plan},
+    calm,
     fake::Manner,
     records::Record,
     schedule::Schedule,
+    served,
     service::id_of,
     trace::Event,
     visit::{End, Got},
@@ -54,6 +56,8 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
     let settled = time_of(|event| matches!(event, Event::Settled));
     let even = time_of(|event| matches!(event, Event::Even));
     violations.extend(of_requests(events));
+    violations.extend(calm::violations(schedule, events));
+    violations.extend(served::violations(schedule, events));
     violations.extend(after_recovery(schedule, &calls, settled, even));
     violations.sort();
     violations

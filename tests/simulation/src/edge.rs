@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -20,7 +21,7 @@ use common::{
     server::{InMemory, Listener},
 };
 use futures_util::{StreamExt, stream};
-use http::StatusCode;
+use http::{HeaderName, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
 use tokio::{task::AbortHandle, time::sleep};
 
@@ -38,6 +39,7 @@ pub struct Edge {
     /// Where it listens.
     pub address: SocketAddr,
     channel: Channel,
+    max_connections: Option<NonZeroUsize>,
     state: Arc<Mutex<State>>,
 }
 
@@ -49,11 +51,17 @@ struct State {
 
 impl Edge {
     /// An edge that does not serve yet, and calls over this channel.
-    pub fn new(network: &Network, address: SocketAddr, channel: Channel) -> Self {
+    pub fn new(
+        network: &Network,
+        address: SocketAddr,
+        channel: Channel,
+        max_connections: Option<NonZeroUsize>,
+    ) -> Self {
         Self {
             network: network.clone(),
             address,
             channel,
+            max_connections,
             state: Arc::default(),
         }
     }
@@ -62,7 +70,15 @@ impl Edge {
     pub fn start(&self) {
         let mut state = lock(&self.state);
         let client = self.channel.connect();
-        let process = InMemory::new(&Config::default(), |_| [Listener::http(0, router(client))]);
+        let mut config = Config::default();
+        if let Some(most) = self.max_connections {
+            config.max_connections = most;
+        }
+        let process = InMemory::new(&config, |_| {
+            let listener = Listener::http(0, router(client));
+            let listener = listener.deadline("/jobs/{millis}", Some(JOB_DEADLINE));
+            [listener.deadline("/endless/{chunks}/{bytes}", None)]
+        });
         let process = process.expect("its face is valid");
         state.process = Some(process.clone());
         let tasks = state.tasks.clone();
@@ -101,13 +117,23 @@ impl Edge {
     }
 }
 
+/// The deadline of a job. The list of all jobs has that of the process.
+const JOB_DEADLINE: Duration = Duration::from_millis(100);
+
+/// The time that the list of all jobs takes.
+const ALL_JOBS: Duration = Duration::from_millis(300);
+
 /// The routes of the service.
 fn router(client: Client) -> Router {
     Router::new()
         .route("/get/{call}/{delay_ms}/{bytes}", get(relay))
         .route("/list/{call}/{pause_ms}/{bytes}", get(list))
         .route("/stream/{chunks}/{bytes}/{pause_ms}", get(stream))
+        .route("/endless/{chunks}/{bytes}", get(endless))
+        .route("/sized/{chunks}/{bytes}/{pause_ms}", get(sized))
         .route("/fixed/{bytes}", get(fixed))
+        .route("/jobs/{millis}", get(job))
+        .route("/jobs/all", get(all_jobs))
         .route("/count", post(count))
         .with_state(SimulatedClient::new(client))
 }
@@ -152,6 +178,26 @@ async fn stream(Path((chunks, bytes, pause_ms)): Path<(u32, usize, u64)>) -> Bod
         Ok::<_, Infallible>(Bytes::from(vec![b'x'; bytes]))
     });
     Body::from_stream(data)
+}
+
+/// A stream without a deadline.
+async fn endless(Path((chunks, bytes)): Path<(u32, usize)>) -> Body {
+    stream(Path((chunks, bytes, 0))).await
+}
+
+/// A stream whose length is known.
+async fn sized(path: Path<(u32, usize, u64)>) -> ([(HeaderName, String); 1], Body) {
+    let Path((chunks, bytes, _)) = path;
+    let length = chunks as usize * bytes;
+    ([(CONTENT_LENGTH, length.to_string())], stream(path).await)
+}
+
+async fn job(Path(millis): Path<u64>) {
+    sleep(Duration::from_millis(millis)).await;
+}
+
+async fn all_jobs() {
+    sleep(ALL_JOBS).await;
 }
 
 async fn fixed(Path(bytes): Path<usize>) -> Vec<u8> {

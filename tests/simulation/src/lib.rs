@@ -41,6 +41,7 @@
 //! its peer has acknowledged. Where a process computes for long, no time passes.
 
 pub mod call;
+pub mod calm;
 pub mod checks;
 pub mod clock;
 pub mod edge;
@@ -52,6 +53,7 @@ pub mod records;
 pub mod replica;
 pub mod run;
 pub mod schedule;
+pub mod served;
 pub mod service;
 pub mod suite;
 pub mod trace;

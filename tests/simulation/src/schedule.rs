@@ -1,6 +1,6 @@
 //! [`Schedule`]: what a seed makes of a run: the replicas, the clients, and the faults with their times.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, num::NonZeroUsize, time::Duration};
 
 use tonic::Code;
 
@@ -22,6 +22,10 @@ pub struct Schedule {
     pub visits: f64,
     /// Whether nothing happens but that some replicas are bad from begin to end: at most half of them.
     pub is_steady: bool,
+    /// The most connections of the edge, where that is a number that a run can reach.
+    pub edge_connections: Option<NonZeroUsize>,
+    /// Whether the replicas have IPv6 addresses, and their name also IPv4 ones at which nobody listens.
+    pub has_dead_family: bool,
 }
 
 /// A fault, or what an operator does.
@@ -69,6 +73,8 @@ pub enum What {
     NameFlaps(usize),
     /// The name has an address at which nobody listens.
     NameHasStranger,
+    /// The name has moved to addresses at which nobody listens yet.
+    NameMoves,
     /// A client makes many calls at once.
     Burst(usize, u32),
     /// The ways to the edge get slower, narrower or cut packets.
@@ -83,6 +89,8 @@ pub enum What {
     ClockSteps(i64),
     /// A stranger fills the places of a replica.
     Hog(usize, u32),
+    /// A client makes so many calls to slow handlers within a second, and gives each up soon.
+    Impatience(usize, u32),
 }
 
 impl What {
@@ -105,6 +113,7 @@ impl What {
             Self::NameEmpty => "name empty",
             Self::NameFlaps(_) => "name flaps",
             Self::NameHasStranger => "name has a stranger",
+            Self::NameMoves => "name moves",
             Self::Burst(..) => "burst",
             Self::EdgeConditions(_) => "edge conditions",
             Self::EdgeReset => "edge reset",
@@ -112,6 +121,7 @@ impl What {
             Self::EdgeRoll => "edge roll",
             Self::ClockSteps(_) => "clock steps",
             Self::Hog(..) => "hog",
+            Self::Impatience(..) => "impatience",
         }
     }
 }
@@ -166,7 +176,14 @@ impl Schedule {
             .map(|_| Fault::draw(&mut random, count, clients.len()))
             .collect();
         faults.sort_by_key(|fault| fault.at);
+        let edge_connections = if random.u8(..4) == 0 {
+            NonZeroUsize::new(random.usize(4..=16))
+        } else {
+            None
+        };
         Self {
+            edge_connections,
+            has_dead_family: random.u8(..5) == 0,
             replicas,
             clients,
             faults,
@@ -179,7 +196,7 @@ impl Schedule {
 impl Fault {
     fn draw(random: &mut fastrand::Rng, replicas: usize, clients: usize) -> Self {
         let replica = random.usize(..replicas);
-        let what = match random.u8(..23) {
+        let what = match random.u8(..26) {
             0 | 1 => What::Conditions(replica, conditions(random)),
             2 => What::Block(replica, true, true),
             3 => {
@@ -214,6 +231,9 @@ impl Fault {
             14 => What::NameEmpty,
             15 if random.bool() => What::NameFlaps(replica),
             15 => What::NameHasStranger,
+            22 => What::NameMoves,
+            23 => What::Impatience(random.usize(..clients), random.u32(500..4_000)),
+            24 => What::EdgeRoll,
             16 => What::Burst(random.usize(..clients), random.u32(50..500)),
             18 => What::EdgeConditions(conditions(random)),
             19 => What::EdgeReset,

@@ -6,6 +6,8 @@
 //! | `LEFT_OUT` | the numbers of the faults that `SEED` runs without, separated by commas |
 //! | `TRACE` | with `SEED`: prints all events |
 //! | `SECONDS` | for how long fresh seeds run, after those of the corpus |
+//! | `FROM` | the first fresh seed, in place of one by the clock |
+//! | `UNTIL_FAILURE` | stops at the first failure, and shrinks nothing |
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +17,7 @@ use std::{
     process::{Child, Command, ExitCode, Stdio},
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -270,6 +272,15 @@ struct Sum {
     failed: Vec<(u64, String)>,
 }
 
+/// The first fresh seed.
+fn first_fresh() -> u64 {
+    if let Ok(from) = env::var("FROM") {
+        return from.parse().expect("FROM is a number");
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |it| it.as_secs()) * 1_000_000
+}
+
 /// Runs the corpus, and fresh seeds for a while.
 fn many() -> ExitCode {
     let seconds = env::var("SECONDS").ok().and_then(|it| it.parse().ok());
@@ -278,8 +289,9 @@ fn many() -> ExitCode {
         seed.parse::<u64>().ok()
     });
     let corpus: Vec<_> = corpus.collect();
-    let fresh = SystemTime::now().duration_since(UNIX_EPOCH);
-    let fresh = fresh.map_or(0, |it| it.as_secs()) * 1_000_000;
+    let fresh = first_fresh();
+    let until_failure = env::var_os("UNTIL_FAILURE").is_some();
+    let has_failed = AtomicBool::new(false);
     println!("{} seeds of the corpus, then from {fresh}", corpus.len());
     let (next, sum, begin) = (
         AtomicU64::new(0),
@@ -291,12 +303,12 @@ fn many() -> ExitCode {
     thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
-                loop {
+                while !(until_failure && has_failed.load(Relaxed)) {
                     let number = next.fetch_add(1, Relaxed);
                     let index = usize::try_from(number).expect("few");
                     let seed = match corpus.get(index) {
                         Some(seed) => *seed,
-                        None if begin.elapsed() < end => fresh + number,
+                        None if begin.elapsed() < end => fresh + number - corpus.len() as u64,
                         None => return,
                     };
                     let (result, _) = run_child(seed, &[], false);
@@ -318,6 +330,7 @@ fn many() -> ExitCode {
                         println!("seed {seed}: {what}");
                         sum.failed.push((seed, what));
                     }
+                    has_failed.store(!sum.failed.is_empty(), Relaxed);
                 }
             });
         }
@@ -329,7 +342,7 @@ fn many() -> ExitCode {
     }
     let mut shown = Vec::new();
     for (seed, violation) in &sum.failed {
-        if shown.len() < 5 && !shown.contains(&kind(violation)) {
+        if !until_failure && shown.len() < 5 && !shown.contains(&kind(violation)) {
             shown.push(kind(violation));
             shrink_and_print(*seed, violation);
         }

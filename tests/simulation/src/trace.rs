@@ -54,6 +54,29 @@ pub enum Event {
         /// What it got.
         got: Got,
     },
+    /// The connection of an HTTP client ended before the response to a request.
+    Unanswered {
+        /// The number of the request.
+        call: u64,
+        /// The time since it was sent.
+        took: Duration,
+        /// What the client says of it.
+        error: String,
+    },
+    /// The kernel of the edge has taken so many bytes for these requests, and takes no more.
+    Taken {
+        /// The numbers of the requests.
+        calls: Vec<u64>,
+        /// The bytes.
+        bytes: u64,
+    },
+    /// The edge has closed a connection with half a head.
+    Hurried {
+        /// The time since the half head was sent.
+        took: Duration,
+    },
+    /// The edge begins to drain.
+    Drains,
     /// A fault begins or ends, or an operator does something.
     Fault(String),
     /// The faults are over.
@@ -81,6 +104,12 @@ impl fmt::Display for Event {
             Self::End { call, outcome } => write!(f, "call {call} ends: {outcome:?}"),
             Self::Asks(ask) => write!(f, "request {}: {ask:?}", ask.call),
             Self::Got { call, took, got } => write!(f, "request {call} got {got:?} in {took:?}"),
+            Self::Unanswered { call, took, error } => {
+                write!(f, "request {call} got no response in {took:?}: {error}")
+            }
+            Self::Taken { calls, bytes } => write!(f, "requests {calls:?} took {bytes} bytes"),
+            Self::Hurried { took } => write!(f, "half a head was closed after {took:?}"),
+            Self::Drains => write!(f, "the edge drains"),
             Self::Fault(what) => write!(f, "fault: {what}"),
             Self::Healed => write!(f, "the faults are over"),
             Self::Even => write!(f, "equal calls begin"),

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    network::{Host, Socket},
+    network::{Host, Socket, Written},
     service::id_of,
     trace::{Event, Trace},
 };
@@ -52,6 +52,12 @@ pub struct Ask {
     /// Its number, which makes its id.
     pub call: u64,
     path: String,
+    /// Whether only the head of the response is asked for.
+    is_head: bool,
+    /// Whether the head of the request is longer than the edge accepts.
+    is_too_long: bool,
+    /// The time on an idle connection before it is sent.
+    waits: Duration,
     /// The chunks of its body, and the time between two of them; none for a GET.
     sends: Option<(u32, Duration)>,
     /// The bytes after which the client leaves.
@@ -70,12 +76,15 @@ impl Ask {
         };
         let millis = random.u32(..300);
         let mut sends = None;
-        let path = match random.u8(..10) {
+        let path = match random.u8(..13) {
             0..4 => format!("/get/{call}/{millis}/{bytes}"),
             4 | 5 => format!("/list/{call}/{millis}/{bytes}"),
             6 => format!("/stream/{}/{bytes}/{millis}", random.u32(..6)),
             7 => format!("/fixed/{bytes}"),
             8 => "/nowhere".to_owned(),
+            9 => format!("/sized/{}/{bytes}/{millis}", random.u32(1..6)),
+            10 => "/jobs/all".to_owned(),
+            11 => format!("/jobs/{millis}"),
             _ => {
                 sends = Some((random.u32(..5), Duration::from_millis(millis.into())));
                 "/count".to_owned()
@@ -84,6 +93,12 @@ impl Ask {
         Self {
             call,
             path,
+            is_head: sends.is_none() && random.u8(..8) == 0,
+            is_too_long: sends.is_none() && random.u8(..20) == 0,
+            waits: match random.u8(..6) {
+                0 => Duration::from_millis(random.u64(..5_000)),
+                _ => Duration::ZERO,
+            },
             sends,
             leaves_after: (random.u8(..8) == 0).then(|| random.u64(..20_000)),
             reads_for: match random.u8(..6) {
@@ -91,6 +106,42 @@ impl Ask {
                 _ => Duration::ZERO,
             },
         }
+    }
+
+    /// A request for this path, from a client that does nothing in particular.
+    fn plain(call: u64, path: impl Into<String>) -> Self {
+        Self {
+            call,
+            path: path.into(),
+            is_head: false,
+            is_too_long: false,
+            waits: Duration::ZERO,
+            sends: None,
+            leaves_after: None,
+            reads_for: Duration::ZERO,
+        }
+    }
+
+    /// The status of the response, where it does not depend on the replicas.
+    pub fn expected(&self) -> Option<u16> {
+        let route = self.path.split('/').nth(1)?;
+        match route {
+            _ if self.is_too_long => Some(431),
+            "stream" | "fixed" | "sized" | "endless" => Some(200),
+            "jobs" if self.path.ends_with("all") => Some(200),
+            "nowhere" => Some(404),
+            _ => None,
+        }
+    }
+
+    /// Whether the response has no body.
+    pub fn is_head(&self) -> bool {
+        self.is_head
+    }
+
+    /// Whether the response may take any time.
+    pub fn is_endless(&self) -> bool {
+        self.path.starts_with("/endless/")
     }
 }
 
@@ -103,8 +154,12 @@ pub enum Visit {
     Http2(Vec<Ask>),
     /// Two requests at once over HTTP/1.1, of which the client only counts the responses.
     Pipelined(u64, u64),
-    /// Half a head, and then nothing.
-    HalfHead,
+    /// Half a head, behind a whole request or not, and then nothing.
+    HalfHead(Option<u64>),
+    /// A request over HTTP/1.1, and an open connection for so long.
+    Idle(u64, Duration),
+    /// A long response over HTTP/1.1, of which a part is read every so often.
+    Steady(u64, Duration),
 }
 
 impl Visit {
@@ -115,32 +170,75 @@ impl Visit {
             (0..count).map(|_| Ask::draw(next(), random)).collect()
         };
         let asks: Vec<_> = asks();
-        match random.u8(..10) {
-            0..5 => Self::Http1(asks),
-            5..8 => Self::Http2(asks),
-            8 => Self::Pipelined(next(), next()),
-            _ => Self::HalfHead,
+        match random.u8(..26) {
+            0..11 => Self::Http1(asks),
+            11..18 => Self::Http2(asks),
+            18 | 19 => Self::Pipelined(next(), next()),
+            20 => Self::HalfHead(None),
+            21 => Self::HalfHead(Some(next())),
+            22 => Self::Steady(next(), Duration::from_millis(random.u64(400..700))),
+            _ => Self::Idle(next(), Duration::from_millis(random.u64(..70_000))),
         }
     }
 
-    /// Makes the visit, and notes what comes of it.
-    pub async fn run(self, host: Host, edge: SocketAddr, trace: Trace) {
-        let Ok(socket) = host.open(edge).await else {
-            return;
+    /// Two requests over HTTP/1.1 with a pause between.
+    pub fn with_pause(one: u64, other: u64, pause: Duration) -> Self {
+        let second = Ask {
+            waits: pause,
+            ..Ask::plain(other, "/fixed/100")
         };
+        Self::Http1(vec![Ask::plain(one, "/fixed/100"), second])
+    }
+
+    /// Whether it may last for more than a minute.
+    pub fn is_long(&self) -> bool {
+        matches!(self, Self::Idle(..) | Self::Steady(..))
+    }
+
+    /// Makes the visit, and notes what comes of it. Over HTTP/1.1, returns what to count at the end.
+    pub async fn run(self, host: Host, edge: SocketAddr, trace: Trace) -> Option<Taken> {
+        let Ok(socket) = host.open(edge).await else {
+            return None;
+        };
+        let over_http1 =
+            async |socket, asks, stays| Some(over_http1(socket, asks, stays, &trace).await);
         match self {
-            Self::Http1(asks) => over_http1(socket, asks, &trace).await,
+            Self::Http1(asks) => return over_http1(socket, asks, Duration::ZERO).await,
             Self::Http2(asks) => over_http2(socket, asks, &trace).await,
             Self::Pipelined(one, other) => pipelined(socket, [one, other], &trace).await,
-            Self::HalfHead => half_head(socket, &trace).await,
+            Self::HalfHead(after) => half_head(socket, after, &trace).await,
+            Self::Idle(call, stays) => {
+                let ask = Ask::plain(call, "/fixed/100");
+                return over_http1(socket, vec![ask], stays).await;
+            }
+            Self::Steady(call, reads_for) => {
+                let ask = Ask {
+                    reads_for,
+                    ..Ask::plain(call, "/endless/60/65536")
+                };
+                return over_http1(socket, vec![ask], Duration::ZERO).await;
+            }
         }
+        None
     }
+}
+
+/// What the edge writes on a connection with these requests.
+#[derive(Debug)]
+pub struct Taken {
+    /// The numbers of the requests.
+    pub calls: Vec<u64>,
+    /// What is written.
+    pub written: Written,
 }
 
 type Body = Either<
     Empty<Bytes>,
     StreamBody<stream::BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>,
 >;
+
+/// A field for which no head of a request has room.
+const TOO_LONG: usize = 17 * 1_024;
 
 fn request(ask: &Ask) -> Request<Body> {
     let body = match ask.sends {
@@ -153,31 +251,50 @@ fn request(ask: &Ask) -> Request<Body> {
             Either::Right(StreamBody::new(data.boxed()))
         }
     };
-    let method = if ask.sends.is_some() { "POST" } else { "GET" };
-    let request = Request::builder()
+    let method = match ask.sends {
+        Some(_) => "POST",
+        None if ask.is_head => "HEAD",
+        None => "GET",
+    };
+    let mut request = Request::builder()
         .method(method)
         .uri(format!("http://edge{}", ask.path))
         .header("host", "edge")
         .header(RequestId::HTTP_HEADER, id_of(ask.call));
+    if ask.is_too_long {
+        request = request.header("x-long", "z".repeat(TOO_LONG));
+    }
     request.body(body).expect("its parts are valid")
 }
 
-async fn over_http1(socket: Socket, asks: Vec<Ask>, trace: &Trace) {
-    let Ok((mut sender, connection)) = http1::handshake(TokioIo::new(socket)).await else {
-        return;
-    };
-    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
-    for ask in asks {
-        if sender.ready().await.is_err() {
-            return;
+/// Sends requests one after the other, and keeps the connection for a while after the last one.
+async fn over_http1(socket: Socket, asks: Vec<Ask>, stays: Duration, trace: &Trace) -> Taken {
+    let written = socket.written_by_peer();
+    let mut calls = Vec::new();
+    let handshake = http1::handshake(TokioIo::new(socket)).await;
+    if let Ok((mut sender, connection)) = handshake {
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        for ask in asks {
+            if sender.ready().await.is_err() {
+                break;
+            }
+            if !ask.waits.is_zero() && !calls.is_empty() {
+                sleep(ask.waits).await;
+                if sender.is_closed() {
+                    break;
+                }
+            }
+            trace.note(Event::Asks(ask.clone()));
+            calls.push(ask.call);
+            let begin = trace.now();
+            let response = sender.send_request(request(&ask)).await;
+            if !finish(&ask, response, begin, trace).await {
+                break;
+            }
         }
-        trace.note(Event::Asks(ask.clone()));
-        let begin = trace.now();
-        let response = sender.send_request(request(&ask)).await;
-        if !finish(&ask, response, begin, trace).await {
-            return;
-        }
+        let _ = timeout(stays, driver).await;
     }
+    Taken { calls, written }
 }
 
 async fn over_http2(socket: Socket, asks: Vec<Ask>, trace: &Trace) {
@@ -211,8 +328,16 @@ async fn finish(
     begin: Duration,
     trace: &Trace,
 ) -> bool {
-    let Ok(response) = response else {
-        return false;
+    let response = match response {
+        Ok(response) => response,
+        Err(error) => {
+            trace.note(Event::Unanswered {
+                call: ask.call,
+                took: trace.now() - begin,
+                error: format!("{error:?}"),
+            });
+            return false;
+        }
     };
     let id = response.headers().get(RequestId::HTTP_HEADER);
     if id.is_none_or(|id| id != id_of(ask.call).as_str()) {
@@ -282,15 +407,19 @@ async fn pipelined(mut socket: Socket, calls: [u64; 2], trace: &Trace) {
     }
 }
 
-async fn half_head(mut socket: Socket, trace: &Trace) {
-    if socket
-        .write_all(b"GET /fixed/1 HTTP/1.1\r\nho")
-        .await
-        .is_err()
-    {
+async fn half_head(mut socket: Socket, after: Option<u64>, trace: &Trace) {
+    let whole = after.map(|call| {
+        let id = id_of(call);
+        format!("GET /fixed/1 HTTP/1.1\r\nhost: edge\r\nx-request-id: {id}\r\n\r\n")
+    });
+    let text = whole.unwrap_or_default() + "GET /fixed/1 HTTP/1.1\r\nho";
+    if socket.write_all(text.as_bytes()).await.is_err() {
         return;
     }
+    let begin = trace.now();
     if read_to_end(socket).await.is_none() {
         trace.violation("half a head keeps its connection for ever");
     }
+    let took = trace.now() - begin;
+    trace.note(Event::Hurried { took });
 }

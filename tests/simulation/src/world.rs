@@ -28,7 +28,7 @@ use crate::{
     schedule::{FAULTY, Fault, Schedule, What},
     service::Health,
     trace::{Event, Trace},
-    visit::Visit,
+    visit::{Taken, Visit},
 };
 
 /// The time after the last fault until which the clients may still pause: the longest back-off (30 s, give
@@ -41,6 +41,9 @@ const LAST_CALLS: [usize; 2] = [500, 1_000];
 
 /// The calls a second of each worker while it recovers.
 const QUIET: f64 = 1.0;
+
+/// The time from the begin of a roll of the edge to its drain.
+const DRAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// The number of hosts with HTTP clients.
 const VISITORS: usize = 20;
@@ -58,6 +61,9 @@ pub struct World {
     clients: Arc<Vec<ClientProcess>>,
     edge: Edge,
     visits: f64,
+    has_dead_family: bool,
+    /// What to count at the end.
+    taken: Arc<Mutex<Vec<Taken>>>,
     calls: Arc<AtomicU64>,
     running: Arc<Mutex<JoinSet<()>>>,
     hosts: Arc<AtomicU64>,
@@ -70,9 +76,29 @@ struct ClientProcess {
     rate: f64,
 }
 
+/// The host of a replica, whose name may have addresses of both families.
+fn replica_host(is_v6: bool, number: usize) -> IpAddr {
+    if is_v6 {
+        let number = u16::try_from(number).expect("few");
+        IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 1, number])
+    } else {
+        host(1, number)
+    }
+}
+
 fn host(kind: u8, number: usize) -> IpAddr {
     let number = u8::try_from(number).expect("few");
     IpAddr::from([10, 0, kind, number])
+}
+
+/// Where a replica is at first.
+pub fn replica_address(is_v6: bool, number: usize) -> SocketAddr {
+    SocketAddr::new(replica_host(is_v6, number + 1), PORT)
+}
+
+/// An address at which nobody listens.
+fn stranger(number: usize) -> SocketAddr {
+    SocketAddr::new(host(3, number), PORT)
 }
 
 /// The channel of a process on this host.
@@ -96,7 +122,7 @@ impl World {
         let random = Random::new(seed ^ 0x5eed);
         let network = Network::new(random.clone());
         let replicas = schedule.replicas.iter().enumerate().map(|(number, kind)| {
-            let address = SocketAddr::new(host(1, number + 1), PORT);
+            let address = replica_address(schedule.has_dead_family, number);
             Replica::new(number, address, kind.clone(), &network, trace, &random)
         });
         let replicas: Vec<_> = replicas.collect();
@@ -123,10 +149,17 @@ impl World {
             hosts: Arc::new(AtomicU64::new(replicas.len() as u64)),
             replicas: Arc::new(replicas),
             clients: Arc::new(clients.collect()),
-            edge: Edge::new(&network, edge, channel(&network, edge.ip())),
+            edge: Edge::new(
+                &network,
+                edge,
+                channel(&network, edge.ip()),
+                schedule.edge_connections,
+            ),
+            has_dead_family: schedule.has_dead_family,
             visits: schedule.visits,
             calls: Arc::default(),
             running: Arc::default(),
+            taken: Arc::default(),
         };
         world.publish_name();
         world.edge.start();
@@ -134,7 +167,11 @@ impl World {
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
-        self.replicas.iter().map(Replica::address).collect()
+        let mut addresses: Vec<_> = self.replicas.iter().map(Replica::address).collect();
+        if self.has_dead_family {
+            addresses.extend((2..4).map(stranger));
+        }
+        addresses
     }
 
     /// The hosts that call the replicas.
@@ -220,9 +257,9 @@ impl World {
             let pause = -(1.0 - random.f64()).ln() / self.visits;
             sleep(Duration::from_secs_f64(pause.min(1_000.0))).await;
             let visit = Visit::draw(&mut random, || self.next_call());
-            let host = self.network.of_host(host(5, random.usize(1..=VISITORS)));
-            let visit = visit.run(host, self.edge.address, self.trace.clone());
-            lock(&self.running).spawn(visit);
+            if !visit.is_long() || self.trace.now() < FAULTY {
+                self.begin_visit(visit, random.usize(1..=VISITORS));
+            }
         }
     }
 
@@ -265,6 +302,10 @@ impl World {
             lock(&client.workers).clear();
         }
         self.edge.kill();
+        for Taken { calls, written } in lock(&self.taken).drain(..) {
+            let bytes = written.bytes();
+            self.trace.note(Event::Taken { calls, bytes });
+        }
         sleep(Duration::from_secs(20)).await;
         for (number, replica) in self.replicas.iter().enumerate() {
             let (connections, _) = replica.left();
@@ -364,7 +405,11 @@ impl World {
             }
             What::NameHasStranger => {
                 let mut addresses = self.addresses();
-                addresses.push(SocketAddr::new(host(3, 1), PORT));
+                addresses.push(stranger(1));
+                self.name_is(Name::Is(addresses), lasts).await;
+            }
+            What::NameMoves => {
+                let addresses = (1..3).map(stranger).collect();
                 self.name_is(Name::Is(addresses), lasts).await;
             }
             What::Burst(client, calls) => {
@@ -391,10 +436,14 @@ impl World {
                 self.edge.start();
             }
             What::EdgeRoll => {
+                self.visit_until_drain();
+                sleep(DRAIN_AFTER).await;
+                self.trace.note(Event::Drains);
                 self.edge.drain().await;
                 self.edge.start();
             }
             What::ClockSteps(seconds) => clock::step(seconds),
+            What::Impatience(client, calls) => self.be_impatient(client, calls).await,
             What::Hog(replica, calls) => self.hog(replica, calls, fault.lasts).await,
         }
     }
@@ -411,7 +460,10 @@ impl World {
             let old = replica.clone_of_process();
             let number = self.hosts.fetch_add(1, Relaxed) + 1;
             let number = usize::try_from(number).expect("few");
-            replica.move_to(SocketAddr::new(host(1, number), PORT));
+            replica.move_to(SocketAddr::new(
+                replica_host(self.has_dead_family, number),
+                PORT,
+            ));
             replica.start();
             self.publish_name();
             old.drain().await;
@@ -419,6 +471,42 @@ impl World {
             replica.drain().await;
             lasts.await;
             replica.start();
+        }
+    }
+
+    /// Lets HTTP clients come whose second requests are sent just before a drain.
+    fn visit_until_drain(&self) {
+        for visitor in 1..=VISITORS {
+            let early = Duration::from_millis(5).mul_f64(self.random.fraction());
+            let pause = DRAIN_AFTER - early;
+            self.begin_visit(
+                Visit::with_pause(self.next_call(), self.next_call(), pause),
+                visitor,
+            );
+        }
+    }
+
+    fn begin_visit(&self, visit: Visit, visitor: usize) {
+        let host = self.network.of_host(host(5, visitor));
+        let (visit, taken) = (
+            visit.run(host, self.edge.address, self.trace.clone()),
+            self.taken.clone(),
+        );
+        lock(&self.running).spawn(async move {
+            let of_visit = visit.await;
+            lock(&taken).extend(of_visit);
+        });
+    }
+
+    /// A client makes many calls that take longer than it waits.
+    async fn be_impatient(&self, client: usize, calls: u32) {
+        let workers = lock(&self.clients[client].workers).clone();
+        for number in 0..calls {
+            let mut plan = Plan::simple(Method::Get, self.next_call());
+            plan.order.delay_ms = 100;
+            plan.gives_up = Some(Duration::from_millis(50));
+            self.spawn(plan, workers[number as usize % workers.len()].clone());
+            sleep(Duration::from_secs(1) / calls).await;
         }
     }
 

@@ -19,7 +19,10 @@ use std::{
 use common::client::{BoxConnection, BoxFuture};
 use tokio::time::{sleep, sleep_until};
 
-pub use self::{path::Conditions, socket::Socket};
+pub use self::{
+    path::Conditions,
+    socket::{Socket, Written},
+};
 use self::{
     path::Path,
     socket::{Wires, connection},

@@ -39,6 +39,8 @@ struct State {
     /// The bytes on their way and unread.
     bytes: usize,
     last_arrival: Option<Instant>,
+    /// The bytes that were taken from the writer so far.
+    written: u64,
     is_shut: bool,
     /// The reader has left: what is written is lost.
     is_deaf: bool,
@@ -89,6 +91,7 @@ impl Pipe {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if state.is_deaf {
+            state.written += bytes.len() as u64;
             return Poll::Ready(Ok(bytes.len()));
         }
         let room = WINDOW - state.bytes.min(WINDOW);
@@ -100,10 +103,16 @@ impl Pipe {
         if self.path.cuts() && taken > 1 {
             taken = self.random.length(taken);
         }
+        state.written += taken as u64;
         for segment in bytes[..taken].chunks(SEGMENT) {
             self.push(&mut state, Bytes::copy_from_slice(segment));
         }
         Poll::Ready(Ok(taken))
+    }
+
+    /// The bytes that were taken from the writer so far.
+    pub(super) fn written(&self) -> u64 {
+        lock(&self.state).written
     }
 
     /// Ends the direction after what was written.

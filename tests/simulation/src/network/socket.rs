@@ -27,6 +27,24 @@ pub struct Socket {
     host_has_vanished: Arc<AtomicBool>,
 }
 
+/// Counts what a peer has written, also after the end of the connection.
+#[derive(Debug, Clone)]
+pub struct Written(Pipe);
+
+impl Written {
+    /// The bytes that the kernel of the peer has taken so far.
+    pub fn bytes(&self) -> u64 {
+        self.0.written()
+    }
+}
+
+impl Socket {
+    /// What the peer writes.
+    pub fn written_by_peer(&self) -> Written {
+        Written(self.reads.clone())
+    }
+}
+
 /// Both directions of a connection, for what the network does to it.
 #[derive(Debug, Clone)]
 pub(super) struct Wires {

@@ -1,0 +1,190 @@
+//! What must hold of replicas and clients to which little happens.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tonic::Code;
+
+use crate::{
+    call::Outcome,
+    checks::Noted,
+    replica::Kind,
+    schedule::{Schedule, What},
+    trace::Event,
+    world::replica_address,
+};
+
+/// Until then a replica is not yet known to be bad.
+const LEARNS_FOR: Duration = Duration::from_secs(10);
+
+/// The calls that a process makes to a bad replica after that: its trials, each with the calls that are on
+/// their way, and those of the judgement.
+const TRIALS: usize = 12;
+
+/// The longest silence after which no connection is broken off.
+const SHORT_SILENCE: Duration = Duration::from_secs(15);
+
+/// Returns what was violated, and when.
+pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, String)> {
+    let healed = events.iter().find(|(_, it)| matches!(it, Event::Healed));
+    let healed = healed.map_or(Duration::MAX, |(at, _)| *at);
+    let before = events.iter().filter(|(at, _)| *at < healed);
+    let before: Vec<_> = before.collect();
+    let mut violations = connections(schedule, &before);
+    violations.extend(reachable(schedule, &before));
+    violations.extend(bad_replicas(schedule, &before));
+    violations.extend(codes(&before));
+    violations
+}
+
+/// What happens to the connections of a replica of ours in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Nothing.
+    Calm,
+    /// Nothing passes for so long altogether.
+    Silent(Duration),
+    /// They break, or it is not ours.
+    Other,
+}
+
+fn fate(schedule: &Schedule, replica: usize) -> Fate {
+    if !matches!(schedule.replicas[replica], Kind::Ours { .. }) {
+        return Fate::Other;
+    }
+    let mut fate = Fate::Calm;
+    for fault in &schedule.faults {
+        let silent = match fate {
+            Fate::Calm => Duration::ZERO,
+            Fate::Silent(so_far) => so_far,
+            Fate::Other => return Fate::Other,
+        };
+        match fault.what {
+            What::Block(of, ..) if of == replica => fate = Fate::Silent(silent + fault.lasts),
+            What::Conditions(of, _) if of == replica => fate = Fate::Silent(silent),
+            What::Reset(of, _) | What::Vanish(of) | What::Kill(of) | What::Roll(of, _)
+                if of == replica =>
+            {
+                return Fate::Other;
+            }
+            _ => {}
+        }
+    }
+    fate
+}
+
+/// A connection to a replica that is there is not lost, and none is broken off that was not silent for long.
+fn connections(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> {
+    let fates = (0..schedule.replicas.len()).map(|replica| {
+        let address = replica_address(schedule.has_dead_family, replica);
+        (address.to_string(), fate(schedule, replica))
+    });
+    let fates: BTreeMap<_, _> = fates.collect();
+    let down = events.iter().filter_map(|(at, event)| match event {
+        Event::Record(record) if record.get("status") == Some("down") => Some((*at, record)),
+        _ => None,
+    });
+    let violated = down.filter(|(_, record)| {
+        let message = record.get("message").unwrap_or_default();
+        let fate = record.get("replica").and_then(|address| fates.get(address));
+        match fate {
+            Some(Fate::Calm) => true,
+            Some(Fate::Silent(time)) => *time < SHORT_SILENCE && message.contains("broken off"),
+            Some(Fate::Other) | None => false,
+        }
+    });
+    violated
+        .map(|(at, record)| (at, format!("nothing has ended it: {record}")))
+        .collect()
+}
+
+/// While a replica can be reached, no call fails because none can be.
+fn reachable(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> {
+    let is_known = schedule.faults.iter().all(|fault| match fault.what {
+        What::NameFails | What::NameHangs | What::NameEmpty | What::NameMoves => {
+            fault.at > Duration::from_secs(1)
+        }
+        What::NameFlaps(_) => false,
+        _ => true,
+    });
+    let is_calm = (0..schedule.replicas.len()).any(|it| fate(schedule, it) == Fate::Calm);
+    if !is_known || !is_calm {
+        return Vec::new();
+    }
+    let failed = events.iter().filter_map(|(at, event)| match event {
+        Event::End {
+            call,
+            outcome: Outcome::Failed(Code::Unavailable, message),
+        } if message.contains("no replica can be reached") => Some((*at, call)),
+        _ => None,
+    });
+    failed
+        .map(|(at, call)| {
+            (
+                at,
+                format!("call {call} finds no replica, and one is there"),
+            )
+        })
+        .collect()
+}
+
+/// In a steady run a replica on which every call fails gets little more than its trials.
+fn bad_replicas(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> {
+    if !schedule.is_steady {
+        return Vec::new();
+    }
+    let is_bad = |replica: usize| match &schedule.replicas[replica] {
+        Kind::Ours { .. } => false,
+        Kind::Fake(character) => character.is_wholly_faulty(),
+    };
+    let mut calls = vec![BTreeSet::new(); schedule.replicas.len()];
+    for (at, event) in events {
+        if let Event::Processed { call, replica } | Event::Does { call, replica, .. } = event
+            && *at >= LEARNS_FOR
+            && *call > 0
+        {
+            calls[*replica].insert(*call);
+        }
+    }
+    let processes = schedule.clients.len() + 1;
+    let bad = (0..calls.len()).filter(|replica| is_bad(*replica));
+    let too_many = bad.filter(|replica| calls[*replica].len() > TRIALS * processes);
+    too_many
+        .map(|replica| {
+            let got = calls[replica].len();
+            let what = format!("replica {replica} fails, and got {got} calls from then on");
+            (LEARNS_FOR, what)
+        })
+        .collect()
+}
+
+/// The code of a response that is not gRPC follows from its HTTP status, as in
+/// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>.
+fn codes(events: &[&Noted]) -> Vec<(Duration, String)> {
+    let expected = |status: u16| match status {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502 | 503 | 504 => Code::Unavailable,
+        _ => Code::Unknown,
+    };
+    let failed = events.iter().filter_map(|(at, event)| {
+        let Event::End {
+            call,
+            outcome: Outcome::Failed(code, message) | Outcome::BrokeOff(code, message),
+        } = event
+        else {
+            return None;
+        };
+        let status = message.strip_prefix("the response is HTTP's ")?;
+        let status = status.split(' ').next()?.parse().ok()?;
+        (expected(status) != *code).then(|| {
+            let what = format!("call {call} failed with {code:?} for HTTP's {status}");
+            (*at, what)
+        })
+    });
+    failed.collect()
+}

@@ -1,0 +1,144 @@
+//! What must hold of the requests of HTTP clients.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    checks::Noted,
+    records::Record,
+    schedule::{Schedule, What},
+    service::id_of,
+    trace::Event,
+    visit::{Ask, End},
+};
+
+/// The longest time of a request: its deadline, and what a client may take to read on.
+const LONGEST: Duration = Duration::from_secs(25);
+
+/// The longest time of half a head: that which the server gives it, and some more.
+const LONGEST_HALF_HEAD: Duration = Duration::from_secs(7);
+
+/// What is known of a request.
+struct Request<'a> {
+    ask: &'a Ask,
+    at: Duration,
+    line: Option<&'a Record>,
+}
+
+/// Returns what was violated, and when.
+pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, String)> {
+    let mut violations = Vec::new();
+    let edge = Edge::of(schedule, events);
+    let requests = requests(events);
+    for (at, event) in events {
+        let mut violated = |what: String| violations.push((*at, what));
+        match event {
+            Event::Got { call, got, took } => {
+                let Request { ask, line, .. } = &requests[call];
+                if ask.is_head() && got.bytes > 0 {
+                    violated(format!(
+                        "request {call} is a HEAD, and got {} bytes",
+                        got.bytes
+                    ));
+                }
+                if ask.expected().is_some_and(|status| status != got.status) {
+                    violated(format!("request {call} got {got:?}: {ask:?}"));
+                }
+                let reason = line.and_then(|line| line.get("reason"));
+                let is_told = reason.is_some_and(|reason| !reason.contains("client"));
+                if got.end == End::Broken && !is_told && !edge.breaks {
+                    violated(format!("request {call} broke off: {got:?}, {line:?}"));
+                }
+                if *took > LONGEST && !ask.is_endless() && !edge.is_slow {
+                    violated(format!("request {call} took {took:?}: {ask:?}"));
+                }
+            }
+            Event::Unanswered { call, took, error } => {
+                let Request { ask, at, .. } = &requests[call];
+                if edge.serves(*at) {
+                    violated(format!(
+                        "request {call} got no response in {took:?}: {error}, {ask:?}"
+                    ));
+                }
+            }
+            Event::Taken { calls, bytes } => {
+                let lines = calls.iter().filter_map(|call| requests[call].line);
+                let whole = lines.filter(|line| line.get("reason").is_none());
+                let sizes = whole.filter_map(|line| line.get("response_size")?.parse::<u64>().ok());
+                let said = sizes.sum::<u64>();
+                if said > *bytes && !edge.is_killed {
+                    violated(format!(
+                        "the lines of {calls:?} say {said} bytes, of which the socket took {bytes}"
+                    ));
+                }
+            }
+            Event::Hurried { took } if *took > LONGEST_HALF_HEAD && !edge.is_slow => {
+                violated(format!("half a head had {took:?}"));
+            }
+            _ => {}
+        }
+    }
+    violations
+}
+
+fn requests(events: &[Noted]) -> BTreeMap<u64, Request<'_>> {
+    let mut requests = BTreeMap::new();
+    let mut of_id = BTreeMap::new();
+    for (at, event) in events {
+        match event {
+            Event::Asks(ask) => {
+                of_id.insert(id_of(ask.call), ask.call);
+                let line = None;
+                requests.insert(ask.call, Request { ask, at: *at, line });
+            }
+            Event::Record(record)
+                if record.is_access_line() && record.get("grpc_code").is_none() =>
+            {
+                let request = of_id.get(&record.request_id);
+                if let Some(request) = request.and_then(|call| requests.get_mut(call)) {
+                    request.line = Some(record);
+                }
+            }
+            _ => {}
+        }
+    }
+    requests
+}
+
+/// What happens to the edge in a run.
+struct Edge {
+    /// Whether it is killed.
+    is_killed: bool,
+    /// Whether its connections break.
+    breaks: bool,
+    /// Whether the ways to it are slow, or its connections are few.
+    is_slow: bool,
+    /// Whether it closes idle connections to make room.
+    makes_room: bool,
+    /// From the begin of each drain until long after it.
+    drains: Vec<Duration>,
+}
+
+impl Edge {
+    fn of(schedule: &Schedule, events: &[Noted]) -> Self {
+        let happens = |is_it: fn(&What) -> bool| schedule.faults.iter().any(|it| is_it(&it.what));
+        let drains = events.iter().filter_map(|(at, event)| match event {
+            Event::Drains => Some(*at),
+            _ => None,
+        });
+        let is_killed = happens(|what| matches!(what, What::EdgeKill));
+        Self {
+            is_killed,
+            breaks: is_killed || happens(|what| matches!(what, What::EdgeReset)),
+            is_slow: happens(|what| matches!(what, What::EdgeConditions(_))),
+            makes_room: schedule.edge_connections.is_some(),
+            drains: drains.collect(),
+        }
+    }
+
+    /// Whether a request of this time on an open connection gets a response: a drain reads what was sent
+    /// before it.
+    fn serves(&self, at: Duration) -> bool {
+        let drains = |drain: &Duration| at >= *drain && at < *drain + Duration::from_secs(60);
+        !self.breaks && !self.makes_room && !self.is_slow && !self.drains.iter().any(drains)
+    }
+}
