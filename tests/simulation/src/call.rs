@@ -26,6 +26,8 @@ pub enum Method {
     Send,
     /// Many orders, and a reply to each.
     Chat,
+    /// Unary, not idempotent, and slow on every replica.
+    Work,
 }
 
 impl Method {
@@ -50,6 +52,10 @@ pub struct Plan {
     pub orders: (u32, Duration),
     /// The time that the client takes for each reply.
     pub reads_for: Duration,
+    /// The worker that makes it, in the phase of equal calls.
+    pub worker: Option<usize>,
+    /// Whether its client knows one replica only.
+    pub is_of_stranger: bool,
 }
 
 /// What came of a call.
@@ -78,6 +84,8 @@ impl Plan {
             gives_up: None,
             orders: (1, Duration::ZERO),
             reads_for: Duration::ZERO,
+            worker: None,
+            is_of_stranger: false,
         }
     }
 
@@ -174,6 +182,7 @@ impl Plan {
         let end = match self.method {
             Method::Get => self.one(client.get(self.order).await, &trace),
             Method::Put => self.one(client.put(self.order).await, &trace),
+            Method::Work => self.one(client.work(self.order).await, &trace),
             Method::Send => self.one(client.send(self.orders()).await, &trace),
             Method::List => match client.list(self.order).await {
                 Ok(response) => return self.read(response.into_inner(), &trace).await,

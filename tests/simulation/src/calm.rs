@@ -12,6 +12,7 @@ use crate::{
     checks::Noted,
     replica::Kind,
     schedule::{Schedule, What},
+    service::id_of,
     trace::Event,
     world::replica_address,
 };
@@ -21,7 +22,10 @@ const LEARNS_FOR: Duration = Duration::from_secs(10);
 
 /// The calls that a process makes to a bad replica after that: its trials, each with the calls that are on
 /// their way, and those of the judgement.
-const TRIALS: usize = 12;
+const TRIALS: usize = 8;
+
+/// The longest pause between two attempts, unless a replica asks for another.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1_500);
 
 /// The longest silence after which no connection is broken off.
 const SHORT_SILENCE: Duration = Duration::from_secs(15);
@@ -36,6 +40,7 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
     violations.extend(reachable(schedule, &before));
     violations.extend(bad_replicas(schedule, &before));
     violations.extend(codes(&before));
+    violations.extend(waits(schedule, &before));
     violations
 }
 
@@ -113,6 +118,11 @@ fn reachable(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> 
     if !is_known || !is_calm {
         return Vec::new();
     }
+    let strangers = events.iter().filter_map(|(_, event)| match event {
+        Event::Begin(plan) if plan.is_of_stranger => Some(plan.order.call),
+        _ => None,
+    });
+    let strangers: BTreeSet<_> = strangers.collect();
     let failed = events.iter().filter_map(|(at, event)| match event {
         Event::End {
             call,
@@ -121,6 +131,7 @@ fn reachable(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> 
         _ => None,
     });
     failed
+        .filter(|(_, call)| !strangers.contains(call))
         .map(|(at, call)| {
             (
                 at,
@@ -137,7 +148,7 @@ fn bad_replicas(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String
     }
     let is_bad = |replica: usize| match &schedule.replicas[replica] {
         Kind::Ours { .. } => false,
-        Kind::Fake(character) => character.is_wholly_faulty(),
+        Kind::Fake(character) => character.shows_its_faults(),
     };
     let mut calls = vec![BTreeSet::new(); schedule.replicas.len()];
     for (at, event) in events {
@@ -150,14 +161,61 @@ fn bad_replicas(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String
     }
     let processes = schedule.clients.len() + 1;
     let bad = (0..calls.len()).filter(|replica| is_bad(*replica));
-    let too_many = bad.filter(|replica| calls[*replica].len() > TRIALS * processes);
+    let too_many = bad.filter(|replica| {
+        calls[*replica].len()
+            > std::env::var("TRIALS").map_or(TRIALS, |it| it.parse().unwrap()) * processes
+    });
     too_many
         .map(|replica| {
             let got = calls[replica].len();
-            let what = format!("replica {replica} fails, and got {got} calls from then on");
+            let what = format!(
+                "replica {replica} fails, and got {got} calls from then on; {processes} {:?}",
+                schedule.replicas[replica]
+            );
             (LEARNS_FOR, what)
         })
         .collect()
+}
+
+/// Where all is reachable, a call that may be made again is, before its deadline. And nobody ends a
+/// connection with calls on it.
+fn waits(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> {
+    let is_plain = schedule.replicas.iter().all(|kind| match kind {
+        Kind::Ours { .. } => true,
+        Kind::Fake(character) => character.has_plain_connections(),
+    });
+    let is_harmless = |what: &What| matches!(what, What::Health(..) | What::ClockSteps(_));
+    let is_near = is_plain && schedule.faults.iter().all(|fault| is_harmless(&fault.what));
+    let mut last_seen = BTreeMap::<String, (Duration, bool)>::new();
+    let mut violations = Vec::new();
+    for (at, event) in events {
+        match event {
+            Event::Processed { call, .. } | Event::Does { call, .. } => {
+                last_seen.insert(id_of(*call), (*at, false));
+            }
+            Event::Record(record) if record.get("status") == Some("retry") => {
+                last_seen.insert(record.request_id.clone(), (*at, true));
+            }
+            Event::End {
+                call,
+                outcome: Outcome::Failed(Code::DeadlineExceeded, _),
+            } if is_near => {
+                if let Some((seen, true)) = last_seen.get(&id_of(*call))
+                    && *at - *seen > LONGEST_PAUSE
+                {
+                    let waited = *at - *seen;
+                    let what = format!("call {call} waited for {waited:?}, and was not made again");
+                    violations.push((*at, what));
+                }
+            }
+            Event::CutOff { replica, calls } if schedule.is_steady => {
+                let what = format!("{calls} calls on a good connection to {replica} were cut off");
+                violations.push((*at, what));
+            }
+            _ => {}
+        }
+    }
+    violations
 }
 
 /// The code of a response that is not gRPC follows from its HTTP status, as in

@@ -39,8 +39,35 @@ pub struct Edge {
     /// Where it listens.
     pub address: SocketAddr,
     channel: Channel,
-    max_connections: Option<NonZeroUsize>,
+    limits: Limits,
     state: Arc<Mutex<State>>,
+}
+
+/// The limits of the process, where they are numbers that a run can reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The most connections.
+    pub connections: Option<NonZeroUsize>,
+    /// The most requests in flight.
+    pub in_flight: Option<NonZeroUsize>,
+    /// The time after which an idle connection is closed.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Limits {
+    /// Limits as some process may have them.
+    pub fn draw(random: &mut fastrand::Rng) -> Self {
+        let mut limits = Self::default();
+        match random.u8(..8) {
+            0 | 1 => limits.connections = NonZeroUsize::new(random.usize(4..=16)),
+            2 => {
+                limits.in_flight = NonZeroUsize::new(random.usize(1..=4));
+                limits.idle_timeout = Some(Duration::from_millis(random.u64(2_000..5_000)));
+            }
+            _ => {}
+        }
+        limits
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,17 +78,12 @@ struct State {
 
 impl Edge {
     /// An edge that does not serve yet, and calls over this channel.
-    pub fn new(
-        network: &Network,
-        address: SocketAddr,
-        channel: Channel,
-        max_connections: Option<NonZeroUsize>,
-    ) -> Self {
+    pub fn new(network: &Network, address: SocketAddr, channel: Channel, limits: Limits) -> Self {
         Self {
             network: network.clone(),
             address,
             channel,
-            max_connections,
+            limits,
             state: Arc::default(),
         }
     }
@@ -71,9 +93,14 @@ impl Edge {
         let mut state = lock(&self.state);
         let client = self.channel.connect();
         let mut config = Config::default();
-        if let Some(most) = self.max_connections {
-            config.max_connections = most;
-        }
+        let Limits {
+            connections,
+            in_flight,
+            idle_timeout,
+        } = self.limits;
+        config.max_connections = connections.unwrap_or(config.max_connections);
+        config.max_in_flight = in_flight.unwrap_or(config.max_in_flight);
+        config.idle_timeout = idle_timeout;
         let process = InMemory::new(&config, |_| {
             let listener = Listener::http(0, router(client));
             let listener = listener.deadline("/jobs/{millis}", Some(JOB_DEADLINE));

@@ -1,10 +1,10 @@
 //! [`Schedule`]: what a seed makes of a run: the replicas, the clients, and the faults with their times.
 
-use std::{fmt, io, num::NonZeroUsize, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use tonic::Code;
 
-use crate::{fake::Character, network::Conditions, replica::Kind, service::Health};
+use crate::{edge, fake::Character, network::Conditions, replica::Kind, service::Health};
 
 /// The time in which faults begin.
 pub const FAULTY: Duration = Duration::from_mins(1);
@@ -22,8 +22,8 @@ pub struct Schedule {
     pub visits: f64,
     /// Whether nothing happens but that some replicas are bad from begin to end: at most half of them.
     pub is_steady: bool,
-    /// The most connections of the edge, where that is a number that a run can reach.
-    pub edge_connections: Option<NonZeroUsize>,
+    /// The limits of the edge.
+    pub edge: edge::Limits,
     /// Whether the replicas have IPv6 addresses, and their name also IPv4 ones at which nobody listens.
     pub has_dead_family: bool,
 }
@@ -89,7 +89,7 @@ pub enum What {
     ClockSteps(i64),
     /// A stranger fills the places of a replica.
     Hog(usize, u32),
-    /// A client makes so many calls to slow handlers within a second, and gives each up soon.
+    /// A stranger far away makes so many calls to a replica within a second, and gives each up soon.
     Impatience(usize, u32),
 }
 
@@ -157,18 +157,26 @@ impl Schedule {
         let count = random.usize(2..=5);
         let is_steady = random.u8(..4) == 0;
         let most_fakes = if is_steady { count / 2 } else { count - 1 };
-        let mut fakes = random.usize(..=most_fakes);
+        let mut fakes = match random.u8(..8) {
+            0 if !is_steady => count,
+            _ => random.usize(..=most_fakes),
+        };
         if is_steady {
             fakes = fakes.max(1);
         }
         let mut replicas: Vec<_> = (0..count).map(|_| ours(&mut random)).collect();
         for replica in &mut replicas[..fakes] {
-            *replica = Kind::Fake(Character::draw(&mut random));
+            *replica = Kind::Fake(if is_steady && random.bool() {
+                Character::draw_faulty(&mut random)
+            } else {
+                Character::draw(&mut random)
+            });
         }
         random.shuffle(&mut replicas);
         let clients = (0..random.usize(1..=2)).map(|_| {
             let rate = 10.0 + 5.0 * random.f64();
-            (random.usize(1..=2), rate)
+            let most = if is_steady { 4 } else { 2 };
+            (random.usize(1..=most), rate)
         });
         let clients: Vec<_> = clients.collect();
         let faults = if is_steady { 0 } else { random.usize(1..12) };
@@ -176,13 +184,8 @@ impl Schedule {
             .map(|_| Fault::draw(&mut random, count, clients.len()))
             .collect();
         faults.sort_by_key(|fault| fault.at);
-        let edge_connections = if random.u8(..4) == 0 {
-            NonZeroUsize::new(random.usize(4..=16))
-        } else {
-            None
-        };
         Self {
-            edge_connections,
+            edge: edge::Limits::draw(&mut random),
             has_dead_family: random.u8(..5) == 0,
             replicas,
             clients,
@@ -232,7 +235,7 @@ impl Fault {
             15 if random.bool() => What::NameFlaps(replica),
             15 => What::NameHasStranger,
             22 => What::NameMoves,
-            23 => What::Impatience(random.usize(..clients), random.u32(500..4_000)),
+            23 => What::Impatience(replica, random.u32(500..4_000)),
             24 => What::EdgeRoll,
             16 => What::Burst(random.usize(..clients), random.u32(50..500)),
             18 => What::EdgeConditions(conditions(random)),

@@ -17,6 +17,19 @@ const LONGEST: Duration = Duration::from_secs(25);
 /// The longest time of half a head: that which the server gives it, and some more.
 const LONGEST_HALF_HEAD: Duration = Duration::from_secs(7);
 
+/// The time after which a server closes an idle connection, unless it is told another.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A connection that is closed by so much too early may have met its time-out.
+const MARGIN: Duration = Duration::from_millis(100);
+
+/// The longest drain, and the time in which clients see its end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(3);
+
+/// A response that is no longer than this counts as taken by the socket, in bytes.
+const SENT_AT_ONCE: u64 = 16 * 1_024;
+
 /// What is known of a request.
 struct Request<'a> {
     ask: &'a Ask,
@@ -40,12 +53,13 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
                         got.bytes
                     ));
                 }
-                if ask.expected().is_some_and(|status| status != got.status) {
+                let is_refused = got.status == 503 && edge.refuses;
+                if ask.expected().is_some_and(|it| it != got.status) && !is_refused {
                     violated(format!("request {call} got {got:?}: {ask:?}"));
                 }
                 let reason = line.and_then(|line| line.get("reason"));
                 let is_told = reason.is_some_and(|reason| !reason.contains("client"));
-                if got.end == End::Broken && !is_told && !edge.breaks {
+                if got.end == End::Broken && !is_told && !edge.breaks && !edge.gave_up(*at) {
                     violated(format!("request {call} broke off: {got:?}, {line:?}"));
                 }
                 if *took > LONGEST && !ask.is_endless() && !edge.is_slow {
@@ -64,10 +78,19 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
                 let lines = calls.iter().filter_map(|call| requests[call].line);
                 let whole = lines.filter(|line| line.get("reason").is_none());
                 let sizes = whole.filter_map(|line| line.get("response_size")?.parse::<u64>().ok());
-                let said = sizes.sum::<u64>();
+                // The end of a short one is not waited for.
+                let said = sizes.filter(|size| *size > SENT_AT_ONCE).sum::<u64>();
                 if said > *bytes && !edge.is_killed {
                     violated(format!(
                         "the lines of {calls:?} say {said} bytes, of which the socket took {bytes}"
+                    ));
+                }
+            }
+            Event::Closed { call, idle } => {
+                let is_early = *idle + MARGIN < edge.idle_timeout;
+                if is_early && edge.serves(*at) && edge.serves(*at - *idle) {
+                    violated(format!(
+                        "the connection of request {call} was closed within {idle:?}"
                     ));
                 }
             }
@@ -112,6 +135,10 @@ struct Edge {
     breaks: bool,
     /// Whether the ways to it are slow, or its connections are few.
     is_slow: bool,
+    /// Whether it has few places for requests.
+    refuses: bool,
+    /// The time after which it closes an idle connection.
+    idle_timeout: Duration,
     /// Whether it closes idle connections to make room.
     makes_room: bool,
     /// From the begin of each drain until long after it.
@@ -130,9 +157,17 @@ impl Edge {
             is_killed,
             breaks: is_killed || happens(|what| matches!(what, What::EdgeReset)),
             is_slow: happens(|what| matches!(what, What::EdgeConditions(_))),
-            makes_room: schedule.edge_connections.is_some(),
+            refuses: schedule.edge.in_flight.is_some(),
+            idle_timeout: schedule.edge.idle_timeout.unwrap_or(IDLE_TIMEOUT),
+            makes_room: schedule.edge.connections.is_some(),
             drains: drains.collect(),
         }
+    }
+
+    /// Whether a drain that took too long has just ended.
+    fn gave_up(&self, at: Duration) -> bool {
+        let mut drains = self.drains.iter();
+        drains.any(|drain| at >= *drain + DRAIN_TIMEOUT && at < *drain + DRAIN_TIMEOUT + SOON)
     }
 
     /// Whether a request of this time on an open connection gets a response: a drain reads what was sent

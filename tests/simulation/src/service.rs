@@ -114,6 +114,10 @@ impl simulated_server::Simulated for Service {
         self.get(request).await
     }
 
+    async fn work(&self, request: Request<Order>) -> Result<Response<Reply>, Status> {
+        self.get(request).await
+    }
+
     type ListStream = Replies;
 
     async fn list(&self, request: Request<Order>) -> Result<Response<Replies>, Status> {

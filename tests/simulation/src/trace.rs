@@ -75,6 +75,20 @@ pub enum Event {
         /// The time since the half head was sent.
         took: Duration,
     },
+    /// A client has ended a connection to a fake on which nothing was wrong.
+    CutOff {
+        /// The number of the replica.
+        replica: usize,
+        /// The calls that were processed.
+        calls: usize,
+    },
+    /// The edge has closed a connection between two requests, without an announcement.
+    Closed {
+        /// The number of the last request.
+        call: u64,
+        /// The time since its response.
+        idle: Duration,
+    },
     /// The edge begins to drain.
     Drains,
     /// A fault begins or ends, or an operator does something.
@@ -109,6 +123,15 @@ impl fmt::Display for Event {
             }
             Self::Taken { calls, bytes } => write!(f, "requests {calls:?} took {bytes} bytes"),
             Self::Hurried { took } => write!(f, "half a head was closed after {took:?}"),
+            Self::Closed { call, idle } => {
+                write!(
+                    f,
+                    "the connection of request {call} was closed within {idle:?}"
+                )
+            }
+            Self::CutOff { replica, calls } => {
+                write!(f, "a connection to {replica} was ended with {calls} calls")
+            }
             Self::Drains => write!(f, "the edge drains"),
             Self::Fault(what) => write!(f, "fault: {what}"),
             Self::Healed => write!(f, "the faults are over"),

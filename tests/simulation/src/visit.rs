@@ -170,13 +170,21 @@ impl Visit {
             (0..count).map(|_| Ask::draw(next(), random)).collect()
         };
         let asks: Vec<_> = asks();
-        match random.u8(..26) {
+        match random.u8(..27) {
             0..11 => Self::Http1(asks),
             11..18 => Self::Http2(asks),
             18 | 19 => Self::Pipelined(next(), next()),
             20 => Self::HalfHead(None),
             21 => Self::HalfHead(Some(next())),
             22 => Self::Steady(next(), Duration::from_millis(random.u64(400..700))),
+            23 => Self::Http1(
+                (0..8)
+                    .map(|_| Ask {
+                        waits: Duration::from_millis(random.u64(..1_000)),
+                        ..Ask::draw(next(), random)
+                    })
+                    .collect(),
+            ),
             _ => Self::Idle(next(), Duration::from_millis(random.u64(..70_000))),
         }
     }
@@ -274,21 +282,29 @@ async fn over_http1(socket: Socket, asks: Vec<Ask>, stays: Duration, trace: &Tra
     let handshake = http1::handshake(TokioIo::new(socket)).await;
     if let Ok((mut sender, connection)) = handshake {
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        let mut begin = trace.now();
         for ask in asks {
             if sender.ready().await.is_err() {
                 break;
             }
-            if !ask.waits.is_zero() && !calls.is_empty() {
+            if let (Some(last), false) = (calls.last(), ask.waits.is_zero()) {
                 sleep(ask.waits).await;
                 if sender.is_closed() {
+                    // The server may have been idle since it had the request.
+                    let (call, idle) = (*last, trace.now() - begin);
+                    trace.note(Event::Closed { call, idle });
                     break;
                 }
             }
             trace.note(Event::Asks(ask.clone()));
             calls.push(ask.call);
-            let begin = trace.now();
+            begin = trace.now();
             let response = sender.send_request(request(&ask)).await;
-            if !finish(&ask, response, begin, trace).await {
+            let says_close = response.as_ref().is_ok_and(|response| {
+                let connection = response.headers().get("connection");
+                connection.is_some_and(|connection| connection == "close")
+            });
+            if !finish(&ask, response, begin, trace).await || says_close {
                 break;
             }
         }

@@ -39,8 +39,25 @@ pub const RECOVERY: Duration = Duration::from_secs(41);
 /// those that show the shares of the replicas.
 const LAST_CALLS: [usize; 2] = [500, 1_000];
 
+/// A call that takes its time follows each of so many others, for each worker.
+const WORK_EVERY: usize = 150;
+
+/// The streams of each worker that are open and quiet.
+const QUIET_STREAMS: usize = 12;
+
 /// The calls a second of each worker while it recovers.
 const QUIET: f64 = 1.0;
+
+/// Requests of the edge take their time, but less than a drain still reads for.
+const ON_THE_WAY: Conditions = Conditions {
+    latency: Duration::from_millis(4),
+    jitter: Duration::ZERO,
+    bandwidth: 1_000_000_000,
+    cuts: false,
+};
+
+/// The time that packets of a stranger take who is far away.
+const FAR: Duration = Duration::from_millis(200);
 
 /// The time from the begin of a roll of the edge to its drain.
 const DRAIN_AFTER: Duration = Duration::from_millis(500);
@@ -113,7 +130,7 @@ fn channel(network: &Network, host: IpAddr) -> Channel {
         ..Config::default()
     };
     let target: Target = format!("{NAME}:{PORT}").parse().expect("a target");
-    Channel::new(&target, DESCRIPTORS, &config, Duration::from_secs(10))
+    Channel::new(&target, DESCRIPTORS, &config, Duration::from_mins(1))
 }
 
 impl World {
@@ -149,12 +166,7 @@ impl World {
             hosts: Arc::new(AtomicU64::new(replicas.len() as u64)),
             replicas: Arc::new(replicas),
             clients: Arc::new(clients.collect()),
-            edge: Edge::new(
-                &network,
-                edge,
-                channel(&network, edge.ip()),
-                schedule.edge_connections,
-            ),
+            edge: Edge::new(&network, edge, channel(&network, edge.ip()), schedule.edge),
             has_dead_family: schedule.has_dead_family,
             visits: schedule.visits,
             calls: Arc::default(),
@@ -223,6 +235,7 @@ impl World {
         self.trace.note(Event::Healed);
         sleep(RECOVERY).await;
         loads.abort_all();
+        self.fill_all_but_one().await;
         self.trace.note(Event::Settled);
         self.equal_calls(LAST_CALLS[0]).await;
         self.trace.note(Event::Even);
@@ -270,10 +283,50 @@ impl World {
             .flat_map(|client| lock(&client.workers).clone());
         let workers: Vec<_> = workers.collect();
         for number in 0..count {
-            let worker = workers[number % workers.len()].clone();
-            self.spawn(Plan::simple(Method::Get, self.next_call()), worker);
+            let worker = number % workers.len();
+            let mut plan = Plan::simple(Method::Get, self.next_call());
+            plan.worker = Some(worker);
+            self.spawn(plan, workers[worker].clone());
+            if number % WORK_EVERY < workers.len() {
+                self.spawn(self.work(worker), workers[worker].clone());
+            }
             sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// A call that takes its time, on any replica.
+    fn work(&self, worker: usize) -> Plan {
+        let mut plan = Plan::simple(Method::Work, self.next_call());
+        plan.order.delay_ms = 300;
+        plan.worker = Some(worker);
+        plan
+    }
+
+    /// Lets a replica start while the others have streams that are open and quiet.
+    async fn fill_all_but_one(&self) {
+        let workers = self
+            .clients
+            .iter()
+            .flat_map(|client| lock(&client.workers).clone());
+        let workers: Vec<_> = workers.collect();
+        self.replicas[0].kill();
+        sleep(Duration::from_secs(1)).await;
+        for (number, worker) in workers.iter().enumerate() {
+            for _ in 0..QUIET_STREAMS {
+                let mut plan = Plan::simple(Method::List, self.next_call());
+                (plan.order.replies, plan.order.pause_ms) = (2, 40_000);
+                plan.deadline = Duration::from_mins(1);
+                self.spawn(plan, worker.clone());
+            }
+            // Until it is known how long they take.
+            for _ in 0..QUIET_STREAMS {
+                self.spawn(self.work(number), worker.clone());
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+        self.replicas[0].start();
+        // The longest pause before the next connection, and until it is as usual as the others.
+        sleep(Duration::from_secs(15)).await;
     }
 
     /// Ends all that runs, and checks that nothing is left.
@@ -436,14 +489,16 @@ impl World {
                 self.edge.start();
             }
             What::EdgeRoll => {
+                self.set_edge_conditions(ON_THE_WAY);
                 self.visit_until_drain();
                 sleep(DRAIN_AFTER).await;
                 self.trace.note(Event::Drains);
                 self.edge.drain().await;
                 self.edge.start();
+                self.set_edge_conditions(Conditions::default());
             }
             What::ClockSteps(seconds) => clock::step(seconds),
-            What::Impatience(client, calls) => self.be_impatient(client, calls).await,
+            What::Impatience(replica, calls) => self.be_impatient(replica, calls).await,
             What::Hog(replica, calls) => self.hog(replica, calls, fault.lasts).await,
         }
     }
@@ -477,7 +532,7 @@ impl World {
     /// Lets HTTP clients come whose second requests are sent just before a drain.
     fn visit_until_drain(&self) {
         for visitor in 1..=VISITORS {
-            let early = Duration::from_millis(5).mul_f64(self.random.fraction());
+            let early = Duration::from_millis(8).mul_f64(self.random.fraction());
             let pause = DRAIN_AFTER - early;
             self.begin_visit(
                 Visit::with_pause(self.next_call(), self.next_call(), pause),
@@ -498,32 +553,43 @@ impl World {
         });
     }
 
-    /// A client makes many calls that take longer than it waits.
-    async fn be_impatient(&self, client: usize, calls: u32) {
-        let workers = lock(&self.clients[client].workers).clone();
-        for number in 0..calls {
+    /// A stranger far away makes many calls, and gives them up before the responses come.
+    async fn be_impatient(&self, replica: usize, calls: u32) {
+        let (address, home) = (self.replicas[replica].address(), host(4, 2));
+        let conditions = Conditions {
+            latency: FAR,
+            ..Conditions::default()
+        };
+        self.network.set_conditions(home, address.ip(), conditions);
+        let client = self.stranger(home, address);
+        for _ in 0..calls {
             let mut plan = Plan::simple(Method::Get, self.next_call());
-            plan.order.delay_ms = 100;
-            plan.gives_up = Some(Duration::from_millis(50));
-            self.spawn(plan, workers[number as usize % workers.len()].clone());
+            plan.gives_up = Some(FAR / 2);
+            plan.is_of_stranger = true;
+            self.spawn(plan, client.clone());
             sleep(Duration::from_secs(1) / calls).await;
         }
+        sleep(Duration::from_secs(2)).await;
+    }
+
+    /// A client that calls one replica only.
+    fn stranger(&self, home: IpAddr, replica: SocketAddr) -> Client {
+        let config = Config {
+            network: Some(Arc::new(self.network.of_host(home))),
+            ..Config::default()
+        };
+        let target: Target = replica.to_string().parse().expect("a target");
+        Channel::new(&target, DESCRIPTORS, &config, Duration::from_secs(60)).connect()
     }
 
     /// A stranger fills the places of a replica with slow calls.
     async fn hog(&self, replica: usize, calls: u32, lasts: Duration) {
-        let stranger = self.network.of_host(host(4, 1));
-        let config = Config {
-            network: Some(Arc::new(stranger)),
-            ..Config::default()
-        };
-        let address = self.replicas[replica].address();
-        let target: Target = address.to_string().parse().expect("a target");
-        let client = Channel::new(&target, DESCRIPTORS, &config, lasts).connect();
+        let client = self.stranger(host(4, 1), self.replicas[replica].address());
         for _ in 0..calls {
             let mut plan = Plan::simple(Method::Put, self.next_call());
             plan.order.delay_ms = u32::try_from(lasts.as_millis()).expect("short");
             plan.deadline = lasts;
+            plan.is_of_stranger = true;
             self.spawn(plan, client.clone());
         }
         sleep(lasts).await;

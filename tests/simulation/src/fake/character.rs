@@ -35,6 +35,15 @@ impl Character {
         }
     }
 
+    /// Draws a character with which all calls fail, and nothing else is wrong.
+    pub fn draw_faulty(random: &mut Rng) -> Self {
+        Self {
+            calls: Shares::faulty(random),
+            health: Shares::of(Manner::Serving),
+            connections: Shares::of(Manner::Plain),
+        }
+    }
+
     /// A character with exactly this manner, for each call, health check or connection that it is
     /// about.
     pub fn always(manner: Manner) -> Self {
@@ -49,6 +58,18 @@ impl Character {
     /// Whether every call to it fails.
     pub fn is_wholly_faulty(&self) -> bool {
         self.calls.always_fail() || self.connections.always_fail()
+    }
+
+    /// Whether every call to it fails, on connections that are well, so that a client sees that it is bad.
+    pub fn shows_its_faults(&self) -> bool {
+        let mut calls = self.calls.0.iter();
+        self.has_plain_connections() && calls.all(|(manner, _)| manner.shows_fault())
+    }
+
+    /// Whether its connections have nothing unusual.
+    pub fn has_plain_connections(&self) -> bool {
+        let is_plain = |(manner, _): &(Manner, u32)| *manner == Manner::Plain;
+        self.connections.0.iter().all(is_plain)
     }
 
     /// The manner of the next call, health check or connection.

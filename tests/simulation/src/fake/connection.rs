@@ -1,6 +1,6 @@
 //! [`Connection`]: one connection, which follows the scripts of its streams.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use fastrand::Rng;
@@ -17,6 +17,7 @@ use super::{
     draft::Draft,
     manner::{Kind, Manner},
     scripts::{self, Habits},
+    step::Step,
     stream::Stream,
 };
 use crate::{
@@ -32,6 +33,13 @@ const READ: usize = 16 * 1_024;
 
 /// The window of HTTP/2 without any settings, in bytes.
 const WINDOW: i64 = 65_535;
+
+/// What comes within this time after a connection hangs was sent before.
+const LAST_ON_THE_WAY: Duration = Duration::from_secs(5);
+
+/// The longest time for which a client uses a connection that hangs: it asks, sends a PING, and waits for
+/// 20 s.
+const LONGEST_HANG: Duration = Duration::from_secs(40);
 
 /// The highest id of a stream.
 const HIGHEST: u32 = u32::MAX >> 1;
@@ -56,6 +64,12 @@ pub(super) struct Connection {
     pub(super) processed: u32,
     /// The last stream that a GOAWAY included.
     pub(super) last: u32,
+    /// Since when it hangs.
+    pub(super) muted: Option<Instant>,
+    /// Whether something came while it hung.
+    is_used_mute: bool,
+    /// Whether nothing was wrong so far.
+    is_kind: bool,
     /// What the client takes, in bytes.
     pub(super) window: i64,
     /// What the client takes on a new stream, in bytes.
@@ -78,6 +92,9 @@ impl Connection {
             highest: 0,
             processed: 0,
             last: HIGHEST,
+            muted: None,
+            is_used_mute: false,
+            is_kind: true,
             window: WINDOW,
             initial_window: WINDOW,
         };
@@ -109,6 +126,7 @@ impl Connection {
                 }
                 read = reader.read_buf(&mut self.received), if !is_full && !self.is_closing => {
                     if !matches!(read, Ok(1..)) {
+                        self.note_end();
                         return;
                     }
                     self.read();
@@ -118,6 +136,19 @@ impl Connection {
             if self.waiting.is_empty() && writer.flush().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Notes that the client has ended the connection with calls on it.
+    fn note_end(&self) {
+        let calls = self.streams.iter().filter(|(number, stream)| {
+            let waits_for_client = matches!(stream.steps.front(), None | Some(Step::RequestEnd));
+            **number > 0 && !waits_for_client
+        });
+        let calls = calls.count();
+        if self.is_kind && calls > 0 {
+            let replica = self.replica;
+            self.trace.note(Event::CutOff { replica, calls });
         }
     }
 
@@ -134,6 +165,8 @@ impl Connection {
 
     fn read(&mut self) {
         if !self.habits.listens {
+            let is_late = |muted: Instant| muted.elapsed() > LAST_ON_THE_WAY;
+            self.is_used_mute |= self.muted.is_some_and(is_late);
             self.received.clear();
             return;
         }
@@ -176,7 +209,9 @@ impl Connection {
     }
 
     fn draw(&mut self, kind: Kind) -> Manner {
-        self.character.next(kind, &mut self.random)
+        let manner = self.character.next(kind, &mut self.random);
+        self.is_kind &= manner.is_kind();
+        manner
     }
 
     fn note(&self, call: u64, manner: Manner) {
@@ -193,5 +228,17 @@ impl Connection {
         scripts::write(manner, &mut draft, &mut self.habits);
         let script = self.streams.entry(stream).or_insert_with(|| Stream::new(0));
         script.steps.append(&mut draft.steps);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let hung = self.muted.map(|muted| muted.elapsed()).unwrap_or_default();
+        if self.is_used_mute && hung > LONGEST_HANG {
+            let replica = self.replica;
+            self.trace.violation(format!(
+                "a connection to {replica} hangs for {hung:?}, and is still there"
+            ));
+        }
     }
 }

@@ -54,6 +54,7 @@ impl Connection {
             Step::Mute => {
                 self.habits.listens = false;
                 self.streams.clear();
+                self.muted = Some(Instant::now());
             }
             Step::Close => self.is_closing = true,
         }

@@ -61,6 +61,54 @@ impl Manner {
         ) || self.refuses_by_goodbye()
     }
 
+    /// Whether a call fails so that a client sees whose fault it is, and its connection goes on.
+    pub(super) fn shows_fault(self) -> bool {
+        matches!(
+            self,
+            Self::Hang
+                | Self::NoTrailers
+                | Self::EndOnHead
+                | Self::Html
+                | Self::Garbage
+                | Self::OtherType
+                | Self::InvalidFlag
+                | Self::Compressed
+                | Self::CutShort
+                | Self::CutInPrefix
+                | Self::StatusMissing
+                | Self::StatusNoNumber
+                | Self::StatusUnknownNumber
+                | Self::Unavailable
+                | Self::Internal
+                | Self::Unknown
+                | Self::OddMessage
+                | Self::InvalidDetails
+                | Self::ResetBeforeHead
+                | Self::ResetAfterHead
+                | Self::ResetInMessage
+                | Self::ResetAfterMessage
+                | Self::Refused
+                | Self::RefusedLate
+        )
+    }
+
+    /// Whether a client can't complain.
+    pub(super) fn is_kind(self) -> bool {
+        matches!(
+            self,
+            Self::Good
+                | Self::Slow
+                | Self::TinyFrames
+                | Self::Trickle
+                | Self::Serving
+                | Self::HealthGoAwayAtTimes
+                | Self::Plain
+                | Self::SomeStreams
+                | Self::LargeWindow
+                | Self::GoAwayLater
+        )
+    }
+
     /// Whether a call can succeed in another way than its order says.
     pub fn alters_success(self) -> bool {
         matches!(

@@ -218,6 +218,8 @@ manners! {
         HealthNotGrpc,
         /// A message that is no protobuf.
         HealthGarbage,
+        /// At times a GOAWAY that includes all calls so far, and no response.
+        HealthGoAwayAtTimes,
     }
     Connection {
         /// A server's preface, and nothing else.
@@ -282,6 +284,8 @@ manners! {
         GoAwayLaterThenClose,
         /// The connection hangs after a while.
         MuteLater,
+        /// The same, where few streams are taken at a time.
+        FewStreamsThenMute,
         /// The connection ends after a while.
         CloseLater,
         /// The connection ends at once.

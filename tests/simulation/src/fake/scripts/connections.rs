@@ -13,7 +13,7 @@ use super::{
         step::Last,
     },
     Habits,
-    settings::settings,
+    settings::{MAX_CONCURRENT_STREAMS, settings},
 };
 
 const NO_ERROR: u32 = 0;
@@ -60,6 +60,13 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>, habits: &mut Habits) -> 
         Manner::MuteLater => {
             settings(it, &[]);
             it.pause_between(1, 30_000);
+            it.mute();
+        }
+        Manner::FewStreamsThenMute => {
+            let streams = it.random.u16(1..=3);
+            settings(it, &[(MAX_CONCURRENT_STREAMS, streams.into())]);
+            habits.max_streams = streams.into();
+            it.pause_between(1, 10_000);
             it.mute();
         }
         Manner::CloseLater => {

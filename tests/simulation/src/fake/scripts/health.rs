@@ -3,7 +3,10 @@
 use super::super::{
     draft::{Draft, prefixed},
     manner::Manner,
+    step::Last,
 };
+
+const NO_ERROR: u32 = 0;
 
 /// The encoded status of a `HealthCheckResponse`.
 const SERVING: [u8; 2] = [8, 1];
@@ -21,6 +24,10 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             let status = it.choose(&[SERVING, SERVING, NOT_SERVING]);
             reply(it, status);
         }
+        Manner::HealthGoAwayAtTimes if it.random.bool() => {
+            it.go_away(Last::Processed, NO_ERROR);
+        }
+        Manner::HealthGoAwayAtTimes => reply(it, SERVING),
         Manner::HealthUnimplemented => it.end(&[("grpc-status", "12")]),
         Manner::HealthUnavailable => it.end(&[("grpc-status", "14")]),
         Manner::HealthSilent => {}
