@@ -24,6 +24,11 @@ pub(crate) struct Outbound {
     is_watched: AtomicBool,
     /// Whether the last write of the socket waits for the client.
     is_writing: AtomicBool,
+    is_closed: AtomicBool,
+    /// Whether hyper has flushed the socket since it took the last part of a response over HTTP/1. hyper may let others run while it
+    /// holds bytes that it has not written: its loop yields after a write into its own buffer (dispatch.rs,
+    /// `poll_loop`). It flushes the socket once it holds none.
+    is_flushed: AtomicBool,
     /// Bytes of responses over HTTP/2 that hyper has taken since the socket had taken all.
     given: AtomicUsize,
     /// Whether anything is in `waiting`, so that most looks take no lock.
@@ -58,6 +63,23 @@ impl Outbound {
         self.is_writing.store(is_writing, Relaxed);
     }
 
+    /// Notes that hyper has taken a part of a response over HTTP/1.
+    pub(crate) fn note_taken(&self) {
+        self.is_flushed.store(false, Relaxed);
+    }
+
+    /// Whether the connection has ended before the socket took what hyper held.
+    pub(crate) fn has_lost_a_rest(&self) -> bool {
+        self.is_closed.load(Relaxed) && !self.is_flushed.load(Relaxed)
+    }
+
+    /// Notes that the socket was flushed, with all that there was to write.
+    pub(crate) fn note_flushed(&self) {
+        if !self.is_flushed.load(Relaxed) {
+            self.is_flushed.store(true, Relaxed);
+        }
+    }
+
     /// Calls `at_end` when the socket has taken all, or never will.
     pub(crate) fn add_rest(&self, at_end: impl FnOnce(bool) + Send + 'static) {
         lock(&self.waiting).rests.push(Box::new(at_end));
@@ -80,15 +102,21 @@ impl Outbound {
         self.given.fetch_add(bytes, Relaxed);
     }
 
-    /// The socket has taken all that the client lets through.
+    /// The socket has taken all that was written to it.
     pub(crate) fn drained(&self) {
         self.given.store(0, Relaxed);
-        self.end(true);
+        if self.is_flushed.load(Relaxed) {
+            self.end(true);
+        } else if self.has_waiting.load(Relaxed) {
+            let bodies = mem::take(&mut lock(&self.waiting).bodies);
+            bodies.into_iter().for_each(Waker::wake);
+        }
     }
 
     /// The connection ends. What ends with it waits for nothing.
     pub(crate) fn close(&self) {
         self.is_watched.store(false, Relaxed);
+        self.is_closed.store(true, Relaxed);
         self.end(false);
     }
 
@@ -107,5 +135,32 @@ impl Outbound {
 impl fmt::Debug for Outbound {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Outbound").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_rest_has_left_when_the_socket_was_flushed_after_it() {
+        let outbound = Outbound::default();
+        outbound.watch();
+        outbound.note_flushed();
+        outbound.note_taken();
+        let left = Arc::new(Mutex::new(None));
+        let seen = left.clone();
+        outbound.add_rest(move |has_left| *lock(&seen) = Some(has_left));
+        outbound.drained();
+        assert_eq!(*lock(&left), None, "hyper may hold it");
+        outbound.note_flushed();
+        outbound.drained();
+        assert_eq!(*lock(&left), Some(true));
+        outbound.close();
+        assert!(!outbound.has_lost_a_rest());
+        outbound.note_taken();
+        assert!(outbound.has_lost_a_rest());
     }
 }

@@ -240,18 +240,24 @@ impl AccessLine {
         let has_rest = self.end == End::Complete
             && self.size > limits::SENT_AT_ONCE
             && self.version < Version::HTTP_2;
-        let open = self.connection.open.as_ref();
-        match open.filter(|open| has_rest && open.outbound.is_watched()) {
-            Some(open) => {
-                let mut line = self.clone();
-                open.outbound.add_rest(move |has_left| {
-                    if !has_left {
-                        line.end = End::Dropped;
-                    }
+        let open = self.connection.open.as_ref().filter(|_| has_rest);
+        match open.map(|open| &open.outbound) {
+            Some(outbound) if outbound.is_watched() => {
+                let line = self.clone();
+                outbound.add_rest(move |has_left| {
+                    let line = if has_left { line } else { line.dropped() };
                     line.context.clone().sync_scope(|| line.write());
                 });
             }
-            None => self.write(),
+            Some(outbound) if outbound.has_lost_a_rest() => self.clone().dropped().write(),
+            _ => self.write(),
+        }
+    }
+
+    fn dropped(self) -> Self {
+        Self {
+            end: End::Dropped,
+            ..self
         }
     }
 

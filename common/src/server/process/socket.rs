@@ -317,6 +317,7 @@ impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
                 self.poll_stalled(cx).map(Err)
             }
             ready @ Poll::Ready(_) => {
+                this.open.outbound.note_flushed();
                 if mem::take(this.is_flushing) {
                     this.open.outbound.note_writing(false);
                     *this.stalled = None;

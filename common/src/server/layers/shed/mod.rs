@@ -326,8 +326,11 @@ where
         }
         let data = this.rest.split_to(this.rest.len().min(limits::FRAME));
         *this.given += data.len() as u64;
+        let outbound = &served.in_flight.open.outbound;
         if *this.is_http2 {
-            served.in_flight.open.outbound.note_given(data.len());
+            outbound.note_given(data.len());
+        } else {
+            outbound.note_taken();
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
