@@ -52,6 +52,8 @@ pub struct Plan {
     pub orders: (u32, Duration),
     /// The time that the client takes for each reply.
     pub reads_for: Duration,
+    /// The process that makes it, while it makes calls at random times.
+    pub client: Option<usize>,
     /// The worker that makes it, in the phase of equal calls.
     pub worker: Option<usize>,
     /// Whether its client knows one replica only.
@@ -84,6 +86,7 @@ impl Plan {
             gives_up: None,
             orders: (1, Duration::ZERO),
             reads_for: Duration::ZERO,
+            client: None,
             worker: None,
             is_of_stranger: false,
         }

@@ -11,21 +11,21 @@ use crate::{
     call::Outcome,
     checks::Noted,
     replica::Kind,
-    schedule::{Schedule, What},
+    schedule::{Fault, Schedule, What},
     service::id_of,
     trace::Event,
     world::replica_address,
 };
 
-/// Until then a replica is not yet known to be bad.
-const LEARNS_FOR: Duration = Duration::from_secs(10);
-
-/// The calls that a process makes to a bad replica after that: its trials, each with the calls that are on
-/// their way, and those of the judgement.
-const TRIALS: usize = 8;
+/// The most calls of a process to a bad replica: those in which the process learns that it is bad, and its
+/// trials, each with what is on its way.
+const TRIALS: usize = 25;
 
 /// The longest pause between two attempts, unless a replica asks for another.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1_500);
+
+/// The time in which all is well again after a fault.
+const AFTERMATH: Duration = Duration::from_secs(20);
 
 /// The longest silence after which no connection is broken off.
 const SHORT_SILENCE: Duration = Duration::from_secs(15);
@@ -150,29 +150,29 @@ fn bad_replicas(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String
         Kind::Ours { .. } => false,
         Kind::Fake(character) => character.shows_its_faults(),
     };
-    let mut calls = vec![BTreeSet::new(); schedule.replicas.len()];
-    for (at, event) in events {
-        if let Event::Processed { call, replica } | Event::Does { call, replica, .. } = event
-            && *at >= LEARNS_FOR
-            && *call > 0
-        {
-            calls[*replica].insert(*call);
+    let mut clients = BTreeMap::new();
+    let mut calls = BTreeMap::<_, BTreeSet<_>>::new();
+    for (_, event) in events {
+        match event {
+            Event::Begin(plan) => {
+                clients.extend(plan.client.map(|client| (plan.order.call, client)));
+            }
+            Event::Processed { call, replica } | Event::Does { call, replica, .. } => {
+                if let (Some(client), true) = (clients.get(call), is_bad(*replica)) {
+                    calls.entry((*replica, *client)).or_default().insert(call);
+                }
+            }
+            _ => {}
         }
     }
-    let processes = schedule.clients.len() + 1;
-    let bad = (0..calls.len()).filter(|replica| is_bad(*replica));
-    let too_many = bad.filter(|replica| {
-        calls[*replica].len()
-            > std::env::var("TRIALS").map_or(TRIALS, |it| it.parse().unwrap()) * processes
-    });
+    let too_many = calls.iter().filter(|(_, calls)| calls.len() > TRIALS);
     too_many
-        .map(|replica| {
-            let got = calls[replica].len();
-            let what = format!(
-                "replica {replica} fails, and got {got} calls from then on; {processes} {:?}",
-                schedule.replicas[replica]
-            );
-            (LEARNS_FOR, what)
+        .map(|((replica, client), calls)| {
+            let got = calls.len();
+            let kind = &schedule.replicas[*replica];
+            let what =
+                format!("replica {replica} fails, and got {got} calls of {client}: {kind:?}");
+            (Duration::ZERO, what)
         })
         .collect()
 }
@@ -184,8 +184,18 @@ fn waits(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> {
         Kind::Ours { .. } => true,
         Kind::Fake(character) => character.has_plain_connections(),
     });
-    let is_harmless = |what: &What| matches!(what, What::Health(..) | What::ClockSteps(_));
-    let is_near = is_plain && schedule.faults.iter().all(|fault| is_harmless(&fault.what));
+    let harmful = schedule.faults.iter().filter(|fault| {
+        let is_harmless = matches!(
+            fault.what,
+            What::Health(..) | What::Overload(_) | What::ClockSteps(_)
+        );
+        !is_harmless
+    });
+    let harmful: Vec<_> = harmful.collect();
+    let is_near = |from: Duration, to: Duration| {
+        let is_over = |it: &Fault| it.at + it.lasts + AFTERMATH < from || it.at > to;
+        is_plain && harmful.iter().all(|it| is_over(it))
+    };
     let mut last_seen = BTreeMap::<String, (Duration, bool)>::new();
     let mut violations = Vec::new();
     for (at, event) in events {
@@ -199,9 +209,10 @@ fn waits(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> {
             Event::End {
                 call,
                 outcome: Outcome::Failed(Code::DeadlineExceeded, _),
-            } if is_near => {
+            } => {
                 if let Some((seen, true)) = last_seen.get(&id_of(*call))
                     && *at - *seen > LONGEST_PAUSE
+                    && is_near(*seen, *at)
                 {
                     let waited = *at - *seen;
                     let what = format!("call {call} waited for {waited:?}, and was not made again");

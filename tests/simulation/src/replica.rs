@@ -23,6 +23,9 @@ use crate::{
     trace::{Event, Trace},
 };
 
+/// The deadline of a call that carries none.
+const LONGEST_CALL: Duration = Duration::from_mins(1);
+
 /// What serves the calls of a replica.
 #[derive(Debug, Clone)]
 pub enum Kind {
@@ -110,6 +113,7 @@ impl Replica {
                 let config = Config {
                     max_in_flight: NonZeroUsize::new(max_in_flight).expect("not 0"),
                     drain_delay,
+                    deadline: LONGEST_CALL,
                     ..Config::default()
                 };
                 let service = Service {

@@ -63,6 +63,8 @@ pub enum What {
     Roll(usize, bool),
     /// Its handlers are slow, fail or hang.
     Health(usize, Health),
+    /// The handlers of all replicas fail, and say when to come back.
+    Overload(Duration),
     /// The name of the service can't be looked up.
     NameFails,
     /// A look-up never ends.
@@ -108,6 +110,7 @@ impl What {
             Self::Health(_, health) if health.hangs => "handlers hang",
             Self::Health(_, health) if health.fails.1.is_some() => "handlers fail",
             Self::Health(..) => "handlers slow",
+            Self::Overload(_) => "overload",
             Self::NameFails => "name fails",
             Self::NameHangs => "name hangs",
             Self::NameEmpty => "name empty",
@@ -199,7 +202,7 @@ impl Schedule {
 impl Fault {
     fn draw(random: &mut fastrand::Rng, replicas: usize, clients: usize) -> Self {
         let replica = random.usize(..replicas);
-        let what = match random.u8(..26) {
+        let what = match random.u8(..27) {
             0 | 1 => What::Conditions(replica, conditions(random)),
             2 => What::Block(replica, true, true),
             3 => {
@@ -237,6 +240,7 @@ impl Fault {
             22 => What::NameMoves,
             23 => What::Impatience(replica, random.u32(500..4_000)),
             24 => What::EdgeRoll,
+            25 => What::Overload(millis(random, 0..20_000)),
             16 => What::Burst(random.usize(..clients), random.u32(50..500)),
             18 => What::EdgeConditions(conditions(random)),
             19 => What::EdgeReset,

@@ -25,6 +25,8 @@ pub struct Health {
     pub slow: Duration,
     /// The share of the calls that fail, and their code.
     pub fails: (f64, Option<Code>),
+    /// When a call that fails may be made again.
+    pub pushback: Option<Duration>,
     /// Whether calls never end.
     pub hangs: bool,
 }
@@ -84,7 +86,14 @@ impl Service {
         if let (share, Some(code)) = health.fails
             && self.random.fraction() < share
         {
-            return Err(Status::new(code, "the replica fails"));
+            let mut status = Status::new(code, "the replica fails");
+            if let Some(pushback) = health.pushback {
+                let millis = u64::try_from(pushback.as_millis()).expect("it is short");
+                status
+                    .metadata_mut()
+                    .insert("grpc-retry-pushback-ms", millis.into());
+            }
+            return Err(status);
         }
         status_of(order).map(|()| reply_to(order))
     }

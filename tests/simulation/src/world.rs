@@ -15,6 +15,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
 };
+use tonic::Code;
 
 use crate::{
     call::{Method, Plan},
@@ -256,7 +257,8 @@ impl World {
             };
             let pause = -(1.0 - random.f64()).ln() / rate;
             sleep(Duration::from_secs_f64(pause)).await;
-            let plan = Plan::draw(self.next_call(), &mut random);
+            let mut plan = Plan::draw(self.next_call(), &mut random);
+            plan.client = Some(client);
             let plan = if is_faulty { plan } else { plan.well_behaved() };
             let caller = lock(&self.clients[client].workers)[worker].clone();
             self.spawn(plan, caller);
@@ -444,6 +446,17 @@ impl World {
                 lasts.await;
                 self.replicas[replica].set_health(Health::default());
             }
+            What::Overload(pushback) => {
+                let health = Health {
+                    fails: (1.0, Some(Code::ResourceExhausted)),
+                    pushback: Some(pushback),
+                    ..Health::default()
+                };
+                self.replicas.iter().for_each(|it| it.set_health(health));
+                lasts.await;
+                let well = Health::default();
+                self.replicas.iter().for_each(|it| it.set_health(well));
+            }
             What::NameFails => self.name_is(Name::Fails, lasts).await,
             What::NameHangs => self.name_is(Name::Hangs, lasts).await,
             What::NameEmpty => self.name_is(Name::Is(Vec::new()), lasts).await,
@@ -562,7 +575,13 @@ impl World {
         };
         self.network.set_conditions(home, address.ip(), conditions);
         let client = self.stranger(home, address);
-        for _ in 0..calls {
+        // A fake looks at all its streams again and again.
+        let most = if self.replicas[replica].is_ours() {
+            calls
+        } else {
+            calls.min(200)
+        };
+        for _ in 0..most {
             let mut plan = Plan::simple(Method::Get, self.next_call());
             plan.gives_up = Some(FAR / 2);
             plan.is_of_stranger = true;

@@ -17,7 +17,7 @@ impl Character {
     pub fn draw(random: &mut Rng) -> Self {
         let calls = match random.u8(..10) {
             0 => Shares::of(Manner::Good),
-            1..4 => Shares::faulty(random),
+            1..4 => Shares::faulty(random, Manner::always_fails),
             _ => Shares::mixed(Manner::Good, random),
         };
         let health = match random.u8(..10) {
@@ -38,7 +38,10 @@ impl Character {
     /// Draws a character with which all calls fail, and nothing else is wrong.
     pub fn draw_faulty(random: &mut Rng) -> Self {
         Self {
-            calls: Shares::faulty(random),
+            calls: match random.u8(..4) {
+                0 => Shares::of(Manner::Hang),
+                _ => Shares::faulty(random, Manner::shows_fault),
+            },
             health: Shares::of(Manner::Serving),
             connections: Shares::of(Manner::Plain),
         }
@@ -93,8 +96,8 @@ impl Shares {
     }
 
     /// One to three manners with which all calls fail.
-    fn faulty(random: &mut Rng) -> Self {
-        let fails = |manner: &Manner| manner.kind() == Kind::Call && manner.always_fails();
+    fn faulty(random: &mut Rng, fails: fn(Manner) -> bool) -> Self {
+        let fails = |manner: &Manner| manner.kind() == Kind::Call && fails(*manner);
         let manners: Vec<_> = Manner::ALL.iter().copied().filter(fails).collect();
         let count = random.usize(1..=3);
         let draw = |_| (manners[random.usize(..manners.len())], random.u32(1..=10));
