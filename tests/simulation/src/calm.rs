@@ -19,7 +19,7 @@ use crate::{
 
 /// The most calls of a process to a bad replica: those in which the process learns that it is bad, and its
 /// trials, each with what is on its way.
-const TRIALS: usize = 25;
+const TRIALS: u32 = 25;
 
 /// The longest pause between two attempts, unless a replica asks for another.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1_500);
@@ -165,7 +165,19 @@ fn bad_replicas(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String
             _ => {}
         }
     }
-    let too_many = calls.iter().filter(|(_, calls)| calls.len() > TRIALS);
+    let most = |replica: usize, client: usize| {
+        let (workers, rate) = schedule.clients[client];
+        let hangs =
+            matches!(&schedule.replicas[replica], Kind::Fake(character) if character.hangs());
+        // Those on their way, until it is known that they are late.
+        let late = if hangs { 1.0 } else { 0.0 };
+        let late = u32::try_from(workers).map_or(f64::MAX, f64::from) * rate * late;
+        f64::from(TRIALS) + late
+    };
+    let too_many = calls.iter().filter(|((replica, client), calls)| {
+        let got = u32::try_from(calls.len()).map_or(f64::MAX, f64::from);
+        got > most(*replica, *client)
+    });
     too_many
         .map(|((replica, client), calls)| {
             let got = calls.len();
@@ -187,7 +199,7 @@ fn waits(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> {
     let harmful = schedule.faults.iter().filter(|fault| {
         let is_harmless = matches!(
             fault.what,
-            What::Health(..) | What::Overload(_) | What::ClockSteps(_)
+            What::Health(..) | What::Overload(..) | What::ClockSteps(_)
         );
         !is_harmless
     });

@@ -64,7 +64,7 @@ pub enum What {
     /// Its handlers are slow, fail or hang.
     Health(usize, Health),
     /// The handlers of all replicas fail, and say when to come back.
-    Overload(Duration),
+    Overload(Code, Duration),
     /// The name of the service can't be looked up.
     NameFails,
     /// A look-up never ends.
@@ -110,7 +110,7 @@ impl What {
             Self::Health(_, health) if health.hangs => "handlers hang",
             Self::Health(_, health) if health.fails.1.is_some() => "handlers fail",
             Self::Health(..) => "handlers slow",
-            Self::Overload(_) => "overload",
+            Self::Overload(..) => "overload",
             Self::NameFails => "name fails",
             Self::NameHangs => "name hangs",
             Self::NameEmpty => "name empty",
@@ -240,7 +240,14 @@ impl Fault {
             22 => What::NameMoves,
             23 => What::Impatience(replica, random.u32(500..4_000)),
             24 => What::EdgeRoll,
-            25 => What::Overload(millis(random, 0..20_000)),
+            25 => {
+                let code = if random.bool() {
+                    Code::Unavailable
+                } else {
+                    Code::ResourceExhausted
+                };
+                What::Overload(code, millis(random, 0..20_000))
+            }
             16 => What::Burst(random.usize(..clients), random.u32(50..500)),
             18 => What::EdgeConditions(conditions(random)),
             19 => What::EdgeReset,

@@ -7,14 +7,17 @@
 //! | `TRACE` | with `SEED`: prints all events |
 //! | `SECONDS` | for how long fresh seeds run, after those of the corpus |
 //! | `FROM` | the first fresh seed, in place of one by the clock |
+//! | `EXCEPT` | fresh seeds that are left out, separated by commas |
 //! | `UNTIL_FAILURE` | stops at the first failure, and shrinks nothing |
 
 use std::{
     collections::BTreeMap,
     env,
+    fmt::Debug,
     hash::{DefaultHasher, Hash, Hasher},
     io::Read as _,
     process::{Child, Command, ExitCode, Stdio},
+    str::FromStr,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -63,9 +66,14 @@ pub fn main() -> ExitCode {
 }
 
 fn left_out() -> Vec<usize> {
-    let text = env::var("LEFT_OUT").unwrap_or_default();
+    numbers_in("LEFT_OUT")
+}
+
+/// The numbers that a variable has, separated by commas.
+fn numbers_in<T: FromStr<Err: Debug>>(variable: &str) -> Vec<T> {
+    let text = env::var(variable).unwrap_or_default();
     let numbers = text.split(',').filter(|number| !number.is_empty());
-    let number = |text: &str| text.parse().expect("LEFT_OUT has numbers");
+    let number = |text: &str| text.parse().expect("the variable has numbers");
     numbers.map(number).collect()
 }
 
@@ -292,6 +300,7 @@ fn many() -> ExitCode {
     let fresh = first_fresh();
     let until_failure = env::var_os("UNTIL_FAILURE").is_some();
     let has_failed = AtomicBool::new(false);
+    let except = numbers_in::<u64>("EXCEPT");
     println!("{} seeds of the corpus, then from {fresh}", corpus.len());
     let (next, sum, begin) = (
         AtomicU64::new(0),
@@ -311,6 +320,9 @@ fn many() -> ExitCode {
                         None if begin.elapsed() < end => fresh + number - corpus.len() as u64,
                         None => return,
                     };
+                    if except.contains(&seed) {
+                        continue;
+                    }
                     let (result, _) = run_child(seed, &[], false);
                     let is_checked_twice = number % 16 == 0;
                     let is_same =

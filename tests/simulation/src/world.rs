@@ -15,7 +15,6 @@ use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
 };
-use tonic::Code;
 
 use crate::{
     call::{Method, Plan},
@@ -446,9 +445,9 @@ impl World {
                 lasts.await;
                 self.replicas[replica].set_health(Health::default());
             }
-            What::Overload(pushback) => {
+            What::Overload(code, pushback) => {
                 let health = Health {
-                    fails: (1.0, Some(Code::ResourceExhausted)),
+                    fails: (1.0, Some(code)),
                     pushback: Some(pushback),
                     ..Health::default()
                 };
@@ -546,7 +545,8 @@ impl World {
     fn visit_until_drain(&self) {
         for visitor in 1..=VISITORS {
             let early = Duration::from_millis(8).mul_f64(self.random.fraction());
-            let pause = DRAIN_AFTER - early;
+            // It connects, and its first request has a response.
+            let pause = DRAIN_AFTER - 4 * ON_THE_WAY.latency - early;
             self.begin_visit(
                 Visit::with_pause(self.next_call(), self.next_call(), pause),
                 visitor,

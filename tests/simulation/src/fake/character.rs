@@ -69,6 +69,14 @@ impl Character {
         self.has_plain_connections() && calls.all(|(manner, _)| manner.shows_fault())
     }
 
+    /// Whether some calls to it get no response.
+    pub fn hangs(&self) -> bool {
+        self.calls
+            .0
+            .iter()
+            .any(|(manner, _)| *manner == Manner::Hang)
+    }
+
     /// Whether its connections have nothing unusual.
     pub fn has_plain_connections(&self) -> bool {
         let is_plain = |(manner, _): &(Manner, u32)| *manner == Manner::Plain;

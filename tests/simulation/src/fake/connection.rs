@@ -39,7 +39,7 @@ const LAST_ON_THE_WAY: Duration = Duration::from_secs(5);
 
 /// The longest time for which a client uses a connection that hangs: it asks, sends a PING, and waits for
 /// 20 s.
-const LONGEST_HANG: Duration = Duration::from_secs(40);
+const LONGEST_HANG: Duration = Duration::from_secs(30);
 
 /// The highest id of a stream.
 const HIGHEST: u32 = u32::MAX >> 1;
@@ -66,8 +66,8 @@ pub(super) struct Connection {
     pub(super) last: u32,
     /// Since when it hangs.
     pub(super) muted: Option<Instant>,
-    /// Whether something came while it hung.
-    is_used_mute: bool,
+    /// When something came first while it hung.
+    used_mute: Option<Instant>,
     /// Whether nothing was wrong so far.
     is_kind: bool,
     /// What the client takes, in bytes.
@@ -93,7 +93,7 @@ impl Connection {
             processed: 0,
             last: HIGHEST,
             muted: None,
-            is_used_mute: false,
+            used_mute: None,
             is_kind: true,
             window: WINDOW,
             initial_window: WINDOW,
@@ -166,7 +166,9 @@ impl Connection {
     fn read(&mut self) {
         if !self.habits.listens {
             let is_late = |muted: Instant| muted.elapsed() > LAST_ON_THE_WAY;
-            self.is_used_mute |= self.muted.is_some_and(is_late);
+            if self.muted.is_some_and(is_late) {
+                self.used_mute.get_or_insert_with(Instant::now);
+            }
             self.received.clear();
             return;
         }
@@ -233,8 +235,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let hung = self.muted.map(|muted| muted.elapsed()).unwrap_or_default();
-        if self.is_used_mute && hung > LONGEST_HANG {
+        let hung = self.used_mute.map(|used| used.elapsed());
+        let hung = hung.unwrap_or_default();
+        if hung > LONGEST_HANG {
             let replica = self.replica;
             self.trace.violation(format!(
                 "a connection to {replica} hangs for {hung:?}, and is still there"

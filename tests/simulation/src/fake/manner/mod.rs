@@ -73,6 +73,8 @@ impl Manner {
                 | Self::OtherType
                 | Self::InvalidFlag
                 | Self::Compressed
+                | Self::UnknownEncoding
+                | Self::TooLongDeclared
                 | Self::CutShort
                 | Self::CutInPrefix
                 | Self::StatusMissing
