@@ -223,10 +223,10 @@ fn waits(schedule: &Schedule, events: &[&Noted]) -> Vec<(Duration, String)> {
                 outcome: Outcome::Failed(Code::DeadlineExceeded, _),
             } => {
                 if let Some((seen, true)) = last_seen.get(&id_of(*call))
-                    && *at - *seen > LONGEST_PAUSE
+                    && at.saturating_sub(*seen) > LONGEST_PAUSE
                     && is_near(*seen, *at)
                 {
-                    let waited = *at - *seen;
+                    let waited = at.saturating_sub(*seen);
                     let what = format!("call {call} waited for {waited:?}, and was not made again");
                     violations.push((*at, what));
                 }

@@ -239,7 +239,6 @@ impl Fault {
             15 => What::NameHasStranger,
             22 => What::NameMoves,
             23 => What::Impatience(replica, random.u32(500..4_000)),
-            24 => What::EdgeRoll,
             25 => {
                 let code = if random.bool() {
                     Code::Unavailable
@@ -252,7 +251,7 @@ impl Fault {
             18 => What::EdgeConditions(conditions(random)),
             19 => What::EdgeReset,
             20 => What::EdgeKill,
-            21 => What::EdgeRoll,
+            21 | 24 => What::EdgeRoll,
             17 => What::ClockSteps(random.i64(-10_000..10_000)),
             _ => What::Hog(replica, random.u32(10..200)),
         };

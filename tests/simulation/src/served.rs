@@ -88,7 +88,7 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
             }
             Event::Closed { call, idle } => {
                 let is_early = *idle + MARGIN < edge.idle_timeout;
-                if is_early && edge.serves(*at) && edge.serves(*at - *idle) {
+                if is_early && edge.serves(*at) && edge.serves(at.saturating_sub(*idle)) {
                     violated(format!(
                         "the connection of request {call} was closed within {idle:?}"
                     ));
@@ -128,6 +128,7 @@ fn requests(events: &[Noted]) -> BTreeMap<u64, Request<'_>> {
 }
 
 /// What happens to the edge in a run.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Edge {
     /// Whether it is killed.
     is_killed: bool,
@@ -173,7 +174,7 @@ impl Edge {
     /// Whether a request of this time on an open connection gets a response: a drain reads what was sent
     /// before it.
     fn serves(&self, at: Duration) -> bool {
-        let drains = |drain: &Duration| at >= *drain && at < *drain + Duration::from_secs(60);
+        let drains = |drain: &Duration| at >= *drain && at < *drain + Duration::from_mins(1);
         !self.breaks && !self.makes_room && !self.is_slow && !self.drains.iter().any(drains)
     }
 }

@@ -446,15 +446,13 @@ impl World {
                 self.replicas[replica].set_health(Health::default());
             }
             What::Overload(code, pushback) => {
-                let health = Health {
+                self.overload(Health {
                     fails: (1.0, Some(code)),
                     pushback: Some(pushback),
                     ..Health::default()
-                };
-                self.replicas.iter().for_each(|it| it.set_health(health));
+                });
                 lasts.await;
-                let well = Health::default();
-                self.replicas.iter().for_each(|it| it.set_health(well));
+                self.overload(Health::default());
             }
             What::NameFails => self.name_is(Name::Fails, lasts).await,
             What::NameHangs => self.name_is(Name::Hangs, lasts).await,
@@ -500,15 +498,7 @@ impl World {
                 lasts.await;
                 self.edge.start();
             }
-            What::EdgeRoll => {
-                self.set_edge_conditions(ON_THE_WAY);
-                self.visit_until_drain();
-                sleep(DRAIN_AFTER).await;
-                self.trace.note(Event::Drains);
-                self.edge.drain().await;
-                self.edge.start();
-                self.set_edge_conditions(Conditions::default());
-            }
+            What::EdgeRoll => self.roll_edge().await,
             What::ClockSteps(seconds) => clock::step(seconds),
             What::Impatience(replica, calls) => self.be_impatient(replica, calls).await,
             What::Hog(replica, calls) => self.hog(replica, calls, fault.lasts).await,
@@ -541,12 +531,27 @@ impl World {
         }
     }
 
+    /// Sets how the handlers of all replicas are.
+    fn overload(&self, health: Health) {
+        self.replicas.iter().for_each(|it| it.set_health(health));
+    }
+
+    async fn roll_edge(&self) {
+        self.set_edge_conditions(ON_THE_WAY);
+        self.visit_until_drain();
+        sleep(DRAIN_AFTER).await;
+        self.trace.note(Event::Drains);
+        self.edge.drain().await;
+        self.edge.start();
+        self.set_edge_conditions(Conditions::default());
+    }
+
     /// Lets HTTP clients come whose second requests are sent just before a drain.
     fn visit_until_drain(&self) {
         for visitor in 1..=VISITORS {
             let early = Duration::from_millis(8).mul_f64(self.random.fraction());
             // It connects, and its first request has a response.
-            let pause = DRAIN_AFTER - 4 * ON_THE_WAY.latency - early;
+            let pause = DRAIN_AFTER.saturating_sub(4 * ON_THE_WAY.latency + early);
             self.begin_visit(
                 Visit::with_pause(self.next_call(), self.next_call(), pause),
                 visitor,
@@ -598,7 +603,7 @@ impl World {
             ..Config::default()
         };
         let target: Target = replica.to_string().parse().expect("a target");
-        Channel::new(&target, DESCRIPTORS, &config, Duration::from_secs(60)).connect()
+        Channel::new(&target, DESCRIPTORS, &config, Duration::from_mins(1)).connect()
     }
 
     /// A stranger fills the places of a replica with slow calls.

@@ -14,7 +14,10 @@ const NOT_SERVING: [u8; 2] = [8, 2];
 
 pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
     match manner {
-        Manner::Serving => reply(it, SERVING),
+        Manner::HealthGoAwayAtTimes if it.random.bool() => {
+            it.go_away(Last::Processed, NO_ERROR);
+        }
+        Manner::Serving | Manner::HealthGoAwayAtTimes => reply(it, SERVING),
         Manner::ServingLate => {
             it.pause_between(50, 3_000);
             reply(it, SERVING);
@@ -24,10 +27,6 @@ pub(super) fn write(manner: Manner, it: &mut Draft<'_>) -> bool {
             let status = it.choose(&[SERVING, SERVING, NOT_SERVING]);
             reply(it, status);
         }
-        Manner::HealthGoAwayAtTimes if it.random.bool() => {
-            it.go_away(Last::Processed, NO_ERROR);
-        }
-        Manner::HealthGoAwayAtTimes => reply(it, SERVING),
         Manner::HealthUnimplemented => it.end(&[("grpc-status", "12")]),
         Manner::HealthUnavailable => it.end(&[("grpc-status", "14")]),
         Manner::HealthSilent => {}
