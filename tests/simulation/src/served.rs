@@ -94,7 +94,7 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
                     ));
                 }
             }
-            Event::Hurried { took } if *took > LONGEST_HALF_HEAD && !edge.is_slow => {
+            Event::Hurried { took } if *took > edge.longest_half_head() && !edge.is_slow => {
                 violated(format!("half a head had {took:?}"));
             }
             _ => {}
@@ -162,6 +162,16 @@ impl Edge {
             idle_timeout: schedule.edge.idle_timeout.unwrap_or(IDLE_TIMEOUT),
             makes_room: schedule.edge.connections.is_some(),
             drains: drains.collect(),
+        }
+    }
+
+    /// The longest time of half a head. Where connections are few, it may wait for a place while all have
+    /// requests, but not until idle ones time out.
+    fn longest_half_head(&self) -> Duration {
+        if self.makes_room {
+            self.idle_timeout.max(Duration::from_mins(1))
+        } else {
+            LONGEST_HALF_HEAD
         }
     }
 
