@@ -29,12 +29,10 @@ BREAKS = [
     ),
     Break(
         "a 404 has no request id",
-        "let headers = response.headers_mut(); "
-        "let Context { protocol, request_id, timings, .. } = &line.context; "
-        "headers.insert(",
-        "let is_lost = response.status() == 404; "
-        "let headers = response.headers_mut(); "
-        "let Context { protocol, request_id, timings, .. } = &line.context; "
+        "let headers = response.headers_mut(); let Shared { protocol, request_id, timings, .. } "
+        "= &*line.context.shared; headers.insert(",
+        "let is_lost = response.status() == 404; let headers = response.headers_mut(); "
+        "let Shared { protocol, request_id, timings, .. } = &*line.context.shared; "
         "let mut lost = HeaderMap::new(); "
         "(if is_lost { &mut lost } else { &mut *headers }).insert(",
         f"{PROCESSES} context::the_id",
@@ -53,20 +51,20 @@ BREAKS = [
     ),
     Break(
         "a call that is not idempotent is retried",
-        "if call.method.declared.is_idempotent => status,",
-        "=> status,",
+        "false => Some(Why::NotIdempotent),",
+        "false => None,",
         f"{UNIT} attempts::",
     ),
     Break(
         "retries ignore their budget",
-        "attempts < limits::MAX_ATTEMPTS && self.withdraw();",
-        "attempts < limits::MAX_ATTEMPTS;",
+        "let is_granted = self.withdraw();",
+        "let is_granted = true;",
         f"{UNIT} attempts::",
     ),
     Break(
         "a retry ignores the pushback",
-        "millis.map_or(Self::Never,",
-        "millis.map_or(Self::After(Duration::ZERO),",
+        "number_in(value).map_or(Self::Never,",
+        "number_in(value).map_or(Self::After(Duration::ZERO),",
         f"{PROCESSES} overload::",
     ),
     Break(
@@ -137,8 +135,8 @@ BREAKS = [
     ),
     Break(
         "the deadline of a route is ignored",
-        "routes.at(path).ok().map(|route| *route.value)",
-        "routes.at(path).ok().map(|_| self.default)",
+        "is_nearest.then_some(*deadline)",
+        "(is_nearest && deadline.is_zero()).then_some(*deadline)",
         f"{EMBEDDED} a_route",
     ),
     Break(
@@ -197,7 +195,7 @@ BREAKS = [
     ),
     Break(
         "what TLS has buffered counts as read",
-        "this.open.note_writing(true); *this.is_flushing = true;",
+        "this.open.outbound.note_writing(true); *this.is_flushing = true;",
         "*this.is_flushing = true;",
         f"{UNIT} a_peer_that_reads_nothing",
     ),
