@@ -18,7 +18,9 @@
 //! | `call` | a call, and what came of it |
 //! | `edge`, `visit` | the edge, and its HTTP clients |
 //! | `trace`, `records` | what happens, and the log records among it |
-//! | `checks`, `metrics` | **what must hold** |
+//! | `checks` | **what must hold** of calls |
+//! | `calm` | what must hold where nothing but a bad replica can be the reason |
+//! | `served`, `metrics` | what must hold of the requests of HTTP clients, and of the metrics |
 //! | `random`, `clock` | what the libraries draw and what time it is for them, from the seed |
 //!
 //! # What must hold
@@ -29,6 +31,9 @@
 //! - What an HTTP client got, the access line and the metrics agree; so do the status of a call and the
 //!   metrics of its caller.
 //! - Each handler and each response has the id of its request.
+//! - A replica that always fails gets few calls but trials, and costs idempotent calls hardly anything.
+//! - A drain loses no request of a client that behaves. HEAD has no body, a route has its own deadline, half a
+//!   head has seconds.
 //! - Once the faults are over and the longest back-off has passed, no call fails, and equal replicas get equal
 //!   shares.
 //! - Nothing is left: calls, connections, requests in flight, tasks.
@@ -39,6 +44,8 @@
 //! Workers on several threads (`tests/models` has what they share), TLS, and the kernel's part of a
 //! connection: a reset overtakes what is on its way, no packet is lost for itself, and the server can't ask what
 //! its peer has acknowledged. Where a process computes for long, no time passes.
+//!
+//! `make simulate-faults` puts faults that `common` once had back, one at a time, and tells which are found.
 
 pub mod call;
 pub mod calm;
