@@ -276,7 +276,8 @@ struct Sum {
     seeds: usize,
     calls: usize,
     memory: u64,
-    used: BTreeMap<String, usize>,
+    /// The seeds with each generator, and how often it was used.
+    used: BTreeMap<String, (usize, usize)>,
     failed: Vec<(u64, String)>,
 }
 
@@ -332,7 +333,9 @@ fn many() -> ExitCode {
                     sum.calls += result.calls;
                     sum.memory = sum.memory.max(result.memory);
                     for (name, times) in result.used {
-                        *sum.used.entry(name).or_default() += times.min(1);
+                        let (seeds, uses) = sum.used.entry(name).or_default();
+                        *seeds += 1;
+                        *uses += times;
                     }
                     if let Some(first) = result.violations.first() {
                         println!("seed {seed}: {first}");
@@ -348,9 +351,9 @@ fn many() -> ExitCode {
         }
     });
     let sum = sum.into_inner().expect("no thread panicked");
-    println!("\nseeds with each generator:");
-    for (name, times) in &sum.used {
-        println!("{times:6} {name}");
+    println!("\nthe seeds with each generator, and its uses:");
+    for (name, (seeds, uses)) in &sum.used {
+        println!("{seeds:6} {uses:8} {name}");
     }
     let mut shown = Vec::new();
     for (seed, violation) in &sum.failed {
