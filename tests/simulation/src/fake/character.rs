@@ -77,10 +77,12 @@ impl Character {
             .any(|(manner, _)| *manner == Manner::Hang)
     }
 
-    /// Whether its connections have nothing unusual.
+    /// Whether its connections have nothing unusual, and no call makes one mute: of further calls nothing
+    /// would be seen.
     pub fn has_plain_connections(&self) -> bool {
         let is_plain = |(manner, _): &(Manner, u32)| *manner == Manner::Plain;
-        self.connections.0.iter().all(is_plain)
+        let mutes = |(manner, _): &(Manner, u32)| manner.name().contains("Mute");
+        self.connections.0.iter().all(is_plain) && !self.calls.0.iter().any(mutes)
     }
 
     /// The manner of the next call, health check or connection.
