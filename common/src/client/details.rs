@@ -37,7 +37,7 @@ pub(super) fn remove_invalid(status: &mut HeaderMap) {
     }
 }
 
-/// A response whose head and trailers have no invalid details.
+/// A response whose head and trailers have neither invalid details nor an invalid message.
 pub(super) fn without_invalid<B>(
     mut response: Response<B>,
 ) -> Response<impl Body<Data = Bytes, Error = B::Error> + use<B>>

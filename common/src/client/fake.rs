@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tokio::{
     io::duplex,
     task::JoinSet,
@@ -23,6 +23,7 @@ use tonic::{Code, Status};
 use super::{
     RequestIdNames,
     pool::{Balance, Replica, keep_io},
+    reading::ENCODING,
     wire::Head,
 };
 use crate::problem::PUSHBACK;
@@ -206,7 +207,7 @@ fn respond(stream: &mut server::SendResponse<Bytes>) {
 async fn send(mut stream: server::SendResponse<Bytes>, parts: Parts) {
     let mut head = head(parts.http, parts.content_type);
     let encoding = parts.encoding.map(HeaderValue::from_static);
-    let encoding = encoding.map(|it| (HeaderName::from_static("grpc-encoding"), it));
+    let encoding = encoding.map(|it| (ENCODING, it));
     head.headers_mut().extend(encoding);
     let Ok(mut body) = stream.send_response(head, false) else {
         return; // the client is gone

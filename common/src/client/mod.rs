@@ -20,7 +20,7 @@
 //! | `ending` | **how an attempt ended**, and what follows for all who want to know |
 //! | `attempt_failure` | an ending with the status that the caller gets |
 //! | `codec` | [`Codec`]: the codec of generated clients, which reports what it refuses |
-//! | `details` | the details of a status, which tonic must not read if they are invalid |
+//! | `details` | the details and the message of a status, which tonic must not read if they are invalid |
 //! | `method`, `latencies` | what is declared and known of a method: how long it usually takes |
 //! | `patience` | a wait for a replica, without the time for which this worker was stuck |
 //! | `pushback` | when a server wants a call again |

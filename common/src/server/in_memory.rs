@@ -90,12 +90,15 @@ impl InMemory {
     /// # Panics
     ///
     /// If there is no such listener.
-    pub fn serve(
+    pub fn serve<S>(
         &self,
         listener: usize,
         client: IpAddr,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> impl Future<Output = ()> + Send + 'static {
+        io: S,
+    ) -> impl Future<Output = ()> + Send + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let face = self.faces[listener].clone();
         let (connections, capacity) = (self.connections.clone(), self.capacity.clone());
         let (deadline, lifetime) = (self.config.deadline, Limits::of(&self.config));

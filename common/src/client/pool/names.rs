@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::subset::Ranks;
 use crate::{
-    client::{Config, Network, target::Target, wire::Head},
+    client::{Config, target::Target, wire::Head},
     limits,
     lock::lock,
     metrics,
@@ -39,7 +39,6 @@ pub(in crate::client) struct Names {
     /// What operators see of the look-ups.
     pub(in crate::client) metrics: Arc<metrics::Target>,
     pub(super) ranks: Ranks,
-    network: Option<Arc<dyn Network>>,
     /// The worker that has the lock looks the names up, for all workers.
     turn: sync::Mutex<()>,
 }
@@ -79,7 +78,6 @@ impl Names {
             ended: watch::Sender::new(()),
             metrics: metrics::Target::new(authorities.iter().map(ToString::to_string).zip(found)),
             ranks: Ranks::new(),
-            network: config.network.clone(),
             turn: sync::Mutex::new(()),
         }
     }
@@ -114,20 +112,11 @@ impl Names {
         }
     }
 
-    async fn addresses_of(&self, name: &Authority) -> io::Result<Vec<SocketAddr>> {
-        match &self.network {
-            Some(network) => {
-                let port = name.port_u16().expect("a target has ports");
-                network.look_up(name.host(), port).await
-            }
-            None => Ok(lookup_host(name.as_str()).await?.collect()),
-        }
-    }
-
     /// Looks up a name. If that fails, or finds nothing, the last addresses stay.
     async fn look_up(&self, index: usize) {
-        let name = &self.all[index].head.authority;
-        let found = timeout(limits::LOOKUP_TIMEOUT, self.addresses_of(name)).await;
+        let head = &self.all[index].head;
+        let name = &head.authority;
+        let found = timeout(limits::LOOKUP_TIMEOUT, addresses_of(head)).await;
         let found = found.unwrap_or_else(|elapsed| Err(elapsed.into()));
         let found = found.and_then(|mut addresses| {
             addresses.sort_unstable();
@@ -163,6 +152,18 @@ impl Names {
     }
 }
 
+/// Looks a name up in its network.
+async fn addresses_of(name: &Head) -> io::Result<Vec<SocketAddr>> {
+    let authority = &name.authority;
+    match &name.network {
+        Some(network) => {
+            let port = authority.port_u16().expect("a target has ports");
+            network.look_up(authority.host(), port).await
+        }
+        None => Ok(lookup_host(authority.as_str()).await?.collect()),
+    }
+}
+
 /// The address that stands in place of a name, if it is one.
 fn ip_address(name: &Authority) -> Option<SocketAddr> {
     let host = name.host();
@@ -180,7 +181,7 @@ pub(super) mod fake {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::client::{BoxConnection, BoxFuture};
+    use crate::client::{BoxConnection, BoxFuture, Network};
 
     /// Clones share their state.
     #[derive(Debug, Clone, Default)]

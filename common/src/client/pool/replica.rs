@@ -136,14 +136,7 @@ impl Replica {
             }
             _ => {}
         }
-        self.remember(class, start, now);
-        if class.evidence == Evidence::Nothing
-            && responded.is_some()
-            && self.record.was_trial(start)
-        {
-            // Its caller or its deadline ended a response that went on.
-            self.record.try_again_soon(now);
-        }
+        self.remember(class, start, responded, now);
         match class.evidence {
             Evidence::Failure => {
                 let code = code_name(class.code);
@@ -164,7 +157,7 @@ impl Replica {
         }
     }
 
-    fn remember(&self, class: Class, start: Instant, now: Instant) {
+    fn remember(&self, class: Class, start: Instant, responded: Option<Instant>, now: Instant) {
         let memory = self.balance.memory();
         if class.evidence == Evidence::Success {
             self.successes.add(&self.record, now);
@@ -172,6 +165,11 @@ impl Replica {
             self.successes.flush(&self.record, now);
         }
         memory.learn(self.address, &self.record, class.evidence, start, now);
+        let proves_nothing = class.evidence == Evidence::Nothing && responded.is_some();
+        if proves_nothing && self.record.was_trial(start) {
+            // Its caller or its deadline ended a response that went on.
+            self.record.try_again_soon(now);
+        }
     }
 
     /// Applies an event to the replica's state.

@@ -24,10 +24,11 @@ pub(crate) struct Outbound {
     is_watched: AtomicBool,
     /// Whether the last write of the socket waits for the client.
     is_writing: AtomicBool,
+    /// Whether the connection has ended.
     is_closed: AtomicBool,
-    /// Whether hyper has flushed the socket since it took the last part of a response over HTTP/1. hyper may let others run while it
-    /// holds bytes that it has not written: its loop yields after a write into its own buffer (dispatch.rs,
-    /// `poll_loop`). It flushes the socket once it holds none.
+    /// Whether hyper has flushed the socket since it took the last part of a response over HTTP/1. hyper may
+    /// let others run while it holds bytes that it has not written: its loop yields after a write into its
+    /// own buffer (dispatch.rs, `poll_loop`). It flushes the socket once it holds none.
     is_flushed: AtomicBool,
     /// Bytes of responses over HTTP/2 that hyper has taken since the socket had taken all.
     given: AtomicUsize,
