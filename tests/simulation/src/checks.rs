@@ -13,7 +13,6 @@ use crate::{
     served,
     service::id_of,
     trace::Event,
-    visit::{End, Got},
 };
 
 /// A time, and what happened then.
@@ -55,7 +54,6 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
     };
     let settled = time_of(|event| matches!(event, Event::Settled));
     let even = time_of(|event| matches!(event, Event::Even));
-    violations.extend(of_requests(events));
     violations.extend(calm::violations(schedule, events));
     violations.extend(served::violations(schedule, events));
     violations.extend(after_recovery(schedule, &calls, settled, even));
@@ -216,54 +214,4 @@ fn slow_calls(
         let what = format!("replicas got {got} of {expected} calls after usual responses");
         (settled, what)
     })
-}
-
-/// What a client got of a response and what its access line says agree.
-fn of_requests(events: &[Noted]) -> Vec<(Duration, String)> {
-    let mut lines = BTreeMap::<&str, Vec<&Record>>::new();
-    let mut asked = BTreeMap::new();
-    for (_, event) in events {
-        match event {
-            Event::Asks(ask) => {
-                asked.insert(ask.call, id_of(ask.call));
-            }
-            Event::Record(record) if record.is_access_line() => {
-                let is_call = record.get("grpc_code").is_some();
-                if !is_call {
-                    lines.entry(&record.request_id).or_default().push(record);
-                }
-            }
-            _ => {}
-        }
-    }
-    let mut violations = Vec::new();
-    for (at, event) in events {
-        let Event::Got { call, got, took } = event else {
-            continue;
-        };
-        let of_request = lines.get(&*asked[call]).map_or(&[][..], Vec::as_slice);
-        if let Some(what) = disagreement(got, of_request) {
-            violations.push((
-                *at,
-                format!("request {call} got {got:?} in {took:?}, but {what}"),
-            ));
-        }
-    }
-    violations
-}
-
-fn disagreement(got: &Got, lines: &[&Record]) -> Option<String> {
-    let [line] = lines else {
-        return Some(format!("it has {} access lines", lines.len()));
-    };
-    let number = |name| line.get(name).and_then(|text| text.parse::<u64>().ok());
-    let (status, size) = (number("response_status"), number("response_size"));
-    let agrees = match got.end {
-        End::Whole => {
-            let is_whole = line.get("reason").is_none();
-            is_whole && status == Some(got.status.into()) && size == Some(got.bytes)
-        }
-        End::Broken | End::Left => size >= Some(got.bytes),
-    };
-    (!agrees).then(|| format!("its line says {line}"))
 }

@@ -1,12 +1,6 @@
 //! [`Edge`]: a simulated process that serves HTTP: it calls the replicas, and has responses of every shape.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use axum::{
     Router,
@@ -23,13 +17,12 @@ use common::{
 use futures_util::{StreamExt, stream};
 use http::{HeaderName, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
-use tokio::{task::AbortHandle, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
-    lock,
     network::Network,
+    process::Process,
     proto::{Order, simulated_client::SimulatedClient},
-    replica::add_task,
 };
 
 /// The process, which comes and goes. Clones share their state.
@@ -40,7 +33,7 @@ pub struct Edge {
     pub address: SocketAddr,
     channel: Channel,
     limits: Limits,
-    state: Arc<Mutex<State>>,
+    process: Process,
 }
 
 /// The limits of the process, where they are numbers that a run can reach.
@@ -70,12 +63,6 @@ impl Limits {
     }
 }
 
-#[derive(Debug, Default)]
-struct State {
-    process: Option<InMemory>,
-    tasks: Arc<Mutex<Vec<AbortHandle>>>,
-}
-
 impl Edge {
     /// An edge that does not serve yet, and calls over this channel.
     pub fn new(network: &Network, address: SocketAddr, channel: Channel, limits: Limits) -> Self {
@@ -84,13 +71,12 @@ impl Edge {
             address,
             channel,
             limits,
-            state: Arc::default(),
+            process: Process::new(network),
         }
     }
 
     /// Starts a process.
     pub fn start(&self) {
-        let mut state = lock(&self.state);
         let client = self.channel.connect();
         let mut config = Config::default();
         let Limits {
@@ -101,46 +87,32 @@ impl Edge {
         config.max_connections = connections.unwrap_or(config.max_connections);
         config.max_in_flight = in_flight.unwrap_or(config.max_in_flight);
         config.idle_timeout = idle_timeout;
-        let process = InMemory::new(&config, |_| {
+        let service = InMemory::new(&config, |_| {
             let listener = Listener::http(0, router(client));
             let listener = listener.deadline("/jobs/{millis}", Some(JOB_DEADLINE));
             [listener.deadline("/endless/{chunks}/{bytes}", None)]
         });
-        let process = process.expect("its face is valid");
-        state.process = Some(process.clone());
-        let tasks = state.tasks.clone();
-        let listen = Arc::new(move |socket, client| {
-            let task = tokio::spawn(process.serve(0, client, socket));
-            add_task(&tasks, task.abort_handle());
-        });
-        self.network.listen(self.address, listen);
+        let service = service.expect("its face is valid");
+        self.process.serve(self.address, service);
     }
 
     /// The process ends at once. Its kernel closes the connections.
     pub fn kill(&self) {
-        self.network.stop_listening(self.address);
-        let mut state = lock(&self.state);
-        state.process = None;
-        for task in std::mem::take(&mut *lock(&state.tasks)) {
-            task.abort();
-        }
+        self.process.kill(self.address);
     }
 
     /// Drains, and ends.
     pub async fn drain(&self) {
         self.network.stop_listening(self.address);
-        let process = lock(&self.state).process.clone();
-        if let Some(process) = process {
-            process.drain().await;
+        if let Some(service) = self.process.service() {
+            service.drain().await;
         }
         self.kill();
     }
 
     /// What the process still has: connections and requests in flight.
     pub fn left(&self) -> (usize, usize) {
-        let state = lock(&self.state);
-        let process = state.process.as_ref();
-        process.map_or((0, 0), |it| (it.connections(), it.in_flight()))
+        self.process.left()
     }
 }
 

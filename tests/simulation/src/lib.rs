@@ -13,12 +13,13 @@
 //! | `schedule` | what a seed draws: replicas, clients, faults |
 //! | `world` | the replicas, clients and network of a run, and what happens to them |
 //! | `network` | hosts, the ways between them, listeners and names |
+//! | `process` | what a simulated process has |
 //! | `replica`, `service` | a replica that is our server, and its handlers |
 //! | `fake` | replicas that are not |
 //! | `call` | a call, and what came of it |
 //! | `edge`, `visit` | the edge, and its HTTP clients |
 //! | `trace`, `records` | what happens, and the log records among it |
-//! | `checks` | **what must hold** of calls |
+//! | `checks` | **what must hold**, and what of calls |
 //! | `calm` | what must hold where nothing but a bad replica can be the reason |
 //! | `served`, `metrics` | what must hold of the requests of HTTP clients, and of the metrics |
 //! | `random`, `clock` | what the libraries draw and what time it is for them, from the seed |
@@ -55,6 +56,7 @@ pub mod edge;
 pub mod fake;
 pub mod metrics;
 pub mod network;
+mod process;
 pub mod random;
 pub mod records;
 pub mod replica;

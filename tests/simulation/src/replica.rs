@@ -1,6 +1,7 @@
 //! [`Replica`]: a simulated process that serves calls: our server, or a fake.
 
 use std::{
+    mem,
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex},
@@ -11,12 +12,13 @@ use common::{
     Config,
     server::{Grpc, InMemory, Listener},
 };
-use tokio::{task::AbortHandle, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     fake::{self, Character},
     lock,
     network::Network,
+    process::Process,
     proto::{DESCRIPTORS, simulated_server::SimulatedServer},
     random::Shared as Random,
     service::{Health, Service},
@@ -55,8 +57,7 @@ pub struct Replica {
 struct State {
     address: SocketAddr,
     kind: Kind,
-    process: Option<InMemory>,
-    tasks: Arc<Mutex<Vec<AbortHandle>>>,
+    process: Process,
 }
 
 impl Replica {
@@ -78,8 +79,7 @@ impl Replica {
             state: Arc::new(Mutex::new(State {
                 address,
                 kind,
-                process: None,
-                tasks: Arc::default(),
+                process: Process::new(network),
             })),
         }
     }
@@ -101,10 +101,9 @@ impl Replica {
 
     /// Starts a process at the address.
     pub fn start(&self) {
-        let mut state = lock(&self.state);
-        let (number, tasks) = (self.number, state.tasks.clone());
+        let state = lock(&self.state);
+        let (number, address) = (self.number, state.address);
         let (random, trace) = (self.random.clone(), self.trace.clone());
-        let address = state.address;
         match state.kind.clone() {
             Kind::Ours {
                 max_in_flight,
@@ -123,58 +122,42 @@ impl Replica {
                     trace,
                 };
                 let face = Grpc::new(DESCRIPTORS).add_service(SimulatedServer::new(service));
-                let process = InMemory::new(&config, |_| [Listener::grpc(address.port(), face)]);
-                let process = process.expect("its face is valid");
-                state.process = Some(process.clone());
-                let listen = Arc::new(move |socket, client| {
-                    let task = tokio::spawn(process.serve(0, client, socket));
-                    add_task(&tasks, task.abort_handle());
-                });
-                self.network.listen(address, listen);
+                let service = InMemory::new(&config, |_| [Listener::grpc(address.port(), face)]);
+                let service = service.expect("its face is valid");
+                state.process.serve(address, service);
             }
             Kind::Fake(character) => {
-                let listen = Arc::new(move |socket, _| {
-                    let serving = fake::serve(
-                        socket,
-                        number,
-                        character.clone(),
-                        random.fork(),
-                        trace.clone(),
-                    );
-                    add_task(&tasks, tokio::spawn(serving).abort_handle());
+                state.process.listen(address, move |socket, _| {
+                    let (character, trace) = (character.clone(), trace.clone());
+                    fake::serve(socket, number, character, random.fork(), trace)
                 });
-                self.network.listen(address, listen);
             }
         }
     }
 
     /// The process ends at once. Its kernel closes the connections.
     pub fn kill(&self) {
-        let mut state = lock(&self.state);
-        self.network.stop_listening(state.address);
-        state.process = None;
-        for task in std::mem::take(&mut *lock(&state.tasks)) {
-            task.abort();
-        }
+        let state = lock(&self.state);
+        state.process.kill(state.address);
     }
 
     /// Drains as an orchestrator asks for it, and ends. A fake just ends.
     pub async fn drain(&self) {
-        let (process, address, delay) = {
+        let (service, address, delay) = {
             let state = lock(&self.state);
             let delay = match state.kind {
                 Kind::Ours { drain_delay, .. } => drain_delay,
                 Kind::Fake(_) => Duration::ZERO,
             };
-            (state.process.clone(), state.address, delay)
+            (state.process.service(), state.address, delay)
         };
-        if let Some(process) = process {
+        if let Some(service) = service {
             let close_port = async {
                 sleep(delay).await;
                 self.network.stop_listening(address);
             };
-            tokio::join!(process.drain(), close_port);
-            let (connections, in_flight) = (process.connections(), process.in_flight());
+            tokio::join!(service.drain(), close_port);
+            let (connections, in_flight) = (service.connections(), service.in_flight());
             self.trace.note(Event::Does {
                 replica: self.number,
                 call: 0,
@@ -186,9 +169,7 @@ impl Replica {
 
     /// What the process still has: connections and requests in flight.
     pub fn left(&self) -> (usize, usize) {
-        let state = lock(&self.state);
-        let process = state.process.as_ref();
-        process.map_or((0, 0), |it| (it.connections(), it.in_flight()))
+        lock(&self.state).process.left()
     }
 
     /// The process that runs now, apart from what the replica becomes.
@@ -198,8 +179,7 @@ impl Replica {
         let old = State {
             address: state.address,
             kind: state.kind.clone(),
-            process: state.process.take(),
-            tasks: std::mem::take(&mut state.tasks),
+            process: mem::replace(&mut state.process, Process::new(&self.network)),
         };
         Self {
             state: Arc::new(Mutex::new(old)),
@@ -216,11 +196,4 @@ impl Replica {
     pub fn become_kind(&self, kind: Kind) {
         lock(&self.state).kind = kind;
     }
-}
-
-/// Keeps a task, to abort it when its process ends.
-pub(crate) fn add_task(tasks: &Mutex<Vec<AbortHandle>>, task: AbortHandle) {
-    let mut tasks = lock(tasks);
-    tasks.retain(|task| !task.is_finished());
-    tasks.push(task);
 }

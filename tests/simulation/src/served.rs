@@ -8,7 +8,7 @@ use crate::{
     schedule::{Schedule, What},
     service::id_of,
     trace::Event,
-    visit::{Ask, End},
+    visit::{Ask, End, Got},
 };
 
 /// The longest time of a request: its deadline, and what a client may take to read on.
@@ -34,7 +34,14 @@ const SENT_AT_ONCE: u64 = 16 * 1_024;
 struct Request<'a> {
     ask: &'a Ask,
     at: Duration,
-    line: Option<&'a Record>,
+    /// Its access lines: one, or none.
+    lines: Vec<&'a Record>,
+}
+
+impl Request<'_> {
+    fn line(&self) -> Option<&Record> {
+        self.lines.last().copied()
+    }
 }
 
 /// Returns what was violated, and when.
@@ -46,7 +53,13 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
         let mut violated = |what: String| violations.push((*at, what));
         match event {
             Event::Got { call, got, took } => {
-                let Request { ask, line, .. } = &requests[call];
+                let request = &requests[call];
+                let (ask, line) = (request.ask, request.line());
+                if let Some(what) = disagreement(got, &request.lines) {
+                    violated(format!(
+                        "request {call} got {got:?} in {took:?}, but {what}"
+                    ));
+                }
                 if ask.is_head() && got.bytes > 0 {
                     violated(format!(
                         "request {call} is a HEAD, and got {} bytes",
@@ -75,7 +88,7 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
                 }
             }
             Event::Taken { calls, bytes } => {
-                let lines = calls.iter().filter_map(|call| requests[call].line);
+                let lines = calls.iter().filter_map(|call| requests[call].line());
                 let whole = lines.filter(|line| line.get("reason").is_none());
                 let sizes = whole.filter_map(|line| line.get("response_size")?.parse::<u64>().ok());
                 // The end of a short one is not waited for.
@@ -110,21 +123,42 @@ fn requests(events: &[Noted]) -> BTreeMap<u64, Request<'_>> {
         match event {
             Event::Asks(ask) => {
                 of_id.insert(id_of(ask.call), ask.call);
-                let line = None;
-                requests.insert(ask.call, Request { ask, at: *at, line });
+                let request = Request {
+                    ask,
+                    at: *at,
+                    lines: Vec::new(),
+                };
+                requests.insert(ask.call, request);
             }
             Event::Record(record)
                 if record.is_access_line() && record.get("grpc_code").is_none() =>
             {
                 let request = of_id.get(&record.request_id);
                 if let Some(request) = request.and_then(|call| requests.get_mut(call)) {
-                    request.line = Some(record);
+                    request.lines.push(record);
                 }
             }
             _ => {}
         }
     }
     requests
+}
+
+/// Where the access lines of a request say something else than its client got.
+fn disagreement(got: &Got, lines: &[&Record]) -> Option<String> {
+    let [line] = lines else {
+        return Some(format!("it has {} access lines", lines.len()));
+    };
+    let number = |name| line.get(name).and_then(|text| text.parse::<u64>().ok());
+    let (status, size) = (number("response_status"), number("response_size"));
+    let agrees = match got.end {
+        End::Whole => {
+            let is_whole = line.get("reason").is_none();
+            is_whole && status == Some(got.status.into()) && size == Some(got.bytes)
+        }
+        End::Broken | End::Left => size >= Some(got.bytes),
+    };
+    (!agrees).then(|| format!("its line says {line}"))
 }
 
 /// What happens to the edge in a run.
@@ -142,7 +176,7 @@ struct Edge {
     idle_timeout: Duration,
     /// Whether it closes idle connections to make room.
     makes_room: bool,
-    /// From the begin of each drain until long after it.
+    /// The begin of each drain.
     drains: Vec<Duration>,
 }
 

@@ -214,10 +214,7 @@ fn one(seed: u64) -> ExitCode {
     let left_out = left_out();
     let (result, output) = run_child(seed, &left_out, true);
     let (again, _) = run_child(seed, &left_out, false);
-    for line in output
-        .lines()
-        .filter_map(|line| line.strip_prefix("event "))
-    {
+    for line in events_in(&output) {
         println!("{line}");
     }
     println!("seed {seed}: {} calls, {} kB", result.calls, result.memory);
@@ -232,6 +229,12 @@ fn one(seed: u64) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// The schedule and the events that a process has printed.
+fn events_in(output: &str) -> impl Iterator<Item = &str> {
+    let lines = output.lines();
+    lines.filter_map(|line| line.strip_prefix("event "))
 }
 
 /// What a violation is about, without the numbers.
@@ -257,10 +260,7 @@ fn shrink_and_print(seed: u64, violation: &str) {
     }
     let (result, output) = run_child(seed, &left_out, true);
     println!("\nseed {seed} fails: {violation}");
-    for line in output
-        .lines()
-        .filter_map(|line| line.strip_prefix("event "))
-    {
+    for line in events_in(&output) {
         println!("  {line}");
     }
     for violation in result.violations.iter().take(8) {

@@ -291,7 +291,7 @@ async fn over_http1(socket: Socket, asks: Vec<Ask>, stays: Duration, trace: &Tra
                 sleep(ask.waits).await;
                 if sender.is_closed() {
                     // The server may have been idle since it had the request.
-                    let (call, idle) = (*last, trace.now().saturating_sub(begin));
+                    let (call, idle) = (*last, trace.since(begin));
                     trace.note(Event::Closed { call, idle });
                     break;
                 }
@@ -349,7 +349,7 @@ async fn finish(
         Err(error) => {
             trace.note(Event::Unanswered {
                 call: ask.call,
-                took: trace.now().saturating_sub(begin),
+                took: trace.since(begin),
                 error: format!("{error:?}"),
             });
             return false;
@@ -436,6 +436,6 @@ async fn half_head(mut socket: Socket, after: Option<u64>, trace: &Trace) {
     if read_to_end(socket).await.is_none() {
         trace.violation("half a head keeps its connection for ever");
     }
-    let took = trace.now().saturating_sub(begin);
+    let took = trace.since(begin);
     trace.note(Event::Hurried { took });
 }

@@ -58,8 +58,8 @@ struct State {
     paths: BTreeMap<(IpAddr, IpAddr), Path>,
     listeners: BTreeMap<SocketAddr, Listen>,
     names: BTreeMap<String, Name>,
-    connections: Vec<(IpAddr, SocketAddr, Wires)>,
-    opened: u64,
+    /// Each with the address of its server.
+    connections: Vec<(SocketAddr, Wires)>,
 }
 
 impl fmt::Debug for Network {
@@ -110,16 +110,11 @@ impl Network {
         lock(&self.state).listeners.remove(&address);
     }
 
-    /// Resets the connections to an address that this chooses.
-    pub fn reset(
-        &self,
-        address: SocketAddr,
-        error: io::ErrorKind,
-        choose: impl Fn(IpAddr) -> bool,
-    ) {
+    /// Resets the connections to an address.
+    pub fn reset(&self, address: SocketAddr, error: io::ErrorKind) {
         let state = lock(&self.state);
-        for (client, server, wires) in &state.connections {
-            if *server == address && choose(*client) {
+        for (server, wires) in &state.connections {
+            if *server == address {
                 wires.reset(error);
             }
         }
@@ -130,7 +125,7 @@ impl Network {
     pub fn vanish(&self, address: SocketAddr) {
         let mut state = lock(&self.state);
         state.listeners.remove(&address);
-        for (_, server, wires) in &state.connections {
+        for (server, wires) in &state.connections {
             if *server == address {
                 wires.vanish();
             }
@@ -140,7 +135,7 @@ impl Network {
     /// The host is back without its connections, and resets them.
     pub fn come_back(&self, address: SocketAddr) {
         let state = lock(&self.state);
-        for (_, server, wires) in &state.connections {
+        for (server, wires) in &state.connections {
             if *server == address && wires.has_vanished() {
                 wires.reset(io::ErrorKind::ConnectionReset);
             }
@@ -150,11 +145,6 @@ impl Network {
     /// Sets what a name says.
     pub fn set_name(&self, host: &str, name: Name) {
         lock(&self.state).names.insert(host.to_owned(), name);
-    }
-
-    /// The number of connections that were opened so far.
-    pub fn opened(&self) -> u64 {
-        lock(&self.state).opened
     }
 
     /// The network as a host with this address sees it.
@@ -195,8 +185,7 @@ impl Host {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             };
             let (ours, theirs, wires) = connection(there, back, &self.network.random);
-            state.connections.push((self.address, address, wires));
-            state.opened += 1;
+            state.connections.push((address, wires));
             ((ours, theirs), listen)
         };
         let (ours, theirs) = socket;

@@ -69,7 +69,7 @@ impl World {
             }
             What::Reset(replica, error) => {
                 let address = self.replicas[replica].address();
-                self.network.reset(address, error, |_| true);
+                self.network.reset(address, error);
             }
             What::Vanish(replica) => {
                 let replica = &self.replicas[replica];
@@ -137,7 +137,7 @@ impl World {
             }
             What::EdgeReset => {
                 let error = io::ErrorKind::ConnectionReset;
-                self.network.reset(self.edge.address, error, |_| true);
+                self.network.reset(self.edge.address, error);
             }
             What::EdgeKill => {
                 self.edge.kill();

@@ -192,6 +192,14 @@ impl World {
         clients.chain([self.edge.address.ip()])
     }
 
+    /// The workers of all clients.
+    fn workers(&self) -> Vec<Client> {
+        let clients = self.clients.iter();
+        clients
+            .flat_map(|client| lock(&client.workers).clone())
+            .collect()
+    }
+
     fn publish_name(&self) {
         self.network.set_name(NAME, Name::Is(self.addresses()));
     }
@@ -278,11 +286,7 @@ impl World {
     }
 
     async fn equal_calls(&self, count: usize) {
-        let workers = self
-            .clients
-            .iter()
-            .flat_map(|client| lock(&client.workers).clone());
-        let workers: Vec<_> = workers.collect();
+        let workers = self.workers();
         for number in 0..count {
             let worker = number % workers.len();
             let mut plan = Plan::simple(Method::Get, self.next_call());
@@ -305,11 +309,7 @@ impl World {
 
     /// Lets a replica start while the others have streams that are open and quiet.
     async fn fill_all_but_one(&self) {
-        let workers = self
-            .clients
-            .iter()
-            .flat_map(|client| lock(&client.workers).clone());
-        let workers: Vec<_> = workers.collect();
+        let workers = self.workers();
         self.replicas[0].kill();
         sleep(Duration::from_secs(1)).await;
         for (number, worker) in workers.iter().enumerate() {
