@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::warn;
 
-use crate::{Problem, limits, lock::lock, metrics, rate_limit::RateLimit};
+use crate::{limits, lock::lock, problem::Problem, rate_limit::RateLimit, telemetry::metrics};
 
 /// A service works, however busy it is, if one of its responses has begun within this time.
 const WORKS: Duration = Duration::from_millis(100);

@@ -75,34 +75,30 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod body;
-mod bounded;
 mod calls;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod config;
+mod dialect;
 mod endpoints;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(feature = "cli")]
-mod healthcheck;
 mod limits;
 mod lock;
-pub mod logging;
-pub mod metrics;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 #[cfg(feature = "server")]
 pub mod pages;
+mod ports;
 pub mod problem;
 mod rate_limit;
 mod request;
 #[cfg(feature = "server")]
 pub mod server;
 mod sync;
+mod telemetry;
 pub mod tls;
-#[cfg(feature = "traces")]
-mod traces;
 
 pub use config::Config;
 pub use problem::Problem;
@@ -112,7 +108,7 @@ pub use request::{
     id::{self as request_id, RequestId},
     timings,
 };
-pub(crate) use request::{methods, protocol, trace};
+pub use telemetry::{logging, metrics};
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

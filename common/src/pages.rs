@@ -139,7 +139,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::server::ports::{Bound, Port};
+    use crate::ports::{Bound, Port};
 
     fn ports(admin: &str) -> Ports {
         let ports = Ports::default();
@@ -163,7 +163,7 @@ mod tests {
     #[cfg(feature = "openapi")]
     #[test]
     fn a_browser_on_this_machine_gets_links_to_the_other_port() {
-        use crate::server::ports::Pages;
+        use crate::ports::Pages;
 
         let ports = ports("127.0.0.1:9081");
         ports.note_pages(Pages { has_own: true });

@@ -17,7 +17,7 @@ use http::{
 use serde::Serialize;
 use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::{calls::TooManyCalls, context};
+use crate::{calls::TooManyCalls, request::context};
 
 /// The pause that `Retry-After` asks for if a service is overloaded or can't be reached.
 const RETRY_DELAY: Duration = Duration::from_secs(1);

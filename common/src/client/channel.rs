@@ -17,16 +17,20 @@ use tokio::{
 };
 
 use super::{
-    Client, Config, RequestIdNames, RetryPolicy, Target,
-    latencies::UsualLatency,
-    layers::{Attempts, Budget},
-    pool::{Balance, Memory, Names, Replica, Share, Waiting, keep_io, keep_replicas},
-    stack::outbound,
-    wire::Head,
+    choice::balancer::{Balance, Waiting},
+    config::{Config, RequestIdNames},
+    discovery::{keeper::keep_replicas, names::Names, reconnect::keep_io, subset::Share},
+    ejection::memory::Memory,
+    method::latencies::UsualLatency,
+    replicas::replica::Replica,
+    retry::{attempts::Attempts, budget::Budget, policy::RetryPolicy},
+    stack::{Client, outbound},
+    target::Target,
+    wire::headers::Head,
 };
 use crate::{
     calls::ServiceCalls,
-    methods::{Deadlines, Method, declared_in},
+    dialect::methods::{Deadlines, Method, declared_in},
 };
 
 /// A service that this process calls, and what all its workers share: the addresses, the usual

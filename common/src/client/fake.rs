@@ -21,16 +21,14 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
-    RequestIdNames,
-    pool::{Balance, Replica, keep_io},
-    reading::ENCODING,
-    wire::Head,
+    choice::balancer::Balance, config::RequestIdNames, discovery::reconnect::keep_io,
+    ending::reading::ENCODING, replicas::replica::Replica, wire::headers::Head,
 };
 use crate::problem::PUSHBACK;
 
 /// What a replica does with a call.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Does {
+pub(crate) enum Does {
     /// Responds after this time.
     Respond(Duration),
     /// Fails at once, with a pushback if there is one.
@@ -55,21 +53,21 @@ pub(super) enum Does {
 
 /// The parts of a response. The last one ends the stream, if nothing resets it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Parts {
-    pub(super) http: u16,
-    pub(super) content_type: &'static str,
-    pub(super) data: &'static [u8],
-    pub(super) status: Option<Code>,
+pub(crate) struct Parts {
+    pub(crate) http: u16,
+    pub(crate) content_type: &'static str,
+    pub(crate) data: &'static [u8],
+    pub(crate) status: Option<Code>,
     /// The details of the status.
-    pub(super) details: Option<&'static str>,
+    pub(crate) details: Option<&'static str>,
     /// The compression of messages.
-    pub(super) encoding: Option<&'static str>,
-    pub(super) reset: Option<Reason>,
+    pub(crate) encoding: Option<&'static str>,
+    pub(crate) reset: Option<Reason>,
 }
 
 impl Parts {
     /// A good response.
-    pub(super) const GOOD: Self = Self {
+    pub(crate) const GOOD: Self = Self {
         http: 200,
         content_type: GRPC,
         data: MESSAGE,
@@ -83,34 +81,34 @@ impl Parts {
 const GRPC: &str = "application/grpc";
 
 /// A message of three bytes with its prefix.
-pub(super) const MESSAGE: &[u8] = &[0, 0, 0, 0, 3, b'a', b'b', b'c'];
+pub(crate) const MESSAGE: &[u8] = &[0, 0, 0, 0, 3, b'a', b'b', b'c'];
 
 /// What a replica has served.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Served {
+pub(crate) struct Served {
     calls: Arc<AtomicUsize>,
     received: Arc<AtomicUsize>,
     questions: Arc<AtomicUsize>,
 }
 
 impl Served {
-    pub(super) fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls.load(Relaxed)
     }
 
     /// The bytes of the requests that were read.
-    pub(super) fn received(&self) -> usize {
+    pub(crate) fn received(&self) -> usize {
         self.received.load(Relaxed)
     }
 
-    pub(super) fn questions(&self) -> usize {
+    pub(crate) fn questions(&self) -> usize {
         self.questions.load(Relaxed)
     }
 }
 
 /// Adds a replica to a balance. `script` maps the number of each call, from 0, to what the replica
 /// does.
-pub(super) fn replica(
+pub(crate) fn replica(
     balance: &Balance<Replica>,
     tasks: &mut JoinSet<()>,
     script: impl Fn(usize) -> Does + Send + 'static,

@@ -30,38 +30,34 @@
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its
 //! reply to a health check, or the lack of one. It never follows from one slow response.
 
-mod attempt_failure;
+mod backoff;
+mod call;
 mod channel;
-mod client_config;
-mod codec;
-mod details;
-mod ending;
+mod choice;
+mod config;
+mod discovery;
+mod ejection;
+pub(crate) mod ending;
 #[cfg(test)]
 mod fake;
 pub mod http;
-mod latencies;
-mod layers;
 mod method;
 mod network;
 mod patience;
-mod pool;
-mod pushback;
-mod reading;
-mod request_body;
-mod retry_policy;
+mod replicas;
+mod retry;
 mod serving;
 mod stack;
 mod target;
 mod wire;
 
-use self::attempt_failure::Failure;
 pub use self::{
+    call::{deadline::CallDeadline, limit::CallLimit, timing::CallTiming},
     channel::Channel,
-    client_config::{Config, RequestIdNames},
-    codec::{Codec, Decoder},
-    layers::{Attempts, CallDeadline, CallLimit, CallTiming},
+    config::{Config, RequestIdNames},
+    ending::codec::{Codec, Decoder},
     network::{BoxConnection, BoxFuture, Io, Network},
-    retry_policy::RetryPolicy,
+    retry::{attempts::Attempts, policy::RetryPolicy},
     serving::wait_until_serving,
     stack::Client,
     target::{InvalidTarget, Target},

@@ -11,8 +11,8 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::Client;
-use crate::{Context, Deadline, RequestId};
+use super::stack::Client;
+use crate::request::{context::Context, deadline::Deadline, id::RequestId};
 
 /// The time limit of one check in [`wait_until_serving`]. It is long, as a slow service still
 /// serves.
@@ -38,7 +38,7 @@ pub async fn wait_until_serving(client: Client) {
 }
 
 /// Calls `grpc.health.v1` over `service`, in a context of its own whose deadline is in `limit`.
-pub(super) async fn check_health<S>(service: S, limit: Duration) -> Result<ServingStatus, Status>
+pub(crate) async fn check_health<S>(service: S, limit: Duration) -> Result<ServingStatus, Status>
 where
     S: GrpcService<tonic::body::Body, Error: Into<BoxError>>,
     S::ResponseBody: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::layers::{Attempts, CallDeadline, CallLimit, CallTiming};
+use super::{
+    call::{deadline::CallDeadline, limit::CallLimit, timing::CallTiming},
+    retry::attempts::Attempts,
+};
 use crate::{
     calls::{CALLS, ServiceCalls},
-    methods::Deadlines,
+    dialect::methods::Deadlines,
 };
 
 /// The layers that each outbound call passes. A generated client takes it as its channel:
@@ -48,7 +51,7 @@ use crate::{
 pub type Client = CallTiming<CallDeadline<CallLimit<Attempts>>>;
 
 /// Puts the upper layers on the attempts.
-pub(super) fn outbound(
+pub(crate) fn outbound(
     attempts: Attempts,
     deadlines: Deadlines,
     service: Arc<ServiceCalls>,

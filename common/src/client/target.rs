@@ -24,7 +24,7 @@ pub struct Target(Vec<Authority>);
 
 impl Target {
     /// The host and port of each address.
-    pub(super) fn authorities(&self) -> &[Authority] {
+    pub(crate) fn authorities(&self) -> &[Authority] {
         &self.0
     }
 }

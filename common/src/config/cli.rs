@@ -8,8 +8,11 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::about::{self, About, Setting};
-use crate::{healthcheck, tls::Tls};
+use super::{
+    about::{self, About, Setting},
+    healthcheck,
+};
+use crate::tls::Tls;
 
 /// The exit code for a bad flag or variable.
 const EXIT_BAD_CONFIGURATION: i32 = 2;
@@ -176,7 +179,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::Config;
+    use crate::config::Config;
 
     #[derive(Parser)]
     #[command(name = "service")]

@@ -6,6 +6,8 @@
 mod about;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod healthcheck;
 
 use std::{net::IpAddr, num::NonZeroUsize, thread, time::Duration};
 
@@ -15,7 +17,8 @@ pub(crate) use self::about::{About, Setting, about};
 #[cfg(feature = "cli")]
 pub use self::cli::parse;
 use crate::{
-    limits, logging,
+    limits,
+    telemetry::logging,
     tls::{AllowedPeers, Tls},
 };
 

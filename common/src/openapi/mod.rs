@@ -27,9 +27,11 @@ use utoipa::openapi::OpenApi;
 
 use self::page::Page;
 use crate::{
-    RequestId, endpoints,
+    endpoints,
     pages::{self, Links},
-    server::{Ports, Routes, ports::Pages},
+    ports::{Pages, Ports},
+    request::id::RequestId,
+    server::Routes,
 };
 
 /// The errors that every route can give, by the inbound stack.

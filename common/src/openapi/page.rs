@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     pages::Links,
-    server::ports::{Bound, Port},
+    ports::{Bound, Port},
 };
 
 /// What is encoded in a query: all but the unreserved characters (RFC 3986, 2.3).

@@ -18,14 +18,14 @@ use http::HeaderMap;
 use tokio::{task::JoinHandle, time::Instant};
 
 pub use super::draining::draining;
-use crate::{
-    Deadline, RequestId,
-    methods::Terms,
+use super::{
+    deadline::Deadline,
+    id::RequestId,
     protocol::Protocol,
     timings::{Call, Record, Timings},
-    tls::Identity,
     trace::Trace,
 };
+use crate::{dialect::methods::Terms, tls::Identity};
 
 /// The values that travel with a request.
 ///

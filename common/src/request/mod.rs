@@ -6,7 +6,6 @@ pub mod context;
 pub mod deadline;
 pub(crate) mod draining;
 pub mod id;
-pub(crate) mod methods;
 pub(crate) mod protocol;
 pub(crate) mod record;
 pub mod timings;

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header:
 use http_body::Frame;
 use tonic::{Code, Status};
 
-use crate::RequestId;
+use super::id::RequestId;
 
 /// The protocol of a port or of a request. It decides how errors and ids are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,10 +11,11 @@ use http::HeaderMap;
 use tonic::Code;
 
 use super::{
+    context,
     protocol::code_name,
     timings::{Call, SERVER_TIMING, Timings, total_of},
 };
-use crate::{context, limits, lock::lock};
+use crate::{limits, lock::lock};
 
 /// The calls of one request with their attempts, and its log lines. They grow until the request has
 /// ended. Clones share their state.
@@ -207,7 +208,7 @@ mod tests {
     use tokio::task::yield_now;
 
     use super::*;
-    use crate::{Context, Deadline};
+    use crate::request::{context::Context, deadline::Deadline};
 
     const SECOND: Duration = Duration::from_secs(1);
 

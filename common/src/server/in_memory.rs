@@ -12,15 +12,16 @@ use super::{
     capacity::{
         Capacity, connections::Connections, long_lived::LongLived, open::Close, places::Places,
     },
-    faces::{
+    connection::lifetime::Limits,
+    process::{server::announce_drain, worker_thread::serve_socket},
+    service::{
         invalid::InvalidFace,
         listener::{Face, Listener},
         process::Process,
         worker::Worker,
     },
-    process::{lifetime::Limits, server::announce_drain, worker_thread::serve_socket},
 };
-use crate::Config;
+use crate::config::Config;
 
 /// A service in memory: the stacks, the limits and the drain of a [`Server`](super::Server) with one
 /// worker, over connections that the caller opens. It has neither sockets nor threads, so it runs in a

@@ -29,26 +29,20 @@
 //! HTTP/2). Such a response has no id and no access line.
 
 mod capacity;
-mod faces;
+mod connection;
 mod in_memory;
 pub mod layers;
-mod prefixed;
 mod process;
 mod routes;
+pub(crate) mod service;
 mod stack;
 mod standalone;
 #[cfg(test)]
 mod tests;
 
-#[cfg(any(feature = "openapi", test))]
-pub(crate) use self::faces::ports;
 #[cfg(feature = "openapi")]
 pub(crate) use self::routes::Routes;
 pub use self::{
-    faces::{
-        grpc::Grpc, invalid::InvalidFace, listener::Listener, ports::Ports, process::Process,
-        query::Query, worker::Worker,
-    },
     in_memory::InMemory,
     process::{
         builder::Builder,
@@ -57,6 +51,11 @@ pub use self::{
         run::{bind, run},
         server::Server,
     },
+    service::{
+        grpc::Grpc, invalid::InvalidFace, listener::Listener, process::Process, query::Query,
+        worker::Worker,
+    },
     standalone::{serve_io, stack},
 };
 pub use crate::limits::BODY as BODY_LIMIT;
+pub use crate::ports::Ports;

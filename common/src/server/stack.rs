@@ -11,16 +11,15 @@ use tower_http::limit::RequestBodyLimitLayer;
 
 use super::{
     capacity::{Capacity, open::Open},
-    faces::listener::Face,
     layers::{
         GuardLayer, ProblemLayer, RequestLayer, ShedLayer,
         access::Connection,
         http1,
         messages::{Messages, Rules},
-        tonic_quirks::with_visible_reset,
     },
+    service::listener::Face,
 };
-use crate::protocol::Protocol;
+use crate::{dialect::tonic_quirks::with_visible_reset, request::protocol::Protocol};
 
 /// The inbound stack for the requests of one connection. `keep_alive` is for its responses over
 /// HTTP/1.

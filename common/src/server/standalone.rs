@@ -14,14 +14,14 @@ use super::{
     capacity::{
         Capacity, connections::Connections, long_lived::LongLived, open::Open, places::Places,
     },
-    faces::{
+    in_memory::InMemory,
+    service::{
         listener::{Face, Listener},
         process::Process,
     },
-    in_memory::InMemory,
     stack::inbound,
 };
-use crate::{Config, protocol::Protocol};
+use crate::{config::Config, request::protocol::Protocol};
 
 /// The inbound stack around a listener, without a socket.
 ///

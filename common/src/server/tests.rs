@@ -40,11 +40,11 @@ use tracing_subscriber::{
 };
 
 use super::{
-    Grpc, Listener,
     layers::{GuardLayer, ProblemLayer, RequestLayer},
-    serve_io,
+    service::{grpc::Grpc, listener::Listener},
+    standalone::serve_io,
 };
-use crate::{limits, lock::lock, metrics};
+use crate::{limits, lock::lock, telemetry::metrics};
 
 const DEADLINE: Duration = Duration::from_millis(200);
 

@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    InvalidTls, Purpose,
+    Purpose,
     identity::{AllowedPeers, Peer},
-    material::{Files, Material},
+    material::{Files, InvalidTls, Material},
 };
 use crate::limits;
 

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-use super::Trust;
+use super::generation::Trust;
 
 /// Who a peer is, as its certificate says: a SPIFFE ID such as `spiffe://mesh.local/service2`, or
 /// else its first DNS name.

@@ -15,11 +15,7 @@ mod reload;
 
 use std::time::Duration;
 
-pub(crate) use self::{
-    generation::{Generation, Trust, is_of_other_name},
-    identity::Peer,
-    reload::expiries,
-};
+pub(crate) use self::{generation::is_of_other_name, identity::Peer, reload::expiries};
 pub use self::{
     identity::{AllowedPeers, Identity, InvalidPeers},
     material::InvalidTls,

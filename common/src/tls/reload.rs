@@ -11,8 +11,12 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Generation, InvalidTls, Purpose, Trust, material::Files};
-use crate::{lock::lock, metrics};
+use super::{
+    Purpose,
+    generation::{Generation, Trust},
+    material::{Files, InvalidTls},
+};
+use crate::{lock::lock, telemetry::metrics};
 
 /// The interval of looks for new files: certificates are renewed hours before they expire.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);

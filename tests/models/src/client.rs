@@ -1,25 +1,13 @@
-//! The client's part.
+//! The client's part: its rooms, with the files that have models.
 
-#[path = "../../../common/src/client/layers/attempts/budget.rs"]
-mod budget;
 pub mod budget_models;
-pub mod pool;
-pub mod wire;
+pub mod ejection_models;
+pub mod wire_models;
 
-/// The policy of a budget.
-pub(in crate::client) struct RetryPolicy {
-    budget: f64,
-    budget_per_second: f64,
-}
-
-pub(in crate::client) mod ending {
-    /// What an attempt says about its replica.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(in crate::client) enum Evidence {
-        Success,
-        Failure,
-        Silence,
-        Doubt,
-        Nothing,
-    }
-}
+#[path = "../../../common/src/client/backoff.rs"]
+mod backoff;
+mod choice;
+mod ejection;
+mod ending;
+mod retry;
+mod wire;

@@ -8,9 +8,9 @@
 //! | models | the files of `common` | what they show |
 //! |---|---|---|
 //! | `server::capacity::models` | `server/capacity`: `places.rs`, `share.rs`, `held.rs`, `stalled.rs`, `open.rs` | no place is taken twice, lost or made up, also in the reserve and where a connection gives way; a connection hears each reason to end |
-//! | `client::budget_models` | `client/layers/attempts/budget.rs` | retries never exceed the balance, and each call counts once |
-//! | `client::pool::models` | `client/pool`: `record.rs`, `memory.rs`, `members.rs`, `tally.rs` | the workers agree on who is ejected, one of them takes a trial that is due, half of the replicas are left, and no call is lost |
-//! | `client::wire::models` | `client/wire`: `signs.rs`, `room.rs` | each call is watched, and a free stream is given to a call that waits, also where they run on other threads than their connection |
+//! | `client::budget_models` | `client/retry/budget.rs` | retries never exceed the balance, and each call counts once |
+//! | `client::ejection_models` | `client/ejection`: `record.rs`, `memory.rs`, `tally.rs`; `client/choice/replica_set.rs` | the workers agree on who is ejected, one of them takes a trial that is due, half of the replicas are left, and no call is lost |
+//! | `client::wire_models` | `client/wire`: `activity.rs`, `room.rs` | each call is watched, and a free stream is given to a call that waits, also where they run on other threads than their connection |
 //!
 //! What they can't show: anything about more threads or steps than they have; orders with more
 //! preemptions than `check` allows; and anything about the neighbours of these files, which are replaced by
@@ -43,7 +43,7 @@ mod stubs;
 mod sync;
 
 use loom::model::Builder;
-use stubs::{Deadline, metrics, tls};
+use stubs::{request, telemetry, tls};
 
 /// The most preemptions of a run: orders that need more of them are not tried. Most bugs need one or two.
 const PREEMPTIONS: usize = 3;

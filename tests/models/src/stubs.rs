@@ -1,8 +1,12 @@
 //! The few lines that the files need of the rest of `common`.
 
-/// The deadline of a request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadline;
+pub(crate) mod request {
+    pub(crate) mod deadline {
+        /// The deadline of a request.
+        #[derive(Debug, Clone, Copy)]
+        pub(crate) struct Deadline;
+    }
+}
 
 pub(crate) mod tls {
     /// What mutual TLS has shown of a client.
@@ -10,37 +14,39 @@ pub(crate) mod tls {
     pub(crate) struct Peer;
 }
 
-/// Counters that count nothing.
-pub(crate) mod metrics {
-    use std::{net::SocketAddr, sync::Arc};
+pub(crate) mod telemetry {
+    /// Counters that count nothing.
+    pub(crate) mod metrics {
+        use std::{net::SocketAddr, sync::Arc};
 
-    pub(crate) struct Counter;
+        pub(crate) struct Counter;
 
-    pub(crate) struct Counters {
-        pub(crate) retries: Counter,
-        pub(crate) retries_refused: Counter,
-    }
+        pub(crate) struct Counters {
+            pub(crate) retries: Counter,
+            pub(crate) retries_refused: Counter,
+        }
 
-    pub(crate) fn count(_which: impl FnOnce(&Counters) -> &Counter) {}
+        pub(crate) fn count(_which: impl FnOnce(&Counters) -> &Counter) {}
 
-    #[derive(Debug)]
-    pub(crate) struct Replica;
+        #[derive(Debug)]
+        pub(crate) struct Replica;
 
-    impl Replica {
-        #[expect(clippy::unused_self)] // as its callers have it
-        pub(crate) fn set_state(&self, _name: &'static str) {}
-    }
+        impl Replica {
+            #[expect(clippy::unused_self)] // as its callers have it
+            pub(crate) fn set_state(&self, _name: &'static str) {}
+        }
 
-    #[derive(Debug)]
-    pub(crate) struct CountedReplica {
-        pub(crate) address: SocketAddr,
-        pub(crate) replica: Arc<Replica>,
-    }
+        #[derive(Debug)]
+        pub(crate) struct CountedReplica {
+            pub(crate) address: SocketAddr,
+            pub(crate) replica: Arc<Replica>,
+        }
 
-    impl CountedReplica {
-        pub(crate) fn new(address: SocketAddr) -> Self {
-            let replica = Arc::new(Replica);
-            Self { address, replica }
+        impl CountedReplica {
+            pub(crate) fn new(address: SocketAddr) -> Self {
+                let replica = Arc::new(Replica);
+                Self { address, replica }
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ models!(budget, models::client::budget_models:
     the_calls_of_a_worker_that_ends_count_once,
 );
 
-models!(pool, models::client::pool::models:
+models!(ejection, models::client::ejection_models:
     workers_agree_where_trials_end_differently,
     workers_agree_where_a_replica_is_forgotten_and_readmitted,
     workers_agree_where_a_replica_is_forgotten_and_ejected,
@@ -56,7 +56,7 @@ models!(pool, models::client::pool::models:
     a_call_that_waits_hears_of_a_readmission,
 );
 
-models!(wire, models::client::wire::models:
+models!(wire, models::client::wire_models:
     each_call_is_watched,
     a_free_stream_is_given_to_a_call_that_waits,
     a_call_that_waits_is_noticed,

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, iter};
 use axum::BoxError;
 use tonic::Status;
 
-use crate::{Problem, deadline::DeadlineExceeded};
+use crate::{problem::Problem, request::deadline::DeadlineExceeded};
 
 /// The reason why a call has no response, or not all of it.
 ///

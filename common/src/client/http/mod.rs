@@ -48,17 +48,18 @@ use tokio::time::Instant;
 use tower::Service;
 
 pub use self::{connector::Connector, error::Error};
-use super::{
-    RetryPolicy,
-    layers::{Budget, Calls},
+use super::retry::{
+    budget::{Budget, Calls},
+    policy::RetryPolicy,
 };
 use crate::{
-    Context, Deadline,
-    body::HoldingBody,
-    bounded::{Bounded, GuardedBody},
+    body::{
+        deadline::{Bounded, GuardedBody},
+        wrappers::HoldingBody,
+    },
     calls::{CALLS, ServiceCalls},
     limits,
-    protocol::Protocol,
+    request::{context::Context, deadline::Deadline, protocol::Protocol},
 };
 
 /// The longest name of a service, in bytes.

@@ -13,23 +13,25 @@ use tokio::time::sleep;
 use tonic::Code;
 use tracing::warn;
 
-use super::{Error, Shared};
+use super::{Shared, error::Error};
 #[cfg(feature = "traces")]
-use crate::traces;
+use crate::telemetry::traces;
 use crate::{
     client::{
-        ending::{Class, Evidence, Next},
-        layers::{Decision, History, decide},
-        pushback::{Pushback, number_in},
+        ending::{
+            class::{Class, Evidence, Next},
+            pushback::{Pushback, number_in},
+        },
+        retry::decide::{Decision, History, decide},
     },
-    context,
+    request::context,
 };
 
 type Outcome = Result<Response<Incoming>, Error>;
 
 impl<C: Connect + Clone + Send + Sync + 'static> Shared<C> {
     /// Sends a request in the current context, as often as that is safe and may help.
-    pub(super) async fn send(&self, request: Request<Body>) -> Outcome {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Outcome {
         let (head, body) = request.into_parts();
         if head.uri.scheme().is_none() || head.uri.host().is_none() {
             return Err(Error::InvalidUri);

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::timings::Timings;
+use crate::request::timings::Timings;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -245,7 +245,7 @@ async fn each_error_is_a_problem_without_internal_text() {
         (client(DEADLINE).get("/path").await.unwrap_err(), 500),
     ] {
         let text = error.to_string();
-        let problem = crate::Problem::from(error);
+        let problem = crate::problem::Problem::from(error);
         assert_eq!(problem.status(), status, "{text}");
         assert!(!problem.detail().contains("refused"), "{problem:?}");
         assert!(!problem.detail().contains("cable"), "{problem:?}");

@@ -6,16 +6,17 @@ use h2::{RecvStream, client::ResponseFuture};
 use http::{Request, Response};
 
 use super::{
-    h2_connection::Connection,
+    activity::{Closed, InFlight},
+    connection::Connection,
+    request_body::RequestBody,
     response_body::ResponseBody,
-    signs::{Closed, InFlight},
     upload::Upload,
 };
-use crate::client::{Failure, ending::Ending, request_body::RequestBody};
+use crate::client::ending::{class::Ending, failure::Failure};
 
 /// How far an attempt reads before the call gets its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::client) enum Until {
+pub(crate) enum Until {
     /// The head of the response. A caller of a stream may wait for the head before it sends, and
     /// the first message may take any time.
     Head,
@@ -26,7 +27,7 @@ pub(in crate::client) enum Until {
 
 impl InFlight {
     /// Makes one attempt of the call, which is in flight until the end of its response.
-    pub(in crate::client) async fn attempt(
+    pub(crate) async fn attempt(
         mut self,
         request: Request<RequestBody>,
         until: Until,
@@ -49,7 +50,7 @@ impl InFlight {
 
 impl Connection {
     /// Sends a request and returns once the response has begun. Does not count as a call.
-    pub(super) async fn exchange(
+    pub(crate) async fn exchange(
         &self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Failure> {

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use h2::{Ping, PingPong};
 use tokio::time::Instant;
 
-use super::signs::Signs;
+use super::activity::Signs;
 use crate::limits;
 
 /// Sends PINGs. Their acknowledgements count as reads, as all bytes do.
@@ -14,13 +14,13 @@ use crate::limits;
 /// minutes, and forget the PINGs whenever they send HEADERS or DATA (gRFC A8). An acknowledgement is
 /// neither.
 #[derive(Debug)]
-pub(super) struct Pings {
+pub(crate) struct Pings {
     ping_pong: PingPong,
     last: Option<Instant>,
 }
 
 impl Pings {
-    pub(super) fn new(ping_pong: PingPong) -> Self {
+    pub(crate) fn new(ping_pong: PingPong) -> Self {
         Self {
             ping_pong,
             last: None,
@@ -28,7 +28,7 @@ impl Pings {
     }
 
     /// Sends a PING, unless a server could count it as one too many. Returns whether it was sent.
-    pub(super) fn send(&mut self, signs: &Signs) -> bool {
+    pub(crate) fn send(&mut self, signs: &Signs) -> bool {
         let is_long_ago = |last: Instant| last.elapsed() >= limits::PING_INTERVAL;
         // Asked in any case: the frames so far are forgotten.
         let has_answered = signs.take_answered();

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame};
 
-use super::{signs::InFlight, upload::Upload};
-use crate::client::Failure;
+use super::{activity::InFlight, upload::Upload};
+use crate::client::ending::failure::Failure;
 
 /// The body of a response. When it ends, so does the upload of the request stream.
 #[derive(Debug)]
-pub(in crate::client) struct ResponseBody {
+pub(crate) struct ResponseBody {
     /// A frame that was read ahead.
     first: Option<Frame<Bytes>>,
     /// The rest of the response, until its end.
@@ -25,7 +25,7 @@ pub(in crate::client) struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(super) fn new(body: RecvStream, upload: Option<Upload>) -> Self {
+    pub(crate) fn new(body: RecvStream, upload: Option<Upload>) -> Self {
         let is_over = body.is_end_stream();
         Self {
             first: None,
@@ -36,12 +36,12 @@ impl ResponseBody {
     }
 
     /// Keeps the call in flight until the end of the response.
-    pub(super) fn hold(&mut self, in_flight: InFlight) {
+    pub(crate) fn hold(&mut self, in_flight: InFlight) {
         self.in_flight = self.rest.is_some().then_some(in_flight);
     }
 
     /// Reads the first frame ahead.
-    pub(super) async fn read_first_frame(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn read_first_frame(&mut self) -> Result<(), Failure> {
         self.first = poll_fn(|cx| self.poll_rest(cx)).await.transpose()?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! [`Room`]: what the connections to one replica share: the calls that wait for a stream of any of
 //! them, and whether one is silent.
 
-use super::signs::Doubt;
+use super::activity::Doubt;
 use crate::{
     limits,
     sync::{
@@ -15,7 +15,7 @@ use crate::{
 /// Whoever frees a stream while calls wait wakes the first of them. A call that was woken and finds
 /// more than one free stream wakes the next, so that each free stream has a call on its way to it.
 #[derive(Debug, Default)]
-pub(in crate::client) struct Room {
+pub(crate) struct Room {
     waiting: AtomicUsize,
     freed: Notify,
     wanted: Notify,
@@ -26,7 +26,7 @@ pub(in crate::client) struct Room {
 
 impl Room {
     /// Takes a place among the waiting calls, or returns `None` if there is no free one.
-    pub(in crate::client) fn wait(&self) -> Option<Waiting<'_>> {
+    pub(crate) fn wait(&self) -> Option<Waiting<'_>> {
         let others = self.waiting.fetch_add(1, Relaxed);
         let waiting = Waiting {
             room: self,
@@ -36,26 +36,26 @@ impl Room {
         (others < limits::MAX_CALLS_WITHOUT_STREAM).then_some(waiting)
     }
 
-    pub(in crate::client) fn is_waited_for(&self) -> bool {
+    pub(crate) fn is_waited_for(&self) -> bool {
         self.waiting.load(Relaxed) > 0
     }
 
     /// Waits until a call waits.
-    pub(in crate::client) async fn wanted(&self) {
+    pub(crate) async fn wanted(&self) {
         while !self.is_waited_for() {
             self.wanted.notified().await;
         }
     }
 
     /// Wakes the first waiting call, as a stream may be free.
-    pub(in crate::client) fn wake_one(&self) {
+    pub(crate) fn wake_one(&self) {
         if self.is_waited_for() {
             self.freed.notify_one();
         }
     }
 
     /// Waits until one of the connections is silent.
-    pub(in crate::client) async fn silent(&self) {
+    pub(crate) async fn silent(&self) {
         loop {
             let went_silent = self.went_silent.notified();
             if self.silent.load(Relaxed) > 0 {
@@ -66,7 +66,7 @@ impl Room {
     }
 
     /// Counts the change of the doubts about one connection.
-    pub(super) fn count_silent(&self, before: Doubt, after: Doubt) {
+    pub(crate) fn count_silent(&self, before: Doubt, after: Doubt) {
         match (before >= Doubt::Silent, after >= Doubt::Silent) {
             (false, true) => {
                 self.silent.fetch_add(1, Relaxed);
@@ -80,13 +80,13 @@ impl Room {
     }
 
     /// Wakes all waiting calls, as their connection is closed.
-    pub(super) fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         self.freed.notify_waiters();
     }
 }
 
 /// A place among the calls that wait for a stream.
-pub(in crate::client) struct Waiting<'a> {
+pub(crate) struct Waiting<'a> {
     room: &'a Room,
     is_first: bool,
 }
@@ -94,12 +94,12 @@ pub(in crate::client) struct Waiting<'a> {
 impl Waiting<'_> {
     /// Whether no other call waited when this one began to. Of several that begin at once, one is the
     /// first.
-    pub(in crate::client) fn is_first(&self) -> bool {
+    pub(crate) fn is_first(&self) -> bool {
         self.is_first
     }
 
     /// Waits until a stream may be free.
-    pub(in crate::client) async fn woken(&self) {
+    pub(crate) async fn woken(&self) {
         self.room.freed.notified().await;
     }
 }

@@ -26,7 +26,7 @@ use h2::client::Builder;
 use crate::limits;
 
 /// The settings of each connection.
-pub(super) fn builder() -> Builder {
+pub(crate) fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
         .initial_window_size(limits::RESPONSE_WINDOW)

@@ -15,11 +15,10 @@ use tokio::{select, sync::oneshot, task::coop::consume_budget, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use super::request_body::{Reader, Replay};
 use crate::{
-    Deadline,
-    bounded::Bounded,
-    client::request_body::{Reader, Replay},
-    context,
+    body::deadline::Bounded,
+    request::{context, deadline::Deadline},
 };
 
 /// The upload of a request stream, in the context of its call and up to the call's deadline.
@@ -27,13 +26,13 @@ use crate::{
 ///
 /// A task of its own sends the stream, as a caller may send without reading the response.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(crate) struct Upload {
     failure: oneshot::Receiver<Status>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Upload {
-    pub(super) fn start(body: &Replay, stream: SendStream<Bytes>) -> Self {
+    pub(crate) fn start(body: &Replay, stream: SendStream<Bytes>) -> Self {
         let (failed, failure) = oneshot::channel();
         let mut outgoing = Outgoing {
             stream,
@@ -62,7 +61,7 @@ impl Upload {
     }
 
     /// Becomes ready only if the request stream itself fails.
-    pub(super) fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+    pub(crate) fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         if self.failure.is_terminated() {
             return Poll::Pending;
         }

@@ -25,10 +25,10 @@ use tokio::{
 };
 
 use super::{
-    h2_connection::Connection,
+    activity::{Closed, Counts, Doubt, Signs},
+    connection::Connection,
+    health_check::{REPLY, Reply, TICK, ask},
     pings::Pings,
-    question::{REPLY, Reply, TICK, ask},
-    signs::{Closed, Counts, Doubt, Signs},
 };
 use crate::client::patience::patience;
 
@@ -53,7 +53,7 @@ const SUSPECT: u32 = REPLY;
 const BROKEN: u32 = 160;
 
 /// Watches the calls of a connection while polled. Keeps the connection open only during questions.
-pub(super) async fn watch(connection: Weak<Connection>, signs: Arc<Signs>, mut pings: Pings) {
+pub(crate) async fn watch(connection: Weak<Connection>, signs: Arc<Signs>, mut pings: Pings) {
     loop {
         signs.call_begun().await;
         watch_calls(&connection, &signs, &mut pings).await;

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use axum::BoxError;
 
 use super::long_lived::Draining;
-use crate::{deadline::DeadlineExceeded, metrics};
+use crate::{request::deadline::DeadlineExceeded, telemetry::metrics};
 
 /// The reason why a response is not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

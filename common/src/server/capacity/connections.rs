@@ -25,7 +25,7 @@ use super::{
     newcomers::Newcomers,
     open::{Close, Open, network_of},
 };
-use crate::{limits, lock::lock, metrics, rate_limit::RateLimit};
+use crate::{limits, lock::lock, rate_limit::RateLimit, telemetry::metrics};
 
 #[derive(Debug)]
 pub(crate) struct Connections {

@@ -2,8 +2,8 @@
 //! responses.
 
 use crate::{
-    Deadline,
     lock::lock,
+    request::deadline::Deadline,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},

@@ -28,8 +28,8 @@ use self::{
 };
 use crate::{
     limits,
-    metrics::{self, Counters},
     rate_limit::RateLimit,
+    telemetry::metrics::{self, Counters},
 };
 
 /// The capacity of one worker: its share of the places, its counters and its long-lived calls.

@@ -10,13 +10,15 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 #[cfg(feature = "traces")]
-use crate::traces;
+use crate::telemetry::traces;
 use crate::{
-    Context, limits,
-    logging::Cut,
-    metrics::{self, Kind},
+    limits,
     problem::CLIENT_CLOSED_REQUEST,
-    protocol::{Protocol, code_name, is_fault_of_service, rpc_method},
+    request::{
+        context::Context,
+        protocol::{Protocol, code_name, is_fault_of_service, rpc_method},
+        timings::Timings,
+    },
     server::{
         capacity::{
             cause::{self, Cause},
@@ -24,7 +26,10 @@ use crate::{
         },
         routes::Paths,
     },
-    timings::Timings,
+    telemetry::{
+        logging::Cut,
+        metrics::{self, Kind},
+    },
     tls::Identity,
 };
 

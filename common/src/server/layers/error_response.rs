@@ -15,14 +15,13 @@ use http_body_util::{BodyExt, Either};
 use tonic::Status;
 use tracing::error;
 
-use super::{access::Quiet, head::Refusal, tonic_quirks};
+use super::{access::Quiet, head::Refusal};
 use crate::{
-    Problem,
-    bounded::Panicked,
-    context,
-    deadline::DeadlineExceeded,
+    body::deadline::Panicked,
+    dialect::tonic_quirks,
     limits,
-    protocol::Protocol,
+    problem::Problem,
+    request::{context, deadline::DeadlineExceeded, protocol::Protocol},
     server::capacity::{Overloaded, long_lived::Draining},
 };
 
@@ -223,7 +222,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::server::{self, Listener};
+    use crate::server::{self, service::listener::Listener};
 
     /// The headers and the text of a response.
     type Seen = (HeaderMap, String);

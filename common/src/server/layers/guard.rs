@@ -17,9 +17,8 @@ use http_body::Body;
 use tower::{Layer, Service};
 
 use crate::{
-    bounded::{Bounded, GuardedBody, Panicked},
-    context,
-    protocol::Protocol,
+    body::deadline::{Bounded, GuardedBody, Panicked},
+    request::{context, protocol::Protocol},
 };
 
 /// Fails late requests with [`DeadlineExceeded`](crate::deadline::DeadlineExceeded), and requests
@@ -132,7 +131,11 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::{Context as RequestContext, Deadline, RequestId, deadline::DeadlineExceeded};
+    use crate::request::{
+        context::Context as RequestContext,
+        deadline::{Deadline, DeadlineExceeded},
+        id::RequestId,
+    };
 
     type Handled = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 

@@ -11,8 +11,9 @@ use http::{
 };
 
 use crate::{
-    Problem, limits,
-    protocol::{Protocol, says_grpc},
+    limits,
+    problem::Problem,
+    request::protocol::{Protocol, says_grpc},
     server::capacity::open::Open,
     tls::Identity,
 };
@@ -171,7 +172,10 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::server::{self, Grpc, Listener};
+    use crate::server::{
+        self,
+        service::{grpc::Grpc, listener::Listener},
+    };
 
     const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 

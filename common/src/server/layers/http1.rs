@@ -30,7 +30,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::access::length_of;
 use crate::{
-    body::DroppableBody,
+    body::wrappers::DroppableBody,
     limits,
     server::capacity::{open::Open, tail::Tail},
 };

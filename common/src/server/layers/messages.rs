@@ -18,9 +18,9 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use crate::{
-    context,
-    protocol::Protocol,
-    server::{prefixed::Prefixed, routes::Paths},
+    dialect::length_prefixed::Prefixed,
+    request::{context, protocol::Protocol},
+    server::routes::Paths,
 };
 
 /// The bytes of a message's prefix: a flag for compression, and the length.

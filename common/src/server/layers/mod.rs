@@ -73,6 +73,5 @@ mod problem;
 pub(crate) mod request;
 mod request_context;
 pub(crate) mod shed;
-pub(crate) mod tonic_quirks;
 
 pub use self::{guard::GuardLayer, problem::ProblemLayer, request::RequestLayer, shed::ShedLayer};

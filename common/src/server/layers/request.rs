@@ -23,18 +23,22 @@ use super::{
     access::{AccessLine, Connection, End},
     http1,
     request_context::context_of,
-    tonic_quirks,
 };
 use crate::{
-    body::DroppableBody,
-    context::Shared,
-    methods::{Deadlines, Methods, declared_in},
-    protocol::Protocol,
+    body::wrappers::DroppableBody,
+    dialect::{
+        methods::{Deadlines, Methods, declared_in},
+        tonic_quirks,
+    },
+    request::{
+        context::Shared,
+        protocol::Protocol,
+        timings::{SERVER_TIMING, Timings},
+    },
     server::{
         capacity::cause::Cause,
         routes::{Paths, note},
     },
-    timings::{SERVER_TIMING, Timings},
 };
 
 /// Gives each request a [`Context`](crate::Context), runs the layers below and the body of the

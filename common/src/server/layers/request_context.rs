@@ -8,18 +8,19 @@ use tracing::warn;
 
 use super::access::Connection;
 use crate::{
-    Context, Deadline, RequestId,
-    context::Shared,
-    deadline::{InvalidTimeout, parse_timeout},
     limits,
-    protocol::Protocol,
     rate_limit::RateLimit,
-    request_id::InvalidRequestId,
-    timings::{Timings, WANT_SERVER_TIMING},
-    trace::{InvalidTrace, Trace},
+    request::{
+        context::{Context, Shared},
+        deadline::{Deadline, InvalidTimeout, parse_timeout},
+        id::{InvalidRequestId, RequestId},
+        protocol::Protocol,
+        timings::{Timings, WANT_SERVER_TIMING},
+        trace::{InvalidTrace, Trace},
+    },
 };
 #[cfg(feature = "traces")]
-use crate::{server::capacity::kind::Kind, traces};
+use crate::{server::capacity::kind::Kind, telemetry::traces};
 
 /// The faults of the headers of a request, which is served nevertheless.
 #[derive(Debug)]

@@ -24,13 +24,13 @@ use crate::{
     limits,
     server::{
         capacity::{connections::Connections, open::Close, places::Places},
-        faces::{admin, status::Status},
+        service::{admin, status::Status},
     },
 };
 
 /// The port for operators, bound.
-pub(super) struct Admin {
-    pub(super) address: SocketAddr,
+pub(crate) struct Admin {
+    pub(crate) address: SocketAddr,
     socket: TcpListener,
     connections: Arc<Connections>,
     inbox: UnboundedSender<Accepted>,
@@ -39,7 +39,7 @@ pub(super) struct Admin {
 
 impl Admin {
     /// Binds the port, and starts its thread. `settings` are those of the workers.
-    pub(super) fn bind(port: u16, settings: &Settings, host: IpAddr) -> Result<Self, Error> {
+    pub(crate) fn bind(port: u16, settings: &Settings, host: IpAddr) -> Result<Self, Error> {
         let connections = Arc::new(Connections::new(limits::ADMIN_CONNECTIONS));
         let places = Places::new(limits::ADMIN_IN_FLIGHT, connections.clone());
         let status = Status::new(settings.process.clone(), settings.workers);
@@ -68,7 +68,7 @@ impl Admin {
     }
 
     /// Accepts connections, until [`Serving::end`] or until the value is dropped.
-    pub(super) fn serve(self) -> Result<Serving, Error> {
+    pub(crate) fn serve(self) -> Result<Serving, Error> {
         let ending = CancellationToken::new();
         let accepting = tokio::spawn(accept(
             0,
@@ -87,7 +87,7 @@ impl Admin {
 }
 
 /// The port for operators, which accepts connections.
-pub(super) struct Serving {
+pub(crate) struct Serving {
     ending: CancellationToken,
     accepting: JoinHandle<()>,
     connections: Arc<Connections>,
@@ -96,7 +96,7 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Ends with the process: the last thing that operators can see is that all has drained.
-    pub(super) async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         self.ending.cancel();
         let _ = timeout(limits::LAST_ACCEPTED, &mut self.accepting).await;
         self.accepting.abort();

@@ -12,7 +12,7 @@ use super::error::Error;
 use crate::limits;
 
 /// Listens on a port. Connections wait until they are accepted. `protocol` is for the log.
-pub(super) fn bind(
+pub(crate) fn bind(
     host: IpAddr,
     port: u16,
     protocol: &str,

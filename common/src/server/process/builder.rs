@@ -13,25 +13,25 @@ use super::{
     bind::bind,
     error::Error,
     files::max_connections,
-    handshake::Certificates,
-    lifetime::Limits,
     server::Server,
     task::Task,
     threads::Threads,
     worker_thread::{self, Settings},
 };
 use crate::{
-    Config, metrics,
-    protocol::Protocol,
+    config::Config,
+    ports,
+    request::protocol::Protocol,
     server::{
         capacity::{connections::Connections, places::Places},
-        faces::{
+        connection::{handshake::Certificates, lifetime::Limits},
+        service::{
             listener::{Face, Listener, Port},
-            ports,
             process::Process,
             worker::Worker,
         },
     },
+    telemetry::metrics,
 };
 
 /// What a service is made of: its faces, and the tasks of its process.

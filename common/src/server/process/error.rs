@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::server::faces::invalid::InvalidFace;
+use crate::server::service::invalid::InvalidFace;
 
 /// The reason why a service can't start, or ended without a drain.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum Error {
 
 impl Error {
     /// Whether another configuration or other code would help, as opposed to another time.
-    pub(super) fn is_of_configuration(&self) -> bool {
+    pub(crate) fn is_of_configuration(&self) -> bool {
         matches!(self, Self::Face(_) | Self::Differ)
     }
 }

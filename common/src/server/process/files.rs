@@ -6,7 +6,7 @@ use std::io;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-use crate::{Config, limits};
+use crate::{config::Config, limits};
 
 /// Raises the limit of open files, and so of connections, as far as the system allows. The usual
 /// limit of 1,024 is for programs that use `select`.
@@ -26,7 +26,7 @@ pub fn raise_file_limit() -> io::Result<()> {
 /// The most connections that are accepted: those of the configuration, if there are files for them.
 /// Without files, accepting would fail, for clients of all ports. Where only the files of the process
 /// itself are missing, the difference is small, and is no warning.
-pub(super) fn max_connections(config: &Config) -> usize {
+pub(crate) fn max_connections(config: &Config) -> usize {
     let wanted = config.max_connections.get();
     let Some(files) = getrlimit(Resource::Nofile).current else {
         return wanted; // there is no limit

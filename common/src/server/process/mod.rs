@@ -1,28 +1,15 @@
-//! The process: listeners, workers, connections, signals and the drain.
+//! The process: listeners, workers, signals and the drain.
 
 mod accept;
 mod admin;
-mod allowance;
 mod bind;
-pub(super) mod builder;
-mod connection_error;
-mod control_frames;
-mod drive;
-pub(super) mod error;
-pub(super) mod files;
-mod handshake;
-mod handshake_places;
-mod http;
-pub(super) mod lifetime;
+pub(crate) mod builder;
+pub(crate) mod error;
+pub(crate) mod files;
 mod renewal;
-pub(super) mod run;
-pub(super) mod server;
+pub(crate) mod run;
+pub(crate) mod server;
 mod signals;
-mod socket;
-mod stream_errors;
-mod streams;
 mod task;
 mod threads;
-mod turns;
-mod unacknowledged;
-pub(super) mod worker_thread;
+pub(crate) mod worker_thread;

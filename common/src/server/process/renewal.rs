@@ -11,7 +11,7 @@ use crate::{
 
 /// Whenever the authorities change, drains the connections that only the former ones have vouched
 /// for, each at a random time. Goes on for ever.
-pub(super) async fn drain_outdated(tls: Tls, connections: Arc<Connections>) {
+pub(crate) async fn drain_outdated(tls: Tls, connections: Arc<Connections>) {
     let mut trust = tls.current().trust;
     loop {
         tls.outdates(trust).await;

@@ -7,12 +7,12 @@ use tracing::warn;
 
 use super::{builder::Builder, error::Error, files::raise_file_limit, server::Server, signals};
 #[cfg(feature = "traces")]
-use crate::traces;
+use crate::telemetry::traces;
 use crate::{
-    Config,
     calls::CALLS,
-    logging,
-    server::faces::{listener::Listener, worker::Worker},
+    config::Config,
+    server::service::{listener::Listener, worker::Worker},
+    telemetry::logging,
 };
 
 /// The exit code for faces that can't be served, as for a bad flag.
@@ -27,7 +27,7 @@ const EXIT_INVALID: u8 = 2;
 ///
 /// Around the [`Server`], `run` does these duties of the process:
 ///
-/// - It installs the [log](crate::logging::init) and its panic hook. `service` is the name in each
+/// - It installs the [log](crate::telemetry::logging::init) and its panic hook. `service` is the name in each
 ///   line.
 /// - It [raises the limit of open files](raise_file_limit).
 /// - With the feature `allocator`, it declines transparent huge pages, whatever the system's setting:

@@ -26,10 +26,11 @@ use super::{
     worker_thread::Accepted,
 };
 use crate::{
-    Config, limits,
+    config::Config,
+    limits,
     server::{
         capacity::{connections::Connections, open::Close},
-        faces::process::Process,
+        service::process::Process,
     },
 };
 
@@ -62,15 +63,15 @@ use crate::{
 /// # }
 /// ```
 pub struct Server {
-    pub(super) config: Config,
-    pub(super) admin: Option<Admin>,
-    pub(super) process: Process,
-    pub(super) threads: Threads,
-    pub(super) tasks: Vec<Task>,
-    pub(super) connections: Arc<Connections>,
-    pub(super) inboxes: Vec<UnboundedSender<Accepted>>,
-    pub(super) sockets: Vec<TcpListener>,
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(crate) config: Config,
+    pub(crate) admin: Option<Admin>,
+    pub(crate) process: Process,
+    pub(crate) threads: Threads,
+    pub(crate) tasks: Vec<Task>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) inboxes: Vec<UnboundedSender<Accepted>>,
+    pub(crate) sockets: Vec<TcpListener>,
+    pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl Server {

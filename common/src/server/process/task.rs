@@ -5,18 +5,18 @@ use std::{future::Future, pin::Pin, time::Duration};
 use tokio::{runtime, time::sleep};
 use tracing::warn;
 
-use crate::server::faces::process::Process;
+use crate::server::service::process::Process;
 
 /// A task of the process, on a thread with its own runtime.
-pub(super) struct Task {
-    pub(super) name: &'static str,
+pub(crate) struct Task {
+    pub(crate) name: &'static str,
     begin: Box<dyn FnOnce(Process) -> Work + Send>,
 }
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Task {
-    pub(super) fn new<F>(
+    pub(crate) fn new<F>(
         name: &'static str,
         work: impl FnOnce(Process) -> F + Send + 'static,
     ) -> Self
@@ -30,7 +30,7 @@ impl Task {
     }
 
     /// Runs the task to its end. It is dropped when the drain takes longer than `drain_timeout`.
-    pub(super) fn run(self, process: Process, drain_timeout: Duration) -> std::io::Result<()> {
+    pub(crate) fn run(self, process: Process, drain_timeout: Duration) -> std::io::Result<()> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

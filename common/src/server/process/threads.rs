@@ -10,11 +10,10 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tracing::warn;
 
 use super::error::Error;
-use crate::request::draining::join_process;
-use crate::server::faces::process::Process;
+use crate::{request::draining::join_process, server::service::process::Process};
 
 /// The threads of a process.
-pub(super) struct Threads {
+pub(crate) struct Threads {
     process: Process,
     running: usize,
     ended: UnboundedReceiver<End>,
@@ -25,7 +24,7 @@ pub(super) struct Threads {
 type End = Result<(), Error>;
 
 impl Threads {
-    pub(super) fn new(process: Process) -> Self {
+    pub(crate) fn new(process: Process) -> Self {
         let (reporter, ended) = mpsc::unbounded_channel();
         Self {
             process,
@@ -36,7 +35,7 @@ impl Threads {
     }
 
     /// Starts a thread. `panicked` is how it ends if `work` panics.
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         &mut self,
         name: String,
         panicked: Error,
@@ -54,14 +53,14 @@ impl Threads {
     }
 
     /// Waits for the next thread to end. Never completes once all have ended.
-    pub(super) async fn next_end(&mut self) -> End {
+    pub(crate) async fn next_end(&mut self) -> End {
         let end = self.ended.recv().await;
         self.running -= 1;
         end.expect("`reporter` keeps the channel open")
     }
 
     /// Waits until all threads have ended.
-    pub(super) async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         while self.running > 0 {
             if let Err(error) = self.next_end().await {
                 warn!(action = "stop", status = "failure", %error, "a thread did not end well");

@@ -17,18 +17,9 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::{
-    connection_error,
-    drive::Drive,
-    handshake::{Certificates, handshake},
-    http,
-    lifetime::{Lifetime, Limits},
-    socket::Socket,
-    streams::{Stack, Streams},
-};
 use crate::{
-    limits, logging,
-    protocol::Protocol,
+    limits,
+    request::protocol::Protocol,
     server::{
         capacity::{
             Capacity,
@@ -38,9 +29,19 @@ use crate::{
             open::Open,
             places::Places,
         },
-        faces::{listener::Face, process::Process},
+        connection::{
+            drive::Drive,
+            error,
+            handshake::{Certificates, handshake},
+            hyper,
+            lifetime::{Lifetime, Limits},
+            socket::Socket,
+            streams::{Stack, Streams},
+        },
+        service::{listener::Face, process::Process},
         stack::inbound,
     },
+    telemetry::logging,
 };
 
 /// A connection on its way from the accepting thread to a worker.
@@ -185,7 +186,7 @@ pub(crate) async fn serve_socket<S>(
     let lifetime = Lifetime::new(lifetime, face.protocol, &open);
     let streams = Streams::new(open.clone());
     let max_in_flight = capacity.share.max_in_flight();
-    let builder = http::builder(face.protocol, max_in_flight, streams.clone());
+    let builder = hyper::builder(face.protocol, max_in_flight, streams.clone());
     if face.protocol == Protocol::Grpc {
         // Its clients are services of the mesh.
         open.held.note_keeps_places();
@@ -199,8 +200,8 @@ pub(crate) async fn serve_socket<S>(
         )
         .into_owned();
     if let Err(error) = Drive::new(served, open.clone(), lifetime).await {
-        if let Some((code, reason)) = connection_error::sent_by_h2(&*error) {
-            return connection_error::note(&open, code, reason);
+        if let Some((code, reason)) = error::sent_by_h2(&*error) {
+            return error::note(&open, code, reason);
         }
         debug!(
             action = "connection",

@@ -7,7 +7,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tower::service_fn;
 
 use super::*;
-use crate::client::Codec;
+use crate::client::ending::codec::Codec;
 
 /// What a handler saw of a request stream, and the code that its client gets.
 #[derive(Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::{
-    RetryPolicy,
+use super::retry::{
     budget::{Budget, Calls},
+    policy::RetryPolicy,
 };
 use crate::check;
 

@@ -1,19 +1,18 @@
 //! A connection.
 
-pub mod models;
+#[path = "../../../../common/src/client/wire/activity.rs"]
+pub(in crate::client) mod activity;
 #[path = "../../../../common/src/client/wire/room.rs"]
-mod room;
-#[path = "../../../../common/src/client/wire/signs.rs"]
-mod signs;
+pub(in crate::client) mod room;
 
-mod h2_connection {
+pub(in crate::client) mod connection {
     use std::sync::Arc;
 
-    use super::signs::Signs;
+    use super::activity::Signs;
 
     /// A connection without HTTP/2.
     #[derive(Debug)]
-    pub(in crate::client) struct Connection {
-        pub(in crate::client) signs: Arc<Signs>,
+    pub(crate) struct Connection {
+        pub(crate) signs: Arc<Signs>,
     }
 }

@@ -2,11 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{
-    raw::{GOAWAY, HEADERS, raw},
-    *,
-};
-use crate::client::wire::Closed;
+use super::raw::{GOAWAY, HEADERS, raw};
+use super::*;
+use crate::client::wire::activity::Closed;
 
 #[tokio::test]
 async fn an_attempt_is_in_flight_until_its_response_is_dropped() {

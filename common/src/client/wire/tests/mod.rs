@@ -20,8 +20,14 @@ use http_body_util::BodyExt;
 use tokio::{io::duplex, runtime, time::timeout};
 use tonic::{Code, Status};
 
-use super::{Connection, Head, InFlight, ResponseBody, Until};
-use crate::client::{Failure, RequestIdNames, ending::Ending, request_body::RequestBody};
+use super::{
+    activity::InFlight, attempt::Until, connection::Connection, headers::Head,
+    request_body::RequestBody, response_body::ResponseBody,
+};
+use crate::client::{
+    config::RequestIdNames,
+    ending::{class::Ending, failure::Failure},
+};
 
 type Streams = server::Connection<tokio::io::DuplexStream, Bytes>;
 type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
@@ -76,7 +82,7 @@ async fn drive(mut streams: Streams) {
 }
 
 /// Listens on a thread of its own. Questions are answered after a moment, and calls never.
-pub(super) fn listen() -> std::net::SocketAddr {
+pub(crate) fn listen() -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -4,12 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use futures_util::future::join_all;
 
-use super::{
-    raw::{DATA, HEADERS, RST_STREAM, WINDOW_UPDATE, raw},
-    *,
-};
+use super::raw::{DATA, HEADERS, RST_STREAM, WINDOW_UPDATE, raw};
+use super::*;
 use crate::{
-    client::{ending::Evidence, wire::Closed},
+    client::{ending::class::Evidence, wire::activity::Closed},
     limits,
 };
 

@@ -8,14 +8,20 @@ use http_body_util::StreamBody;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::{Context, Deadline, client::request_body::Replay, context};
+use crate::{
+    client::wire::request_body::Replay,
+    request::{
+        context::{self, Context},
+        deadline::Deadline,
+    },
+};
 
 const MESSAGE: Bytes = Bytes::from_static(b"message");
 const SHORT: Duration = Duration::from_millis(50);
 
 type Sender = mpsc::UnboundedSender<Result<Bytes, Status>>;
 
-pub(super) fn streaming<S>(messages: S) -> Request<RequestBody>
+pub(crate) fn streaming<S>(messages: S) -> Request<RequestBody>
 where
     S: futures_util::Stream<Item = Result<Bytes, Status>> + Send + 'static,
 {

@@ -11,12 +11,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{
-    raw::{DATA, GOAWAY, HEADERS, PING, Raw, raw},
-    *,
-};
+use super::raw::{DATA, GOAWAY, HEADERS, PING, Raw, raw};
+use super::*;
 use crate::{
-    client::wire::{Closed, Doubt},
+    client::wire::activity::{Closed, Doubt},
     limits,
 };
 

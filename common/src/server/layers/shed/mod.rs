@@ -21,9 +21,9 @@ use tower::{Layer, Service};
 
 use super::head;
 use crate::{
-    body::DroppableBody,
-    context, limits,
-    protocol::Protocol,
+    body::wrappers::DroppableBody,
+    limits,
+    request::{context, protocol::Protocol},
     server::capacity::{
         Capacity,
         kind::Kind,

@@ -8,13 +8,16 @@ use tonic::Status;
 use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use super::*;
-use crate::server::capacity::{
-    Overloaded,
-    connections::{Connection, Connections},
-    long_lived::LongLived,
-    places::Places,
+use crate::{
+    dialect::methods::Terms,
+    request::{context::Context as RequestContext, deadline::Deadline, id::RequestId},
+    server::capacity::{
+        Overloaded,
+        connections::{Connection, Connections},
+        long_lived::LongLived,
+        places::Places,
+    },
 };
-use crate::{Context as RequestContext, Deadline, RequestId, methods::Terms};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -1,0 +1,4 @@
+//! Bodies and futures that both stacks wrap around others.
+
+pub(crate) mod deadline;
+pub(crate) mod wrappers;

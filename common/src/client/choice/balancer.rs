@@ -1,0 +1,425 @@
+//! [`Balance`]: the replicas of a service, for the tasks and the calls of a worker.
+//!
+//! While no replica is connected, calls wait, but not for long: when a service has been away for
+//! `FAILFAST`, its calls fail at once until it is back.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    select,
+    sync::{Notify, watch},
+    time::{Instant, timeout_at},
+};
+
+use super::replica_set::{Candidate, Members};
+use crate::{
+    client::{
+        ejection::{
+            memory::Memory,
+            record::Record,
+            state::{Event, State},
+        },
+        ending::{class::Ending, failure::Failure},
+    },
+    limits,
+    lock::lock,
+    telemetry::metrics::{self, CountedReplica},
+};
+
+/// The calls that wait for a replica, and the connections, of a channel in the whole process. Clones
+/// share their counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waiting {
+    calls: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A connection that counts among those of the process.
+#[derive(Debug)]
+pub(crate) struct CountedConnection(Arc<AtomicUsize>);
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A place among the waiting calls.
+struct Place<'a> {
+    process: &'a AtomicUsize,
+    worker: &'a AtomicUsize,
+}
+
+impl<'a> Place<'a> {
+    /// Takes a place, or returns `None` if there is no free one.
+    fn take(process: &'a Waiting, worker: &'a AtomicUsize) -> Option<Self> {
+        worker.fetch_add(1, Relaxed);
+        let process = &*process.calls;
+        let place = Self { process, worker };
+        (process.fetch_add(1, Relaxed) < limits::MAX_CALLS_WITHOUT_REPLICA).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.process.fetch_sub(1, Relaxed);
+        self.worker.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The replicas of a service, as one worker sees them. Clones share their state.
+#[derive(Debug)]
+pub(crate) struct Balance<R>(Arc<Shared<R>>);
+
+#[derive(Debug)]
+struct Shared<R> {
+    /// Each worker has its own, so the lock is uncontended.
+    members: Mutex<Members<R>>,
+    /// What all workers know.
+    memory: Arc<Memory>,
+    /// Since when no replica has been connected; `None` while one is.
+    away: watch::Sender<Option<Instant>>,
+    failfast: Duration,
+    /// The calls that wait in the process, and on this worker.
+    waiting: Waiting,
+    waiting_here: AtomicUsize,
+    /// Notified by each call that finds no replica, whether or not the call waits.
+    wanted: Notify,
+    reachability: Notify,
+    /// Notified whenever a replica may have come up.
+    came_up: Notify,
+}
+
+impl<R> Clone for Balance<R> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<R: Candidate> Balance<R> {
+    /// Creates a balance without replicas. The service counts as away from now on.
+    pub(crate) fn new(failfast: Duration, waiting: Waiting, memory: Arc<Memory>) -> Self {
+        Self(Arc::new(Shared {
+            members: Mutex::new(Members::new(memory.clone())),
+            memory,
+            away: watch::Sender::new(Some(Instant::now())),
+            failfast,
+            waiting,
+            waiting_here: AtomicUsize::new(0),
+            wanted: Notify::new(),
+            reachability: Notify::new(),
+            came_up: Notify::new(),
+        }))
+    }
+
+    /// Adds a replica that is not connected yet. It leaves when the result is dropped.
+    pub(crate) fn join(&self, address: SocketAddr) -> Membership<R> {
+        let counted = CountedReplica::new(address);
+        let record = self.0.memory.record(address);
+        let membership = Membership {
+            balance: self.clone(),
+            address,
+            metrics: counted.replica.clone(),
+            record: record.clone(),
+        };
+        self.lock().join(counted, record);
+        membership
+    }
+
+    /// Marks the replica at this address as connected.
+    pub(crate) fn connect(&self, address: SocketAddr, replica: Arc<R>) {
+        self.lock().connect(address, replica, Instant::now());
+        self.0.away.send_replace(None);
+        self.0.reachability.notify_one();
+        self.0.came_up.notify_waiters();
+    }
+
+    /// Applies an event to the replica at this address. Returns whether its state has changed.
+    pub(crate) fn apply(&self, address: SocketAddr, event: Event) -> bool {
+        let now = Instant::now();
+        let is_changed = self.lock().apply(address, event, now);
+        if !is_changed {
+            return false;
+        }
+        self.0.came_up.notify_waiters();
+        if matches!(event, Event::Closed | Event::ConnectFailed) {
+            self.0.reachability.notify_one();
+            let is_away = !self.lock().is_any_connected();
+            self.0.away.send_if_modified(|since| {
+                let is_new = is_away && since.is_none();
+                if is_new {
+                    *since = Some(now);
+                }
+                is_new
+            });
+        }
+        true
+    }
+
+    /// Notes that the connection of `replica` takes no new calls. Does nothing if another
+    /// connection has taken its place.
+    pub(crate) fn close(&self, address: SocketAddr, replica: &R) {
+        if self.lock().is_connected_as(address, replica) {
+            self.apply(address, Event::Closed);
+        }
+    }
+
+    /// Counts the only connection to a replica.
+    pub(crate) fn count_connection(&self) -> CountedConnection {
+        let connections = self.0.waiting.connections.clone();
+        connections.fetch_add(1, Relaxed);
+        CountedConnection(connections)
+    }
+
+    /// Counts a further connection to a replica, unless the process has as many as it may.
+    pub(crate) fn count_further_connection(&self) -> Option<CountedConnection> {
+        let counted = self.count_connection();
+        (counted.0.load(Relaxed) <= limits::MAX_CHANNEL_CONNECTIONS).then_some(counted)
+    }
+
+    /// What all workers know of the replicas.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.0.memory
+    }
+
+    /// Waits until a replica is connected, can't be connected, or loses its connection.
+    pub(crate) async fn reachability_changed(&self) {
+        self.0.reachability.notified().await;
+    }
+
+    /// The state of each replica.
+    pub(crate) fn states(&self) -> HashMap<SocketAddr, State> {
+        self.lock().states().collect()
+    }
+
+    /// Picks the replica for the next attempt, if possible none of those that were `tried`. Waits
+    /// while no replica is connected.
+    pub(crate) async fn pick(&self, tried: &[Arc<R>]) -> Result<Arc<R>, Failure> {
+        loop {
+            if let Some(replica) = self.pick_now(tried) {
+                return Ok(replica);
+            }
+            self.wait().await?;
+        }
+    }
+
+    pub(crate) fn pick_now(&self, tried: &[Arc<R>]) -> Option<Arc<R>> {
+        self.lock().pick(tried)
+    }
+
+    /// Takes the trial of an ejected replica that is due, if one is. An idempotent call may be the
+    /// trial; else a question has to be, a little later.
+    pub(crate) fn take_trial(&self, is_idempotent: bool) -> Option<Arc<R>> {
+        let mut members = self.lock();
+        // Few calls need the time.
+        let now = members.has_ejected().then(Instant::now)?;
+        members.take_trial(is_idempotent, now)
+    }
+
+    /// Picks a replica that is up and was not `tried`.
+    pub(crate) fn pick_other(&self, tried: &[Arc<R>]) -> Option<Arc<R>> {
+        self.lock().pick_other(tried)
+    }
+
+    /// Waits until a replica is up that was not `tried`.
+    pub(crate) async fn other(&self, tried: &[Arc<R>]) -> Arc<R> {
+        loop {
+            let came_up = self.0.came_up.notified();
+            let readmitted = self.0.memory.readmitted();
+            if let Some(other) = self.pick_other(tried) {
+                return other;
+            }
+            select! {
+                () = came_up => {}
+                () = readmitted => {}
+            }
+        }
+    }
+
+    /// Whether a replica other than this one is up.
+    pub(crate) fn has_other(&self, replica: &Arc<R>) -> bool {
+        self.lock().has_other(replica)
+    }
+
+    /// The number of replicas that are up.
+    #[cfg(test)]
+    pub(crate) fn count_up(&self) -> usize {
+        self.lock().count_up()
+    }
+
+    /// Waits until a replica may be connected.
+    async fn wait(&self) -> Result<(), Failure> {
+        let mut away = self.0.away.subscribe();
+        let Some(since) = *away.borrow_and_update() else {
+            return Ok(());
+        };
+        self.0.wanted.notify_waiters();
+        let place = Place::take(&self.0.waiting, &self.0.waiting_here);
+        let Some(_place) = place else {
+            let why = "too many calls wait for a replica";
+            return Err(Failure::new(Ending::NoReplica, why));
+        };
+        match timeout_at(since + self.0.failfast, away.wait_for(Option::is_none)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::new(Ending::NoReplica, "no replica can be reached")),
+        }
+    }
+
+    /// Waits until a call finds no replica.
+    pub(crate) async fn wanted(&self) {
+        let wanted = self.0.wanted.notified();
+        if self.0.waiting_here.load(Relaxed) == 0 {
+            wanted.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Members<R>> {
+        lock(&self.0.members)
+    }
+}
+
+/// A replica of a balance. It leaves when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Membership<R: Candidate> {
+    pub(crate) balance: Balance<R>,
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: Arc<metrics::Replica>,
+    pub(crate) record: Arc<Record>,
+}
+
+impl<R: Candidate> Drop for Membership<R> {
+    fn drop(&mut self) {
+        self.balance.apply(self.address, Event::Closed);
+        self.balance.lock().leave(self.address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const FAILFAST: Duration = Duration::from_secs(3);
+
+    #[derive(Debug)]
+    struct Fake;
+
+    impl Candidate for Fake {
+        fn cost(&self) -> f64 {
+            1.0
+        }
+    }
+
+    /// A balance with one replica that is not connected.
+    fn balance() -> (Balance<Fake>, Membership<Fake>) {
+        let balance = Balance::new(FAILFAST, Waiting::default(), Arc::default());
+        let membership = balance.join(([127, 0, 0, 1], 1).into());
+        (balance, membership)
+    }
+
+    impl Membership<Fake> {
+        fn connect(&self) {
+            self.balance.connect(self.address, Arc::new(Fake));
+        }
+
+        fn close(&self) {
+            self.balance.apply(self.address, Event::Closed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_wait_for_a_replica_that_comes_back_in_time() {
+        let (balance, replica) = balance();
+        let call = tokio::spawn(async move { balance.pick(&[]).await.is_ok() });
+        sleep(FAILFAST * 9 / 10).await;
+        replica.connect();
+        assert!(call.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_to_a_service_that_is_away_for_too_long_fail_at_once_until_it_is_back() {
+        let (balance, replica) = balance();
+        advance(Duration::from_secs(1)).await;
+        let begin = Instant::now();
+        assert!(balance.pick(&[]).await.is_err());
+        let waited = begin.elapsed();
+        assert_eq!(
+            waited,
+            Duration::from_secs(2),
+            "counted from the start of the absence"
+        );
+        let begin = Instant::now();
+        assert!(balance.pick(&[]).await.is_err());
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        replica.connect();
+        assert!(balance.pick(&[]).await.is_ok());
+        replica.close();
+        let begin = Instant::now();
+        assert!(balance.pick(&[]).await.is_err());
+        assert_eq!(begin.elapsed(), FAILFAST, "a new absence");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_balance_whose_last_replica_leaves_has_none() {
+        let (balance, replica) = balance();
+        replica.connect();
+        drop(replica);
+        assert!(balance.pick_now(&[]).is_none());
+        let begin = Instant::now();
+        assert!(balance.pick(&[]).await.is_err());
+        assert_eq!(begin.elapsed(), FAILFAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_waiting_calls_of_all_workers_have_one_limit() {
+        let waiting = Waiting::default();
+        let workers =
+            [0; 2].map(|_| Balance::<Fake>::new(FAILFAST, waiting.clone(), Arc::default()));
+        let mut calls = Vec::new();
+        for number in 0..limits::MAX_CALLS_WITHOUT_REPLICA {
+            let balance = workers[number % 2].clone();
+            calls.push(tokio::spawn(async move { balance.pick(&[]).await.is_ok() }));
+        }
+        let is_full = || waiting.calls.load(Relaxed) == limits::MAX_CALLS_WITHOUT_REPLICA;
+        while !is_full() {
+            tokio::task::yield_now().await;
+        }
+        let begin = Instant::now();
+        assert!(workers[0].pick(&[]).await.is_err());
+        assert_eq!(begin.elapsed(), Duration::ZERO, "no place to wait");
+        calls.pop().unwrap().abort();
+        while is_full() {
+            tokio::task::yield_now().await;
+        }
+        let call = workers[0].pick(&[]);
+        let waits = tokio::time::timeout(Duration::from_secs(1), call).await;
+        assert!(waits.is_err(), "the call waits in the place that was left");
+        for call in calls {
+            assert!(!call.await.unwrap());
+        }
+        assert_eq!(waiting.calls.load(Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_keeper_learns_that_a_replica_is_wanted() {
+        let (balance, _replica) = balance();
+        let wanted = tokio::spawn({
+            let balance = balance.clone();
+            async move { balance.wanted().await }
+        });
+        // Long after calls have begun to fail at once.
+        sleep(FAILFAST * 2).await;
+        assert!(!wanted.is_finished());
+        assert!(balance.pick(&[]).await.is_err());
+        assert!(wanted.await.is_ok());
+    }
+}

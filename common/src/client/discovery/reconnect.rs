@@ -1,0 +1,507 @@
+//! The keeper of a replica: a task that connects it whenever it is not connected, and reports to
+//! the balance.
+
+use std::{
+    future::pending,
+    io, mem,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    select,
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tracing::{info, warn};
+
+use crate::{
+    client::{
+        backoff::Backoff,
+        choice::{
+            balancer::{Balance, Membership},
+            replica_set::Candidate,
+        },
+        ejection::state::Event,
+        replicas::replica::{Connected, Replica},
+        wire::{activity::Closed, connection::Connection, headers::Head},
+    },
+    limits,
+    tls::is_of_other_name,
+};
+
+/// The pauses between attempts to connect a replica. gRPC's defaults (1 s × 1.6, up to 120 s) suit
+/// clients all over a network. These replicas are near: two services that start together find each
+/// other within milliseconds, and a restart takes a second.
+const RECONNECT: Backoff = Backoff {
+    base: Duration::from_millis(5),
+    factor: 2.0,
+    limit: Duration::from_secs(10),
+    jitter: 0.2,
+};
+
+/// The longest pause while calls wait for a replica.
+const RECONNECT_WHILE_WANTED: Duration = Duration::from_millis(500);
+
+/// The pauses before attempts to connect a replica that is suspected. Their callers come from one
+/// event, such as a pause of the replica, so they are spread.
+const BESIDE: Backoff = Backoff {
+    base: Duration::from_millis(200),
+    factor: 2.0,
+    limit: Duration::from_secs(2),
+    jitter: 0.5,
+};
+
+/// A connection that ends earlier counts as a failure to connect: the pauses keep growing.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// The heads of the names that an address has.
+pub(crate) type Heads = Arc<[Head]>;
+
+/// How a replica is connected.
+pub(crate) trait Dial<R: Candidate>: Clone + Send + Sync + 'static {
+    /// Opens a connection to the replica, under one of its names.
+    fn dial(
+        &self,
+        membership: &Membership<R>,
+        head: Head,
+    ) -> impl Future<Output = io::Result<R>> + Send;
+}
+
+/// Connects replicas over TCP.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tcp;
+
+impl Dial<Replica> for Tcp {
+    async fn dial(&self, membership: &Membership<Replica>, head: Head) -> io::Result<Replica> {
+        let connection = Connection::open_and_ask(membership.address, head, Arc::default()).await?;
+        Ok(Replica::new(membership, connection))
+    }
+}
+
+/// Keeps a replica connected while polled, under one of its names. While it has none, it is not
+/// connected again. Notifies `ended` of the end of each connection.
+pub(crate) async fn keep_connected<R: Connected>(
+    address: SocketAddr,
+    heads: watch::Receiver<Heads>,
+    balance: Balance<R>,
+    ended: watch::Sender<()>,
+    dial: impl Dial<R>,
+) {
+    let membership = balance.join(address);
+    let connect = async || {
+        let mut heads = heads.clone();
+        let heads = heads.wait_for(|heads| !heads.is_empty()).await;
+        let Ok(heads) = heads.map(|heads| heads.clone()) else {
+            return pending().await; // this task ends
+        };
+        let (last, others) = heads.split_last().expect("they are not empty");
+        for head in others {
+            match dial.dial(&membership, head.clone()).await {
+                Err(error) if is_of_other_name(&error) => {}
+                outcome => return outcome,
+            }
+        }
+        dial.dial(&membership, last.clone()).await
+    };
+    let report = |change| {
+        if let Change::Ended(_) = change {
+            ended.send_replace(());
+        }
+        report(address, change);
+    };
+    keep(&membership, connect, report).await;
+}
+
+/// Keeps an open connection in `balance` until its end, as the replica at `address`.
+pub(crate) async fn keep_io(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    address: SocketAddr,
+    head: Head,
+    balance: Balance<Replica>,
+) {
+    let membership = balance.join(address);
+    if let Ok(connection) = Connection::with_io(io, head, Arc::default()).await {
+        let replica = Arc::new(Replica::new(&membership, connection));
+        balance.connect(address, replica.clone());
+        replica.ended().await;
+    }
+}
+
+/// A change that a keeper reports.
+enum Change {
+    Connected,
+    /// Another connection has taken the place of one that is silent.
+    Replaced,
+    Ended(Closed),
+    Unreachable(io::Error),
+}
+
+/// Connects the replica again and again, and reports each change.
+async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
+    membership: &Membership<R>,
+    connect: impl Fn() -> F,
+    report: impl Fn(Change),
+) {
+    let (balance, address) = (&membership.balance, membership.address);
+    let mut failures = 0;
+    loop {
+        match connect().await {
+            Ok(replica) => {
+                let begin = Instant::now();
+                report(Change::Connected);
+                let why = stay_connected(membership, replica, &connect, &report).await;
+                if let Some(error) = error_of(why) {
+                    membership.metrics.set_last_error(error);
+                }
+                report(Change::Ended(why));
+                if begin.elapsed() >= SETTLED_AFTER {
+                    failures = 0;
+                }
+            }
+            Err(error) => {
+                membership.metrics.set_last_error(error.to_string());
+                if balance.apply(address, Event::ConnectFailed) {
+                    report(Change::Unreachable(error));
+                }
+            }
+        }
+        failures += 1;
+        let wanted = async {
+            sleep(RECONNECT_WHILE_WANTED).await;
+            balance.wanted().await;
+        };
+        select! {
+            () = sleep(RECONNECT.pause(failures)) => {}
+            () = wanted => {}
+        }
+    }
+}
+
+/// Keeps a connected replica in the balance until it takes no new calls. If it is silent for long,
+/// another connection takes its place, as long as few others have calls left.
+async fn stay_connected<R: Connected, F: Future<Output = io::Result<R>>>(
+    membership: &Membership<R>,
+    replica: R,
+    connect: &impl Fn() -> F,
+    report: &impl Fn(Change),
+) -> Closed {
+    let (balance, address) = (&membership.balance, membership.address);
+    let mut replica = Arc::new(replica);
+    // Those that still have calls.
+    let mut replaced = Vec::<Weak<R>>::new();
+    loop {
+        replica.show();
+        balance.connect(address, replica.clone());
+        replaced.retain(|silent| silent.strong_count() > 0);
+        let may_replace = replaced.len() + 1 < limits::MAX_REPLICA_CONNECTIONS;
+        let another = select! {
+            biased;
+            why = replica.ended() => {
+                balance.close(address, &replica);
+                return why;
+            }
+            another = connect_beside(&*replica, connect), if may_replace => another,
+            () = replica.grow() => unreachable!("it goes on until the replica is gone"),
+        };
+        report(Change::Replaced);
+        let silent = mem::replace(&mut replica, Arc::new(another));
+        silent.replace();
+        replaced.push(Arc::downgrade(&silent));
+    }
+}
+
+/// Tries other connections to a replica that is suspected, until one answers.
+async fn connect_beside<R: Connected, F: Future<Output = io::Result<R>>>(
+    replica: &R,
+    connect: &impl Fn() -> F,
+) -> R {
+    let mut failures = 0;
+    loop {
+        replica.suspected().await;
+        let another = async {
+            sleep(BESIDE.pause(failures)).await;
+            connect().await
+        };
+        select! {
+            biased;
+            () = replica.responded() => failures = 0,
+            another = another => match another {
+                Ok(another) => return another,
+                Err(_) => failures += 1,
+            },
+        }
+    }
+}
+
+/// What was wrong with a replica whose connection has ended.
+fn error_of(why: Closed) -> Option<&'static str> {
+    match why {
+        Closed::Lost => Some("the connection was lost"),
+        Closed::Silent => Some("it was silent"),
+        Closed::GoingAway | Closed::Outdated | Closed::NotServing | Closed::Replaced => None,
+    }
+}
+
+fn report(address: SocketAddr, change: Change) {
+    match change {
+        Change::Connected => info!(
+            action = "replica", status = "up", replica = %address,
+            "a replica is up"
+        ),
+        Change::Replaced => warn!(
+            action = "replica", status = "late", replica = %address,
+            "a replica is silent; another connection to it takes its calls"
+        ),
+        Change::Ended(Closed::GoingAway) => info!(
+            action = "replica", status = "draining", replica = %address,
+            "a replica is going away; it gets no new calls"
+        ),
+        Change::Ended(Closed::Outdated) => info!(
+            action = "replica", status = "draining", replica = %address,
+            "the trusted authorities have changed; the connection to a replica is opened again"
+        ),
+        Change::Ended(Closed::NotServing) => info!(
+            action = "replica", status = "draining", replica = %address,
+            "a replica says that it does not serve; it gets no new calls"
+        ),
+        Change::Ended(Closed::Lost | Closed::Replaced) => warn!(
+            action = "replica", status = "down", replica = %address,
+            "the connection to a replica is lost"
+        ),
+        Change::Ended(Closed::Silent) => warn!(
+            action = "replica", status = "down", replica = %address,
+            "a replica is silent; its connection is broken off"
+        ),
+        Change::Unreachable(error) => warn!(
+            action = "replica", status = "down", replica = %address, %error,
+            "a replica can't be reached"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        collections::VecDeque,
+        sync::atomic::{AtomicBool, Ordering::Relaxed},
+    };
+
+    use proptest::{collection::vec, prelude::*};
+    use tokio::{
+        runtime,
+        time::{sleep_until, timeout},
+    };
+
+    use super::*;
+    use crate::client::choice::{balancer::Waiting, replica_set::Candidate};
+
+    /// The outcome of an attempt to connect, after this many milliseconds.
+    #[derive(Debug, Clone, Copy)]
+    enum Outcome {
+        Fails(u64),
+        /// The connection ends after this many more milliseconds.
+        Connects(u64, u64, Closed),
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        let end = prop_oneof![
+            Just(Closed::GoingAway),
+            Just(Closed::Lost),
+            Just(Closed::Silent),
+            Just(Closed::NotServing),
+        ];
+        prop_oneof![
+            (0..2_000_u64).prop_map(Outcome::Fails),
+            (0..1_000_u64, 0..20_000_u64, end)
+                .prop_map(|(connects, lasts, end)| Outcome::Connects(connects, lasts, end)),
+        ]
+    }
+
+    #[derive(Default)]
+    struct Fake {
+        end: Option<(Instant, Closed)>,
+        suspected: Option<Instant>,
+        responds: Option<Instant>,
+        is_replaced: AtomicBool,
+    }
+
+    async fn at(time: Option<Instant>) {
+        match time {
+            Some(time) => sleep_until(time).await,
+            None => pending().await,
+        }
+    }
+
+    impl Candidate for Fake {
+        fn cost(&self) -> f64 {
+            1.0
+        }
+    }
+
+    impl Connected for Fake {
+        async fn ended(&self) -> Closed {
+            let Some((at, end)) = self.end else {
+                pending().await
+            };
+            sleep_until(at).await;
+            end
+        }
+
+        async fn suspected(&self) {
+            at(self.suspected).await;
+            if self.responds.is_some_and(|time| time <= Instant::now()) {
+                pending::<()>().await;
+            }
+        }
+
+        async fn responded(&self) {
+            at(self.responds).await;
+        }
+
+        fn replace(&self) {
+            self.is_replaced.store(true, Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_beside_a_silent_one_takes_its_place() {
+        let balance =
+            Balance::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let membership = balance.join(([127, 0, 0, 1], 1).into());
+        let begin = Instant::now();
+        let silent = Fake {
+            suspected: Some(begin + Duration::from_secs(1)),
+            ..Fake::default()
+        };
+        let script = RefCell::new(VecDeque::from([
+            Ok(silent),
+            Err(io::Error::other("it does not respond")),
+            Ok(Fake::default()),
+        ]));
+        let connect = async || script.borrow_mut().pop_front().expect("one more");
+        let keeping = keep(&membership, connect, |_| {});
+        let look = async {
+            sleep(Duration::from_millis(500)).await;
+            let silent = balance.pick_now(&[]).expect("it is connected");
+            sleep(Duration::from_secs(3)).await;
+            let another = balance.pick_now(&[]).expect("another is connected");
+            assert!(!Arc::ptr_eq(&silent, &another));
+            assert!(silent.is_replaced.load(Relaxed) && !another.is_replaced.load(Relaxed));
+        };
+        select! {
+            () = keeping => unreachable!(),
+            () = look => {}
+        }
+        assert!(script.borrow().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_connection_takes_the_place_of_one_that_responds_after_all() {
+        let balance =
+            Balance::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let membership = balance.join(([127, 0, 0, 1], 1).into());
+        let begin = Instant::now();
+        let paused = Fake {
+            suspected: Some(begin + Duration::from_secs(1)),
+            responds: Some(begin + Duration::from_secs(4)),
+            ..Fake::default()
+        };
+        let first = RefCell::new(Some(paused));
+        let attempts = Cell::new(0);
+        let connect = async || {
+            attempts.set(attempts.get() + 1);
+            let first = first.borrow_mut().take();
+            match first {
+                Some(first) => Ok(first),
+                None => pending().await,
+            }
+        };
+        let keeping = keep(&membership, connect, |_| {});
+        assert!(timeout(Duration::from_secs(10), keeping).await.is_err());
+        assert_eq!(attempts.get(), 2, "one connection beside it is tried");
+        assert!(
+            !balance
+                .pick_now(&[])
+                .expect("it stays")
+                .is_replaced
+                .load(Relaxed)
+        );
+    }
+
+    proptest! {
+        /// Whatever happens to a replica, it gets calls only while it is connected. Once it can be
+        /// connected for good, it is connected within the longest pause, or within a second if a
+        /// call wants it, and stays connected.
+        #[test]
+        fn a_replica_never_gets_stuck(script in vec(outcome(), 0..8), is_wanted: bool) {
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(follow(script.into(), is_wanted));
+        }
+    }
+
+    async fn follow(script: VecDeque<Outcome>, is_wanted: bool) {
+        let balance =
+            Balance::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let membership = balance.join(([127, 0, 0, 1], 1).into());
+        let script = RefCell::new(script);
+        // The time since which nothing has happened to the replica, unless it is connected.
+        let quiet_since = RefCell::new(Instant::now());
+        let connect = async || {
+            *quiet_since.borrow_mut() = Instant::now();
+            let next = script.borrow_mut().pop_front();
+            match next {
+                Some(Outcome::Fails(millis)) => {
+                    sleep(Duration::from_millis(millis)).await;
+                    Err(io::Error::other("the script has it"))
+                }
+                Some(Outcome::Connects(connects, lasts, end)) => {
+                    sleep(Duration::from_millis(connects)).await;
+                    let at = Instant::now() + Duration::from_millis(lasts);
+                    Ok(Fake {
+                        end: Some((at, end)),
+                        ..Fake::default()
+                    })
+                }
+                None => Ok(Fake::default()),
+            }
+        };
+        let longest = if is_wanted {
+            RECONNECT_WHILE_WANTED
+        } else {
+            RECONNECT.limit * 6 / 5
+        };
+        // An outcome of the script takes up to two seconds.
+        let longest = longest + Duration::from_millis(2_050);
+        let watch = async {
+            loop {
+                sleep(Duration::from_millis(20)).await;
+                match balance.pick_now(&[]).map(|replica| replica.end) {
+                    Some(None) => break,
+                    Some(Some((end, _))) => {
+                        assert!(end >= Instant::now());
+                        *quiet_since.borrow_mut() = Instant::now();
+                    }
+                    None if is_wanted => {
+                        let _ = timeout(Duration::from_millis(1), balance.pick(&[])).await;
+                    }
+                    None => {}
+                }
+                assert!(quiet_since.borrow().elapsed() < longest, "stuck");
+            }
+            sleep(Duration::from_secs(100)).await;
+            assert!(balance.pick_now(&[]).is_some(), "it stays connected");
+        };
+        select! {
+            () = keep(&membership, connect, |_| {}) => unreachable!(),
+            () = watch => {}
+        }
+    }
+}

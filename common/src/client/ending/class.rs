@@ -1,0 +1,268 @@
+//! [`Ending`]: how an attempt of a call ended, and [`Class`]: what follows from that.
+//!
+//! This is the one place that judges. The memory of failures, the cost, the next attempt, the
+//! metric, the span, the log line and the status that the caller gets all read the class. What is
+//! not said here is not the replica's fault.
+//!
+//! The codes are those of gRPC's documents: [the mapping of HTTP statuses][http], [the table of
+//! resets][reset] and [the codes that libraries make][codes].
+//!
+//! [http]: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+//! [reset]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors
+//! [codes]: https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
+
+use h2::Reason;
+use http::StatusCode;
+use tonic::Code;
+
+use super::pushback::Pushback;
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With a gRPC status, whatever the HTTP status.
+    Status(Code, Pushback),
+    /// With a status of the replica's admission, which no handler has seen.
+    Shed(Code, Pushback),
+    /// Without a gRPC status, and with this HTTP status, which is not 200.
+    Http(StatusCode),
+    /// With a content type that is not gRPC's.
+    NotGrpc,
+    /// With messages that are compressed in a way for which this side did not ask.
+    UnknownEncoding,
+    /// Without any status.
+    NoStatus,
+    /// In the middle of a message.
+    CutShort,
+    /// With OK, but without the only message of the response.
+    NoMessage,
+    /// With a compression flag that is neither 0 nor 1, or with 1 and no encoding in the head.
+    InvalidFlag,
+    /// With a second message where the response has one.
+    SecondMessage,
+    /// With a message that the codec of the caller refused: it was too large, or not of its type.
+    Undecodable,
+    /// The replica reset the stream before its response began.
+    ResetBeforeHead(Reason),
+    /// The replica reset the stream after the head of its response.
+    ResetAfterHead(Reason),
+    /// This side reset the stream, as what came breaks HTTP/2.
+    Invalid(Reason),
+    /// The connection was lost. The call may have been processed.
+    ConnectionLost,
+    /// The call never left: its connection had been closed.
+    NotSent,
+    /// The GOAWAY of the replica says that the call was not processed.
+    NotProcessed,
+    /// The replica refused the call without processing it (`REFUSED_STREAM`).
+    Refused,
+    /// Too many other calls wait for a stream of the connection.
+    Full,
+    /// No replica could take the call.
+    NoReplica,
+    /// The side of the caller failed, with this code.
+    Request(Code),
+    /// The deadline passed. `is_late`: long after a response is usually there.
+    DeadlineExceeded { is_late: bool },
+    /// Its caller dropped it, or another attempt was faster.
+    Abandoned { is_late: bool },
+}
+
+/// What an attempt says about its replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    /// The replica does its work.
+    Success,
+    /// The replica is at fault.
+    Failure,
+    /// No response came for long, and nobody knows whether one would have. This counts only if the
+    /// replica does nothing else.
+    Silence,
+    /// The replica or the caller is at fault. This counts only if the replica has more of it than
+    /// the others.
+    Doubt,
+    /// Nothing.
+    Nothing,
+}
+
+/// Which attempt may follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// None would help.
+    None,
+    /// The call never left, and is sent on another connection, for nothing.
+    Resend,
+    /// The call was not processed, and may be sent again whatever its method.
+    Unprocessed,
+    /// An idempotent call is sent again after a pause, on another replica if there is one.
+    Retry,
+    /// An idempotent call is sent again to another replica: this one would fail again.
+    Elsewhere,
+}
+
+/// What follows from the end of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Class {
+    /// For the metric, the span, the log line and the caller.
+    pub(crate) code: Code,
+    pub(crate) evidence: Evidence,
+    pub(crate) next: Next,
+    pub(crate) pushback: Pushback,
+}
+
+impl Ending {
+    /// The end of an attempt that was dropped. `is_over` is whether its deadline has passed.
+    pub(crate) fn of_dropped(is_over: bool, is_late: bool) -> Self {
+        if is_over {
+            Self::DeadlineExceeded { is_late }
+        } else {
+            Self::Abandoned { is_late }
+        }
+    }
+
+    /// The same end, if the head of the response has come. Then the call was processed.
+    pub(crate) fn after_head(self) -> Self {
+        match self {
+            Self::ResetBeforeHead(reason) => Self::ResetAfterHead(reason),
+            Self::Refused => Self::ResetAfterHead(Reason::REFUSED_STREAM),
+            Self::NotSent | Self::NotProcessed => Self::ConnectionLost,
+            other => other,
+        }
+    }
+
+    /// Whether the attempt ended because no response came in time.
+    pub(crate) fn is_without_response(self) -> bool {
+        matches!(self, Self::DeadlineExceeded { .. } | Self::Abandoned { .. })
+    }
+
+    /// Whether the connection is closed to new calls.
+    pub(crate) fn is_of_closed_connection(self) -> bool {
+        matches!(self, Self::NotSent | Self::NotProcessed)
+    }
+
+    /// What was wrong with a response, for people.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Http(status) => format!("the response is HTTP's {status}, and not gRPC"),
+            Self::NotGrpc => "the content type of the response is not gRPC's".to_owned(),
+            Self::UnknownEncoding => {
+                "the response is compressed in a way that was not asked for".to_owned()
+            }
+            Self::NoStatus => "the response ended without a status".to_owned(),
+            Self::CutShort => "the response ended in the middle of a message".to_owned(),
+            Self::NoMessage => "the response has no message".to_owned(),
+            Self::InvalidFlag => "the response has an invalid compression flag".to_owned(),
+            Self::SecondMessage => "the response has more than one message".to_owned(),
+            Self::Undecodable => "the response can't be decoded".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn code(self) -> Code {
+        self.class().code
+    }
+
+    pub(crate) fn class(self) -> Class {
+        use Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+        use Evidence::{Doubt, Failure, Nothing, Silence};
+        use Next::{Elsewhere, Resend, Retry, Unprocessed};
+        let late = |is_late, evidence| if is_late { evidence } else { Nothing };
+        let (code, evidence, next) = match self {
+            Self::Status(code, pushback) => return of_status(code, pushback),
+            Self::Shed(code, pushback) => {
+                return Class {
+                    code,
+                    evidence: Nothing,
+                    next: Unprocessed,
+                    pushback,
+                };
+            }
+            Self::Http(status) => of_http(status),
+            Self::NotGrpc | Self::NoStatus => (Unknown, Failure, Elsewhere),
+            // The caller may have asked for too much: a message, or a head over our limit, for which
+            // h2 has the reason of any malformed response.
+            Self::Undecodable | Self::Invalid(Reason::PROTOCOL_ERROR) => {
+                (Internal, Doubt, Elsewhere)
+            }
+            Self::CutShort
+            | Self::UnknownEncoding
+            | Self::NoMessage
+            | Self::InvalidFlag
+            | Self::ResetAfterHead(Reason::CANCEL)
+            | Self::Invalid(_) => (Internal, Failure, Elsewhere),
+            Self::SecondMessage => (Unimplemented, Failure, Elsewhere),
+            Self::ResetBeforeHead(Reason::CANCEL) => (Unavailable, Failure, Retry),
+            Self::ResetBeforeHead(reason) | Self::ResetAfterHead(reason) => of_reset(reason),
+            // A connection belongs to its worker, whose keeper sees its end.
+            Self::ConnectionLost => (Unavailable, Nothing, Retry),
+            Self::NotSent => (Unavailable, Nothing, Resend),
+            Self::NotProcessed | Self::Full => (Unavailable, Nothing, Unprocessed),
+            Self::Refused => (Unavailable, Failure, Unprocessed),
+            Self::NoReplica => (Unavailable, Nothing, Next::None),
+            Self::Request(code) => (code, Nothing, Next::None),
+            Self::DeadlineExceeded { is_late } => {
+                (DeadlineExceeded, late(is_late, Failure), Next::None)
+            }
+            Self::Abandoned { is_late } => (Cancelled, late(is_late, Silence), Next::None),
+        };
+        Class {
+            code,
+            evidence,
+            next,
+            pushback: Pushback::Unspecified,
+        }
+    }
+}
+
+fn of_status(code: Code, pushback: Pushback) -> Class {
+    use Evidence::{Doubt, Failure, Nothing, Success};
+    let rests = matches!(pushback, Pushback::After(_));
+    let (evidence, next) = match code {
+        Code::Unavailable => (Failure, Next::Retry),
+        Code::Internal | Code::Unknown | Code::DataLoss => (Failure, Next::Elsewhere),
+        // The replica has no room. Another one may have.
+        Code::ResourceExhausted if rests => (Nothing, Next::Elsewhere),
+        // The replica may be older than the others.
+        Code::Unimplemented => (Doubt, Next::Elsewhere),
+        // The caller may be at fault; a replica that is alone with it is.
+        Code::ResourceExhausted
+        | Code::DeadlineExceeded
+        | Code::PermissionDenied
+        | Code::Unauthenticated => (Doubt, Next::None),
+        _ => (Success, Next::None),
+    };
+    Class {
+        code,
+        evidence,
+        next,
+        pushback,
+    }
+}
+
+fn of_http(status: StatusCode) -> (Code, Evidence, Next) {
+    use Evidence::{Doubt, Failure, Nothing};
+    match status.as_u16() {
+        // One user's long header must not count against replicas.
+        400 => (Code::Internal, Nothing, Next::None),
+        413 | 431 => (Code::Unknown, Nothing, Next::None),
+        401 => (Code::Unauthenticated, Doubt, Next::None),
+        403 => (Code::PermissionDenied, Doubt, Next::None),
+        404 => (Code::Unimplemented, Doubt, Next::Elsewhere),
+        429 | 502 | 503 | 504 => (Code::Unavailable, Failure, Next::Retry),
+        _ => (Code::Unknown, Failure, Next::Elsewhere),
+    }
+}
+
+fn of_reset(reason: Reason) -> (Code, Evidence, Next) {
+    use Evidence::Failure;
+    match reason {
+        Reason::REFUSED_STREAM => (Code::Unavailable, Failure, Next::Retry),
+        // The replica refuses, which is no fault of the caller.
+        Reason::ENHANCE_YOUR_CALM => (Code::ResourceExhausted, Failure, Next::Elsewhere),
+        Reason::INADEQUATE_SECURITY => (Code::PermissionDenied, Failure, Next::Elsewhere),
+        Reason::STREAM_CLOSED | Reason::HTTP_1_1_REQUIRED => {
+            (Code::Unknown, Failure, Next::Elsewhere)
+        }
+        _ => (Code::Internal, Failure, Next::Elsewhere),
+    }
+}

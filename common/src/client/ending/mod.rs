@@ -1,0 +1,17 @@
+//! **How an attempt ended**, and what follows for all who want to know.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `class` | how an attempt ended, and what follows from that: the one place that judges |
+//! | `failure` | an ending with the status that the caller gets |
+//! | `reading` | follows a response from its head to its end |
+//! | `pushback` | when a server wants a call again |
+//! | `codec` | [`Codec`](codec::Codec): the codec of generated clients, which reports what it refuses |
+//! | `details` | the details and the message of a status, which tonic must not read if they are invalid |
+
+pub(crate) mod class;
+pub(crate) mod codec;
+pub(crate) mod details;
+pub(crate) mod failure;
+pub(crate) mod pushback;
+pub(crate) mod reading;

@@ -1,0 +1,18 @@
+//! The attempts of a call.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `policy` | [`RetryPolicy`](policy::RetryPolicy): the settings |
+//! | `attempts` | **the loop** that makes the attempts of a call |
+//! | `decide` | whether another attempt follows one that failed, and after which pause |
+//! | `hedge` | a second attempt beside one that is late |
+//! | `budget` | how many attempts the process may add to the first of each call |
+//!
+//! Retries and hedges draw on one budget: a service that stays down gets about a fifth more calls,
+//! not three times as many.
+
+pub(crate) mod attempts;
+pub(crate) mod budget;
+pub(crate) mod decide;
+mod hedge;
+pub(crate) mod policy;

@@ -1,0 +1,131 @@
+//! The question to a replica whether it is there: a health check, as gRPC's servers allow those at
+//! any rate.
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use http::Request;
+use tokio::select;
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tower::service_fn;
+
+use super::{connection::Connection, headers::Head, request_body::RequestBody, room::Room};
+use crate::client::{
+    ending::{details, failure::Failure},
+    patience::patience,
+    serving::check_health,
+};
+
+/// The clock of questions. Time counts in ticks: if this worker is stuck for seconds, that is one tick,
+/// and it is a [tick without that time](patience).
+pub(crate) const TICK: Duration = Duration::from_millis(125);
+
+/// The ticks that a reply may take: 1 s.
+pub(crate) const REPLY: u32 = 8;
+
+/// The deadline that a question carries.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The reply to a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// The replica is there, as most responses mean.
+    Present,
+    /// The replica says that it does not serve.
+    NotServing,
+    /// The replica, or a proxy before it, says that it is unavailable.
+    Unavailable,
+}
+
+impl Connection {
+    /// Opens a connection to a replica that serves. Calls that wait in `room` may take its streams.
+    pub(crate) async fn open_and_ask(
+        address: SocketAddr,
+        head: Head,
+        room: Arc<Room>,
+    ) -> io::Result<Arc<Self>> {
+        let connection = Self::open(address, head, room).await?;
+        match connection.serves().await {
+            Ok(()) => Ok(connection),
+            Err(why) => {
+                connection.break_off();
+                Err(io::Error::other(why))
+            }
+        }
+    }
+
+    /// Asks whether the other end serves. Any bytes mean that it does, unless it says otherwise; an
+    /// error says why it does not.
+    pub(crate) async fn serves(&self) -> Result<(), &'static str> {
+        let before = self.signs.counts().reads;
+        let mut question = pin!(ask(self));
+        let mut reply = None;
+        for _ in 0..REPLY {
+            select! {
+                biased;
+                it = &mut question => {
+                    reply = it;
+                    break;
+                }
+                () = patience(TICK) => {}
+            }
+        }
+        match reply {
+            Some(Reply::Present) => Ok(()),
+            Some(Reply::NotServing) => Err("it says that it does not serve"),
+            Some(Reply::Unavailable) => Err("it says that it is unavailable"),
+            None if self.signs.takes_streams() && self.signs.counts().reads > before => Ok(()),
+            None => Err("it does not respond"),
+        }
+    }
+}
+
+/// Asks a replica whether it serves. There is no reply if the connection ends before.
+pub(crate) async fn ask(connection: &Connection) -> Option<Reply> {
+    let exchange = service_fn(async |request: Request<tonic::body::Body>| {
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head, RequestBody::message(body).await?);
+        let response = connection.exchange(request).await;
+        let response = response.map_err(Failure::into_status);
+        response.map(details::without_invalid)
+    });
+    let reply = check_health(exchange, DEADLINE).await;
+    let is_unavailable = |status: &Status| status.code() == Code::Unavailable;
+    match reply {
+        Ok(ServingStatus::NotServing) => Some(Reply::NotServing),
+        Err(_) if !connection.signs.takes_streams() => None,
+        Err(status) if is_unavailable(&status) => Some(Reply::Unavailable),
+        _ => Some(Reply::Present),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::client::{config::RequestIdNames, wire::tests::listen};
+
+    #[tokio::test]
+    async fn a_worker_that_was_stuck_does_not_take_the_replica_for_dead() {
+        let head = Head::in_memory(RequestIdNames::Both);
+        let connection = Connection::open(listen(), head, Arc::default())
+            .await
+            .unwrap();
+        assert_eq!(connection.serves().await, Ok(()));
+        for _ in 0..3 {
+            let question = connection.serves();
+            let stuck = async {
+                // The question is on its way when the worker is stuck.
+                for _ in 0..3 {
+                    yield_now().await;
+                }
+                thread::sleep(TICK * (REPLY + 2));
+            };
+            let (reply, ()) = tokio::join!(question, stuck);
+            assert_eq!(reply, Ok(()));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! [`RequestBody`]: what a call sends, and keeps for another attempt.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::Body;
+use tonic::Status;
+
+use crate::lock::lock;
+
+/// What a call sends. A clone sends the same messages.
+#[derive(Debug, Clone)]
+pub(crate) enum RequestBody {
+    /// One message.
+    Message(Bytes),
+    /// Messages that become ready one by one.
+    Stream(Replay),
+}
+
+impl RequestBody {
+    /// Reads a body that is one message.
+    pub(crate) async fn message(mut body: tonic::body::Body) -> Result<Self, Status> {
+        let mut message = Bytes::new();
+        // The generated clients send one frame, which is not copied.
+        while let Some(data) = poll_fn(|cx| poll_data(&mut body, cx)).await.transpose()? {
+            message = if message.is_empty() {
+                data
+            } else {
+                [message, data].concat().into()
+            };
+        }
+        Ok(Self::Message(message))
+    }
+
+    /// Whether another attempt could send the whole body.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            Self::Message(_) => true,
+            Self::Stream(replay) => lock(&replay.0).is_whole,
+        }
+    }
+
+    /// Stops keeping what is read: no other attempt will follow.
+    pub(crate) fn commit(&self) {
+        if let Self::Stream(replay) = self {
+            lock(&replay.0).is_whole = false;
+        }
+    }
+}
+
+/// A request stream, with its beginning for as long as that can be sent again.
+#[derive(Debug, Clone)]
+pub(crate) struct Replay(Arc<Mutex<Source>>);
+
+#[derive(Debug)]
+struct Source {
+    rest: tonic::body::Body,
+    is_over: bool,
+    /// The beginning of the stream.
+    begin: Vec<Bytes>,
+    /// The memory that all frames read so far take, in bytes.
+    size: usize,
+    /// The most memory of the beginning, in bytes.
+    most: usize,
+    /// Whether `begin` is all that was read.
+    is_whole: bool,
+}
+
+impl Replay {
+    /// Keeps at most this much of the stream, in bytes.
+    pub(crate) fn new(body: tonic::body::Body, most: usize) -> Self {
+        Self(Arc::new(Mutex::new(Source {
+            rest: body,
+            is_over: false,
+            begin: Vec::new(),
+            size: 0,
+            most,
+            is_whole: true,
+        })))
+    }
+
+    /// Returns a reader of the whole stream, for one attempt. The previous attempt must have ended.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader {
+            source: self.0.clone(),
+            read: 0,
+        }
+    }
+}
+
+/// Reads a request stream: first its beginning, then the rest.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    source: Arc<Mutex<Source>>,
+    /// The number of frames of `begin` that were read.
+    read: usize,
+}
+
+impl Reader {
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Status>>> {
+        let source = &mut *lock(&self.source);
+        if let Some(data) = source.begin.get(self.read) {
+            self.read += 1;
+            return Poll::Ready(Some(Ok(data.clone())));
+        }
+        if source.is_over {
+            return Poll::Ready(None);
+        }
+        let data = ready!(poll_data(&mut source.rest, cx));
+        match &data {
+            Some(Ok(data)) => {
+                source.keep(data);
+                self.read = source.begin.len();
+            }
+            Some(Err(_)) | None => source.is_over = true,
+        }
+        Poll::Ready(data)
+    }
+}
+
+impl Source {
+    fn keep(&mut self, data: &Bytes) {
+        self.size += data.len() + size_of::<Bytes>();
+        self.is_whole &= self.size <= self.most;
+        if self.is_whole {
+            self.begin.push(data.clone());
+        } else {
+            self.begin = Vec::new();
+        }
+    }
+}
+
+fn poll_data(
+    body: &mut tonic::body::Body,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, Status>>> {
+    loop {
+        let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()? else {
+            return Poll::Ready(None);
+        };
+        // A client sends no trailers.
+        if let Ok(data) = frame.into_data() {
+            return Poll::Ready(Some(Ok(data)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, stream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    const MOST: usize = 64 * 1_024;
+
+    /// A stream of messages of these sizes. Each byte of a message is the message's number.
+    fn replay(sizes: &'static [usize]) -> RequestBody {
+        let frames = sizes
+            .iter()
+            .zip((0..=u8::MAX).cycle())
+            .map(|(size, number)| {
+                let data = Bytes::from(vec![number; *size]);
+                Ok::<_, Status>(Frame::data(data))
+            });
+        let body = tonic::body::Body::new(StreamBody::new(stream::iter(frames)));
+        RequestBody::Stream(Replay::new(body, MOST))
+    }
+
+    /// Reads at most `most` messages and returns the number of each.
+    async fn read(body: &RequestBody, most: usize) -> Vec<u8> {
+        let RequestBody::Stream(replay) = body else {
+            unreachable!()
+        };
+        let mut reader = replay.reader();
+        let messages = stream::poll_fn(move |cx| reader.poll_data(cx));
+        messages
+            .take(most)
+            .map(|data| data.unwrap()[0])
+            .collect()
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_small_beginning_can_be_read_again_and_the_stream_goes_on() {
+        let body = replay(&[10, 20, 30]);
+        assert_eq!(read(&body, 2).await, [0, 1]);
+        assert!(body.is_whole());
+        assert_eq!(read(&body, 1).await, [0]);
+        assert_eq!(read(&body, 9).await, [0, 1, 2]);
+        assert_eq!(
+            read(&body, 9).await,
+            [0, 1, 2],
+            "the stream has ended and is still whole"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_beginning_that_is_too_large_is_not_kept() {
+        for sizes in [&[40_000, 40_000, 10], &[10, MOST, 10]] {
+            let body = replay(sizes);
+            assert_eq!(read(&body, 3).await, [0, 1, 2]);
+            assert!(!body.is_whole());
+            let RequestBody::Stream(Replay(source)) = &body else {
+                unreachable!()
+            };
+            assert_eq!(lock(source).begin.capacity(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn many_small_messages_count_with_the_memory_of_each() {
+        static SMALL: [usize; 5_000] = [1; 5_000];
+        let body = replay(&SMALL);
+        read(&body, 1_900).await;
+        assert!(body.is_whole());
+        read(&body, 2_100).await;
+        assert!(!body.is_whole());
+    }
+
+    #[tokio::test]
+    async fn the_last_attempt_sends_the_whole_stream() {
+        let body = replay(&[1, 1, 1, 1]);
+        assert_eq!(read(&body, 3).await, [0, 1, 2]);
+        let RequestBody::Stream(replay) = &body else {
+            unreachable!()
+        };
+        let mut reader = replay.reader();
+        let mut next = async || poll_fn(|cx| reader.poll_data(cx)).await.unwrap().unwrap()[0];
+        assert_eq!(next().await, 0);
+        body.commit();
+        assert_eq!([next().await, next().await, next().await], [1, 2, 3]);
+        assert!(!body.is_whole());
+    }
+}

@@ -1,0 +1,194 @@
+//! [`handshake`]: opens TLS on the connections of a worker.
+
+use std::{future::poll_fn, io, task::Poll, time::Duration};
+
+use axum::response::IntoResponse;
+use http::StatusCode;
+use http_body_util::BodyExt;
+use rustix::net::RecvFlags;
+use tokio::{
+    io::{AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::info;
+
+use super::handshake_permits::{Place, Stage};
+use crate::{
+    limits,
+    problem::Problem,
+    rate_limit::RateLimit,
+    request::{
+        context::{self, Context},
+        deadline::Deadline,
+        id::RequestId,
+    },
+    server::capacity::open::{Close, Open},
+    telemetry::metrics,
+    tls::{AllowedPeers, Tls},
+};
+
+/// The first byte of each TLS connection: a handshake record (RFC 8446, 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// What a client that speaks no TLS gets.
+const SPEAK_TLS: &str = "This port speaks TLS, and the request came without; send it over TLS: an \
+    HTTP client with a URL that begins with https, a gRPC client with its certificate.";
+
+/// The certificates of a port, and who may call it.
+#[derive(Debug, Clone)]
+pub(crate) struct Certificates {
+    pub(crate) tls: Tls,
+    pub(crate) allowed: Option<AllowedPeers>,
+}
+
+/// Opens TLS on a connection, and notes its peer in `open`. Failures are counted and logged, with
+/// an id that a client without TLS gets, too.
+pub(crate) async fn handshake(
+    certificates: &Certificates,
+    socket: TcpStream,
+    open: &Open,
+) -> Option<TlsStream<BufReader<TcpStream>>> {
+    let deadline = Deadline::after(limits::HANDSHAKE_TIMEOUT);
+    let context = Context::new(RequestId::fresh(), deadline);
+    context.scope(attempt(certificates, socket, open)).await
+}
+
+async fn attempt(
+    certificates: &Certificates,
+    socket: TcpStream,
+    open: &Open,
+) -> Option<TlsStream<BufReader<TcpStream>>> {
+    let shaken = async {
+        tokio::select! {
+            shaken = take_turns(certificates, socket, open) => shaken,
+            () = makes_room(open) => Err(io::Error::other("another connection needs the place")),
+        }
+    };
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "not complete in time");
+    match timeout(limits::HANDSHAKE_TIMEOUT, shaken)
+        .await
+        .map_err(late)
+        .flatten()
+    {
+        Ok(stream) => {
+            metrics::count(|counters| &counters.tls_handshakes);
+            Some(stream)
+        }
+        Err(error) => {
+            metrics::count(|counters| &counters.tls_handshake_failures);
+            if let Some(untold) = LINES.with(RateLimit::allow) {
+                info!(
+                    action = "tls",
+                    status = "failure",
+                    remote_address = %open.address,
+                    %error,
+                    untold,
+                    "a TLS handshake failed"
+                );
+            }
+            None
+        }
+    }
+}
+
+/// Completes when the connection must make room for another one.
+async fn makes_room(open: &Open) {
+    poll_fn(|cx| {
+        open.wake_to_close(cx.waker());
+        if open.told_to_close() == Some(Close::MakeRoom) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+/// Shakes hands in the places that handshakes have. Without a place, none of the costly part is done.
+async fn take_turns(
+    certificates: &Certificates,
+    socket: TcpStream,
+    open: &Open,
+) -> io::Result<TlsStream<BufReader<TcpStream>>> {
+    let first = if let Some(first) = first_byte_by_now(&socket) {
+        first
+    } else {
+        let silent = Place::take(Stage::Silent, open.network)?;
+        silent.run(first_byte(&socket)).await?
+    };
+    let begun = Place::take(Stage::Begun, open.network)?;
+    begun
+        .run(shake_hands(certificates, socket, first, open))
+        .await
+}
+
+/// The first byte, if it has come.
+fn first_byte_by_now(socket: &TcpStream) -> Option<u8> {
+    let mut first = [0];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (_, read) = rustix::net::recv(socket, &mut first, flags).ok()?;
+    (read == 1).then_some(first[0])
+}
+
+async fn first_byte(socket: &TcpStream) -> io::Result<u8> {
+    let mut first = [0];
+    let read = socket.peek(&mut first).await?;
+    if read == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(first[0])
+}
+
+async fn shake_hands(
+    Certificates { tls, allowed }: &Certificates,
+    mut socket: TcpStream,
+    first: u8,
+    open: &Open,
+) -> io::Result<TlsStream<BufReader<TcpStream>>> {
+    if first != HANDSHAKE_RECORD {
+        refuse(&mut socket).await?;
+        return Err(io::Error::other("the client speaks no TLS"));
+    }
+    let generation = tls.current();
+    let socket = BufReader::with_capacity(limits::TLS_READ_BUFFER, socket);
+    let stream = TlsAcceptor::from(generation.server.clone())
+        .accept(socket)
+        .await?;
+    if let Some(peer) = generation.peer(stream.get_ref().1, allowed.as_ref()) {
+        let _ = open.peer.set(peer); // it is not set yet
+        // From now on, a change of the authorities reaches the connection.
+        if tls.current().trust != generation.trust {
+            return Err(io::Error::other("the authorities have changed meanwhile"));
+        }
+    }
+    Ok(stream)
+}
+
+/// Tells a client that speaks no TLS, and reads what it sends until it closes.
+async fn refuse(socket: &mut TcpStream) -> io::Result<()> {
+    let response = Problem::new(StatusCode::BAD_REQUEST, SPEAK_TLS).into_response();
+    let body = response.into_body().collect().await;
+    let body = body.map_err(io::Error::other)?.to_bytes();
+    let head = context::with_request_id(|id| {
+        format!(
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n\
+             x-request-id: {id}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        )
+    });
+    socket.write_all(&[head.as_bytes(), &body].concat()).await?;
+    socket.shutdown().await?;
+    // With something unread, closing would reset the connection and destroy the response.
+    let mut sink = tokio::io::sink();
+    let _ = timeout(LINGER, tokio::io::copy(socket, &mut sink)).await;
+    Ok(())
+}
+
+/// The time that such a client has to close.
+const LINGER: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static LINES: RateLimit = RateLimit::per_second(limits::HANDSHAKE_LINES);
+}

@@ -1,0 +1,431 @@
+//! [`Lifetime`]: decides when a connection ends: when it is idle or old, when its client is too
+//! slow to send a head or to close, when the service drains, or when another connection needs its
+//! place.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use crate::{
+    config::Config,
+    limits,
+    request::protocol::Protocol,
+    server::capacity::{
+        clock::now as clock,
+        open::{Close, Open},
+    },
+};
+
+/// The limits on the lifetime of connections.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Limits {
+    /// The longest time without a request. By default it is [`limits::IDLE_TIMEOUT`], and none for
+    /// HTTP/2 on a gRPC port: the callers are services, which keep their connections.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// The longest time in all. Requests in flight complete. Over HTTP/1 one more request follows,
+    /// and its response has `Connection: close`.
+    pub(crate) max_age: Option<Duration>,
+    /// The time in which clients go elsewhere before the service drains.
+    pub(crate) drain_delay: Duration,
+    /// The value of `Keep-Alive`, which tells clients over HTTP/1 when to leave a connection.
+    pub(crate) keep_alive: Option<HeaderValue>,
+}
+
+impl Limits {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            idle_timeout: config.idle_timeout,
+            max_age: config.max_connection_age,
+            drain_delay: config.drain_delay,
+            keep_alive: keep_alive(config.idle_timeout.unwrap_or(limits::IDLE_TIMEOUT)),
+        }
+    }
+}
+
+/// The value of `Keep-Alive` for this idle timeout: whole seconds, and none if not one is left.
+fn keep_alive(idle_timeout: Duration) -> Option<HeaderValue> {
+    let margin = limits::KEEP_ALIVE_MARGIN.min(idle_timeout / 2);
+    let seconds = idle_timeout.saturating_sub(margin).as_secs();
+    if seconds == 0 {
+        return None;
+    }
+    HeaderValue::try_from(format!("timeout={seconds}")).ok()
+}
+
+/// The lifetime of one connection.
+#[derive(Debug)]
+pub(crate) struct Lifetime {
+    idle_timeout: Duration,
+    port: Protocol,
+    /// Whether the connection stays open while it is idle, if it is HTTP/2.
+    keeps_http2: bool,
+    /// The instant at which the connection reaches its maximum age; `None` afterwards.
+    old_at: Option<Instant>,
+    /// The longest time from a goodbye to GOAWAY.
+    longest_stay: Duration,
+    /// Whether the goodbye is older than the connection.
+    is_newcomer: bool,
+    /// The instant of GOAWAY, once the client is to go elsewhere.
+    leaves_at: Option<Instant>,
+    /// The instant since which the client has been due to send or to close.
+    waits_since: Option<Instant>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Serving,
+    /// The service drains, and requests are read until this instant.
+    LastRead(Instant),
+    /// The connection ends after its last request, or at this instant if it has none.
+    Ending(Instant),
+    /// It had requests when it was to end. Their responses have until this instant to arrive.
+    LastResponse(Instant),
+}
+
+/// What to do with the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing until the next event, or until this instant.
+    Wait(Option<Instant>),
+    /// Shut it down after its requests in flight.
+    End,
+    Drop,
+}
+
+impl Lifetime {
+    pub(crate) fn new(limits: &Limits, port: Protocol, open: &Open) -> Self {
+        Self {
+            idle_timeout: limits.idle_timeout.unwrap_or(limits::IDLE_TIMEOUT),
+            port,
+            keeps_http2: limits.idle_timeout.is_none() && port == Protocol::Grpc,
+            old_at: limits.max_age.map(|age| Instant::now() + age),
+            longest_stay: limits.drain_delay / 2,
+            is_newcomer: open.told_to_close().is_some(),
+            leaves_at: None,
+            waits_since: None,
+            phase: Phase::Serving,
+        }
+    }
+
+    /// Whether the last verdict still holds. Every poll of a connection calls this, so it does not
+    /// read the clock.
+    pub(crate) fn goes_on(&mut self, open: &Open) -> bool {
+        let goes_on = matches!(self.phase, Phase::Serving)
+            && open.told_to_close().is_none()
+            && patience(open).is_none();
+        if goes_on {
+            self.waits_since = None;
+        }
+        goes_on
+    }
+
+    pub(crate) fn verdict(&mut self, open: &Open) -> Verdict {
+        let now = Instant::now();
+        let must_make_room = open.told_to_close() == Some(Close::MakeRoom);
+        match self.phase {
+            Phase::Serving => match open.told_to_close() {
+                None | Some(Close::Leave) => self.while_serving(open, now),
+                Some(Close::MakeRoom) => self.end_within(Duration::ZERO, now),
+                Some(Close::Drain) => {
+                    self.phase = Phase::LastRead(now + limits::LAST_READ);
+                    Verdict::Wait(Some(now + limits::LAST_READ))
+                }
+            },
+            Phase::LastRead(_) if must_make_room => self.end_within(Duration::ZERO, now),
+            Phase::LastRead(until) if until > now => Verdict::Wait(Some(until)),
+            Phase::LastRead(_) => self.end_within(limits::GOAWAY_GRACE, now),
+            Phase::Ending(_) | Phase::LastResponse(_) if open.is_busy() => {
+                self.phase = Phase::LastResponse(now + limits::GOAWAY_GRACE);
+                Verdict::Wait(None)
+            }
+            Phase::Ending(at) if at > now && !must_make_room => Verdict::Wait(Some(at)),
+            Phase::LastResponse(at) if at > now => Verdict::Wait(Some(at)),
+            Phase::Ending(_) | Phase::LastResponse(_) => Verdict::Drop,
+        }
+    }
+
+    /// The longest time without a request. "None" is a year, so that the timer is set once, and not
+    /// considered at each poll.
+    fn idle_timeout(&self, open: &Open) -> Duration {
+        if self.keeps_http2 && open.is_http2() {
+            limits::MAX_DURATION
+        } else {
+            self.idle_timeout
+        }
+    }
+
+    /// The instant of GOAWAY, if the client is to go elsewhere. Clients of open connections leave one
+    /// by one. A newcomer gets a response first, or it would only come back.
+    ///
+    /// On a gRPC port it comes after the delay. A call that GOAWAY refuses is sent again, so that none is
+    /// lost; and a caller that asks whether a replica serves, and has no other, would not come back.
+    fn leaves_at(&mut self, open: &Open, now: Instant) -> Option<Instant> {
+        if open.told_to_close().is_none() || !open.is_http2() || self.port == Protocol::Grpc {
+            return None;
+        }
+        if self.is_newcomer && open.has_responded() {
+            return Some(now);
+        }
+        let stay = if self.is_newcomer {
+            limits::NEWCOMER_STAY
+        } else {
+            self.longest_stay.mul_f64(fastrand::f64())
+        };
+        Some(*self.leaves_at.get_or_insert(now + stay))
+    }
+
+    fn end_within(&mut self, patience: Duration, now: Instant) -> Verdict {
+        self.phase = Phase::Ending(now + patience);
+        Verdict::End
+    }
+
+    fn while_serving(&mut self, open: &Open, now: Instant) -> Verdict {
+        if let Some(patience) = patience(open) {
+            let until = *self.waits_since.get_or_insert(now) + patience;
+            return if until > now {
+                Verdict::Wait(Some(until))
+            } else {
+                Verdict::Drop
+            };
+        }
+        self.waits_since = None;
+        if self.old_at.take_if(|at| *at <= now).is_some() {
+            if open.is_http2() {
+                return self.end_within(limits::GOAWAY_GRACE, now);
+            }
+            open.close(Close::Leave);
+        }
+        let leaves_at = self.leaves_at(open, now);
+        let idle_until = open.idle_since().map(|since| {
+            let idle = Duration::from_millis(clock().saturating_sub(since));
+            now + self.idle_timeout(open).saturating_sub(idle)
+        });
+        let instants = idle_until.into_iter().chain(self.old_at).chain(leaves_at);
+        match instants.min() {
+            Some(until) if until <= now => self.end_within(limits::GOAWAY_GRACE, now),
+            until => Verdict::Wait(until),
+        }
+    }
+}
+
+/// The time that the client has, if it is due to send or to close.
+fn patience(open: &Open) -> Option<Duration> {
+    if open.has_half_head() {
+        Some(limits::HEADER_TIMEOUT)
+    } else if open.is_half_closed() {
+        Some(limits::HALF_CLOSE_TIMEOUT)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const AGE: Duration = Duration::from_mins(1);
+    const DELAY: Duration = Duration::from_secs(10);
+
+    fn open() -> Open {
+        Open::new(Ipv4Addr::LOCALHOST.into())
+    }
+
+    fn lifetime(max_age: Option<Duration>) -> Lifetime {
+        let limits = Limits {
+            max_age,
+            ..Limits::default()
+        };
+        Lifetime::new(&limits, Protocol::Http, &open())
+    }
+
+    /// The lifetime of a connection of a service that drains, or soon will.
+    fn draining(open: &Open) -> Lifetime {
+        let limits = Limits {
+            drain_delay: DELAY,
+            ..Limits::default()
+        };
+        Lifetime::new(&limits, Protocol::Http, open)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_times_out_after_five_seconds_even_if_bytes_trickle_in() {
+        let (open, mut lifetime) = (open(), lifetime(None));
+        assert!(lifetime.goes_on(&open));
+        let begin = Instant::now();
+        for _ in 0..5 {
+            open.note_bytes(b"G");
+            assert!(!lifetime.goes_on(&open));
+            let verdict = lifetime.verdict(&open);
+            assert_eq!(verdict, Verdict::Wait(Some(begin + limits::HEADER_TIMEOUT)));
+            advance(limits::HEADER_TIMEOUT / 5).await;
+        }
+        assert_eq!(lifetime.verdict(&open), Verdict::Drop);
+        // The rest of the head has come.
+        open.begin_request();
+        assert!(lifetime.goes_on(&open));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_in_time_but_callers_over_grpc_stay() {
+        let configured = Some(Duration::from_secs(7));
+        for (idle_timeout, port, is_http2, expected) in [
+            (None, Protocol::Http, false, limits::IDLE_TIMEOUT),
+            (None, Protocol::Http, true, limits::IDLE_TIMEOUT),
+            (None, Protocol::Grpc, false, limits::IDLE_TIMEOUT),
+            (None, Protocol::Grpc, true, limits::MAX_DURATION),
+            (configured, Protocol::Http, true, Duration::from_secs(7)),
+            (configured, Protocol::Grpc, true, Duration::from_secs(7)),
+        ] {
+            let open = open();
+            let limits = Limits {
+                idle_timeout,
+                ..Limits::default()
+            };
+            let mut lifetime = Lifetime::new(&limits, port, &open);
+            if is_http2 {
+                open.note_http2();
+            }
+            let Verdict::Wait(Some(until)) = lifetime.verdict(&open) else {
+                panic!("{port:?} {is_http2}");
+            };
+            // The connection was idle for a moment already.
+            let left = until - Instant::now();
+            assert!(left <= expected, "{port:?} {is_http2}");
+            assert!(
+                left + Duration::from_secs(1) > expected,
+                "{port:?} {is_http2}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_over_http_1_waits_for_the_next_request() {
+        let (open, mut lifetime) = (open(), lifetime(Some(AGE)));
+        advance(AGE).await;
+        assert!(matches!(lifetime.verdict(&open), Verdict::Wait(Some(_))));
+        assert_eq!(open.told_to_close(), Some(Close::Leave));
+        assert!(matches!(lifetime.verdict(&open), Verdict::Wait(Some(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_over_http_2_ends_with_its_requests() {
+        let (open, mut lifetime) = (open(), lifetime(Some(AGE)));
+        open.note_http2();
+        open.begin_request();
+        let old_at = Instant::now() + AGE;
+        assert_eq!(lifetime.verdict(&open), Verdict::Wait(Some(old_at)));
+        advance(AGE).await;
+        assert_eq!(lifetime.verdict(&open), Verdict::End);
+        advance(10 * limits::GOAWAY_GRACE).await;
+        assert_eq!(lifetime.verdict(&open), Verdict::Wait(None), "busy");
+        open.end_request();
+        let verdict = lifetime.verdict(&open);
+        assert!(matches!(verdict, Verdict::Wait(Some(_))));
+        advance(limits::GOAWAY_GRACE).await;
+        assert_eq!(lifetime.verdict(&open), Verdict::Drop);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_goodbye_http_2_leaves_within_half_the_delay_and_http_1_waits_for_a_request() {
+        let connections = [(); 20].map(|()| {
+            let open = open();
+            let lifetime = draining(&open);
+            open.note_http2();
+            open.close(Close::Leave);
+            (open, lifetime)
+        });
+        let leave_at = connections.map(|(open, mut lifetime)| match lifetime.verdict(&open) {
+            Verdict::Wait(Some(until)) => until - Instant::now(),
+            verdict => panic!("{verdict:?}"),
+        });
+        assert!(leave_at.iter().all(|after| *after <= DELAY / 2));
+        assert!(leave_at.iter().max() > leave_at.iter().min(), "spread");
+
+        let http1 = open();
+        let mut lifetime = draining(&http1);
+        http1.close(Close::Leave);
+        advance(DELAY).await;
+        assert!(matches!(lifetime.verdict(&http1), Verdict::Wait(Some(_))));
+        http1.close(Close::Drain);
+        let until = Instant::now() + limits::LAST_READ;
+        assert_eq!(lifetime.verdict(&http1), Verdict::Wait(Some(until)));
+    }
+
+    #[tokio::test]
+    async fn on_a_grpc_port_a_connection_stays_after_the_goodbye() {
+        let open = open();
+        let mut lifetime = Lifetime::new(&Limits::default(), Protocol::Grpc, &open);
+        open.note_http2();
+        open.close(Close::Leave);
+        let Verdict::Wait(Some(until)) = lifetime.verdict(&open) else {
+            panic!("it ends");
+        };
+        assert!(until > Instant::now() + DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_comes_after_the_goodbye_leaves_after_a_response_or_a_second() {
+        for has_response in [true, false] {
+            let open = open();
+            open.close(Close::Leave);
+            let mut lifetime = draining(&open);
+            open.note_http2();
+            let until = Instant::now() + limits::NEWCOMER_STAY;
+            assert_eq!(lifetime.verdict(&open), Verdict::Wait(Some(until)));
+            if has_response {
+                open.note_response();
+            } else {
+                advance(limits::NEWCOMER_STAY).await;
+            }
+            assert_eq!(lifetime.verdict(&open), Verdict::End);
+        }
+    }
+
+    #[test]
+    fn clients_are_told_a_shorter_time_than_the_idle_timeout() {
+        let told = |millis| {
+            let value = keep_alive(Duration::from_millis(millis))?;
+            Some(value.to_str().expect("ASCII").to_owned())
+        };
+        let told = [75_000, 7_000, 2_000, 1_500].map(told);
+        let value = |seconds| Some(format!("timeout={seconds}"));
+        assert_eq!(told, [value(70), value(3), value(1), None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_reads_what_was_sent_and_making_room_does_not_wait() {
+        let (draining, mut lifetime) = (open(), self::lifetime(None));
+        draining.close(Close::Drain);
+        assert!(!lifetime.goes_on(&draining));
+        let until = Instant::now() + limits::LAST_READ;
+        assert_eq!(lifetime.verdict(&draining), Verdict::Wait(Some(until)));
+        advance(limits::LAST_READ).await;
+        assert_eq!(lifetime.verdict(&draining), Verdict::End);
+
+        let (ending, mut slow) = (draining, lifetime);
+        let (idle, mut lifetime) = (open(), self::lifetime(None));
+        idle.close(Close::MakeRoom);
+        assert_eq!(lifetime.verdict(&idle), Verdict::End);
+        assert_eq!(lifetime.verdict(&idle), Verdict::Drop);
+
+        // After its last read, the first one waits for its client.
+        assert!(matches!(slow.verdict(&ending), Verdict::Wait(Some(_))));
+        ending.close(Close::MakeRoom);
+        assert_eq!(slow.verdict(&ending), Verdict::Drop);
+
+        // A request has come in the meantime. Its response may arrive.
+        let (busy, mut lifetime) = (open(), self::lifetime(None));
+        busy.begin_request();
+        busy.close(Close::MakeRoom);
+        assert_eq!(lifetime.verdict(&busy), Verdict::End);
+        assert_eq!(lifetime.verdict(&busy), Verdict::Wait(None));
+        busy.end_request();
+        assert!(matches!(lifetime.verdict(&busy), Verdict::Wait(Some(_))));
+    }
+}

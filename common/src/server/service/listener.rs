@@ -1,0 +1,280 @@
+//! [`Listener`]: a port of a service, and what it serves; and [`Face`]: the same, ready to serve.
+
+use std::time::Duration;
+
+use axum::{Router, extract::DefaultBodyLimit};
+use tower::util::MapRequestLayer;
+
+use super::{grpc::Grpc, health, invalid::InvalidFace, process::Process};
+use crate::{
+    dialect::methods::Deadlines,
+    endpoints, limits,
+    request::protocol::Protocol,
+    server::routes::{Paths, Routes, noted},
+};
+
+/// A port to listen on, and what it serves.
+///
+/// ```
+/// use std::time::Duration;
+/// use axum::{Router, routing::get};
+/// use common::server::Listener;
+///
+/// let router = Router::new()
+///     .route("/", get(|| async { "Hello!" }))
+///     .route("/events", get(|| async { "an endless stream" }));
+/// let listener = Listener::http(8082, router)
+///     .deadline("/events", None)
+///     .body_limit(1_024);
+/// # use common::server;
+/// # use tower::ServiceExt;
+/// # let stack = server::stack(listener, Duration::from_secs(10));
+/// # let body = axum::body::Body::from(vec![0; 1_025]);
+/// # let request = http::Request::get("/").header("content-length", "1025").body(body).unwrap();
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// # let response = runtime.block_on(stack.oneshot(request)).unwrap();
+/// # assert_eq!(response.status(), 413);
+/// ```
+#[derive(Debug)]
+pub struct Listener {
+    port: u16,
+    serves: Serves,
+    body_limit: usize,
+    /// The deadlines of routes.
+    deadlines: Vec<(String, Duration)>,
+}
+
+#[derive(Debug)]
+enum Serves {
+    Http(Router),
+    Grpc(Grpc),
+}
+
+impl Listener {
+    /// A port for HTTP/1.1 and HTTP/2. It also serves `/healthz` and `/readyz`, so `router`
+    /// must not. Port 0 lets the system choose a port.
+    pub fn http(port: u16, router: Router) -> Self {
+        Self::new(port, Serves::Http(router))
+    }
+
+    /// A port for gRPC. It also serves health and reflection.
+    pub fn grpc(port: u16, services: Grpc) -> Self {
+        Self::new(port, Serves::Grpc(services))
+    }
+
+    fn new(port: u16, serves: Serves) -> Self {
+        Self {
+            port,
+            serves,
+            body_limit: limits::BODY,
+            deadlines: Vec::new(),
+        }
+    }
+
+    /// Sets the limit of the body of a request, or of each message of a gRPC request, in bytes. The
+    /// default is [`BODY_LIMIT`](crate::server::BODY_LIMIT). axum's extractors read bodies up to this
+    /// limit, too; a route may lower it with axum's `DefaultBodyLimit`. tonic itself refuses messages
+    /// of more than 4 MiB (`max_decoding_message_size`).
+    #[must_use]
+    pub fn body_limit(self, bytes: usize) -> Self {
+        Self {
+            body_limit: bytes,
+            ..self
+        }
+    }
+
+    /// Sets the longest that the requests of a route may take, in place of `DEADLINE`; `None` is no
+    /// limit, for streams that last until one side ends them. `route` is a path of the router, as
+    /// it is written there (`/events/{id}`).
+    ///
+    /// Requests that may take longer than `DEADLINE` have at most a quarter of `MAX_IN_FLIGHT`. A
+    /// drain cuts them off after a second;
+    /// [`context::draining`](crate::context::draining) tells them before.
+    ///
+    /// The deadlines of gRPC methods are declared in their `.proto` file. The service does not
+    /// start if the router does not have the route, or the port is for gRPC.
+    #[must_use]
+    pub fn deadline(mut self, route: impl Into<String>, longest: Option<Duration>) -> Self {
+        let longest = longest.unwrap_or(Duration::MAX);
+        self.deadlines.push((route.into(), longest));
+        self
+    }
+
+    /// The port as it is bound.
+    pub(crate) fn port(&self) -> Port {
+        let protocol = match self.serves {
+            Serves::Http(_) => Protocol::Http,
+            Serves::Grpc(_) => Protocol::Grpc,
+        };
+        Port {
+            protocol,
+            number: self.port,
+        }
+    }
+
+    /// Adds what every port serves. `deadline` is that of the requests that have no other.
+    pub(crate) fn build(self, process: &Process, deadline: Duration) -> Result<Face, InvalidFace> {
+        let protocol = self.port().protocol;
+        let (router, paths) = match self.serves {
+            Serves::Http(router) => {
+                let router = with_health(router, process)?;
+                let mut table = Routes::new(&router, deadline);
+                for (route, deadline) in self.deadlines {
+                    let added = table.add_deadline(route, deadline);
+                    added.map_err(InvalidFace::UnknownRoute)?;
+                }
+                let router = with_body_limit(router, self.body_limit);
+                (router, Paths::Routes(table.into()))
+            }
+            Serves::Grpc(services) => {
+                if let Some((route, _)) = self.deadlines.into_iter().next() {
+                    return Err(InvalidFace::GrpcRoute(route));
+                }
+                let (router, methods) = services.build(process)?;
+                let methods = Deadlines::of_methods(deadline, &methods);
+                (router, Paths::Methods(methods))
+            }
+        };
+        Ok(Face {
+            router,
+            protocol,
+            paths,
+            body_limit: self.body_limit,
+        })
+    }
+}
+
+/// Adds the routes that every HTTP port has.
+fn with_health(router: Router, process: &Process) -> Result<Router, InvalidFace> {
+    let table = Routes::new(&router, Duration::MAX);
+    for path in endpoints::ALL {
+        if table.has(path) {
+            return Err(InvalidFace::PathTaken(path));
+        }
+    }
+    Ok(router
+        .merge(health::routes(process.readiness().clone()))
+        .route_layer(MapRequestLayer::new(noted))
+        .with_state(()))
+}
+
+/// Lets axum's extractors read bodies up to the limit of the port. A route may lower it.
+fn with_body_limit(router: Router, bytes: usize) -> Router {
+    if bytes > limits::AXUM_BODY {
+        router.layer(DefaultBodyLimit::max(bytes))
+    } else {
+        router
+    }
+}
+
+/// A port to bind, and its protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port {
+    pub(crate) protocol: Protocol,
+    pub(crate) number: u16,
+}
+
+/// The router of one port, and the rules for its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Face {
+    pub(crate) router: Router,
+    pub(crate) protocol: Protocol,
+    pub(crate) paths: Paths,
+    /// The longest body of an HTTP request, or message of a gRPC request, in bytes.
+    pub(crate) body_limit: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        BoxError,
+        body::Body,
+        routing::{get, post},
+    };
+    use bytes::Bytes;
+    use futures_util::stream;
+    use http::{Request, StatusCode};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::server;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn router() -> Router {
+        let handler = || async { "well" };
+        Router::new()
+            .route("/events/{id}", get(handler))
+            .route("/{rest}", get(handler))
+    }
+
+    fn complaint(listener: Listener) -> String {
+        let built = listener.build(&Process::new(), DEADLINE);
+        built.expect_err("it is invalid").to_string()
+    }
+
+    #[test]
+    fn a_route_has_its_own_deadline() {
+        let listener = Listener::http(0, router())
+            .deadline("/events/{id}", None)
+            .deadline("/{rest}", Some(DEADLINE / 2));
+        let paths = listener.build(&Process::new(), DEADLINE).unwrap().paths;
+        assert_eq!(paths.terms("/events/1").longest, Duration::MAX);
+        assert_eq!(paths.terms("/other").longest, DEADLINE / 2);
+        assert_eq!(paths.terms("/healthz").longest, DEADLINE);
+        assert_eq!(paths.terms("/no/route").longest, DEADLINE);
+    }
+
+    #[tokio::test]
+    async fn extractors_read_bodies_up_to_the_limit_of_the_port() {
+        const LIMIT: usize = limits::AXUM_BODY + 1;
+        let echo = async |body: Bytes| body.len().to_string();
+        let router = Router::new()
+            .route("/", post(echo))
+            .route("/low", post(echo).layer(DefaultBodyLimit::max(1)));
+        let status = async |path, length| {
+            let listener = Listener::http(0, router.clone()).body_limit(LIMIT);
+            // Without a length, the extractor is the first to see it.
+            let body = stream::iter([Ok::<_, BoxError>(Bytes::from(vec![0; length]))]);
+            let request = Request::post(path).body(Body::from_stream(body)).unwrap();
+            let response = server::stack(listener, DEADLINE).oneshot(request).await;
+            response.unwrap().status()
+        };
+        assert_eq!(status("/", LIMIT).await, StatusCode::OK);
+        let too_large = StatusCode::PAYLOAD_TOO_LARGE;
+        assert_eq!(status("/", LIMIT + 1).await, too_large);
+        assert_eq!(status("/low", 2).await, too_large);
+    }
+
+    #[test]
+    fn a_deadline_needs_a_route_of_the_router() {
+        for route in ["/evnts/{id}", "/events/{name}", "/events/1", "", "{"] {
+            let listener = Listener::http(0, router()).deadline(route, None);
+            let complaint = complaint(listener);
+            assert!(complaint.contains(&format!("{route:?}")), "{complaint}");
+        }
+        let grpc = Listener::grpc(0, Grpc::new(b"")).deadline("/a.S/Get", None);
+        assert!(complaint(grpc).contains("(mesh.deadline)"));
+    }
+
+    #[test]
+    fn a_router_must_not_serve_the_paths_of_every_port() {
+        for path in endpoints::ALL {
+            let router = router().route(path, post(|| async { "mine" }));
+            let complaint = complaint(Listener::http(0, router));
+            assert!(complaint.contains(path), "{complaint}");
+        }
+        let nested = Router::new().nest("/healthz", router());
+        assert!(
+            Listener::http(0, nested)
+                .build(&Process::new(), DEADLINE)
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn invalid_descriptors_are_named() {
+        let complaint = complaint(Listener::grpc(0, Grpc::new(b"no descriptors")));
+        assert!(complaint.contains("descriptor set"), "{complaint}");
+    }
+}

@@ -1,0 +1,185 @@
+//! [`Process`]: a handle on the process, for the code of a service: its readiness and its drain.
+
+use std::{fmt::Display, future::Future, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::readiness::Readiness;
+use crate::ports::Ports;
+
+/// A handle on the process that a service runs in. Clones share their state.
+#[derive(Debug, Clone)]
+pub struct Process {
+    readiness: Readiness,
+    draining: CancellationToken,
+    ports: Ports,
+}
+
+impl Process {
+    /// A process that is ready, and does not drain.
+    pub(crate) fn new() -> Self {
+        Self {
+            readiness: Readiness::new(),
+            draining: CancellationToken::new(),
+            ports: Ports::default(),
+        }
+    }
+
+    /// Completes when the drain begins: after `DRAIN_DELAY`, when the service no longer accepts
+    /// connections. Streams and tasks that last until someone ends them end then: a stream whose
+    /// deadline is longer than `DEADLINE` is cut off a second later.
+    ///
+    /// Handlers get the same future from [`context::draining`](crate::context::draining).
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.draining.clone().cancelled_owned()
+    }
+
+    /// Keeps the process from being ready until `condition` completes.
+    ///
+    /// # Panics
+    ///
+    /// When it is called outside of a tokio runtime.
+    pub fn ready_when(&self, condition: impl Future<Output = ()> + Send + 'static) {
+        let readiness = self.readiness.clone();
+        readiness.require();
+        tokio::spawn(async move {
+            condition.await;
+            readiness.fulfil();
+        });
+    }
+
+    /// Keeps the process from being ready while `check` fails, such as a query of a database that
+    /// the service can't work without. `check` runs at once, and then each time that `every` has
+    /// passed since its last result. A check that takes longer than `every` fails. Each change is
+    /// logged.
+    ///
+    /// Each call checks on its own. In `faces`, that is one check for each worker; in a
+    /// [task](crate::server::Builder::task), it is one for the process.
+    ///
+    /// # Panics
+    ///
+    /// When it is called outside of a tokio runtime.
+    pub fn ready_while<F, E>(&self, check: impl Fn() -> F + Send + 'static, every: Duration)
+    where
+        F: Future<Output = Result<(), E>> + Send,
+        E: Display + Send,
+    {
+        let readiness = self.readiness.clone();
+        readiness.require();
+        tokio::spawn(async move {
+            let mut state = None;
+            loop {
+                let outcome = match timeout(every, check()).await {
+                    Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                    Err(_) => Err(format!("no result after {every:?}")),
+                };
+                let is_met = outcome.is_ok();
+                match outcome {
+                    _ if state == Some(is_met) => {}
+                    Ok(()) => {
+                        readiness.fulfil();
+                        info!(action = "readiness", status = "success", "a check succeeds");
+                    }
+                    Err(error) => {
+                        if state.is_some() {
+                            readiness.require();
+                        }
+                        warn!(
+                            action = "readiness",
+                            status = "failure",
+                            error,
+                            "a check fails"
+                        );
+                    }
+                }
+                state = Some(is_met);
+                sleep(every).await;
+            }
+        });
+    }
+
+    /// The ports of the process. They are known once all workers have built their faces.
+    pub fn ports(&self) -> Ports {
+        self.ports.clone()
+    }
+
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    pub(crate) fn token(&self) -> &CancellationToken {
+        &self.draining
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    };
+
+    use super::*;
+    use crate::server::service::readiness::State;
+
+    const EVERY: Duration = Duration::from_secs(1);
+
+    /// Waits for this state, which must come.
+    async fn wait_for(process: &Process, expected: State) {
+        let mut readiness = process.readiness().subscribe();
+        let reached = readiness.wait_for(|state| *state == expected);
+        let reached = timeout(EVERY * 10, reached).await;
+        reached
+            .expect("the state is reached")
+            .expect("the process is there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_follows_a_check_until_the_drain() {
+        const WELL: u8 = 0;
+        const FAILING: u8 = 1;
+        const HANGING: u8 = 2;
+        let database = Arc::new(AtomicU8::new(FAILING));
+        let process = Process::new();
+        let checked = database.clone();
+        let check = move || {
+            let state = checked.load(Relaxed);
+            async move {
+                match state {
+                    WELL => Ok(()),
+                    FAILING => Err("the database is away"),
+                    _ => std::future::pending().await,
+                }
+            }
+        };
+        process.ready_while(check, EVERY);
+        assert_eq!(process.readiness().state(), State::Waiting(1));
+        for (state, expected) in [
+            (WELL, State::Ready),
+            (FAILING, State::Waiting(1)),
+            (WELL, State::Ready),
+            (HANGING, State::Waiting(1)),
+            (WELL, State::Ready),
+        ] {
+            database.store(state, Relaxed);
+            wait_for(&process, expected).await;
+        }
+        process.readiness().drain();
+        database.store(FAILING, Relaxed);
+        sleep(EVERY * 3).await;
+        assert_eq!(process.readiness().state(), State::Draining);
+    }
+
+    #[tokio::test]
+    async fn a_condition_after_the_start_counts() {
+        let process = Process::new();
+        assert_eq!(process.readiness().state(), State::Ready);
+        let (fulfil, fulfilled) = tokio::sync::oneshot::channel::<()>();
+        process.ready_when(async { drop(fulfilled.await) });
+        assert_eq!(process.readiness().state(), State::Waiting(1));
+        fulfil.send(()).unwrap();
+        wait_for(&process, State::Ready).await;
+    }
+}

@@ -1,0 +1,205 @@
+//! [`register`]: the metrics of a service, beside those of `common`.
+
+use std::{collections::HashSet, sync::Mutex};
+
+use prometheus_client::{
+    encoding::text::encode_registry,
+    registry::{self, Metric, Unit},
+};
+
+use super::process::process_registry;
+use crate::lock::lock;
+
+/// The metrics of the service.
+static OWN: Mutex<Vec<Registry>> = Mutex::new(Vec::new());
+
+/// What [`register`] adds metrics to.
+///
+/// The registry of [`prometheus_client`](super::prometheus_client) hides the names of its metrics,
+/// and a family without a value is not even in its text. So this one notes them.
+#[derive(Debug, Default)]
+pub struct Registry {
+    metrics: registry::Registry,
+    /// The name and the type of each metric.
+    names: Vec<(String, String)>,
+}
+
+impl Registry {
+    /// Adds a metric. Its `name` is without the suffix of its type, such as `_total`.
+    pub fn register(
+        &mut self,
+        name: impl Into<String>,
+        help: impl Into<String>,
+        metric: impl Metric,
+    ) {
+        let name = name.into();
+        self.note(name.clone(), &metric);
+        self.metrics.register(name, help, metric);
+    }
+
+    /// Adds a metric whose name ends with its unit. `name` is without both.
+    pub fn register_with_unit(
+        &mut self,
+        name: impl Into<String>,
+        help: impl Into<String>,
+        unit: Unit,
+        metric: impl Metric,
+    ) {
+        let name = name.into();
+        self.note(format!("{name}_{}", unit.as_str()), &metric);
+        self.metrics.register_with_unit(name, help, unit, metric);
+    }
+
+    fn note(&mut self, name: String, metric: &impl Metric) {
+        let kind = metric.metric_type().as_str().to_owned();
+        self.names.push((name, kind));
+    }
+}
+
+/// Adds metrics to `/metrics`. Call it once for each metric, before the service runs; `faces` runs
+/// on each worker and is not the place.
+///
+/// The types are those of [`prometheus_client`](super::prometheus_client). Clones of a metric share
+/// its value: register one, and keep another.
+///
+/// Each combination of labels is a series that lasts until the process ends, in the memory of the
+/// service and of Prometheus. So a label must come from a small fixed set, never from a client.
+///
+/// ```
+/// use common::metrics::{
+///     self,
+///     prometheus_client::{
+///         encoding::EncodeLabelSet,
+///         metrics::{counter::Counter, family::Family},
+///     },
+/// };
+///
+/// #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+/// struct Labels {
+///     currency: &'static str, // one of three
+/// }
+///
+/// let orders = Family::<Labels, Counter>::default();
+/// metrics::register(|registry| {
+///     registry.register("orders", "Orders that were placed", orders.clone());
+/// });
+/// orders.get_or_create(&Labels { currency: "EUR" }).inc();
+/// assert_eq!(orders.get_or_create(&Labels { currency: "EUR" }).get(), 1);
+/// ```
+///
+/// # Panics
+///
+/// If a name is taken: by another metric of the service, or by one of `common`. A metric takes the
+/// names of its samples, too: the counter `orders` takes `orders_total`.
+pub fn register(add: impl FnOnce(&mut Registry)) {
+    let mut more = Registry::default();
+    add(&mut more);
+    let mut own = lock(&OWN);
+    let of_service = own.iter().flat_map(|registry| registry.names.clone());
+    let known = names_of_process().into_iter().chain(of_service);
+    let mut taken: HashSet<_> = known
+        .flat_map(|(name, kind)| samples(&name, &kind))
+        .collect();
+    for (name, kind) in &more.names {
+        for sample in samples(name, kind) {
+            let is_new = taken.insert(sample.clone());
+            assert!(
+                is_new,
+                "the name {sample:?} of the metric {name:?} is taken; choose another"
+            );
+        }
+    }
+    own.push(more);
+}
+
+/// Appends the metrics of the service.
+pub(crate) fn append(text: &mut String) {
+    for registry in &*lock(&OWN) {
+        encode_registry(text, &registry.metrics).expect("a string takes it");
+    }
+}
+
+/// The name and the type of each metric of `common`. Its text has them all, even without a value.
+fn names_of_process() -> Vec<(String, String)> {
+    let mut text = String::new();
+    encode_registry(&mut text, &process_registry()).expect("a string takes it");
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect()
+}
+
+/// The names that a metric takes: its own, and those of its samples.
+fn samples(name: &str, kind: &str) -> Vec<String> {
+    let suffixes: &[&str] = match kind {
+        "counter" => &["", "_total"],
+        "histogram" => &["", "_bucket", "_count", "_sum"],
+        "info" => &["", "_info"],
+        _ => &[""],
+    };
+    let samples = suffixes.iter().map(|suffix| format!("{name}{suffix}"));
+    samples.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+
+    use super::*;
+    use crate::telemetry::metrics::text::text;
+
+    /// The message of the panic.
+    fn refusal(add: impl FnOnce(&mut Registry)) -> String {
+        let panic = catch_unwind(AssertUnwindSafe(|| register(add))).expect_err("it is refused");
+        *panic.downcast().expect("a formatted message")
+    }
+
+    #[test]
+    fn metrics_of_a_service_stand_beside_the_others() {
+        let things = Counter::<u64>::default();
+        register(|registry| registry.register("things", "Things counted", things.clone()));
+        things.inc();
+        let (_, text) = text("application/openmetrics-text");
+        assert!(text.contains("# TYPE things counter\n"), "{text}");
+        assert!(text.contains("things_total 1\n"), "{text}");
+        assert!(text.contains("requests_in_flight"), "{text}");
+        assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_refused_by_name() {
+        let add = |name: &'static str| {
+            move |registry: &mut Registry| registry.register(name, "", Gauge::<i64>::default())
+        };
+        register(add("gauge"));
+        // The last two are names of samples: of a counter, and of a histogram.
+        let of_common = "http_server_request_duration_seconds";
+        for taken in [
+            "gauge",
+            of_common,
+            "requests_shed_total",
+            "http_server_request_duration_seconds_sum",
+        ] {
+            let refusal = refusal(add(taken));
+            assert!(refusal.contains(&format!("{taken:?}")), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_family_takes_its_name_before_its_first_value() {
+        let add = |name: &'static str| {
+            let family = Family::<[(&str, &str); 1], Counter>::default();
+            move |registry: &mut Registry| registry.register(name, "", family)
+        };
+        register(add("family"));
+        assert!(refusal(add("family")).contains("family"));
+        let twice = refusal(|registry| {
+            add("twice")(registry);
+            add("twice")(registry);
+        });
+        assert!(twice.contains("twice"), "{twice}");
+    }
+}

@@ -1,0 +1,139 @@
+//! [`process_registry`]: the metrics that every service has.
+
+use std::{fmt, sync::atomic::Ordering::Relaxed, time::SystemTime};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use super::{
+    COUNTERS, GAUGES, durations, of_all_threads, replicas,
+    usage::{self, Usage, Used},
+};
+use crate::{config::about, telemetry::logging::stdout, tls};
+
+/// The metrics that every service has.
+pub(crate) fn process_registry() -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Process));
+    registry
+}
+
+/// The counters of all threads, added up.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let all = of_all_threads();
+        let of_threads = COUNTERS.iter().map(|(name, help, counter)| {
+            let sum = all.iter().map(|counters| counter(counters).get()).sum();
+            (*name, *help, sum)
+        });
+        let (written, lost) = (stdout::written_bytes(), stdout::lost_bytes());
+        let of_log = [
+            ("log_written_bytes", "Bytes of log lines written", written),
+            (
+                "log_lost_bytes",
+                "Bytes of log lines that stdout did not take",
+                lost,
+            ),
+        ];
+        for (name, help, sum) in of_threads.chain(of_log) {
+            encoder
+                .encode_descriptor(name, help.trim(), None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, u64, u64>(&sum, None)?;
+        }
+        for (name, help, gauge) in GAUGES {
+            let sum: i64 = all
+                .iter()
+                .map(|counters| gauge(counters).load(Relaxed))
+                .sum();
+            encoder
+                .encode_descriptor(name, help.trim(), None, MetricType::Gauge)?
+                .encode_gauge(&sum)?;
+        }
+        encode_expiries(&mut encoder)?;
+        encode_build(&mut encoder)?;
+        encode_usage(&mut encoder)?;
+        durations::encode(&all, &mut encoder)?;
+        replicas::encode(&all, &mut encoder)
+    }
+}
+
+/// Writes when certificates expire, if there are any.
+fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let all = tls::expiries();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mut family = encoder.encode_descriptor(
+        "certificate_expiry_timestamp_seconds",
+        "When a certificate expires, in seconds since the epoch; of several, the first",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (directory, expiries) in all {
+        for (file, expiry) in ["tls.crt", "ca.crt"].into_iter().zip(expiries) {
+            let labels = [("directory", directory), ("file", file)];
+            let expiry = i64::try_from(expiry).unwrap_or(i64::MAX);
+            family.encode_family(&labels)?.encode_gauge(&expiry)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes what the process is.
+fn encode_build(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let about = about();
+    let labels = [
+        ("service", about.name.as_str()),
+        ("version", about.version.as_str()),
+        ("mesh_version", env!("CARGO_PKG_VERSION")),
+    ];
+    let help = "The service and its version; always 1";
+    encoder
+        .encode_descriptor("build_info", help, None, MetricType::Gauge)?
+        .encode_family(&labels)?
+        .encode_gauge(&1_u64)
+}
+
+/// Writes what the process uses, under the names that all Prometheus clients have for it. A system
+/// that does not tell has no such lines.
+fn encode_usage(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let mut gauge = |name, help, value: Option<u64>| match value {
+        Some(value) => encoder
+            .encode_descriptor(name, help, None, MetricType::Gauge)?
+            .encode_gauge(&value),
+        None => Ok(()),
+    };
+    let Usage {
+        files,
+        memory,
+        cpu_seconds,
+    } = Usage::now();
+    let limit = |used: Option<Used>| used.and_then(|used| used.limit);
+    gauge("process_open_fds", "Open files", files.map(|it| it.now))?;
+    gauge("process_max_fds", "The limit of open files", limit(files))?;
+    let (name, help) = ("process_resident_memory_bytes", "Resident memory, in bytes");
+    gauge(name, help, memory.map(|it| it.now))?;
+    let help = "The memory that the control group of the process allows, or else that of the \
+                machine, in bytes";
+    gauge("process_memory_limit_bytes", help, limit(memory))?;
+    let help = "When the process started, in seconds since the epoch";
+    let since_epoch = usage::start().duration_since(SystemTime::UNIX_EPOCH);
+    let name = "process_start_time_seconds";
+    encoder
+        .encode_descriptor(name, help, None, MetricType::Gauge)?
+        .encode_gauge(&since_epoch.unwrap_or_default().as_secs_f64())?;
+    let Some(seconds) = cpu_seconds else {
+        return Ok(());
+    };
+    let help = "CPU time of the user and of the system, in seconds";
+    encoder
+        .encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?
+        .encode_counter::<NoLabelSet, f64, u64>(&seconds, None)
+}

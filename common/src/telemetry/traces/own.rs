@@ -1,0 +1,207 @@
+//! [`OwnSpans`]: makes spans of a service's own `tracing` spans, such as those of `#[instrument]`.
+//! Their parent is the span of the request, or the `tracing` span around them.
+
+use std::{cell::Cell, fmt, sync::Arc};
+
+use opentelemetry::{KeyValue, Value, trace::SpanKind};
+use tokio::time::Instant;
+use tracing::{
+    Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+};
+use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
+
+use super::{child_of, spans};
+use crate::request::{context, trace::Trace};
+
+/// The most fields of a span.
+const MAX_FIELDS: usize = 32;
+
+thread_local! {
+    /// The span of the service's own that this thread is in, within a recorded request.
+    static CURRENT: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// The span of the service's own that this thread is in.
+pub(crate) fn current_span() -> Option<u64> {
+    CURRENT.get()
+}
+
+/// The layer. Outside of a request that is recorded, it does nothing.
+#[derive(Debug)]
+pub(crate) struct OwnSpans;
+
+/// A span that is recorded.
+struct Own {
+    trace: Arc<Trace>,
+    begin: Instant,
+    fields: Vec<KeyValue>,
+    /// The span around this one, while the thread is in it.
+    outer: Option<u64>,
+}
+
+impl<S> Layer<S> for OwnSpans
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        context::with_current(|request| {
+            let trace = request.and_then(|request| request.shared.trace.as_deref());
+            let Some(trace) = trace.filter(|trace| trace.recording.is_some()) else {
+                return;
+            };
+            let mut own = Own {
+                trace: Arc::new(child_of(trace)),
+                begin: Instant::now(),
+                fields: Vec::new(),
+                outer: None,
+            };
+            attributes.record(&mut Fields(&mut own.fields));
+            if let Some(span) = context.span(id) {
+                span.extensions_mut().insert(own);
+            }
+        });
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        with_own(id, &context, |own| {
+            values.record(&mut Fields(&mut own.fields));
+        });
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        with_own(id, &context, |own| {
+            own.outer = CURRENT.replace(Some(own.trace.numbers().1));
+        });
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
+        with_own(id, &context, |own| CURRENT.set(own.outer.take()));
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let Some(span) = context.span(&id) else {
+            return;
+        };
+        if let Some(own) = span.extensions_mut().remove::<Own>() {
+            let took = own.begin.elapsed();
+            let name = span.name().into();
+            spans::end(&own.trace, SpanKind::Internal, name, took, own.fields, None);
+        }
+    }
+}
+
+fn with_own<S>(id: &Id, context: &Context<'_, S>, work: impl FnOnce(&mut Own))
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    if let Some(span) = context.span(id)
+        && let Some(own) = span.extensions_mut().get_mut::<Own>()
+    {
+        work(own);
+    }
+}
+
+/// Collects fields as attributes.
+struct Fields<'a>(&'a mut Vec<KeyValue>);
+
+impl Fields<'_> {
+    fn add(&mut self, field: &Field, value: impl Into<Value>) {
+        if self.0.len() < MAX_FIELDS {
+            self.0.push(KeyValue::new(field.name(), value));
+        }
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        match i64::try_from(value) {
+            Ok(value) => self.add(field, value),
+            Err(_) => self.add(field, value.to_string()),
+        }
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, spans::text(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, spans::text(&format!("{value:?}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use opentelemetry_sdk::trace::SpanData;
+    use tracing::{info_span, instrument};
+    use tracing_subscriber::{Registry, layer::SubscriberExt};
+
+    use super::*;
+    use crate::request::{
+        context::Context as Request, deadline::Deadline, id::RequestId, trace::Recording,
+    };
+    use crate::telemetry::traces::buffer;
+
+    #[instrument]
+    async fn outer(order: u32) {
+        inner().await;
+    }
+
+    #[instrument(fields(text = "a text"))]
+    async fn inner() {
+        tokio::task::yield_now().await;
+    }
+
+    async fn spans_of(recording: Option<Recording>) -> Vec<SpanData> {
+        let trace = Trace::new(1, 2, true);
+        let trace = match recording {
+            Some(recording) => trace.recorded(recording),
+            None => trace,
+        };
+        let deadline = Deadline::after(Duration::from_secs(1));
+        let request = Request::new(RequestId::fresh(), deadline)
+            .with(|shared| shared.trace = Some(Arc::new(trace)));
+        let _subscriber = tracing::subscriber::set_default(Registry::default().with(OwnSpans));
+        info_span!("outside of any request").in_scope(|| {});
+        request.scope(outer(17)).await;
+        assert_eq!(current_span(), None);
+        buffer::take_mine()
+    }
+
+    #[tokio::test]
+    async fn spans_of_the_service_are_children_of_the_request() {
+        let recording = Recording {
+            parent: None,
+            is_remote: false,
+        };
+        let spans = spans_of(Some(recording)).await;
+        let [inner, outer] = &spans[..] else {
+            panic!("{spans:?}");
+        };
+        assert_eq!((&*outer.name, &*inner.name), ("outer", "inner"));
+        assert_eq!(outer.parent_span_id.to_bytes(), 2_u64.to_be_bytes());
+        assert_eq!(inner.parent_span_id, outer.span_context.span_id());
+        assert_eq!(outer.attributes, [KeyValue::new("order", 17)]);
+        assert_eq!(inner.attributes, [KeyValue::new("text", "a text")]);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_not_recorded_has_no_spans() {
+        assert!(spans_of(None).await.is_empty());
+    }
+}

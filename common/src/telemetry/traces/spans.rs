@@ -1,0 +1,387 @@
+//! [`Request`] and [`Attempt`]: what the layers know of a request or an attempt at its end, and the
+//! span that it makes. The names are those of OpenTelemetry's semantic conventions.
+
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use http::{Method, StatusCode, Uri, Version};
+use opentelemetry::{
+    InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId, Value,
+    trace::{SpanContext, SpanKind, Status},
+};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use tonic::Code;
+
+use super::buffer;
+use crate::{
+    limits,
+    request::{
+        protocol::{code_name, rpc_method},
+        trace::Trace,
+    },
+    telemetry::{logging::Cut, metrics},
+};
+
+/// The longest text of an attribute, in bytes: clients choose paths.
+const MAX_TEXT: usize = 1_024;
+
+/// The most attributes of a span of ours, so that their list does not grow.
+const MOST_ATTRIBUTES: usize = 9;
+
+/// A request that has ended.
+#[derive(Debug)]
+#[allow(clippy::struct_field_names)] // `request_id` is its name everywhere
+pub(crate) struct Request<'a> {
+    pub(crate) trace: &'a Trace,
+    pub(crate) request_id: &'a str,
+    pub(crate) method: &'a Method,
+    pub(crate) path: &'a str,
+    pub(crate) version: Version,
+    /// The route of the router, or the method of the descriptors, if there is one.
+    pub(crate) route: Option<&'a str>,
+    pub(crate) client: &'a str,
+    pub(crate) status: u16,
+    pub(crate) grpc_code: Option<Code>,
+    /// Why the response is not whole, if it is not.
+    pub(crate) cut_by: Option<&'static str>,
+    pub(crate) took: Duration,
+}
+
+impl Request<'_> {
+    /// Records the span.
+    pub(crate) fn record(self) {
+        let mut attributes = Vec::with_capacity(MOST_ATTRIBUTES);
+        attributes.extend([
+            KeyValue::new("request_id", text(self.request_id)),
+            KeyValue::new("client.address", text(self.client)),
+        ]);
+        let (name, error) = match self.grpc_code {
+            Some(code) => self.describe_rpc(code, &mut attributes),
+            None => self.describe_http(&mut attributes),
+        };
+        // That the client went away is no error of the server.
+        let cut_by = self.cut_by.filter(|cause| *cause != metrics::CLIENT_GONE);
+        let error = error.or(cut_by);
+        end(
+            self.trace,
+            SpanKind::Server,
+            name.into(),
+            self.took,
+            attributes,
+            error,
+        );
+    }
+}
+
+impl Request<'_> {
+    /// Adds what the conventions ask for. Returns the name of the span, and what failed, if anything.
+    fn describe_rpc(
+        &self,
+        code: Code,
+        attributes: &mut Vec<KeyValue>,
+    ) -> (String, Option<&'static str>) {
+        let method = self.route.map_or(metrics::OTHER, rpc_method);
+        attributes.extend(of_rpc(method, code));
+        let error = is_error_of_server(code).then(|| code_name(code));
+        (method.to_owned(), error)
+    }
+
+    /// The same, over HTTP.
+    fn describe_http(&self, attributes: &mut Vec<KeyValue>) -> (String, Option<&'static str>) {
+        attributes.extend([
+            KeyValue::new("http.request.method", text(self.method.as_str())),
+            KeyValue::new("url.path", text(self.path)),
+            KeyValue::new("url.scheme", "http"),
+            KeyValue::new("http.response.status_code", i64::from(self.status)),
+            KeyValue::new("network.protocol.version", version(self.version)),
+        ]);
+        let route = self.route.map(|it| KeyValue::new("http.route", text(it)));
+        attributes.extend(route);
+        let method = Cut {
+            text: self.method.as_str(),
+            most: limits::LOG_METHOD,
+        };
+        let name = match self.route {
+            Some(route) => format!("{method} {route}"),
+            None => method.to_string(),
+        };
+        (name, error_of_http(self.status, 500))
+    }
+}
+
+/// The error of a status that is at least `lowest`.
+fn error_of_http(status: u16, lowest: u16) -> Option<&'static str> {
+    let known = StatusCode::from_u16(status).unwrap_or_default();
+    (status >= lowest).then(|| known.canonical_reason().unwrap_or("error"))
+}
+
+/// An attempt of a call over HTTP whose response has begun, or which has failed.
+#[derive(Debug)]
+pub(crate) struct HttpAttempt<'a> {
+    pub(crate) trace: &'a Trace,
+    pub(crate) method: &'a Method,
+    pub(crate) uri: &'a Uri,
+    /// The status of the response, if there is one.
+    pub(crate) status: Option<u16>,
+    pub(crate) took: Duration,
+}
+
+impl HttpAttempt<'_> {
+    /// Records the span.
+    pub(crate) fn record(self) {
+        let host = self.uri.host().unwrap_or_default();
+        let mut attributes = vec![
+            KeyValue::new("http.request.method", text(self.method.as_str())),
+            KeyValue::new("server.address", text(host)),
+            // Without the query, which may hold a secret.
+            KeyValue::new("url.path", text(self.uri.path())),
+        ];
+        let port = self.uri.port_u16();
+        attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        let status = self.status.map(i64::from);
+        attributes.extend(status.map(|it| KeyValue::new("http.response.status_code", it)));
+        let error = match self.status {
+            Some(status) => error_of_http(status, 400),
+            None => Some("no response"),
+        };
+        let name = self.method.to_string().into();
+        end(
+            self.trace,
+            SpanKind::Client,
+            name,
+            self.took,
+            attributes,
+            error,
+        );
+    }
+}
+
+/// An attempt of a call that has ended.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) trace: &'a Trace,
+    pub(crate) method: &'a str,
+    pub(crate) replica: SocketAddr,
+    pub(crate) code: Code,
+    pub(crate) took: Duration,
+}
+
+impl Attempt<'_> {
+    /// Records the span.
+    pub(crate) fn record(self) {
+        let mut attributes = Vec::with_capacity(MOST_ATTRIBUTES);
+        attributes.extend([
+            KeyValue::new("server.address", self.replica.ip().to_string()),
+            KeyValue::new("server.port", i64::from(self.replica.port())),
+        ]);
+        attributes.extend(of_rpc(self.method, self.code));
+        let error = (self.code != Code::Ok).then(|| code_name(self.code));
+        let name = self.method.to_owned().into();
+        end(
+            self.trace,
+            SpanKind::Client,
+            name,
+            self.took,
+            attributes,
+            error,
+        );
+    }
+}
+
+/// The attributes of a request or call over gRPC.
+fn of_rpc(method: &str, code: Code) -> impl Iterator<Item = KeyValue> {
+    let (service, name) = method.rsplit_once('/').unwrap_or(("", method));
+    [
+        KeyValue::new("rpc.system", "grpc"),
+        KeyValue::new("rpc.service", text(service)),
+        KeyValue::new("rpc.method", text(name)),
+        KeyValue::new("rpc.grpc.status_code", code as i64),
+    ]
+    .into_iter()
+}
+
+/// Whether the conventions call this code an error of the server.
+fn is_error_of_server(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    }
+}
+
+/// A text, cut to its limit.
+pub(crate) fn text(text: &str) -> Value {
+    text[..text.floor_char_boundary(MAX_TEXT)].to_owned().into()
+}
+
+/// Records a span that ends now, and lasted this long. `error` says what failed, if anything did.
+pub(crate) fn end(
+    trace: &Trace,
+    kind: SpanKind,
+    name: Cow<'static, str>,
+    took: Duration,
+    mut attributes: Vec<KeyValue>,
+    error: Option<&'static str>,
+) {
+    let Some(recording) = &trace.recording else {
+        return;
+    };
+    let end_time = SystemTime::now();
+    attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
+    let (trace_id, span_id) = trace.numbers();
+    let state = trace.state().and_then(|state| state.parse().ok());
+    let id = |id: u64| SpanId::from_bytes(id.to_be_bytes());
+    buffer::push(SpanData {
+        span_context: SpanContext::new(
+            TraceId::from_bytes(trace_id.to_be_bytes()),
+            id(span_id),
+            TraceFlags::SAMPLED,
+            false,
+            state.unwrap_or_default(),
+        ),
+        parent_span_id: recording.parent.map_or(SpanId::INVALID, id),
+        parent_span_is_remote: recording.is_remote && recording.parent.is_some(),
+        span_kind: kind,
+        name,
+        start_time: end_time.checked_sub(took).unwrap_or(end_time),
+        end_time,
+        attributes,
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status: match error {
+            Some(error) => Status::error(error),
+            None => Status::Unset,
+        },
+        instrumentation_scope: scope(),
+    });
+}
+
+fn scope() -> InstrumentationScope {
+    thread_local! {
+        static SCOPE: InstrumentationScope = InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .build();
+    }
+    SCOPE.with(Clone::clone)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::request::trace::Recording;
+
+    pub(crate) fn span(name: &'static str) -> SpanData {
+        SpanData {
+            span_context: SpanContext::empty_context(),
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Internal,
+            name: name.into(),
+            start_time: SystemTime::UNIX_EPOCH,
+            end_time: SystemTime::UNIX_EPOCH,
+            attributes: Vec::new(),
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: scope(),
+        }
+    }
+
+    fn recorded(record: impl FnOnce(&Trace)) -> SpanData {
+        let recording = Recording {
+            parent: Some(3),
+            is_remote: true,
+        };
+        record(&Trace::new(7, 5, true).recorded(recording));
+        buffer::take_mine().pop().expect("it is recorded")
+    }
+
+    fn attribute(span: &SpanData, name: &str) -> String {
+        let mut all = span.attributes.iter();
+        let found = all.find(|attribute| attribute.key.as_str() == name);
+        found
+            .map(|attribute| attribute.value.to_string())
+            .unwrap_or_default()
+    }
+
+    fn request(path: &str, status: u16, grpc_code: Option<Code>) -> SpanData {
+        cut(path, status, grpc_code, None)
+    }
+
+    fn cut(
+        path: &str,
+        status: u16,
+        grpc_code: Option<Code>,
+        cut_by: Option<&'static str>,
+    ) -> SpanData {
+        recorded(|trace| {
+            Request {
+                trace,
+                request_id: "order-17",
+                method: &Method::GET,
+                path,
+                version: Version::HTTP_11,
+                route: Some("/orders/{id}"),
+                client: "192.0.2.1",
+                status,
+                grpc_code,
+                cut_by,
+                took: Duration::from_millis(5),
+            }
+            .record();
+        })
+    }
+
+    #[test]
+    fn a_request_makes_a_span_of_the_conventions() {
+        let span = request("/orders/17", 200, None);
+        assert_eq!(span.name, "GET /orders/{id}");
+        assert_eq!(span.status, Status::Unset);
+        assert_eq!(span.parent_span_id, SpanId::from_bytes(3_u64.to_be_bytes()));
+        assert_eq!(attribute(&span, "url.path"), "/orders/17");
+        assert_eq!(attribute(&span, "request_id"), "order-17");
+        let took = span.end_time.duration_since(span.start_time).unwrap();
+        assert_eq!(took, Duration::from_millis(5));
+        let failed = request("/orders/17", 503, None);
+        assert_eq!(failed.status, Status::error("Service Unavailable"));
+        assert_eq!(request("/orders/17", 404, None).status, Status::Unset);
+        // The caller's fault is no error of the server.
+        assert_eq!(
+            request("/", 200, Some(Code::NotFound)).status,
+            Status::Unset
+        );
+        let failed = request("/", 200, Some(Code::Internal));
+        assert_eq!(attribute(&failed, "error.type"), "INTERNAL");
+    }
+
+    #[test]
+    fn a_response_that_the_service_has_cut_is_an_error() {
+        let cut = |cut_by| cut("/", 200, None, Some(cut_by));
+        assert_eq!(cut("deadline").status, Status::error("deadline"));
+        assert_eq!(attribute(&cut("drain"), "error.type"), "drain");
+        assert_eq!(cut(metrics::CLIENT_GONE).status, Status::Unset);
+    }
+
+    #[test]
+    fn a_client_does_not_choose_the_size_of_a_span() {
+        let span = request(&"/ä".repeat(10_000), 404, None);
+        assert!(attribute(&span, "url.path").len() <= MAX_TEXT);
+    }
+}

@@ -1,0 +1,13 @@
+//! How an attempt ended.
+
+pub(in crate::client) mod class {
+    /// What an attempt says about its replica.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Evidence {
+        Success,
+        Failure,
+        Silence,
+        Doubt,
+        Nothing,
+    }
+}
