@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     calls::ServiceCalls,
-    dialect::methods::{Deadlines, Method, declared_in},
+    request::methods::{Deadlines, Method, declared_in},
 };
 
 /// A service that this process calls, and what all its workers share: the addresses, the usual

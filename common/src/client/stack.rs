@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     calls::{CALLS, ServiceCalls},
-    dialect::methods::Deadlines,
+    request::methods::Deadlines,
 };
 
 /// The layers that each outbound call passes. A generated client takes it as its channel:

@@ -1,5 +1,4 @@
 //! What the protocols are: how requests, errors and ends look on the wire.
 
 pub(crate) mod length_prefixed;
-pub(crate) mod methods;
 pub(crate) mod tonic_quirks;

@@ -13,7 +13,7 @@ use prost_types::{
 use serde_json::{Map, Value, json};
 
 use super::markdown;
-use crate::dialect::methods::{self, Methods, declared_in};
+use crate::request::methods::{self, Methods, declared_in};
 
 /// The deepest nesting of an example: a message may contain itself.
 const DEPTH: usize = 6;

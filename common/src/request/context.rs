@@ -21,11 +21,12 @@ pub use super::draining::draining;
 use super::{
     deadline::Deadline,
     id::RequestId,
+    identity::Identity,
+    methods::Terms,
     protocol::Protocol,
     timings::{Call, Record, Timings},
     trace::Trace,
 };
-use crate::{dialect::methods::Terms, tls::Identity};
 
 /// The values that travel with a request.
 ///

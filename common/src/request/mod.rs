@@ -2,10 +2,13 @@
 //! calls, its record, and [`Context`](context::Context), which carries them; and the declarations of
 //! methods.
 
+pub(crate) mod codes;
 pub mod context;
 pub mod deadline;
 pub(crate) mod draining;
 pub mod id;
+pub(crate) mod identity;
+pub(crate) mod methods;
 pub(crate) mod protocol;
 pub(crate) mod record;
 pub mod timings;

@@ -11,8 +11,8 @@ use http::HeaderMap;
 use tonic::Code;
 
 use super::{
+    codes::code_name,
     context,
-    protocol::code_name,
     timings::{Call, SERVER_TIMING, Timings, total_of},
 };
 use crate::{limits, lock::lock};

@@ -13,8 +13,8 @@ use http::Request;
 use tower::{ServiceExt, layer::layer_fn, service_fn};
 
 use crate::{
-    dialect::methods::{Deadlines, Terms},
     request::context,
+    request::methods::{Deadlines, Terms},
 };
 
 /// Notes the route of a request in its timings, where a router above has found it.

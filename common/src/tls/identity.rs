@@ -1,29 +1,12 @@
-//! [`Identity`]: who a peer is. [`AllowedPeers`]: who may call.
+//! [`Peer`]: who a peer is, as its certificate says. [`AllowedPeers`]: who may call.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
 
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
 use super::generation::Trust;
-
-/// Who a peer is, as its certificate says: a SPIFFE ID such as `spiffe://mesh.local/service2`, or
-/// else its first DNS name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Identity(Arc<str>);
-
-impl Identity {
-    /// The identity as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
+use crate::request::identity::Identity;
 
 /// The names in a certificate: URIs first, then DNS names.
 pub(super) fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
@@ -95,7 +78,7 @@ impl Peer {
         let listed = allowed.map(listed);
         let name = listed.flatten().or(names.first());
         Self {
-            identity: Identity(name.map_or("(no name)", String::as_str).into()),
+            identity: Identity::new(name.map_or("(no name)", String::as_str)),
             is_allowed: listed.is_none_or(|name| name.is_some()),
             trust,
         }

@@ -17,11 +17,12 @@ use std::time::Duration;
 
 pub(crate) use self::{generation::is_of_other_name, identity::Peer, reload::expiries};
 pub use self::{
-    identity::{AllowedPeers, Identity, InvalidPeers},
+    identity::{AllowedPeers, InvalidPeers},
     material::InvalidTls,
     reload::Tls,
 };
 use crate::limits;
+pub use crate::request::identity::Identity;
 
 /// What a directory is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use tower::Service;
 
 use crate::{
     body::deadline::{Bounded, GuardedBody},
-    dialect::methods::Deadlines,
+    request::methods::Deadlines,
     request::{
         context::{Context, Scope},
         deadline::{Deadline, parse_timeout},
@@ -124,8 +124,8 @@ mod tests {
     use super::*;
     use crate::{
         client::{config::RequestIdNames, wire::headers::write_context},
-        dialect::methods::{Method, Methods},
         request::id::RequestId,
+        request::methods::{Method, Methods},
     };
 
     type Outcome = Result<Response<Empty<Bytes>>, Status>;

@@ -14,7 +14,7 @@ use tower::Service;
 use crate::{
     body::wrappers::HoldingBody,
     calls::{Calls, InFlight, ServiceCalls},
-    dialect::methods::Deadlines,
+    request::methods::Deadlines,
 };
 
 /// Fails a call to a service that hangs at once, while as many calls are in flight, over all
@@ -125,8 +125,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        dialect::methods::{Method, Methods},
         problem::Problem,
+        request::methods::{Method, Methods},
     };
 
     const WATCH: &str = "/a.Service/Watch";

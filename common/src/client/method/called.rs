@@ -10,7 +10,7 @@ use std::{
 
 use super::latencies::{Latencies, UsualLatency};
 use crate::{
-    client::ending::codec::Check, dialect::methods::Method, request::protocol::rpc_method,
+    client::ending::codec::Check, request::codes::rpc_method, request::methods::Method,
     telemetry::metrics,
 };
 

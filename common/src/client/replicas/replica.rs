@@ -31,7 +31,7 @@ use crate::{
             connection::Connection,
         },
     },
-    request::protocol::code_name,
+    request::codes::code_name,
     telemetry::metrics::{self, Live},
 };
 

@@ -31,7 +31,7 @@ use crate::{
         },
         wire::request_body::{Replay, RequestBody},
     },
-    dialect::methods::Method,
+    request::methods::Method,
 };
 
 /// The number of attempts before this one (gRFC A6).

@@ -20,7 +20,7 @@ use crate::{
         class::{Class, Ending, Next},
         pushback::Pushback,
     },
-    request::{context, protocol::code_name},
+    request::{codes::code_name, context},
     telemetry::metrics,
 };
 

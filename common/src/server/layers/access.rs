@@ -15,8 +15,10 @@ use crate::{
     limits,
     problem::CLIENT_CLOSED_REQUEST,
     request::{
+        codes::{code_name, is_fault_of_service, rpc_method},
         context::Context,
-        protocol::{Protocol, code_name, is_fault_of_service, rpc_method},
+        identity::Identity,
+        protocol::Protocol,
         timings::Timings,
     },
     server::{
@@ -30,7 +32,6 @@ use crate::{
         logging::Cut,
         metrics::{self, Kind},
     },
-    tls::Identity,
 };
 
 /// A response extension that logs the access line at `debug`: health probes come every few seconds,

@@ -13,9 +13,11 @@ use http::{
 use crate::{
     limits,
     problem::Problem,
-    request::protocol::{Protocol, says_grpc},
+    request::{
+        identity::Identity,
+        protocol::{Protocol, says_grpc},
+    },
     server::capacity::open::Open,
-    tls::Identity,
 };
 
 /// The bytes that count for a field in addition to its name and value (RFC 9113, 6.5.2).

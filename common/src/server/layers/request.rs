@@ -26,12 +26,10 @@ use super::{
 };
 use crate::{
     body::wrappers::DroppableBody,
-    dialect::{
-        methods::{Deadlines, Methods, declared_in},
-        tonic_quirks,
-    },
+    dialect::tonic_quirks,
     request::{
         context::Shared,
+        methods::{Deadlines, Methods, declared_in},
         protocol::Protocol,
         timings::{SERVER_TIMING, Timings},
     },

@@ -10,9 +10,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Layer, Service, ServiceExt};
 
 use super::{invalid::InvalidFace, process::Process, readiness::State};
-use crate::dialect::{
-    methods::{Methods, declared_in},
-    tonic_quirks,
+use crate::{
+    dialect::tonic_quirks,
+    request::methods::{Methods, declared_in},
 };
 
 /// The gRPC services of one port, with `grpc.health.v1` and reflection (v1 and v1alpha).

@@ -7,8 +7,8 @@ use tower::util::MapRequestLayer;
 
 use super::{grpc::Grpc, health, invalid::InvalidFace, process::Process};
 use crate::{
-    dialect::methods::Deadlines,
     endpoints, limits,
+    request::methods::Deadlines,
     request::protocol::Protocol,
     server::routes::{Paths, Routes, noted},
 };

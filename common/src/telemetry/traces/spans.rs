@@ -19,7 +19,7 @@ use super::buffer;
 use crate::{
     limits,
     request::{
-        protocol::{code_name, rpc_method},
+        codes::{code_name, rpc_method},
         trace::Trace,
     },
     telemetry::{logging::Cut, metrics},

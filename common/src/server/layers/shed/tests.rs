@@ -9,7 +9,7 @@ use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use super::*;
 use crate::{
-    dialect::methods::Terms,
+    request::methods::Terms,
     request::{context::Context as RequestContext, deadline::Deadline, id::RequestId},
     server::capacity::{
         Overloaded,
