@@ -214,8 +214,8 @@ BREAKS = [
     ),
     Break(
         "a refused request keeps its place",
-        "self.release(limit, 1); Err(NoPlace { limit: count.limit })",
-        "Err(NoPlace { limit: count.limit })",
+        "self.release(limit, 1); Err(NoPermit { limit: count.limit })",
+        "Err(NoPermit { limit: count.limit })",
         f"{MODELS} capacity::",
     ),
     Break(

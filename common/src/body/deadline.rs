@@ -1,4 +1,4 @@
-//! [`Bounded`] and [`GuardedBody`]: a future and a response body that end at their deadline, for
+//! [`WithDeadline`] and [`DeadlineBody`]: a future and a response body that end at their deadline, for
 //! both stacks.
 
 use std::{
@@ -22,7 +22,7 @@ use crate::request::{
 
 pin_project_lite::pin_project! {
     /// A future that is dropped at its deadline.
-    pub struct Bounded<F> {
+    pub struct WithDeadline<F> {
         #[pin]
         future: Option<F>,
         deadline: Deadline,
@@ -31,7 +31,7 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<F: Future> Bounded<F> {
+impl<F: Future> WithDeadline<F> {
     /// Bounds work that has begun.
     pub(crate) fn begun(deadline: Deadline, work: F) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl<F: Future> Bounded<F> {
     }
 }
 
-impl<F: Future> Future for Bounded<F> {
+impl<F: Future> Future for WithDeadline<F> {
     type Output = Result<F::Output, DeadlineExceeded>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -93,7 +93,7 @@ pub(crate) struct Panicked;
 pin_project_lite::pin_project! {
     /// Passes on the frames of a body. At the deadline, or if the body panics, drops the body and
     /// breaks off the response.
-    pub struct GuardedBody<B> {
+    pub struct DeadlineBody<B> {
         #[pin]
         body: DroppableBody<B>,
         deadline: Deadline,
@@ -102,7 +102,7 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<B: Body> GuardedBody<B> {
+impl<B: Body> DeadlineBody<B> {
     pub(crate) fn new(body: B, deadline: Deadline, protocol: Protocol) -> Self {
         Self {
             body: DroppableBody::new(body),
@@ -113,7 +113,7 @@ impl<B: Body> GuardedBody<B> {
     }
 }
 
-impl<B> Body for GuardedBody<B>
+impl<B> Body for DeadlineBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -177,7 +177,7 @@ mod tests {
     async fn work_that_ends_in_time_returns_its_output() {
         let work = async { "done" };
         assert_eq!(
-            Bounded::start(Instant::now(), soon(), || work).await,
+            WithDeadline::start(Instant::now(), soon(), || work).await,
             Ok("done")
         );
     }
@@ -193,7 +193,7 @@ mod tests {
                 drop(held);
             }
         };
-        let mut bounded = std::pin::pin!(Bounded::start(Instant::now(), deadline, || work));
+        let mut bounded = std::pin::pin!(WithDeadline::start(Instant::now(), deadline, || work));
         assert_eq!(bounded.as_mut().await, Err(DeadlineExceeded));
         assert_eq!(deadline.remaining(), None);
         assert_eq!(
@@ -209,7 +209,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         let work = || -> future::Ready<()> { panic!("begun") };
         assert_eq!(
-            Bounded::start(Instant::now(), deadline, work).await,
+            WithDeadline::start(Instant::now(), deadline, work).await,
             Err(DeadlineExceeded)
         );
     }
@@ -219,7 +219,7 @@ mod tests {
     where
         B: Body<Data = Bytes, Error = Infallible>,
     {
-        let mut body = std::pin::pin!(GuardedBody::new(body, soon(), protocol));
+        let mut body = std::pin::pin!(DeadlineBody::new(body, soon(), protocol));
         let (mut size, mut trailers) = (0, HeaderMap::new());
         while let Some(frame) = body.frame().await {
             match frame.map(Frame::into_data) {
@@ -280,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_a_body_with_a_status_over_grpc_and_an_error_over_http() {
-        let mut grpc = std::pin::pin!(GuardedBody::new(panicking(), soon(), Protocol::Grpc));
+        let mut grpc = std::pin::pin!(DeadlineBody::new(panicking(), soon(), Protocol::Grpc));
         assert!(grpc.frame().await.unwrap().unwrap().is_data());
         let trailers = grpc
             .frame()
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(trailers[Status::GRPC_STATUS], "13");
         assert!(grpc.frame().await.is_none());
 
-        let mut http = std::pin::pin!(GuardedBody::new(panicking(), soon(), Protocol::Http));
+        let mut http = std::pin::pin!(DeadlineBody::new(panicking(), soon(), Protocol::Http));
         assert!(http.frame().await.unwrap().unwrap().is_data());
         assert!(http.frame().await.unwrap().unwrap_err().is::<Panicked>());
         assert!(http.frame().await.is_none());

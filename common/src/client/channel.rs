@@ -17,20 +17,20 @@ use tokio::{
 };
 
 use super::{
-    choice::balancer::{Balance, Waiting},
+    choice::balancer::{Balancer, Waiting},
     config::{Config, RequestIdNames},
-    discovery::{keeper::keep_replicas, names::Names, reconnect::keep_io, subset::Share},
+    discovery::{keeper::keep_replicas, names::Names, reconnect::keep_io, subset::Subset},
     ejection::memory::Memory,
     method::latencies::UsualLatency,
     replicas::replica::Replica,
     retry::{attempts::Attempts, budget::Budget, policy::RetryPolicy},
     stack::{Client, outbound},
     target::Target,
-    wire::headers::Head,
+    wire::headers::RequestHeaders,
 };
 use crate::{
     calls::ServiceCalls,
-    request::methods::{Deadlines, Method, declared_in},
+    request::methods::{Method, RouteTable, declared_in},
 };
 
 /// A service that this process calls, and what all its workers share: the addresses, the usual
@@ -63,7 +63,7 @@ struct Shared {
     next_worker: AtomicUsize,
     failfast: Duration,
     retries: Arc<RetryPolicy>,
-    deadlines: Deadlines,
+    deadlines: RouteTable,
     request_id_names: RequestIdNames,
 }
 
@@ -85,7 +85,7 @@ impl Channel {
         let methods =
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
         Self(Arc::new(Shared {
-            deadlines: Deadlines::of_methods(deadline, &methods),
+            deadlines: RouteTable::of_methods(deadline, &methods),
             names: Arc::new(Names::new(target, config)),
             methods: methods
                 .into_iter()
@@ -120,8 +120,8 @@ impl Channel {
     #[must_use]
     pub fn connect(&self) -> Client {
         let names = self.0.names.clone();
-        let share = Share::join(self.0.next_worker.fetch_add(1, Relaxed), &self.0.workers);
-        self.client(|balance| keep_replicas(names, share, balance))
+        let share = Subset::join(self.0.next_worker.fetch_add(1, Relaxed), &self.0.workers);
+        self.client(|balancer| keep_replicas(names, share, balancer))
     }
 
     /// Returns a client over an open connection, such as a [`tokio::io::duplex`], for tests. A
@@ -133,24 +133,24 @@ impl Channel {
     #[must_use]
     pub fn with_io(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Client {
         let no_address = SocketAddr::from(([0; 4], 0));
-        let head = Head::in_memory(self.0.request_id_names);
-        self.client(|balance| keep_io(io, no_address, head, balance))
+        let head = RequestHeaders::in_memory(self.0.request_id_names);
+        self.client(|balancer| keep_io(io, no_address, head, balancer))
     }
 
-    fn client<F>(&self, task: impl FnOnce(Balance<Replica>) -> F) -> Client
+    fn client<F>(&self, task: impl FnOnce(Balancer<Replica>) -> F) -> Client
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let shared = &*self.0;
-        let balance = Balance::new(
+        let balancer = Balancer::new(
             shared.failfast,
             shared.waiting.clone(),
             shared.memory.clone(),
         );
         let mut tasks = JoinSet::new();
-        tasks.spawn(task(balance.clone()));
+        tasks.spawn(task(balancer.clone()));
         let attempts = Attempts::new(
-            balance,
+            balancer,
             &shared.methods,
             shared.retries.clone(),
             shared.budget.clone(),

@@ -21,8 +21,8 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
-    choice::balancer::Balance, config::RequestIdNames, discovery::reconnect::keep_io,
-    ending::reading::ENCODING, replicas::replica::Replica, wire::headers::Head,
+    choice::balancer::Balancer, config::RequestIdNames, discovery::reconnect::keep_io,
+    ending::reading::ENCODING, replicas::replica::Replica, wire::headers::RequestHeaders,
 };
 use crate::problem::PUSHBACK;
 
@@ -109,7 +109,7 @@ impl Served {
 /// Adds a replica to a balance. `script` maps the number of each call, from 0, to what the replica
 /// does.
 pub(crate) fn replica(
-    balance: &Balance<Replica>,
+    balancer: &Balancer<Replica>,
     tasks: &mut JoinSet<()>,
     script: impl Fn(usize) -> Does + Send + 'static,
 ) -> Served {
@@ -117,8 +117,8 @@ pub(crate) fn replica(
     let (ours, theirs) = duplex(64 * 1_024);
     let port = u16::try_from(tasks.len()).expect("few");
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let head = Head::in_memory(RequestIdNames::Both);
-    tasks.spawn(keep_io(ours, address, head, balance.clone()));
+    let head = RequestHeaders::in_memory(RequestIdNames::Both);
+    tasks.spawn(keep_io(ours, address, head, balancer.clone()));
     tokio::spawn(serve(theirs, served.clone(), script));
     served
 }

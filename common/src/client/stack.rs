@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     calls::{CALLS, ServiceCalls},
-    request::methods::Deadlines,
+    request::methods::RouteTable,
 };
 
 /// The layers that each outbound call passes. A generated client takes it as its channel:
@@ -53,7 +53,7 @@ pub type Client = CallTiming<CallDeadline<CallLimit<Attempts>>>;
 /// Puts the upper layers on the attempts.
 pub(crate) fn outbound(
     attempts: Attempts,
-    deadlines: Deadlines,
+    deadlines: RouteTable,
     service: Arc<ServiceCalls>,
 ) -> Client {
     let limited = CallLimit::new(attempts, deadlines.clone(), &CALLS, service);

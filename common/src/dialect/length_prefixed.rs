@@ -1,9 +1,9 @@
-//! [`Prefixed`]: a parser of length-prefixed parts in a stream of bytes, such as HTTP/2 frames and
+//! [`LengthPrefixed`]: a parser of length-prefixed parts in a stream of bytes, such as HTTP/2 frames and
 //! gRPC messages.
 
 /// The position in a stream whose prefixes have `N` bytes.
 #[derive(Debug, Clone)]
-pub(crate) struct Prefixed<const N: usize> {
+pub(crate) struct LengthPrefixed<const N: usize> {
     prefix: [u8; N],
     /// Bytes of the prefix that have been read.
     read: usize,
@@ -11,7 +11,7 @@ pub(crate) struct Prefixed<const N: usize> {
     left: usize,
 }
 
-impl<const N: usize> Prefixed<N> {
+impl<const N: usize> LengthPrefixed<N> {
     pub(crate) fn new() -> Self {
         Self {
             prefix: [0; N],
@@ -59,7 +59,7 @@ mod tests {
         let stream = [7, 3, 1, 1, 1, 8, 0, 9, 2, 1, 1];
         for size in 1..=stream.len() {
             let mut found = Vec::new();
-            let mut parts = Prefixed::<2>::new();
+            let mut parts = LengthPrefixed::<2>::new();
             for bytes in stream.chunks(size) {
                 let begin = |[kind, length]: [u8; 2]| {
                     found.push(kind);
@@ -71,7 +71,7 @@ mod tests {
             assert!(parts.is_whole());
         }
         for end in [1, 3, stream.len() - 1] {
-            let mut parts = Prefixed::<2>::new();
+            let mut parts = LengthPrefixed::<2>::new();
             let begin = |[_, length]: [u8; 2]| Ok::<_, ()>(length.into());
             parts.read(&stream[..end], begin).unwrap();
             assert!(!parts.is_whole(), "{end}");

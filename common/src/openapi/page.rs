@@ -145,7 +145,7 @@ impl Page {
                 speaks_tls,
             }),
         };
-        view.render().expect("a string takes it")
+        view.render().expect("writing to a String cannot fail")
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`Methods`] and [`Deadlines`]: what the descriptors of a service declare about its methods, for
+//! [`Methods`] and [`RouteTable`]: what the descriptors of a service declare about its methods, for
 //! both stacks. The declarations are protobuf's `idempotency_level` and the options of
 //! `common/protos/mesh/options.proto`.
 //!
@@ -125,7 +125,7 @@ pub(crate) struct Terms {
     pub(crate) longest: Duration,
     /// Whether that is longer than the default.
     pub(crate) is_long_lived: bool,
-    /// The method of a gRPC call; see [`Deadlines::method`].
+    /// The method of a gRPC call; see [`RouteTable::method`].
     pub(crate) method: Option<usize>,
 }
 
@@ -144,7 +144,7 @@ impl Terms {
 /// The methods of a service in the order of [`by_length`], with the longest that a call may take: the
 /// deadline of the method, or the default.
 #[derive(Debug, Clone)]
-pub(crate) struct Deadlines {
+pub(crate) struct RouteTable {
     default: Duration,
     methods: Arc<[Known]>,
 }
@@ -157,7 +157,7 @@ fn by_length(one: &str, other: &str) -> Ordering {
     one.len().cmp(&other.len()).then_with(|| one.cmp(other))
 }
 
-impl Deadlines {
+impl RouteTable {
     /// The deadlines of these methods and of the built-in streams.
     pub(crate) fn of_methods(default: Duration, methods: &Methods) -> Self {
         let mut methods = methods.clone();
@@ -303,7 +303,7 @@ mod tests {
         assert!(!methods["/a.S/Watch"].has_one_response);
         assert!(methods["/a.S/Dear"].is_never_hedged && methods["/a.S/Dear"].is_idempotent);
 
-        let deadlines = Deadlines::of_methods(DEFAULT, &methods);
+        let deadlines = RouteTable::of_methods(DEFAULT, &methods);
         assert_eq!(deadlines.terms("/a.S/Unary").longest, DEFAULT);
         assert_eq!(deadlines.terms("/a.S/Watch").longest, Duration::MAX);
         assert_eq!(deadlines.terms("/a.S/Long").longest, Duration::from_mins(2));
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn only_the_streams_of_built_in_services_have_no_deadline() {
         let methods = declared_in(tonic_health::pb::FILE_DESCRIPTOR_SET).unwrap();
-        let deadlines = Deadlines::of_methods(DEFAULT, &methods);
+        let deadlines = RouteTable::of_methods(DEFAULT, &methods);
         assert_eq!(
             deadlines.terms("/grpc.health.v1.Health/Check").longest,
             DEFAULT

@@ -10,13 +10,13 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     capacity::{
-        Capacity, connections::Connections, long_lived::LongLived, open::Close, places::Places,
+        Capacity, connections::Connections, long_lived::LongLived, open::Close, permits::Permits,
     },
     connection::lifetime::Limits,
     process::{server::announce_drain, worker_thread::serve_socket},
     service::{
         invalid::InvalidFace,
-        listener::{Face, Listener},
+        listener::{Listener, ServedPort},
         process::Process,
         worker::Worker,
     },
@@ -53,7 +53,7 @@ use crate::config::Config;
 pub struct InMemory {
     config: Config,
     process: Process,
-    faces: Vec<Face>,
+    faces: Vec<ServedPort>,
     capacity: Arc<Capacity>,
     connections: Arc<Connections>,
     open: TaskTracker,
@@ -73,7 +73,7 @@ impl InMemory {
         let listeners = faces(&Worker::new(process.clone())).into_iter();
         let faces = listeners.map(|listener| listener.build(&process, config.deadline));
         let connections = Arc::new(Connections::new(config.max_connections.get()));
-        let places = Places::new(config.max_in_flight.get(), connections.clone());
+        let places = Permits::new(config.max_in_flight.get(), connections.clone());
         let long_lived = LongLived::new(process.token().clone(), config.drain_timeout);
         Ok(Self {
             faces: faces.collect::<Result<_, _>>()?,

@@ -14,7 +14,7 @@ use tower::{ServiceExt, layer::layer_fn, service_fn};
 
 use crate::{
     request::context,
-    request::methods::{Deadlines, Terms},
+    request::methods::{RouteTable, Terms},
 };
 
 /// Notes the route of a request in its timings, where a router above has found it.
@@ -35,7 +35,7 @@ pub(crate) fn noted(request: Request<Body>) -> Request<Body> {
 /// What a port knows of the paths that it serves.
 #[derive(Debug, Clone)]
 pub(crate) enum Paths {
-    Methods(Deadlines),
+    Methods(RouteTable),
     Routes(Arc<Routes>),
 }
 
@@ -49,7 +49,7 @@ impl Paths {
     }
 
     /// The methods of a gRPC port.
-    pub(crate) fn methods(&self) -> Option<&Deadlines> {
+    pub(crate) fn methods(&self) -> Option<&RouteTable> {
         match self {
             Self::Methods(methods) => Some(methods),
             Self::Routes(_) => None,

@@ -13,11 +13,11 @@ use super::{
     capacity::{Capacity, open::Open},
     layers::{
         GuardLayer, ProblemLayer, RequestLayer, ShedLayer,
-        access::Connection,
+        access::ConnectionInfo,
         http1,
         messages::{Messages, Rules},
     },
-    service::listener::Face,
+    service::listener::ServedPort,
 };
 use crate::{dialect::tonic_quirks::with_visible_reset, request::protocol::Protocol};
 
@@ -27,7 +27,7 @@ use crate::{dialect::tonic_quirks::with_visible_reset, request::protocol::Protoc
 /// The body of a response has three wrappers, outermost first: those of the request layer, the shed
 /// layer and the guard layer. A response of `error_response` has the first only.
 pub(super) fn inbound<B>(
-    face: Face,
+    face: ServedPort,
     open: Arc<Open>,
     capacity: Arc<Capacity>,
     keep_alive: Option<HeaderValue>,
@@ -42,7 +42,7 @@ pub(super) fn inbound<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    let Face {
+    let ServedPort {
         router,
         protocol,
         paths,
@@ -61,7 +61,7 @@ where
     ServiceBuilder::new()
         // Id, deadline, timings, access line. First, so that the log lines of all layers below have
         // the id, and the access line has the status that the client sees.
-        .layer(RequestLayer::of_connection(Connection::new(
+        .layer(RequestLayer::of_connection(ConnectionInfo::new(
             protocol,
             paths,
             open.clone(),

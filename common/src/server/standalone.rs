@@ -12,11 +12,11 @@ use tower::{Service, ServiceBuilder};
 
 use super::{
     capacity::{
-        Capacity, connections::Connections, long_lived::LongLived, open::Open, places::Places,
+        Capacity, connections::Connections, long_lived::LongLived, open::Open, permits::Permits,
     },
     in_memory::InMemory,
     service::{
-        listener::{Face, Listener},
+        listener::{Listener, ServedPort},
         process::Process,
     },
     stack::inbound,
@@ -117,14 +117,14 @@ pub async fn serve_io(
     service.serve(0, Ipv4Addr::LOCALHOST.into(), io).await;
 }
 
-fn face(listener: Listener, deadline: Duration) -> Face {
+fn face(listener: Listener, deadline: Duration) -> ServedPort {
     let face = listener.build(&Process::new(), deadline);
     face.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A capacity without a limit on the requests in flight.
 fn capacity(connections: Arc<Connections>) -> Arc<Capacity> {
-    let places = Arc::new(Places::new(usize::MAX, connections));
+    let places = Arc::new(Permits::new(usize::MAX, connections));
     let long_lived = LongLived::new(CancellationToken::new(), Duration::ZERO);
     Arc::new(Capacity::new(places, 1, long_lived))
 }

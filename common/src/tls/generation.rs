@@ -1,4 +1,4 @@
-//! [`Generation`]: the configurations for rustls, from one reading of the directory.
+//! [`LoadedTls`]: the configurations for rustls, from one reading of the directory.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -17,7 +17,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     Purpose,
     identity::{AllowedPeers, Peer},
-    material::{Files, InvalidTls, Material},
+    material::{CheckedFiles, Files, InvalidTls},
 };
 use crate::limits;
 
@@ -29,11 +29,11 @@ const EDGE_PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// Numbers the sets of authorities of a directory, one after the other. A set that has grown keeps
 /// its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Trust(u64);
+pub(crate) struct TrustVersion(u64);
 
 /// The certificates of one reading, ready for use.
-pub(crate) struct Generation {
-    pub(crate) trust: Trust,
+pub(crate) struct LoadedTls {
+    pub(crate) trust: TrustVersion,
     pub(crate) server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     authorities: Vec<CertificateDer<'static>>,
@@ -42,7 +42,7 @@ pub(crate) struct Generation {
     expiries: [UnixTime; 2],
 }
 
-impl Generation {
+impl LoadedTls {
     /// The generation of these files, after `before`.
     pub(super) fn new(
         files: &Files,
@@ -51,12 +51,12 @@ impl Generation {
         before: Option<&Self>,
     ) -> Result<Self, InvalidTls> {
         let provider = Arc::new(ring::default_provider());
-        let material = Material::check(files, directory, purpose, &provider)?;
+        let material = CheckedFiles::check(files, directory, purpose, &provider)?;
         let trust = match before {
-            None => Trust(0),
+            None => TrustVersion(0),
             // Whom the former authorities have vouched for is still trusted.
             Some(before) if before.is_within(&material.authorities) => before.trust,
-            Some(before) => Trust(before.trust.0 + 1),
+            Some(before) => TrustVersion(before.trust.0 + 1),
         };
         Ok(Self {
             trust,
@@ -128,7 +128,11 @@ pub(crate) fn is_of_other_name(error: &io::Error) -> bool {
 
 const SUPPORTED: &str = "ring supports all versions";
 
-fn server(material: &Material, purpose: Purpose, provider: &Arc<CryptoProvider>) -> ServerConfig {
+fn server(
+    material: &CheckedFiles,
+    purpose: Purpose,
+    provider: &Arc<CryptoProvider>,
+) -> ServerConfig {
     let versions = match purpose {
         Purpose::Mesh => &[&TLS13][..],
         Purpose::Edge => &[&TLS13, &TLS12],
@@ -163,7 +167,11 @@ fn server(material: &Material, purpose: Purpose, provider: &Arc<CryptoProvider>)
     }
 }
 
-fn client(material: &Material, purpose: Purpose, provider: Arc<CryptoProvider>) -> ClientConfig {
+fn client(
+    material: &CheckedFiles,
+    purpose: Purpose,
+    provider: Arc<CryptoProvider>,
+) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .expect(SUPPORTED)
@@ -191,7 +199,7 @@ mod tests {
     use super::*;
 
     /// The generation of a directory with these authorities, the first of which is the issuer.
-    fn generation(authorities: &[&Authority], before: Option<&Generation>) -> Generation {
+    fn generation(authorities: &[&Authority], before: Option<&LoadedTls>) -> LoadedTls {
         let own = Certificate::of_service("service1", "mesh.local");
         let mut issued = authorities[0].issue(&own).unwrap();
         let all = authorities.iter().map(|authority| authority.certificate());
@@ -199,7 +207,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         issued.write(directory.path()).unwrap();
         let files = Files::read(directory.path()).unwrap();
-        Generation::new(&files, directory.path(), Purpose::Mesh, before).unwrap()
+        LoadedTls::new(&files, directory.path(), Purpose::Mesh, before).unwrap()
     }
 
     #[test]

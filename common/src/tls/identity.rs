@@ -5,7 +5,7 @@ use std::{str::FromStr, sync::Arc};
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-use super::generation::Trust;
+use super::generation::TrustVersion;
 use crate::request::identity::Identity;
 
 /// The names in a certificate: URIs first, then DNS names.
@@ -60,7 +60,7 @@ pub(crate) struct Peer {
     /// Whether it may call.
     pub(crate) is_allowed: bool,
     /// The authorities that have vouched for it.
-    pub(crate) trust: Trust,
+    pub(crate) trust: TrustVersion,
 }
 
 impl Peer {
@@ -68,7 +68,7 @@ impl Peer {
     pub(super) fn new(
         certificate: &CertificateDer<'_>,
         allowed: Option<&AllowedPeers>,
-        trust: Trust,
+        trust: TrustVersion,
     ) -> Self {
         let names = names_of(certificate);
         let listed = |allowed: &AllowedPeers| {

@@ -1,4 +1,4 @@
-//! [`Material`]: what the files of a directory hold, read at one moment, and the checks before its
+//! [`CheckedFiles`]: what the files of a directory hold, read at one moment, and the checks before its
 //! use.
 
 use std::{
@@ -99,7 +99,7 @@ fn invalid(path: &Path, why: Why) -> InvalidTls {
 }
 
 /// Certificates that have passed all checks.
-pub(super) struct Material {
+pub(super) struct CheckedFiles {
     pub(super) own: Arc<CertifiedKey>,
     pub(super) authorities: Vec<CertificateDer<'static>>,
     pub(super) roots: Arc<RootCertStore>,
@@ -109,7 +109,7 @@ pub(super) struct Material {
     pub(super) expiries: [UnixTime; 2],
 }
 
-impl Material {
+impl CheckedFiles {
     /// Checks that the key fits the certificate, and that the certificate has a name and verifies
     /// now against the authorities.
     pub(super) fn check(

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     Purpose,
-    generation::{Generation, Trust},
+    generation::{LoadedTls, TrustVersion},
     material::{Files, InvalidTls},
 };
 use crate::{lock::lock, telemetry::metrics};
@@ -40,7 +40,7 @@ pub struct Tls(Arc<Shared>);
 struct Shared {
     directory: PathBuf,
     purpose: Purpose,
-    current: watch::Sender<Arc<Generation>>,
+    current: watch::Sender<Arc<LoadedTls>>,
 }
 
 impl fmt::Debug for Tls {
@@ -73,7 +73,7 @@ impl Tls {
 
     fn open(directory: &Path, purpose: Purpose) -> Result<Self, InvalidTls> {
         let files = Files::read(directory)?;
-        let generation = Generation::new(&files, directory, purpose, None)?;
+        let generation = LoadedTls::new(&files, directory, purpose, None)?;
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             purpose,
@@ -89,12 +89,12 @@ impl Tls {
     }
 
     /// The newest certificates that have passed all checks.
-    pub(crate) fn current(&self) -> Arc<Generation> {
+    pub(crate) fn current(&self) -> Arc<LoadedTls> {
         self.0.current.borrow().clone()
     }
 
     /// Completes when an authority of `trust` is no longer trusted.
-    pub(crate) async fn outdates(&self, trust: Trust) {
+    pub(crate) async fn outdates(&self, trust: TrustVersion) {
         let mut current = self.0.current.subscribe();
         let newer = current.wait_for(|generation| generation.trust != trust);
         drop(newer.await.expect("self has the sender"));
@@ -156,7 +156,7 @@ fn look_for_changes(shared: &Weak<Shared>, mut used: Files) {
 
 impl Shared {
     /// Reads the files, and makes a generation of them unless they are those in use.
-    fn look(&self, used: &Files) -> Result<Option<(Files, Generation)>, InvalidTls> {
+    fn look(&self, used: &Files) -> Result<Option<(Files, LoadedTls)>, InvalidTls> {
         // Again, if the files were swapped and the old ones removed meanwhile.
         let read = || Files::read(&self.directory);
         let files = read().or_else(|_| read())?;
@@ -164,7 +164,7 @@ impl Shared {
             return Ok(None);
         }
         let before = self.current.borrow().clone();
-        let next = Generation::new(&files, &self.directory, self.purpose, Some(&before))?;
+        let next = LoadedTls::new(&files, &self.directory, self.purpose, Some(&before))?;
         Ok(Some((files, next)))
     }
 }

@@ -98,8 +98,8 @@ FAULTS = [
     ),
     Fault(
         "the failure of a long stream is forgotten",
-        "fn remember(&self, class: Class, start: Instant, now: Instant) {",
-        "fn remember(&self, class: Class, start: Instant, now: Instant) { "
+        "fn remember(&self, class: Class, start: Instant, responded: Option<Instant>, now: Instant) {",
+        "fn remember(&self, class: Class, start: Instant, responded: Option<Instant>, now: Instant) { "
         "if now - start > std::time::Duration::from_secs(10) && FAULT { return; }",
     ),
     Fault(

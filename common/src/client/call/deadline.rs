@@ -15,8 +15,8 @@ use tonic::Status;
 use tower::Service;
 
 use crate::{
-    body::deadline::{Bounded, GuardedBody},
-    request::methods::Deadlines,
+    body::deadline::{DeadlineBody, WithDeadline},
+    request::methods::RouteTable,
     request::{
         context::{Context, Scope},
         deadline::{Deadline, parse_timeout},
@@ -33,11 +33,11 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct CallDeadline<S> {
     inner: S,
-    deadlines: Deadlines,
+    deadlines: RouteTable,
 }
 
 impl<S> CallDeadline<S> {
-    pub(crate) fn new(inner: S, deadlines: Deadlines) -> Self {
+    pub(crate) fn new(inner: S, deadlines: RouteTable) -> Self {
         Self { inner, deadlines }
     }
 
@@ -58,7 +58,7 @@ where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    type Response = Response<GuardedBody<R>>;
+    type Response = Response<DeadlineBody<R>>;
     type Error = Status;
     type Future = ResponseFuture<S::Future>;
 
@@ -70,7 +70,7 @@ where
         let now = Instant::now();
         let context = self.context(&request, now);
         ResponseFuture {
-            call: Bounded::start(now, context.deadline, || {
+            call: WithDeadline::start(now, context.deadline, || {
                 let entered = context.clone().enter();
                 let call = self.inner.call(request);
                 drop(entered);
@@ -84,7 +84,7 @@ pin_project_lite::pin_project! {
     /// The future of [`CallDeadline`].
     pub struct ResponseFuture<F> {
         #[pin]
-        call: Bounded<Scope<F>>,
+        call: WithDeadline<Scope<F>>,
     }
 }
 
@@ -93,14 +93,14 @@ where
     F: Future<Output = Result<Response<R>, Status>>,
     R: Body<Data = Bytes>,
 {
-    type Output = Result<Response<GuardedBody<R>>, Status>;
+    type Output = Result<Response<DeadlineBody<R>>, Status>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let deadline = this.call.deadline();
         let response = ready!(this.call.poll(cx))
             .map_err(|exceeded| Status::deadline_exceeded(exceeded.to_string()))??;
-        let bounded = |body| GuardedBody::new(body, deadline, Protocol::Grpc);
+        let bounded = |body| DeadlineBody::new(body, deadline, Protocol::Grpc);
         Poll::Ready(Ok(response.map(bounded)))
     }
 }
@@ -157,7 +157,7 @@ mod tests {
             };
             (path.to_owned(), method)
         });
-        let deadlines = Deadlines::of_methods(DEFAULT, &Methods::from(declared));
+        let deadlines = RouteTable::of_methods(DEFAULT, &Methods::from(declared));
         let outcome = CallDeadline::new(inner, deadlines).oneshot(request).await;
         outcome.map(drop).map_err(|status| status.code())
     }

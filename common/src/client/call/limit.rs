@@ -14,7 +14,7 @@ use tower::Service;
 use crate::{
     body::wrappers::HoldingBody,
     calls::{Calls, InFlight, ServiceCalls},
-    request::methods::Deadlines,
+    request::methods::RouteTable,
 };
 
 /// Fails a call to a service that hangs at once, while as many calls are in flight, over all
@@ -25,7 +25,7 @@ use crate::{
 pub struct CallLimit<S> {
     inner: S,
     /// Tells which calls are long-lived, and counted apart.
-    deadlines: Deadlines,
+    deadlines: RouteTable,
     calls: &'static Calls,
     service: Arc<ServiceCalls>,
 }
@@ -33,7 +33,7 @@ pub struct CallLimit<S> {
 impl<S> CallLimit<S> {
     pub(crate) fn new(
         inner: S,
-        deadlines: Deadlines,
+        deadlines: RouteTable,
         calls: &'static Calls,
         service: Arc<ServiceCalls>,
     ) -> Self {
@@ -150,7 +150,7 @@ mod tests {
             ..Method::default()
         };
         let methods = Methods::from([(WATCH.to_owned(), watch)]);
-        let deadlines = Deadlines::of_methods(Duration::from_secs(10), &methods);
+        let deadlines = RouteTable::of_methods(Duration::from_secs(10), &methods);
         let inner = service_fn(async |request: Request<()>| {
             if request.uri().path().ends_with("Hang") {
                 return pending().await;

@@ -1,4 +1,4 @@
-//! [`Balance`]: the replicas of a service, for the tasks and the calls of a worker.
+//! [`Balancer`]: the replicas of a service, for the tasks and the calls of a worker.
 //!
 //! While no replica is connected, calls wait, but not for long: when a service has been away for
 //! `FAILFAST`, its calls fail at once until it is back.
@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::replica_set::{Candidate, Members};
+use super::replica_set::{Candidate, ReplicaSet};
 use crate::{
     client::{
         ejection::{
@@ -77,12 +77,12 @@ impl Drop for Place<'_> {
 
 /// The replicas of a service, as one worker sees them. Clones share their state.
 #[derive(Debug)]
-pub(crate) struct Balance<R>(Arc<Shared<R>>);
+pub(crate) struct Balancer<R>(Arc<Shared<R>>);
 
 #[derive(Debug)]
 struct Shared<R> {
     /// Each worker has its own, so the lock is uncontended.
-    members: Mutex<Members<R>>,
+    replica_set: Mutex<ReplicaSet<R>>,
     /// What all workers know.
     memory: Arc<Memory>,
     /// Since when no replica has been connected; `None` while one is.
@@ -98,17 +98,17 @@ struct Shared<R> {
     came_up: Notify,
 }
 
-impl<R> Clone for Balance<R> {
+impl<R> Clone for Balancer<R> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<R: Candidate> Balance<R> {
+impl<R: Candidate> Balancer<R> {
     /// Creates a balance without replicas. The service counts as away from now on.
     pub(crate) fn new(failfast: Duration, waiting: Waiting, memory: Arc<Memory>) -> Self {
         Self(Arc::new(Shared {
-            members: Mutex::new(Members::new(memory.clone())),
+            replica_set: Mutex::new(ReplicaSet::new(memory.clone())),
             memory,
             away: watch::Sender::new(Some(Instant::now())),
             failfast,
@@ -125,7 +125,7 @@ impl<R: Candidate> Balance<R> {
         let counted = CountedReplica::new(address);
         let record = self.0.memory.record(address);
         let membership = Membership {
-            balance: self.clone(),
+            balancer: self.clone(),
             address,
             metrics: counted.replica.clone(),
             record: record.clone(),
@@ -218,10 +218,10 @@ impl<R: Candidate> Balance<R> {
     /// Takes the trial of an ejected replica that is due, if one is. An idempotent call may be the
     /// trial; else a question has to be, a little later.
     pub(crate) fn take_trial(&self, is_idempotent: bool) -> Option<Arc<R>> {
-        let mut members = self.lock();
+        let mut replica_set = self.lock();
         // Few calls need the time.
-        let now = members.has_ejected().then(Instant::now)?;
-        members.take_trial(is_idempotent, now)
+        let now = replica_set.has_ejected().then(Instant::now)?;
+        replica_set.take_trial(is_idempotent, now)
     }
 
     /// Picks a replica that is up and was not `tried`.
@@ -281,15 +281,15 @@ impl<R: Candidate> Balance<R> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Members<R>> {
-        lock(&self.0.members)
+    fn lock(&self) -> MutexGuard<'_, ReplicaSet<R>> {
+        lock(&self.0.replica_set)
     }
 }
 
 /// A replica of a balance. It leaves when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Membership<R: Candidate> {
-    pub(crate) balance: Balance<R>,
+    pub(crate) balancer: Balancer<R>,
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<metrics::Replica>,
     pub(crate) record: Arc<Record>,
@@ -297,8 +297,8 @@ pub(crate) struct Membership<R: Candidate> {
 
 impl<R: Candidate> Drop for Membership<R> {
     fn drop(&mut self) {
-        self.balance.apply(self.address, Event::Closed);
-        self.balance.lock().leave(self.address);
+        self.balancer.apply(self.address, Event::Closed);
+        self.balancer.lock().leave(self.address);
     }
 }
 
@@ -320,26 +320,26 @@ mod tests {
     }
 
     /// A balance with one replica that is not connected.
-    fn balance() -> (Balance<Fake>, Membership<Fake>) {
-        let balance = Balance::new(FAILFAST, Waiting::default(), Arc::default());
-        let membership = balance.join(([127, 0, 0, 1], 1).into());
-        (balance, membership)
+    fn balancer() -> (Balancer<Fake>, Membership<Fake>) {
+        let balancer = Balancer::new(FAILFAST, Waiting::default(), Arc::default());
+        let membership = balancer.join(([127, 0, 0, 1], 1).into());
+        (balancer, membership)
     }
 
     impl Membership<Fake> {
         fn connect(&self) {
-            self.balance.connect(self.address, Arc::new(Fake));
+            self.balancer.connect(self.address, Arc::new(Fake));
         }
 
         fn close(&self) {
-            self.balance.apply(self.address, Event::Closed);
+            self.balancer.apply(self.address, Event::Closed);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_wait_for_a_replica_that_comes_back_in_time() {
-        let (balance, replica) = balance();
-        let call = tokio::spawn(async move { balance.pick(&[]).await.is_ok() });
+        let (balancer, replica) = balancer();
+        let call = tokio::spawn(async move { balancer.pick(&[]).await.is_ok() });
         sleep(FAILFAST * 9 / 10).await;
         replica.connect();
         assert!(call.await.unwrap());
@@ -347,10 +347,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_to_a_service_that_is_away_for_too_long_fail_at_once_until_it_is_back() {
-        let (balance, replica) = balance();
+        let (balancer, replica) = balancer();
         advance(Duration::from_secs(1)).await;
         let begin = Instant::now();
-        assert!(balance.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[]).await.is_err());
         let waited = begin.elapsed();
         assert_eq!(
             waited,
@@ -358,24 +358,24 @@ mod tests {
             "counted from the start of the absence"
         );
         let begin = Instant::now();
-        assert!(balance.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[]).await.is_err());
         assert_eq!(begin.elapsed(), Duration::ZERO);
         replica.connect();
-        assert!(balance.pick(&[]).await.is_ok());
+        assert!(balancer.pick(&[]).await.is_ok());
         replica.close();
         let begin = Instant::now();
-        assert!(balance.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[]).await.is_err());
         assert_eq!(begin.elapsed(), FAILFAST, "a new absence");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_balance_whose_last_replica_leaves_has_none() {
-        let (balance, replica) = balance();
+        let (balancer, replica) = balancer();
         replica.connect();
         drop(replica);
-        assert!(balance.pick_now(&[]).is_none());
+        assert!(balancer.pick_now(&[]).is_none());
         let begin = Instant::now();
-        assert!(balance.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[]).await.is_err());
         assert_eq!(begin.elapsed(), FAILFAST);
     }
 
@@ -383,11 +383,13 @@ mod tests {
     async fn the_waiting_calls_of_all_workers_have_one_limit() {
         let waiting = Waiting::default();
         let workers =
-            [0; 2].map(|_| Balance::<Fake>::new(FAILFAST, waiting.clone(), Arc::default()));
+            [0; 2].map(|_| Balancer::<Fake>::new(FAILFAST, waiting.clone(), Arc::default()));
         let mut calls = Vec::new();
         for number in 0..limits::MAX_CALLS_WITHOUT_REPLICA {
-            let balance = workers[number % 2].clone();
-            calls.push(tokio::spawn(async move { balance.pick(&[]).await.is_ok() }));
+            let balancer = workers[number % 2].clone();
+            calls.push(tokio::spawn(
+                async move { balancer.pick(&[]).await.is_ok() },
+            ));
         }
         let is_full = || waiting.calls.load(Relaxed) == limits::MAX_CALLS_WITHOUT_REPLICA;
         while !is_full() {
@@ -411,15 +413,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_keeper_learns_that_a_replica_is_wanted() {
-        let (balance, _replica) = balance();
+        let (balancer, _replica) = balancer();
         let wanted = tokio::spawn({
-            let balance = balance.clone();
-            async move { balance.wanted().await }
+            let balancer = balancer.clone();
+            async move { balancer.wanted().await }
         });
         // Long after calls have begun to fail at once.
         sleep(FAILFAST * 2).await;
         assert!(!wanted.is_finished());
-        assert!(balance.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[]).await.is_err());
         assert!(wanted.await.is_ok());
     }
 }

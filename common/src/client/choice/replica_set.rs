@@ -1,4 +1,4 @@
-//! [`Members`]: the replicas of a service by state, and the pick of one for an attempt.
+//! [`ReplicaSet`]: the replicas of a service by state, and the pick of one for an attempt.
 //!
 //! The pick takes one of two random replicas: the first, unless the second costs far less ("power
 //! of two choices"). So callers do not all turn to the same best replica. Replicas that are late or
@@ -48,27 +48,27 @@ struct Member<R> {
 
 /// The replicas of a service, and those of them that can be picked.
 #[derive(Debug)]
-pub(crate) struct Members<R> {
+pub(crate) struct ReplicaSet<R> {
     memory: Arc<Memory>,
     /// The changes of the memory that the lists below include.
     seen: u64,
     all: Vec<Member<R>>,
     up: Vec<Arc<R>>,
     /// The replicas that are late or resting.
-    aside: Vec<Arc<R>>,
+    standby: Vec<Arc<R>>,
     ejected: Vec<Arc<R>>,
     /// Whether a replica rests: a state that ends with time.
     has_rests: bool,
 }
 
-impl<R: Candidate> Members<R> {
+impl<R: Candidate> ReplicaSet<R> {
     pub(crate) fn new(memory: Arc<Memory>) -> Self {
         Self {
             memory,
             seen: 0,
             all: Vec::new(),
             up: Vec::new(),
-            aside: Vec::new(),
+            standby: Vec::new(),
             ejected: Vec::new(),
             has_rests: false,
         }
@@ -143,8 +143,8 @@ impl<R: Candidate> Members<R> {
         } else {
             now.checked_sub(QUESTION_AFTER)
         };
-        let mut members = self.all.iter();
-        let member = members.find(|member| {
+        let mut replica_set = self.all.iter();
+        let member = replica_set.find(|member| {
             member.connected.is_some() && due.is_some_and(|due| member.record.take_trial(due, now))
         });
         member?.connected.clone()
@@ -199,7 +199,7 @@ impl<R: Candidate> Members<R> {
     /// Sorts the replicas that can be picked by state.
     fn sort(&mut self) {
         self.seen = self.memory.changes();
-        let lists = [&mut self.up, &mut self.aside, &mut self.ejected];
+        let lists = [&mut self.up, &mut self.standby, &mut self.ejected];
         lists.into_iter().for_each(Vec::clear);
         self.has_rests = false;
         for member in &self.all {
@@ -207,19 +207,19 @@ impl<R: Candidate> Members<R> {
             let Some(replica) = &member.connected else {
                 continue;
             };
-            let is_resting = matches!(member.state, State::Resting { .. });
+            let is_resting = matches!(member.state, State::PushedBack { .. });
             self.has_rests |= is_resting;
             let list = match member.state {
                 _ if member.record.is_ejected() => &mut self.ejected,
                 State::Up => &mut self.up,
-                _ => &mut self.aside,
+                _ => &mut self.standby,
             };
             list.push(replica.clone());
         }
     }
 
     fn cheapest(&self, tried: &[Arc<R>]) -> Option<Arc<R>> {
-        let lists = [&self.up, &self.aside, &self.ejected];
+        let lists = [&self.up, &self.standby, &self.ejected];
         let best = lists.into_iter().find(|list| !list.is_empty())?;
         if tried.is_empty() {
             return match &best[..] {
@@ -228,7 +228,7 @@ impl<R: Candidate> Members<R> {
             };
         }
         cheapest_of(&self.up, tried)
-            .or_else(|| cheapest_of(&self.aside, tried))
+            .or_else(|| cheapest_of(&self.standby, tried))
             .or_else(|| cheapest_of(best, &[]))
     }
 }
@@ -312,45 +312,45 @@ mod tests {
     }
 
     /// Replicas that are up, with these costs.
-    fn members(costs: &[f64]) -> Members<Fake> {
-        let mut members = Members::new(Arc::default());
+    fn replica_set(costs: &[f64]) -> ReplicaSet<Fake> {
+        let mut replica_set = ReplicaSet::new(Arc::default());
         for (number, cost) in costs.iter().enumerate() {
-            join(&mut members, number);
-            connect(&mut members, number, *cost);
+            join(&mut replica_set, number);
+            connect(&mut replica_set, number, *cost);
         }
-        members
+        replica_set
     }
 
-    fn join(members: &mut Members<Fake>, number: usize) {
-        let record = members.memory.record(address(number));
-        members.join(CountedReplica::new(address(number)), record);
+    fn join(replica_set: &mut ReplicaSet<Fake>, number: usize) {
+        let record = replica_set.memory.record(address(number));
+        replica_set.join(CountedReplica::new(address(number)), record);
     }
 
-    fn connect(members: &mut Members<Fake>, number: usize, cost: f64) {
-        members.connect(address(number), Arc::new(Fake(cost)), Instant::now());
+    fn connect(replica_set: &mut ReplicaSet<Fake>, number: usize, cost: f64) {
+        replica_set.connect(address(number), Arc::new(Fake(cost)), Instant::now());
     }
 
-    fn apply(members: &mut Members<Fake>, number: usize, event: Event) {
-        members.apply(address(number), event, Instant::now());
+    fn apply(replica_set: &mut ReplicaSet<Fake>, number: usize, event: Event) {
+        replica_set.apply(address(number), event, Instant::now());
     }
 
     /// A call of any worker ends now.
-    fn end(members: &Members<Fake>, number: usize, evidence: Evidence) {
-        let record = members.memory.record(address(number));
+    fn end(replica_set: &ReplicaSet<Fake>, number: usize, evidence: Evidence) {
+        let record = replica_set.memory.record(address(number));
         let now = Instant::now();
-        let memory = &members.memory;
+        let memory = &replica_set.memory;
         memory.learn(address(number), &record, evidence, now, now);
     }
 
-    fn fail(members: &Members<Fake>, number: usize) {
-        (0..5).for_each(|_| end(members, number, Evidence::Failure));
+    fn fail(replica_set: &ReplicaSet<Fake>, number: usize) {
+        (0..5).for_each(|_| end(replica_set, number, Evidence::Failure));
     }
 
     /// How often each cost was picked in 3,000 picks.
-    fn picks(members: &mut Members<Fake>) -> HashMap<String, usize> {
+    fn picks(replica_set: &mut ReplicaSet<Fake>) -> HashMap<String, usize> {
         let mut picks = HashMap::new();
         for _ in 0..3_000 {
-            let pick = members.pick(&[]).unwrap();
+            let pick = replica_set.pick(&[]).unwrap();
             *picks.entry(pick.0.to_string()).or_default() += 1;
         }
         picks
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn the_cheaper_of_two_is_picked_and_the_most_expensive_never() {
-        let picks = picks(&mut members(&[1.0, 3.0, 9.0]));
+        let picks = picks(&mut replica_set(&[1.0, 3.0, 9.0]));
         assert!((1_850..2_150).contains(&picks["1"]), "{picks:?}");
         assert!((850..1_150).contains(&picks["3"]), "{picks:?}");
         assert!(!picks.contains_key("9"));
@@ -366,87 +366,90 @@ mod tests {
 
     #[test]
     fn replicas_that_cost_about_the_same_get_even_shares() {
-        let picks = picks(&mut members(&[1.0, 1.5, 1.9]));
+        let picks = picks(&mut replica_set(&[1.0, 1.5, 1.9]));
         let is_even = picks.values().all(|picks| (850..1_150).contains(picks));
         assert!(picks.len() == 3 && is_even, "{picks:?}");
     }
 
     #[test]
     fn a_replica_without_a_connection_is_not_picked() {
-        let mut members = members(&[1.0, 9.0]);
-        apply(&mut members, 0, Event::Closed);
-        assert_eq!(picks(&mut members)["9"], 3_000);
-        apply(&mut members, 1, Event::Closed);
-        assert!(members.pick(&[]).is_none());
-        assert!(!members.is_any_connected());
+        let mut replica_set = replica_set(&[1.0, 9.0]);
+        apply(&mut replica_set, 0, Event::Closed);
+        assert_eq!(picks(&mut replica_set)["9"], 3_000);
+        apply(&mut replica_set, 1, Event::Closed);
+        assert!(replica_set.pick(&[]).is_none());
+        assert!(!replica_set.is_any_connected());
     }
 
     #[test]
     fn late_and_resting_replicas_get_calls_only_while_no_other_is_up() {
-        for aside in [Event::Asked, Event::PushedBack(Duration::from_secs(1))] {
-            let mut members = members(&[1.0, 9.0]);
-            apply(&mut members, 0, aside);
-            assert_eq!(picks(&mut members)["9"], 3_000);
-            assert_eq!(members.count_up(), 1);
-            apply(&mut members, 1, Event::Closed);
-            assert_eq!(picks(&mut members)["1"], 3_000);
+        for standby in [
+            Event::HealthCheckSent,
+            Event::PushedBack(Duration::from_secs(1)),
+        ] {
+            let mut replica_set = replica_set(&[1.0, 9.0]);
+            apply(&mut replica_set, 0, standby);
+            assert_eq!(picks(&mut replica_set)["9"], 3_000);
+            assert_eq!(replica_set.count_up(), 1);
+            apply(&mut replica_set, 1, Event::Closed);
+            assert_eq!(picks(&mut replica_set)["1"], 3_000);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_ejected_replica_gets_single_calls_until_one_succeeds() {
-        let mut members = members(&[1.0, 9.0]);
-        fail(&members, 0);
-        assert_eq!(picks(&mut members)["9"], 3_000);
-        assert!(members.take_trial(true, Instant::now()).is_none());
+        let mut replica_set = replica_set(&[1.0, 9.0]);
+        fail(&replica_set, 0);
+        assert_eq!(picks(&mut replica_set)["9"], 3_000);
+        assert!(replica_set.take_trial(true, Instant::now()).is_none());
         tokio::time::advance(Duration::from_millis(1_300)).await;
         let now = Instant::now();
-        assert!(members.take_trial(false, now).is_none(), "not yet");
-        let trial = members.take_trial(true, now).unwrap();
+        assert!(replica_set.take_trial(false, now).is_none(), "not yet");
+        let trial = replica_set.take_trial(true, now).unwrap();
         assert!((trial.0 - 1.0).abs() < 0.1);
-        assert!(members.take_trial(true, now).is_none(), "one is enough");
-        assert_eq!(picks(&mut members)["9"], 3_000);
-        end(&members, 0, Evidence::Success);
-        assert!(picks(&mut members)["1"] > 1_000);
+        assert!(replica_set.take_trial(true, now).is_none(), "one is enough");
+        assert_eq!(picks(&mut replica_set)["9"], 3_000);
+        end(&replica_set, 0, Evidence::Success);
+        assert!(picks(&mut replica_set)["1"] > 1_000);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_ejected_replica_without_idempotent_calls_is_asked() {
-        let members = members(&[1.0, 9.0]);
-        fail(&members, 0);
+        let replica_set = replica_set(&[1.0, 9.0]);
+        fail(&replica_set, 0);
         tokio::time::advance(Duration::from_millis(2_300)).await;
-        assert!(members.take_trial(false, Instant::now()).is_some());
+        assert!(replica_set.take_trial(false, Instant::now()).is_some());
     }
 
     #[test]
     fn the_ejected_get_all_calls_when_no_other_is_left() {
-        let goes: [fn(&mut Members<Fake>); 2] = [
-            |members| apply(members, 1, Event::Closed),
-            |members| {
-                apply(members, 1, Event::Closed);
-                members.leave(address(1));
+        let goes: [fn(&mut ReplicaSet<Fake>); 2] = [
+            |replica_set| apply(replica_set, 1, Event::Closed),
+            |replica_set| {
+                apply(replica_set, 1, Event::Closed);
+                replica_set.leave(address(1));
             },
         ];
         for goes in goes {
-            let mut members = members(&[1.0, 9.0]);
-            fail(&members, 0);
-            assert_eq!(picks(&mut members)["9"], 3_000);
-            goes(&mut members);
-            assert_eq!(picks(&mut members)["1"], 3_000);
+            let mut replica_set = replica_set(&[1.0, 9.0]);
+            fail(&replica_set, 0);
+            assert_eq!(picks(&mut replica_set)["9"], 3_000);
+            goes(&mut replica_set);
+            assert_eq!(picks(&mut replica_set)["1"], 3_000);
         }
     }
 
     #[test]
     fn a_replica_whose_process_was_gone_starts_clean_and_one_that_reconnects_does_not() {
         for (is_gone, share) in [(true, 1_000..3_000), (false, 0..1)] {
-            let mut members = members(&[1.0, 1.5]);
-            fail(&members, 0);
-            apply(&mut members, 0, Event::Closed);
+            let mut replica_set = replica_set(&[1.0, 1.5]);
+            fail(&replica_set, 0);
+            apply(&mut replica_set, 0, Event::Closed);
             if is_gone {
-                apply(&mut members, 0, Event::ConnectFailed);
+                apply(&mut replica_set, 0, Event::ConnectFailed);
             }
-            connect(&mut members, 0, 1.0);
-            let picks = picks(&mut members);
+            connect(&mut replica_set, 0, 1.0);
+            let picks = picks(&mut replica_set);
             let first = picks.get("1").copied().unwrap_or_default();
             assert!(share.contains(&first), "{is_gone}: {picks:?}");
         }
@@ -454,28 +457,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_was_away_is_tried_when_it_is_back() {
-        let mut members = members(&[1.0, 9.0]);
-        apply(&mut members, 0, Event::Asked);
-        fail(&members, 0);
+        let mut replica_set = replica_set(&[1.0, 9.0]);
+        apply(&mut replica_set, 0, Event::HealthCheckSent);
+        fail(&replica_set, 0);
         tokio::time::advance(Duration::from_millis(1_300)).await;
-        assert!(members.take_trial(true, Instant::now()).is_some());
-        end(&members, 0, Evidence::Failure);
+        assert!(replica_set.take_trial(true, Instant::now()).is_some());
+        end(&replica_set, 0, Evidence::Failure);
         tokio::time::advance(Duration::from_secs(1)).await;
         let now = Instant::now();
-        assert!(members.take_trial(true, now).is_none());
-        apply(&mut members, 0, Event::Responded);
-        assert!(members.take_trial(true, now).is_some());
+        assert!(replica_set.take_trial(true, now).is_none());
+        apply(&mut replica_set, 0, Event::Responded);
+        assert!(replica_set.take_trial(true, now).is_some());
     }
 
     #[test]
     fn a_second_attempt_goes_to_another_replica_if_there_is_one() {
-        let mut members = members(&[1.0, 9.0]);
-        let first = members.pick_other(&[]).unwrap();
-        let second = members.pick(std::slice::from_ref(&first)).unwrap();
+        let mut replica_set = replica_set(&[1.0, 9.0]);
+        let first = replica_set.pick_other(&[]).unwrap();
+        let second = replica_set.pick(std::slice::from_ref(&first)).unwrap();
         assert!((second.0 - 9.0).abs() < 0.1);
-        let third = members.pick(&[first.clone(), second.clone()]).unwrap();
+        let third = replica_set.pick(&[first.clone(), second.clone()]).unwrap();
         assert!((third.0 - 1.0).abs() < 0.1);
-        assert!(members.pick_other(&[first, second]).is_none());
+        assert!(replica_set.pick_other(&[first, second]).is_none());
     }
 
     /// What happens to a replica.
@@ -490,7 +493,7 @@ mod tests {
             Just(Event::Connected),
             Just(Event::ConnectFailed),
             Just(Event::Closed),
-            Just(Event::Asked),
+            Just(Event::HealthCheckSent),
             Just(Event::Responded),
             Just(Event::Succeeded),
             (0..60_u64).prop_map(|seconds| Event::PushedBack(Duration::from_secs(seconds))),
@@ -513,52 +516,52 @@ mod tests {
         fn no_replica_gets_stuck_and_they_are_never_all_ejected(
             happenings in vec((0..4_usize, happening(), 0..20_u64), 0..200),
         ) {
-            let mut members = Members::new(Arc::default());
+            let mut replica_set = ReplicaSet::new(Arc::default());
             for number in 0..4 {
-                join(&mut members, number);
+                join(&mut replica_set, number);
             }
             let mut now = Instant::now();
             for (number, happening, seconds) in happenings {
                 now += Duration::from_secs(seconds);
                 match happening {
                     Happening::Event(Event::Connected) => {
-                        members.connect(address(number), Arc::new(Fake(1.0)), now);
+                        replica_set.connect(address(number), Arc::new(Fake(1.0)), now);
                     }
                     Happening::Event(event) => {
-                        members.apply(address(number), event, now);
+                        replica_set.apply(address(number), event, now);
                     }
                     Happening::End(evidence) => {
-                        let record = members.memory.record(address(number));
-                        members.memory.learn(address(number), &record, evidence, now, now);
+                        let record = replica_set.memory.record(address(number));
+                        replica_set.memory.learn(address(number), &record, evidence, now, now);
                     }
                 }
-                members.end_rests(now);
-                let ejected = members.all.iter().filter(|member| member.record.is_ejected());
+                replica_set.end_rests(now);
+                let ejected = replica_set.all.iter().filter(|member| member.record.is_ejected());
                 prop_assert!(ejected.count() <= 2);
-                prop_assert_eq!(members.is_any_connected(), members.cheapest(&[]).is_some());
-                let connected = members.all.iter().filter(|member| member.state.is_connected());
-                let sum = members.up.len() + members.aside.len() + members.ejected.len();
+                prop_assert_eq!(replica_set.is_any_connected(), replica_set.cheapest(&[]).is_some());
+                let connected = replica_set.all.iter().filter(|member| member.state.is_connected());
+                let sum = replica_set.up.len() + replica_set.standby.len() + replica_set.ejected.len();
                 prop_assert_eq!(connected.count(), sum);
             }
             for number in 0..4 {
-                members.apply(address(number), Event::Closed, now);
-                members.connect(address(number), Arc::new(Fake(1.0)), now);
+                replica_set.apply(address(number), Event::Closed, now);
+                replica_set.connect(address(number), Arc::new(Fake(1.0)), now);
             }
             let well = now + Duration::from_mins(2);
             while now < well {
                 now += Duration::from_secs(1);
-                members.end_rests(now);
-                if let Some(trial) = members.take_trial(true, now) {
+                replica_set.end_rests(now);
+                if let Some(trial) = replica_set.take_trial(true, now) {
                     let on_trial = (0..4).find(|number| {
-                        members.is_connected_as(address(*number), &trial)
+                        replica_set.is_connected_as(address(*number), &trial)
                     });
                     let on_trial = address(on_trial.expect("a trial is of a connected replica"));
-                    let record = members.memory.record(on_trial);
-                    members.memory.learn(on_trial, &record, Evidence::Success, now, now);
+                    let record = replica_set.memory.record(on_trial);
+                    replica_set.memory.learn(on_trial, &record, Evidence::Success, now, now);
                 }
             }
-            members.look();
-            prop_assert_eq!(members.up.len(), 4);
+            replica_set.look();
+            prop_assert_eq!(replica_set.up.len(), 4);
         }
     }
 }

@@ -19,24 +19,24 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     family::Family,
     names::{Addresses, Names},
-    reconnect::{Dial, Heads, Tcp, keep_connected},
-    subset::Share,
+    reconnect::{Dial, HeadersOf, Tcp, keep_connected},
+    subset::Subset,
 };
 use crate::client::{
-    choice::balancer::Balance,
+    choice::balancer::Balancer,
     ejection::state::State,
     replicas::replica::{Connected, Replica},
 };
 
 /// Keeps a worker's share of the replicas in its balance while polled.
-pub(crate) async fn keep_replicas(names: Arc<Names>, share: Share, balance: Balance<Replica>) {
-    keep(names, share, balance, Tcp).await;
+pub(crate) async fn keep_replicas(names: Arc<Names>, share: Subset, balancer: Balancer<Replica>) {
+    keep(names, share, balancer, Tcp).await;
 }
 
 async fn keep<R: Connected + 'static>(
     names: Arc<Names>,
-    share: Share,
-    balance: Balance<R>,
+    share: Subset,
+    balancer: Balancer<R>,
     dial: impl Dial<R>,
 ) {
     let looking_up = names.clone();
@@ -48,7 +48,7 @@ async fn keep<R: Connected + 'static>(
         families: names.all.iter().map(|_| Family::default()).collect(),
         all: HashMap::new(),
         names: names.clone(),
-        balance: balance.clone(),
+        balancer: balancer.clone(),
         dial,
     };
     loop {
@@ -64,7 +64,7 @@ async fn keep<R: Connected + 'static>(
         select! {
             _ = found.changed() => {}
             _ = workers.changed() => {}
-            () = balance.reachability_changed() => {}
+            () = balancer.reachability_changed() => {}
             () = again => {}
         }
     }
@@ -76,7 +76,7 @@ struct Keepers<R: Connected, D> {
     /// That of each name.
     families: Vec<Family>,
     all: HashMap<SocketAddr, Keeper>,
-    balance: Balance<R>,
+    balancer: Balancer<R>,
     dial: D,
 }
 
@@ -84,15 +84,15 @@ struct Keeper {
     /// The names that have the address or, once it has left, those that had it.
     names: Vec<usize>,
     /// The heads of those names; none once the address has left.
-    heads: watch::Sender<Heads>,
+    heads: watch::Sender<HeadersOf>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
     /// Starts and ends keepers, as the addresses of each name and what can be reached demand.
     /// Returns when to do so again if nothing changes.
-    fn change(&mut self, found: &[Addresses], share: &Share) -> Option<Instant> {
-        let states = self.balance.states();
+    fn change(&mut self, found: &[Addresses], share: &Subset) -> Option<Instant> {
+        let states = self.balancer.states();
         let state =
             |address: &SocketAddr| states.get(address).copied().unwrap_or(State::Connecting);
         let now = Instant::now();
@@ -121,7 +121,7 @@ impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
         let still_wanted: HashSet<_> = wanted.iter().collect();
         self.all.retain(|address, keeper| {
             still_wanted.contains(address) || {
-                keeper.set_heads(Heads::default());
+                keeper.set_heads(HeadersOf::default());
                 is_needed(address, keeper)
             }
         });
@@ -136,7 +136,7 @@ impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
     fn keep(&mut self, address: SocketAddr, names: Vec<usize>) {
         let heads = || {
             let heads = names.iter().map(|name| self.names.all[*name].head.clone());
-            heads.collect::<Heads>()
+            heads.collect::<HeadersOf>()
         };
         if let Some(keeper) = self.all.get_mut(&address) {
             if keeper.names != names || keeper.heads.borrow().is_empty() {
@@ -149,7 +149,7 @@ impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
         let task = keep_connected(
             address,
             of_keeper,
-            self.balance.clone(),
+            self.balancer.clone(),
             self.names.ended.clone(),
             self.dial.clone(),
         );
@@ -163,7 +163,7 @@ impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
 }
 
 impl Keeper {
-    fn set_heads(&self, heads: Heads) {
+    fn set_heads(&self, heads: HeadersOf) {
         self.heads.send_replace(heads);
     }
 }
@@ -183,7 +183,7 @@ mod tests {
             },
             config::Config,
             discovery::names::fake::Answers,
-            wire::{activity::Closed, headers::Head},
+            wire::{activity::Closed, headers::RequestHeaders},
         },
         lock::lock,
     };
@@ -266,7 +266,11 @@ mod tests {
     }
 
     impl Dial<Fake> for Network {
-        async fn dial(&self, membership: &Membership<Fake>, head: Head) -> io::Result<Fake> {
+        async fn dial(
+            &self,
+            membership: &Membership<Fake>,
+            head: RequestHeaders,
+        ) -> io::Result<Fake> {
             let address = membership.address;
             let host = {
                 let mut state = lock(&self.0);
@@ -305,9 +309,9 @@ mod tests {
                 ..Config::default()
             };
             let names = Names::new(&target, &config);
-            let share = Share::join(0, &watch::Sender::new(0));
-            let balance = Balance::<Fake>::new(SECOND, Waiting::default(), Arc::default());
-            let task = keep(Arc::new(names), share, balance, network.clone());
+            let share = Subset::join(0, &watch::Sender::new(0));
+            let balancer = Balancer::<Fake>::new(SECOND, Waiting::default(), Arc::default());
+            let task = keep(Arc::new(names), share, balancer, network.clone());
             Self {
                 answers,
                 network,

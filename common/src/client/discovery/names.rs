@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::subset::Ranks;
 use crate::{
-    client::{config::Config, target::Target, wire::headers::Head},
+    client::{config::Config, target::Target, wire::headers::RequestHeaders},
     limits,
     lock::lock,
     telemetry::metrics,
@@ -45,7 +45,7 @@ pub(crate) struct Names {
 
 #[derive(Debug)]
 pub(crate) struct Name {
-    pub(crate) head: Head,
+    pub(crate) head: RequestHeaders,
     last: Mutex<Last>,
 }
 
@@ -64,7 +64,7 @@ impl Names {
             .map(|name| Vec::from_iter(ip_address(name)));
         let found: Vec<_> = found.collect();
         let all = authorities.iter().map(|name| Name {
-            head: Head {
+            head: RequestHeaders {
                 authority: name.clone(),
                 request_id_names: config.request_id_names,
                 tls: config.tls.clone(),
@@ -153,7 +153,7 @@ impl Names {
 }
 
 /// Looks a name up in its network.
-async fn addresses_of(name: &Head) -> io::Result<Vec<SocketAddr>> {
+async fn addresses_of(name: &RequestHeaders) -> io::Result<Vec<SocketAddr>> {
     let authority = &name.authority;
     match &name.network {
         Some(network) => {

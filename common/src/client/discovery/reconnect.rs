@@ -21,12 +21,12 @@ use crate::{
     client::{
         backoff::Backoff,
         choice::{
-            balancer::{Balance, Membership},
+            balancer::{Balancer, Membership},
             replica_set::Candidate,
         },
         ejection::state::Event,
         replicas::replica::{Connected, Replica},
-        wire::{activity::Closed, connection::Connection, headers::Head},
+        wire::{activity::Closed, connection::Connection, headers::RequestHeaders},
     },
     limits,
     tls::is_of_other_name,
@@ -58,7 +58,7 @@ const BESIDE: Backoff = Backoff {
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// The heads of the names that an address has.
-pub(crate) type Heads = Arc<[Head]>;
+pub(crate) type HeadersOf = Arc<[RequestHeaders]>;
 
 /// How a replica is connected.
 pub(crate) trait Dial<R: Candidate>: Clone + Send + Sync + 'static {
@@ -66,7 +66,7 @@ pub(crate) trait Dial<R: Candidate>: Clone + Send + Sync + 'static {
     fn dial(
         &self,
         membership: &Membership<R>,
-        head: Head,
+        head: RequestHeaders,
     ) -> impl Future<Output = io::Result<R>> + Send;
 }
 
@@ -75,7 +75,11 @@ pub(crate) trait Dial<R: Candidate>: Clone + Send + Sync + 'static {
 pub(crate) struct Tcp;
 
 impl Dial<Replica> for Tcp {
-    async fn dial(&self, membership: &Membership<Replica>, head: Head) -> io::Result<Replica> {
+    async fn dial(
+        &self,
+        membership: &Membership<Replica>,
+        head: RequestHeaders,
+    ) -> io::Result<Replica> {
         let connection = Connection::open_and_ask(membership.address, head, Arc::default()).await?;
         Ok(Replica::new(membership, connection))
     }
@@ -85,12 +89,12 @@ impl Dial<Replica> for Tcp {
 /// connected again. Notifies `ended` of the end of each connection.
 pub(crate) async fn keep_connected<R: Connected>(
     address: SocketAddr,
-    heads: watch::Receiver<Heads>,
-    balance: Balance<R>,
+    heads: watch::Receiver<HeadersOf>,
+    balancer: Balancer<R>,
     ended: watch::Sender<()>,
     dial: impl Dial<R>,
 ) {
-    let membership = balance.join(address);
+    let membership = balancer.join(address);
     let connect = async || {
         let mut heads = heads.clone();
         let heads = heads.wait_for(|heads| !heads.is_empty()).await;
@@ -119,13 +123,13 @@ pub(crate) async fn keep_connected<R: Connected>(
 pub(crate) async fn keep_io(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     address: SocketAddr,
-    head: Head,
-    balance: Balance<Replica>,
+    head: RequestHeaders,
+    balancer: Balancer<Replica>,
 ) {
-    let membership = balance.join(address);
+    let membership = balancer.join(address);
     if let Ok(connection) = Connection::with_io(io, head, Arc::default()).await {
         let replica = Arc::new(Replica::new(&membership, connection));
-        balance.connect(address, replica.clone());
+        balancer.connect(address, replica.clone());
         replica.ended().await;
     }
 }
@@ -145,7 +149,7 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
     connect: impl Fn() -> F,
     report: impl Fn(Change),
 ) {
-    let (balance, address) = (&membership.balance, membership.address);
+    let (balancer, address) = (&membership.balancer, membership.address);
     let mut failures = 0;
     loop {
         match connect().await {
@@ -163,7 +167,7 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
             }
             Err(error) => {
                 membership.metrics.set_last_error(error.to_string());
-                if balance.apply(address, Event::ConnectFailed) {
+                if balancer.apply(address, Event::ConnectFailed) {
                     report(Change::Unreachable(error));
                 }
             }
@@ -171,7 +175,7 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
         failures += 1;
         let wanted = async {
             sleep(RECONNECT_WHILE_WANTED).await;
-            balance.wanted().await;
+            balancer.wanted().await;
         };
         select! {
             () = sleep(RECONNECT.pause(failures)) => {}
@@ -188,19 +192,19 @@ async fn stay_connected<R: Connected, F: Future<Output = io::Result<R>>>(
     connect: &impl Fn() -> F,
     report: &impl Fn(Change),
 ) -> Closed {
-    let (balance, address) = (&membership.balance, membership.address);
+    let (balancer, address) = (&membership.balancer, membership.address);
     let mut replica = Arc::new(replica);
     // Those that still have calls.
     let mut replaced = Vec::<Weak<R>>::new();
     loop {
         replica.show();
-        balance.connect(address, replica.clone());
+        balancer.connect(address, replica.clone());
         replaced.retain(|silent| silent.strong_count() > 0);
         let may_replace = replaced.len() + 1 < limits::MAX_REPLICA_CONNECTIONS;
         let another = select! {
             biased;
             why = replica.ended() => {
-                balance.close(address, &replica);
+                balancer.close(address, &replica);
                 return why;
             }
             another = connect_beside(&*replica, connect), if may_replace => another,
@@ -369,9 +373,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_beside_a_silent_one_takes_its_place() {
-        let balance =
-            Balance::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
-        let membership = balance.join(([127, 0, 0, 1], 1).into());
+        let balancer =
+            Balancer::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let membership = balancer.join(([127, 0, 0, 1], 1).into());
         let begin = Instant::now();
         let silent = Fake {
             suspected: Some(begin + Duration::from_secs(1)),
@@ -386,9 +390,9 @@ mod tests {
         let keeping = keep(&membership, connect, |_| {});
         let look = async {
             sleep(Duration::from_millis(500)).await;
-            let silent = balance.pick_now(&[]).expect("it is connected");
+            let silent = balancer.pick_now(&[]).expect("it is connected");
             sleep(Duration::from_secs(3)).await;
-            let another = balance.pick_now(&[]).expect("another is connected");
+            let another = balancer.pick_now(&[]).expect("another is connected");
             assert!(!Arc::ptr_eq(&silent, &another));
             assert!(silent.is_replaced.load(Relaxed) && !another.is_replaced.load(Relaxed));
         };
@@ -401,9 +405,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_connection_takes_the_place_of_one_that_responds_after_all() {
-        let balance =
-            Balance::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
-        let membership = balance.join(([127, 0, 0, 1], 1).into());
+        let balancer =
+            Balancer::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let membership = balancer.join(([127, 0, 0, 1], 1).into());
         let begin = Instant::now();
         let paused = Fake {
             suspected: Some(begin + Duration::from_secs(1)),
@@ -424,7 +428,7 @@ mod tests {
         assert!(timeout(Duration::from_secs(10), keeping).await.is_err());
         assert_eq!(attempts.get(), 2, "one connection beside it is tried");
         assert!(
-            !balance
+            !balancer
                 .pick_now(&[])
                 .expect("it stays")
                 .is_replaced
@@ -448,9 +452,9 @@ mod tests {
     }
 
     async fn follow(script: VecDeque<Outcome>, is_wanted: bool) {
-        let balance =
-            Balance::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
-        let membership = balance.join(([127, 0, 0, 1], 1).into());
+        let balancer =
+            Balancer::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let membership = balancer.join(([127, 0, 0, 1], 1).into());
         let script = RefCell::new(script);
         // The time since which nothing has happened to the replica, unless it is connected.
         let quiet_since = RefCell::new(Instant::now());
@@ -483,21 +487,21 @@ mod tests {
         let watch = async {
             loop {
                 sleep(Duration::from_millis(20)).await;
-                match balance.pick_now(&[]).map(|replica| replica.end) {
+                match balancer.pick_now(&[]).map(|replica| replica.end) {
                     Some(None) => break,
                     Some(Some((end, _))) => {
                         assert!(end >= Instant::now());
                         *quiet_since.borrow_mut() = Instant::now();
                     }
                     None if is_wanted => {
-                        let _ = timeout(Duration::from_millis(1), balance.pick(&[])).await;
+                        let _ = timeout(Duration::from_millis(1), balancer.pick(&[])).await;
                     }
                     None => {}
                 }
                 assert!(quiet_since.borrow().elapsed() < longest, "stuck");
             }
             sleep(Duration::from_secs(100)).await;
-            assert!(balance.pick_now(&[]).is_some(), "it stays connected");
+            assert!(balancer.pick_now(&[]).is_some(), "it stays connected");
         };
         select! {
             () = keep(&membership, connect, |_| {}) => unreachable!(),

@@ -1,4 +1,4 @@
-//! [`Share`]: how many replicas a worker connects to; [`Ranks`]: which, if there are more.
+//! [`Subset`]: how many replicas a worker connects to; [`Ranks`]: which, if there are more.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -11,12 +11,12 @@ use crate::limits;
 
 /// A worker's share of the connections of the process.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct Subset {
     number: usize,
     pub(crate) workers: watch::Sender<usize>,
 }
 
-impl Share {
+impl Subset {
     /// Returns the share of one more worker. `number` is the worker's own, `workers` counts them
     /// all.
     pub(crate) fn join(number: usize, workers: &watch::Sender<usize>) -> Self {
@@ -34,7 +34,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for Subset {
     fn drop(&mut self) {
         self.workers.send_modify(|workers| *workers -= 1);
     }
@@ -60,7 +60,7 @@ impl Ranks {
     /// share, without counting the unreachable ones among them.
     pub(crate) fn subset(
         &self,
-        share: &Share,
+        share: &Subset,
         mut all: Vec<SocketAddr>,
         is_unreachable: impl Fn(&SocketAddr) -> bool,
     ) -> Vec<SocketAddr> {
@@ -99,16 +99,16 @@ mod tests {
     }
 
     /// The shares of this many workers.
-    fn shares(workers: usize) -> Vec<Share> {
+    fn shares(workers: usize) -> Vec<Subset> {
         let count = watch::Sender::new(0);
-        let share = |number| Share::join(number, &count);
+        let share = |number| Subset::join(number, &count);
         (0..workers).map(share).collect()
     }
 
     /// What each of the workers connects to, while all addresses can be reached.
     fn connections(
         ranks: &Ranks,
-        shares: &[Share],
+        shares: &[Subset],
         all: &[SocketAddr],
     ) -> Vec<HashSet<SocketAddr>> {
         let subset = |share| ranks.subset(share, all.to_vec(), |_| false);

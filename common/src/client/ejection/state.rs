@@ -19,7 +19,7 @@ pub(crate) enum State {
     /// The replica was asked whether it serves and has not responded yet.
     Late,
     /// The replica asked for no calls for some time.
-    Resting { until: Instant },
+    PushedBack { until: Instant },
 }
 
 impl State {
@@ -30,7 +30,7 @@ impl State {
             Self::Unreachable => "unreachable",
             Self::Up => "up",
             Self::Late => "late",
-            Self::Resting { .. } => "resting",
+            Self::PushedBack { .. } => "resting",
         }
     }
 
@@ -49,7 +49,7 @@ pub(crate) enum Event {
     /// The connection takes no new calls.
     Closed,
     /// A call is late, and the replica was asked whether it serves.
-    Asked,
+    HealthCheckSent,
     /// The replica responded to the question.
     Responded,
     /// A call succeeded.
@@ -63,17 +63,17 @@ pub(crate) enum Event {
 impl State {
     /// The state after an event.
     pub(crate) fn after(self, event: Event, now: Instant) -> Self {
-        use State::{Connecting, Late, Resting, Unreachable, Up};
+        use State::{Connecting, Late, PushedBack, Unreachable, Up};
         match (self, event) {
             (_, Event::Closed) => Connecting,
             (Connecting | Unreachable, Event::ConnectFailed) => Unreachable,
             (Connecting | Unreachable | Late, Event::Connected)
             | (Late, Event::Responded | Event::Succeeded) => Up,
-            (Up | Resting { .. }, Event::Asked) => Late,
-            (Up | Late | Resting { .. }, Event::PushedBack(rest)) => Resting {
+            (Up | PushedBack { .. }, Event::HealthCheckSent) => Late,
+            (Up | Late | PushedBack { .. }, Event::PushedBack(rest)) => PushedBack {
                 until: now + rest.min(limits::MAX_PUSHBACK),
             },
-            (Resting { until }, Event::TimePassed) if until <= now => Up,
+            (PushedBack { until }, Event::TimePassed) if until <= now => Up,
             (state, _) => state,
         }
     }
@@ -101,9 +101,15 @@ mod tests {
 
     #[test]
     fn a_late_replica_that_responds_is_up() {
-        assert_eq!(after(&[Event::Connected, Event::Asked]), State::Late);
+        assert_eq!(
+            after(&[Event::Connected, Event::HealthCheckSent]),
+            State::Late
+        );
         for sign in [Event::Responded, Event::Succeeded, Event::Connected] {
-            assert_eq!(after(&[Event::Connected, Event::Asked, sign]), State::Up);
+            assert_eq!(
+                after(&[Event::Connected, Event::HealthCheckSent, sign]),
+                State::Up
+            );
         }
     }
 

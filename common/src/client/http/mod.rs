@@ -54,7 +54,7 @@ use super::retry::{
 };
 use crate::{
     body::{
-        deadline::{Bounded, GuardedBody},
+        deadline::{DeadlineBody, WithDeadline},
         wrappers::HoldingBody,
     },
     calls::{CALLS, ServiceCalls},
@@ -188,12 +188,12 @@ impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Clie
         let in_flight = CALLS.begin(&shared.in_flight, false);
         Box::pin(context.scope(async move {
             let in_flight = in_flight.map_err(|_| Error::TooManyCalls)?;
-            let sent = Bounded::start(now, deadline, || shared.send(request));
+            let sent = WithDeadline::start(now, deadline, || shared.send(request));
             let response = sent.await.map_err(|_| Error::DeadlineExceeded)?;
             in_flight.note_response();
             let response = response?;
             Ok(response.map(|body: Incoming| {
-                let body = GuardedBody::new(body, deadline, Protocol::Http);
+                let body = DeadlineBody::new(body, deadline, Protocol::Http);
                 let body = HoldingBody::until_data(body, in_flight);
                 Body::new(HoldingBody::until_end(body, timing))
             }))

@@ -27,7 +27,7 @@ use crate::{
         deadline::Deadline,
         timings::{RunningAttempt, WANT_SERVER_TIMING},
     },
-    telemetry::metrics::{self, Kind},
+    telemetry::metrics::{self, Measure},
 };
 #[cfg(feature = "traces")]
 use crate::{request::trace::Trace, telemetry::traces};
@@ -52,7 +52,7 @@ struct Attempt {
     /// since. tonic asks for no more, and drops the response.
     is_too_long: bool,
     /// The call as a whole, if this is its last attempt.
-    measured: Option<Measured>,
+    measured: Option<CallMetrics>,
     /// The attempt in the record of its request, if that is recorded.
     recorded: Option<RunningAttempt>,
     /// The trace of its span, if that is recorded.
@@ -97,7 +97,7 @@ impl Replica {
         let until = if is_unary {
             Until::FirstFrame
         } else {
-            Until::Head
+            Until::RequestHeaders
         };
         let sent = attempt.replica.connections.attempt(request, until);
         #[cfg(feature = "traces")]
@@ -195,7 +195,7 @@ impl Drop for Attempt {
             .learn(&self.method, ending, self.start, self.responded, now);
         let took = now - self.start;
         let name = &self.method.name;
-        metrics::count_duration(Kind::RpcClientAttempt, name, code as u16, None, took);
+        metrics::count_duration(Measure::RpcClientAttempt, name, code as u16, None, took);
         if let Some(measured) = &mut self.measured {
             measured.ending = Some(ending);
         }
@@ -241,7 +241,7 @@ pub struct ReplicaBody {
 
 impl ReplicaBody {
     /// Makes this the response of a call, which ends with it.
-    pub(crate) fn end_with(&mut self, measured: Measured) {
+    pub(crate) fn end_with(&mut self, measured: CallMetrics) {
         if let Some(attempt) = &mut self.attempt {
             attempt.measured = Some(measured);
         }
@@ -427,7 +427,7 @@ impl Body for ReplicaBody {
 
 /// A call with all of its attempts. When this is dropped, the call counts.
 #[derive(Debug)]
-pub(crate) struct Measured {
+pub(crate) struct CallMetrics {
     method: Arc<CalledMethod>,
     begin: Instant,
     deadline: Option<Deadline>,
@@ -435,7 +435,7 @@ pub(crate) struct Measured {
     ending: Option<Ending>,
 }
 
-impl Measured {
+impl CallMetrics {
     pub(crate) fn begin(method: Arc<CalledMethod>) -> Self {
         Self {
             method,
@@ -458,14 +458,20 @@ impl Measured {
     }
 }
 
-impl Drop for Measured {
+impl Drop for CallMetrics {
     fn drop(&mut self) {
         let now = Instant::now();
         let is_over = self.deadline.is_some_and(|it| it.instant() <= now);
         let ending = self.ending;
         let ending = ending.unwrap_or_else(|| Ending::of_dropped(is_over, false));
         let (name, code) = (&self.method.name, ending.code());
-        metrics::count_duration(Kind::RpcClient, name, code as u16, None, now - self.begin);
+        metrics::count_duration(
+            Measure::RpcClient,
+            name,
+            code as u16,
+            None,
+            now - self.begin,
+        );
     }
 }
 

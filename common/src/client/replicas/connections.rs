@@ -255,10 +255,10 @@ mod tests {
 
     use super::*;
     use crate::client::{
-        choice::balancer::{Balance, Waiting},
+        choice::balancer::{Balancer, Waiting},
         config::RequestIdNames,
         replicas::replica::Replica,
-        wire::headers::Head,
+        wire::headers::RequestHeaders,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -287,7 +287,8 @@ mod tests {
             let streams = u64::from(self.streams);
             tokio::spawn(self.serve(theirs));
             let connection =
-                Connection::with_io(ours, Head::in_memory(RequestIdNames::Both), room).await?;
+                Connection::with_io(ours, RequestHeaders::in_memory(RequestIdNames::Both), room)
+                    .await?;
             while connection.max_streams() != streams {
                 yield_now().await;
             }
@@ -320,8 +321,8 @@ mod tests {
     }
 
     fn connections(first: Arc<Connection>) -> Arc<Connections> {
-        let balance = Balance::<Replica>::new(SECOND, Waiting::default(), Arc::default());
-        Arc::new(Connections::new(first, balance.count_connection()))
+        let balancer = Balancer::<Replica>::new(SECOND, Waiting::default(), Arc::default());
+        Arc::new(Connections::new(first, balancer.count_connection()))
     }
 
     async fn call(connections: &Connections) -> Result<Response<ResponseBody>, Failure> {
@@ -333,11 +334,11 @@ mod tests {
     /// Lets `connections` grow, as long as the result lives.
     fn grow(connections: &Arc<Connections>, fake: &Fake) -> AbortOnDropHandle<()> {
         let (connections, fake) = (connections.clone(), fake.clone());
-        let balance = Balance::<Replica>::new(SECOND, Waiting::default(), Arc::default());
+        let balancer = Balancer::<Replica>::new(SECOND, Waiting::default(), Arc::default());
         AbortOnDropHandle::new(tokio::spawn(async move {
             let open = |room| fake.clone().open(room);
             connections
-                .grow(open, || balance.count_further_connection())
+                .grow(open, || balancer.count_further_connection())
                 .await;
         }))
     }
@@ -400,14 +401,14 @@ mod tests {
     async fn no_further_connection_opens_beyond_the_bound_of_the_process() {
         let fake = Fake::new(1);
         let connections = fake.connections().await;
-        let balance = Balance::<Replica>::new(SECOND, Waiting::default(), Arc::default());
+        let balancer = Balancer::<Replica>::new(SECOND, Waiting::default(), Arc::default());
         let mut all: Vec<_> = (1..limits::MAX_CHANNEL_CONNECTIONS)
-            .map(|_| balance.count_connection())
+            .map(|_| balancer.count_connection())
             .collect();
-        let last = balance.count_further_connection();
-        assert!(last.is_some() && balance.count_further_connection().is_none());
+        let last = balancer.count_further_connection();
+        assert!(last.is_some() && balancer.count_further_connection().is_none());
         let open = |room| fake.clone().open(room);
-        let growing = connections.grow(open, || balance.count_further_connection());
+        let growing = connections.grow(open, || balancer.count_further_connection());
         let calls = async { tokio::join!(call(&connections), call(&connections)) };
         select! {
             () = growing => unreachable!(),
@@ -415,7 +416,7 @@ mod tests {
         }
         assert_eq!(fake.opened.load(Relaxed), 1);
         all.pop();
-        assert!(balance.count_further_connection().is_some());
+        assert!(balancer.count_further_connection().is_some());
     }
 
     /// The settings of a replica that allows this number of streams.
@@ -427,7 +428,7 @@ mod tests {
     async fn with_one_stream() -> (Arc<Connections>, DuplexStream) {
         let (ours, mut theirs) = duplex(64 * 1_024);
         theirs.write_all(&settings(1)).await.unwrap();
-        let head = Head::in_memory(RequestIdNames::Both);
+        let head = RequestHeaders::in_memory(RequestIdNames::Both);
         let first = Connection::with_io(ours, head, Arc::default()).await;
         let first = first.unwrap();
         while first.max_streams() != 1 {

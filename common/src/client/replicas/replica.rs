@@ -16,7 +16,7 @@ use super::connections::Connections;
 use crate::{
     client::{
         choice::{
-            balancer::{Balance, Membership},
+            balancer::{Balancer, Membership},
             cost::Cost,
             replica_set::Candidate,
         },
@@ -69,7 +69,7 @@ pub(crate) struct Replica {
     pub(crate) connections: Connections,
     pub(crate) cost: Cost,
     pub(crate) metrics: Arc<metrics::Replica>,
-    balance: Balance<Self>,
+    balancer: Balancer<Self>,
     /// What all workers know of it.
     record: Arc<Record>,
     /// The successes that are still to be added to the record.
@@ -82,10 +82,10 @@ impl Replica {
     pub(crate) fn new(membership: &Membership<Self>, connection: Arc<Connection>) -> Self {
         Self {
             address: membership.address,
-            connections: Connections::new(connection, membership.balance.count_connection()),
+            connections: Connections::new(connection, membership.balancer.count_connection()),
             cost: Cost::new(),
             metrics: membership.metrics.clone(),
-            balance: membership.balance.clone(),
+            balancer: membership.balancer.clone(),
             record: membership.record.clone(),
             successes: Tally::default(),
             was_late: AtomicBool::new(false),
@@ -96,7 +96,7 @@ impl Replica {
     pub(crate) fn try_by_question(self: Arc<Self>) {
         tokio::spawn(async move {
             if self.connections.first.serves().await.is_ok() {
-                let memory = self.balance.memory();
+                let memory = self.balancer.memory();
                 memory.readmit(self.address, &self.record, Instant::now());
             }
         });
@@ -156,12 +156,12 @@ impl Replica {
         }
         if ending.is_of_closed_connection() && self.connections.first.signs.is_closed() {
             // At once, or the next attempt would pick the replica again.
-            self.balance.close(self.address, self);
+            self.balancer.close(self.address, self);
         }
     }
 
     fn remember(&self, class: Class, start: Instant, responded: Option<Instant>, now: Instant) {
-        let memory = self.balance.memory();
+        let memory = self.balancer.memory();
         if class.evidence == Evidence::Success {
             self.successes.add(&self.record, now);
         } else {
@@ -177,7 +177,7 @@ impl Replica {
 
     /// Applies an event to the replica's state.
     fn apply(&self, event: Event) {
-        self.balance.apply(self.address, event);
+        self.balancer.apply(self.address, event);
     }
 }
 
@@ -213,7 +213,7 @@ impl Connected for Replica {
                 why = signs.closed() => return why,
                 Ok(()) = doubts.changed() => {
                     let is_doubted = *doubts.borrow_and_update() != Doubt::None;
-                    let event = if is_doubted { Event::Asked } else { Event::Responded };
+                    let event = if is_doubted { Event::HealthCheckSent } else { Event::Responded };
                     if is_doubted {
                         self.was_late.store(true, Relaxed);
                     }
@@ -240,7 +240,7 @@ impl Connected for Replica {
     async fn grow(&self) {
         let head = &self.connections.first.head;
         let open = |room| Connection::open_and_ask(self.address, head.clone(), room);
-        let count = || self.balance.count_further_connection();
+        let count = || self.balancer.count_further_connection();
         self.connections.grow(open, count).await;
     }
 }

@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     client::{
-        choice::balancer::Balance,
+        choice::balancer::Balancer,
         ending::{class::Ending, failure::Failure, reading::ENCODING},
         method::{called::CalledMethod, latencies::UsualLatency},
         replicas::{
-            attempt::{Measured, ReplicaBody},
+            attempt::{CallMetrics, ReplicaBody},
             replica::Replica,
         },
         wire::request_body::{Replay, RequestBody},
@@ -46,7 +46,7 @@ pub struct Attempts(Arc<Shared>);
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) balance: Balance<Replica>,
+    pub(super) balancer: Balancer<Replica>,
     pub(super) methods: HashMap<String, Arc<CalledMethod>>,
     /// Any other method.
     pub(super) undeclared: Arc<CalledMethod>,
@@ -62,7 +62,7 @@ pub(super) type Outcome = Result<Response<Box<ReplicaBody>>, Failure>;
 impl Attempts {
     /// Creates the layer. Its `tasks` end when the last clone is dropped.
     pub(crate) fn new(
-        balance: Balance<Replica>,
+        balancer: Balancer<Replica>,
         methods: &HashMap<String, (Method, Arc<UsualLatency>)>,
         policy: Arc<RetryPolicy>,
         budget: Arc<Budget>,
@@ -73,7 +73,7 @@ impl Attempts {
             (path.clone(), Arc::new(method))
         });
         Self(Arc::new(Shared {
-            balance,
+            balancer,
             methods: methods.collect(),
             undeclared: Arc::new(CalledMethod::undeclared()),
             policy,
@@ -119,7 +119,7 @@ impl Shared {
             RequestBody::Stream(Replay::new(body, self.policy.kept_request))
         };
         self.calls.add();
-        let measured = Measured::begin(method.clone());
+        let measured = CallMetrics::begin(method.clone());
         let mut call = Call {
             method,
             head,
@@ -153,13 +153,13 @@ impl Shared {
     async fn pick(&self, call: &Call<'_>) -> Result<Arc<Replica>, Failure> {
         if call.tried.is_empty() {
             let is_idempotent = call.method.declared.is_idempotent;
-            match self.balance.take_trial(is_idempotent) {
+            match self.balancer.take_trial(is_idempotent) {
                 Some(trial) if is_idempotent => return Ok(trial),
                 Some(trial) => trial.try_by_question(),
                 None => {}
             }
         }
-        self.balance.pick(&call.tried).await
+        self.balancer.pick(&call.tried).await
     }
 }
 

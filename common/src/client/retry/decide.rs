@@ -150,7 +150,7 @@ impl Shared {
             attempts: call.attempts,
             is_idempotent: call.method.declared.is_idempotent,
             is_whole: call.body.is_whole(),
-            has_other: self.balance.pick_other(&call.tried).is_some(),
+            has_other: self.balancer.pick_other(&call.tried).is_some(),
         };
         let left =
             context::deadline().map_or(Duration::MAX, |it| it.remaining().unwrap_or_default());

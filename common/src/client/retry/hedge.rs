@@ -29,7 +29,7 @@ impl Shared {
         if !may_hedge {
             return first.await;
         }
-        let has_other = self.balance.has_other(replica);
+        let has_other = self.balancer.has_other(replica);
         let late_after = has_other.then(|| call.method.late_after());
         let is_late = async {
             match late_after {
@@ -68,7 +68,7 @@ impl Shared {
             biased;
             outcome = first.as_mut() => return outcome,
             // At once, or when a connection takes the place of one that is silent.
-            other = self.balance.other(&call.tried) => other,
+            other = self.balancer.other(&call.tried) => other,
         };
         if !self.budget.withdraw() {
             metrics::count(|counters| &counters.retries_refused);

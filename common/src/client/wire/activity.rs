@@ -1,4 +1,4 @@
-//! [`Signs`]: what a connection shows of its peer, as the pool judges it.
+//! [`ConnectionActivity`]: what a connection shows of its peer, as the pool judges it.
 
 use std::{mem, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::sync::{
 
 /// The signs of one connection, shared by its driver, its calls and the task that watches it.
 #[derive(Debug, Default)]
-pub(crate) struct Signs {
+pub(crate) struct ConnectionActivity {
     /// Reads that brought at least one byte.
     reads: AtomicU64,
     begun: AtomicU64,
@@ -56,7 +56,7 @@ pub(crate) enum Doubt {
     #[default]
     None,
     /// A call is late, and the replica was asked.
-    Asked,
+    HealthCheckSent,
     /// There is no reply, although one usually comes at once.
     Silent,
     /// There has been none for so long that another connection may help.
@@ -76,7 +76,7 @@ pub(crate) struct Counts {
     pub(crate) ended: u64,
 }
 
-impl Signs {
+impl ConnectionActivity {
     pub(crate) fn new(room: Arc<Room>) -> Self {
         Self {
             room,

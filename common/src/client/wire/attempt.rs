@@ -19,7 +19,7 @@ use crate::client::ending::{class::Ending, failure::Failure};
 pub(crate) enum Until {
     /// The head of the response. A caller of a stream may wait for the head before it sends, and
     /// the first message may take any time.
-    Head,
+    RequestHeaders,
     /// The first frame after the head. A server may send an error as a head that looks fine,
     /// followed by trailers.
     FirstFrame,

@@ -22,8 +22,8 @@ use tokio::{
 use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
 
 use super::{
-    activity::{Closed, Doubt, Signs},
-    headers::Head,
+    activity::{Closed, ConnectionActivity, Doubt},
+    headers::RequestHeaders,
     pings::Pings,
     room::Room,
     settings,
@@ -34,9 +34,9 @@ use crate::{limits, lock::lock, tls::time_to_drain};
 /// An open connection to a replica. It closes once this is dropped and its calls have ended.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) head: Head,
+    pub(crate) head: RequestHeaders,
     sender: Arc<Mutex<SendRequest<Bytes>>>,
-    pub(crate) signs: Arc<Signs>,
+    pub(crate) signs: Arc<ConnectionActivity>,
     driver: AbortHandle,
     /// Watches the calls, and the trusted authorities.
     _watch: AbortOnDropHandle<()>,
@@ -46,7 +46,7 @@ impl Connection {
     /// Opens a connection. Whether the other end serves is not known yet.
     pub(crate) async fn open(
         address: SocketAddr,
-        head: Head,
+        head: RequestHeaders,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
         if let Some(network) = head.network.clone() {
@@ -67,7 +67,7 @@ impl Connection {
     /// Starts HTTP/2, over TLS if the head has it.
     async fn secure(
         socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: Head,
+        head: RequestHeaders,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
         let Some(tls) = head.tls.clone() else {
@@ -87,7 +87,7 @@ impl Connection {
     /// Starts HTTP/2 on a connection that is open already.
     pub(crate) async fn with_io(
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: Head,
+        head: RequestHeaders,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
         Self::start(io, head, room, pending()).await
@@ -96,18 +96,18 @@ impl Connection {
     /// Starts HTTP/2. The connection takes no new calls once it is `outdated`.
     async fn start(
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: Head,
+        head: RequestHeaders,
         room: Arc<Room>,
         outdated: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<Arc<Self>> {
-        let signs = Arc::new(Signs::new(room));
+        let signs = Arc::new(ConnectionActivity::new(room));
         let io = {
             let signs = signs.clone();
             InspectReader::new(io, move |bytes: &[u8]| signs.note_read(bytes))
         };
         let handshake = settings::builder().handshake(io);
         let (sender, mut connection) = handshake.await.map_err(io::Error::other)?;
-        let pings = Pings::new(connection.ping_pong().expect("asked for once"));
+        let pings = Pings::new(connection.ping_pong().expect("first call of `ping_pong`"));
         let sender = Arc::new(Mutex::new(sender));
         let driver = tokio::spawn(Driver {
             connection,
@@ -178,7 +178,7 @@ impl Drop for Connection {
 struct Driver<T> {
     connection: client::Connection<T, Bytes>,
     sender: Weak<Mutex<SendRequest<Bytes>>>,
-    signs: Arc<Signs>,
+    signs: Arc<ConnectionActivity>,
     reads: u64,
 }
 

@@ -1,4 +1,4 @@
-//! [`Head`]: what a connection adds to the head of each request.
+//! [`RequestHeaders`]: what a connection adds to the head of each request.
 
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_
 
 /// How a connection is opened, and the part of the head that all requests on it share.
 #[derive(Debug, Clone)]
-pub(crate) struct Head {
+pub(crate) struct RequestHeaders {
     pub(crate) authority: Authority,
     pub(crate) request_id_names: RequestIdNames,
     pub(crate) tls: Option<Tls>,
     pub(crate) network: Option<Arc<dyn Network>>,
 }
 
-impl Head {
+impl RequestHeaders {
     /// The head for a connection that has no address.
     pub(crate) fn in_memory(request_id_names: RequestIdNames) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Head {
         uri.authority = Some(self.authority.clone());
         let path = uri.path_and_query;
         uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-        *request.uri_mut() = Uri::from_parts(uri).expect("it has all three parts");
+        *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path are set");
         let headers = request.headers_mut();
         write_context(headers, self.request_id_names);
         headers.entry(USER_AGENT).or_insert(MESH);
@@ -86,7 +86,7 @@ mod tests {
     use crate::request::context::Context;
 
     fn written(names: RequestIdNames, request: http::request::Builder) -> HeaderMap {
-        let head = Head {
+        let head = RequestHeaders {
             authority: Authority::from_static("service1:50051"),
             request_id_names: names,
             tls: None,

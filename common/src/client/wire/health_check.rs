@@ -9,7 +9,9 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tower::service_fn;
 
-use super::{connection::Connection, headers::Head, request_body::RequestBody, room::Room};
+use super::{
+    connection::Connection, headers::RequestHeaders, request_body::RequestBody, room::Room,
+};
 use crate::client::{
     ending::{details, failure::Failure},
     patience::patience,
@@ -28,7 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The reply to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reply {
+pub(crate) enum HealthReply {
     /// The replica is there, as most responses mean.
     Present,
     /// The replica says that it does not serve.
@@ -41,7 +43,7 @@ impl Connection {
     /// Opens a connection to a replica that serves. Calls that wait in `room` may take its streams.
     pub(crate) async fn open_and_ask(
         address: SocketAddr,
-        head: Head,
+        head: RequestHeaders,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
         let connection = Self::open(address, head, room).await?;
@@ -71,9 +73,9 @@ impl Connection {
             }
         }
         match reply {
-            Some(Reply::Present) => Ok(()),
-            Some(Reply::NotServing) => Err("it says that it does not serve"),
-            Some(Reply::Unavailable) => Err("it says that it is unavailable"),
+            Some(HealthReply::Present) => Ok(()),
+            Some(HealthReply::NotServing) => Err("it says that it does not serve"),
+            Some(HealthReply::Unavailable) => Err("it says that it is unavailable"),
             None if self.signs.takes_streams() && self.signs.counts().reads > before => Ok(()),
             None => Err("it does not respond"),
         }
@@ -81,7 +83,7 @@ impl Connection {
 }
 
 /// Asks a replica whether it serves. There is no reply if the connection ends before.
-pub(crate) async fn ask(connection: &Connection) -> Option<Reply> {
+pub(crate) async fn ask(connection: &Connection) -> Option<HealthReply> {
     let exchange = service_fn(async |request: Request<tonic::body::Body>| {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, RequestBody::message(body).await?);
@@ -92,10 +94,10 @@ pub(crate) async fn ask(connection: &Connection) -> Option<Reply> {
     let reply = check_health(exchange, DEADLINE).await;
     let is_unavailable = |status: &Status| status.code() == Code::Unavailable;
     match reply {
-        Ok(ServingStatus::NotServing) => Some(Reply::NotServing),
+        Ok(ServingStatus::NotServing) => Some(HealthReply::NotServing),
         Err(_) if !connection.signs.takes_streams() => None,
-        Err(status) if is_unavailable(&status) => Some(Reply::Unavailable),
-        _ => Some(Reply::Present),
+        Err(status) if is_unavailable(&status) => Some(HealthReply::Unavailable),
+        _ => Some(HealthReply::Present),
     }
 }
 
@@ -110,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_was_stuck_does_not_take_the_replica_for_dead() {
-        let head = Head::in_memory(RequestIdNames::Both);
+        let head = RequestHeaders::in_memory(RequestIdNames::Both);
         let connection = Connection::open(listen(), head, Arc::default())
             .await
             .unwrap();

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use h2::{Ping, PingPong};
 use tokio::time::Instant;
 
-use super::activity::Signs;
+use super::activity::ConnectionActivity;
 use crate::limits;
 
 /// Sends PINGs. Their acknowledgements count as reads, as all bytes do.
@@ -28,9 +28,9 @@ impl Pings {
     }
 
     /// Sends a PING, unless a server could count it as one too many. Returns whether it was sent.
-    pub(crate) fn send(&mut self, signs: &Signs) -> bool {
+    pub(crate) fn send(&mut self, signs: &ConnectionActivity) -> bool {
         let is_long_ago = |last: Instant| last.elapsed() >= limits::PING_INTERVAL;
-        // Asked in any case: the frames so far are forgotten.
+        // HealthCheckSent in any case: the frames so far are forgotten.
         let has_answered = signs.take_answered();
         let may_send = has_answered || self.last.is_none_or(is_long_ago);
         if may_send {

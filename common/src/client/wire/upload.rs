@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::request_body::{Reader, Replay};
 use crate::{
-    body::deadline::Bounded,
+    body::deadline::WithDeadline,
     request::{context, deadline::Deadline},
 };
 
@@ -42,7 +42,7 @@ impl Upload {
         let deadline = context::deadline().unwrap_or_else(|| Deadline::after(Duration::MAX));
         let task = context::spawn(async move {
             let sending = || send(reader, &mut outgoing);
-            let sending = Bounded::start(Instant::now(), deadline, sending);
+            let sending = WithDeadline::start(Instant::now(), deadline, sending);
             let sent = match AssertUnwindSafe(sending).catch_unwind().await {
                 Ok(Ok(sent)) => sent,
                 Ok(Err(exceeded)) => Err(Status::deadline_exceeded(exceeded.to_string())),

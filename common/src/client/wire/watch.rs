@@ -25,9 +25,9 @@ use tokio::{
 };
 
 use super::{
-    activity::{Closed, Counts, Doubt, Signs},
+    activity::{Closed, ConnectionActivity, Counts, Doubt},
     connection::Connection,
-    health_check::{REPLY, Reply, TICK, ask},
+    health_check::{HealthReply, REPLY, TICK, ask},
     pings::Pings,
 };
 use crate::client::patience::patience;
@@ -53,7 +53,11 @@ const SUSPECT: u32 = REPLY;
 const BROKEN: u32 = 160;
 
 /// Watches the calls of a connection while polled. Keeps the connection open only during questions.
-pub(crate) async fn watch(connection: Weak<Connection>, signs: Arc<Signs>, mut pings: Pings) {
+pub(crate) async fn watch(
+    connection: Weak<Connection>,
+    signs: Arc<ConnectionActivity>,
+    mut pings: Pings,
+) {
     loop {
         signs.call_begun().await;
         watch_calls(&connection, &signs, &mut pings).await;
@@ -61,7 +65,7 @@ pub(crate) async fn watch(connection: Weak<Connection>, signs: Arc<Signs>, mut p
 }
 
 /// Asks whenever a call is late, until none is in flight.
-async fn watch_calls(connection: &Weak<Connection>, signs: &Signs, pings: &mut Pings) {
+async fn watch_calls(connection: &Weak<Connection>, signs: &ConnectionActivity, pings: &mut Pings) {
     let mut looks = Looks::new(signs.counts());
     let mut pause = LATE_AFTER;
     let mut next_question = Instant::now();
@@ -98,7 +102,7 @@ async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
         return;
     }
     let mut question = pin!(ask(connection));
-    signs.set_doubt(Doubt::Asked);
+    signs.set_doubt(Doubt::HealthCheckSent);
     let mut ticks = 0;
     loop {
         select! {
@@ -135,8 +139,8 @@ async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
     }
 }
 
-fn see(reply: Option<Reply>, signs: &Signs) {
-    if reply == Some(Reply::NotServing) {
+fn see(reply: Option<HealthReply>, signs: &ConnectionActivity) {
+    if reply == Some(HealthReply::NotServing) {
         signs.close(Closed::NotServing);
     }
 }

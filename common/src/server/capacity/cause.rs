@@ -41,7 +41,7 @@ impl Cause {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Client => metrics::CLIENT_GONE,
-            Self::GivesWay => "gave_way",
+            Self::GivesWay => "preempted",
             Self::Stop => "drain",
             Self::Deadline => "deadline",
             Self::Failure => "broken_off",

@@ -139,14 +139,14 @@ impl Picked {
 
 /// A place for a connection. Dropping it frees the place.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionPermit {
     pub(crate) open: Arc<Open>,
     connections: Arc<Connections>,
     number: u64,
     _place: OwnedSemaphorePermit,
 }
 
-impl Drop for Connection {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         lock(&self.connections.all).remove(self.number);
     }
@@ -169,7 +169,7 @@ impl Connections {
 
     /// Waits for a place for a connection from this address. Near the limit, lets an idle connection
     /// end; at the limit, first closes one.
-    pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Connection {
+    pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> ConnectionPermit {
         let network = network_of(address.to_canonical());
         let place = match self.places.clone().try_acquire_owned() {
             Ok(place) => place,
@@ -184,7 +184,7 @@ impl Connections {
         if self.says_goodbye.load(Relaxed) {
             open.close(Close::Leave);
         }
-        Connection {
+        ConnectionPermit {
             open,
             connections: self.clone(),
             number,
@@ -259,7 +259,7 @@ mod tests {
         connections: &Arc<Connections>,
         address: IpAddr,
         count: usize,
-    ) -> Vec<Connection> {
+    ) -> Vec<ConnectionPermit> {
         let mut admitted = Vec::new();
         for _ in 0..count {
             admitted.push(connections.admit(address).await);
@@ -267,7 +267,7 @@ mod tests {
         admitted
     }
 
-    fn told(connections: &[Connection], why: Close) -> usize {
+    fn told(connections: &[ConnectionPermit], why: Close) -> usize {
         let told = connections
             .iter()
             .filter(|one| one.open.told_to_close() == Some(why));
@@ -278,8 +278,8 @@ mod tests {
     fn come_in(
         connections: &Arc<Connections>,
         address: IpAddr,
-        others: [&mut Vec<Connection>; 2],
-    ) -> Connection {
+        others: [&mut Vec<ConnectionPermit>; 2],
+    ) -> ConnectionPermit {
         let newcomer = connections.admit(address);
         // Without tokio's budget for a task, which would make it wait once more.
         let mut newcomer = Box::pin(tokio::task::unconstrained(newcomer));

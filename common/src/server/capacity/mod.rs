@@ -4,15 +4,15 @@ pub(crate) mod cause;
 pub(crate) mod clock;
 pub(crate) mod connections;
 mod held;
-pub(crate) mod kind;
 pub(crate) mod long_lived;
 mod newcomers;
 pub(crate) mod open;
 pub(crate) mod outbound;
-pub(crate) mod places;
-pub(crate) mod share;
+pub(crate) mod permits;
+pub(crate) mod request_class;
 mod stalled;
 pub(crate) mod tail;
+pub(crate) mod worker_permits;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,10 +21,10 @@ use tracing::warn;
 
 use self::{
     connections::Connections,
-    kind::Kind,
     long_lived::LongLived,
-    places::{NoPlace, Places},
-    share::Share,
+    permits::{NoPermit, Permits},
+    request_class::RequestClass,
+    worker_permits::WorkerPermits,
 };
 use crate::{
     limits,
@@ -35,7 +35,7 @@ use crate::{
 /// The capacity of one worker: its share of the places, its counters and its long-lived calls.
 #[derive(Debug)]
 pub(crate) struct Capacity {
-    pub(crate) share: Arc<Share>,
+    pub(crate) share: Arc<WorkerPermits>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) long_lived: LongLived,
     warnings: RateLimit,
@@ -43,9 +43,9 @@ pub(crate) struct Capacity {
 
 impl Capacity {
     /// The capacity of one of `workers` workers.
-    pub(crate) fn new(places: Arc<Places>, workers: usize, long_lived: LongLived) -> Self {
+    pub(crate) fn new(places: Arc<Permits>, workers: usize, long_lived: LongLived) -> Self {
         Self {
-            share: Arc::new(Share::new(places, workers)),
+            share: Arc::new(WorkerPermits::new(places, workers)),
             counters: metrics::of_this_thread(),
             long_lived,
             warnings: RateLimit::per_second(limits::LIMIT_WARNINGS),
@@ -54,13 +54,13 @@ impl Capacity {
 
     /// The capacity of a whole process that is not ours, with any number of threads.
     pub(crate) fn alone(max_in_flight: usize) -> Self {
-        let places = Places::new(max_in_flight, Arc::new(Connections::new(0)));
+        let places = Permits::new(max_in_flight, Arc::new(Connections::new(0)));
         let long_lived = LongLived::new(CancellationToken::new(), Duration::ZERO);
         Self::new(Arc::new(places), usize::MAX, long_lived) // reserves no places for one thread
     }
 
     /// Counts a refused request, and logs one refusal a second.
-    pub(crate) fn refuse(&self, kind: Kind, NoPlace { limit }: NoPlace) -> Overloaded {
+    pub(crate) fn refuse(&self, kind: RequestClass, NoPermit { limit }: NoPermit) -> Overloaded {
         let refused = metrics::of_this_thread().shed.add(1);
         let is_logged = self.warnings.allow().is_some();
         if is_logged {

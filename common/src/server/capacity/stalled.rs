@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    async fn stalled() -> (Stalled, [super::super::connections::Connection; 2]) {
+    async fn stalled() -> (Stalled, [super::super::connections::ConnectionPermit; 2]) {
         let connections = Arc::new(Connections::new(2));
         let mut both = Vec::new();
         for _ in 0..2 {

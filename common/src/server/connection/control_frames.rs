@@ -4,7 +4,7 @@
 //! limits some kinds and has no hook for the others, so the bytes are counted before h2 reads them.
 
 use super::allowance::{Allowance, TooMany};
-use crate::{dialect::length_prefixed::Prefixed, limits};
+use crate::{dialect::length_prefixed::LengthPrefixed, limits};
 
 /// The bytes of a frame header (RFC 9113, 4.1): length (three), type, flags, stream (four).
 const HEAD: usize = 9;
@@ -16,7 +16,7 @@ const WINDOW_UPDATE: u8 = 8;
 
 #[derive(Debug)]
 pub(crate) struct ControlFrames {
-    frames: Prefixed<HEAD>,
+    frames: LengthPrefixed<HEAD>,
     budget: Budget,
 }
 
@@ -34,7 +34,7 @@ impl ControlFrames {
     /// A count that begins after the preface.
     pub(crate) fn new() -> Self {
         Self {
-            frames: Prefixed::new(),
+            frames: LengthPrefixed::new(),
             budget: Budget {
                 others: Allowance::new(
                     limits::CONTROL_FRAMES_PER_SECOND,

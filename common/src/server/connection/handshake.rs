@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::info;
 
-use super::handshake_permits::{Place, Stage};
+use super::handshake_permits::{Permit, Stage};
 use crate::{
     limits,
     problem::Problem,
@@ -115,10 +115,10 @@ async fn take_turns(
     let first = if let Some(first) = first_byte_by_now(&socket) {
         first
     } else {
-        let silent = Place::take(Stage::Silent, open.network)?;
+        let silent = Permit::take(Stage::Silent, open.network)?;
         silent.run(first_byte(&socket)).await?
     };
-    let begun = Place::take(Stage::Begun, open.network)?;
+    let begun = Permit::take(Stage::Begun, open.network)?;
     begun
         .run(shake_hands(certificates, socket, first, open))
         .await

@@ -1,4 +1,4 @@
-//! [`Place`]: the place of a handshake among those of its worker, and which one gives way at the
+//! [`Permit`]: the place of a handshake among those of its worker, and which one gives way at the
 //! limit.
 //!
 //! With places that clients keep until the timeout, a few slow clients would keep the others out.
@@ -120,14 +120,14 @@ impl Running {
 }
 
 /// The place of a handshake at one stage. Dropping it frees the place.
-pub(crate) struct Place {
+pub(crate) struct Permit {
     stage: Stage,
     network: IpAddr,
     number: u64,
     lost: oneshot::Receiver<()>,
 }
 
-impl Place {
+impl Permit {
     /// Takes a place for a handshake with a client of this network.
     ///
     /// # Errors
@@ -160,7 +160,7 @@ fn too_many() -> io::Error {
     io::Error::other("too many handshakes at once")
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.stage
             .with(|running| running.remove(self.network, self.number));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn take(stage: Stage, network: IpAddr) -> Option<Part> {
-        let place = Place::take(stage, network).ok()?;
+        let place = Permit::take(stage, network).ok()?;
         Some(Box::pin(place.run(pending())))
     }
 
@@ -253,7 +253,7 @@ mod tests {
         for stage in BOTH {
             drop(many(stage, FLOOD, limits::MAX_HANDSHAKES));
             drop(many(stage, honest(1), limits::MAX_HANDSHAKES));
-            let place = Place::take(stage, FLOOD).expect("there is room");
+            let place = Permit::take(stage, FLOOD).expect("there is room");
             place.run(async { Ok(()) }).await.expect("it is complete");
             stage.with(|running| assert!(running.count == 0 && running.networks.is_empty()));
         }

@@ -2,7 +2,7 @@
 
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 
-use super::streams::Streams;
+use super::streams::StreamExecutor;
 use crate::{limits, request::protocol::Protocol};
 
 /// The settings for a connection with these streams to a port for this protocol. `max_in_flight` is the
@@ -10,8 +10,8 @@ use crate::{limits, request::protocol::Protocol};
 pub(crate) fn builder(
     protocol: Protocol,
     max_in_flight: usize,
-    streams: Streams,
-) -> auto::Builder<Streams> {
+    streams: StreamExecutor,
+) -> auto::Builder<StreamExecutor> {
     let max_streams = match protocol {
         Protocol::Http => limits::MAX_STREAMS,
         Protocol::Grpc => u32::try_from(max_in_flight)
@@ -22,7 +22,7 @@ pub(crate) fn builder(
     // others. From this window h2 derives the memory for small frames that wait to be read
     // (RUSTSEC-2026-0258), half as much; hyper has no setting for it.
     let connection_window = limits::STREAM_WINDOW * max_streams;
-    // Streams that the client resets before they are served. More are an attack (CVE-2023-44487,
+    // StreamExecutor that the client resets before they are served. More are an attack (CVE-2023-44487,
     // "rapid reset"). A peer whose calls all reach their deadline at once resets no more streams
     // than it may have open.
     let max_pending_resets = max_streams as usize;

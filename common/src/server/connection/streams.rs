@@ -1,4 +1,4 @@
-//! [`Stack`]: the inbound stack as a service of hyper; and [`Streams`]: the executor of HTTP/2
+//! [`HyperService`]: the inbound stack as a service of hyper; and [`StreamExecutor`]: the executor of HTTP/2
 //! streams.
 
 use std::{
@@ -15,7 +15,7 @@ use hyper::{body::Incoming, rt::Executor};
 
 use super::turns::Turns;
 use crate::{
-    body::deadline::Bounded, limits, request::deadline::Deadline, server::capacity::open::Open,
+    body::deadline::WithDeadline, limits, request::deadline::Deadline, server::capacity::open::Open,
 };
 
 thread_local! {
@@ -25,15 +25,15 @@ thread_local! {
 
 /// The inbound stack as a service of hyper. Its layers are always ready, because they wait in their
 /// futures. So `poll_ready` is not called, which saves a future around the others.
-pub(crate) struct Stack<S> {
+pub(crate) struct HyperService<S> {
     service: S,
     open: Arc<Open>,
     turns: Turns,
 }
 
-impl<S> Stack<S> {
+impl<S> HyperService<S> {
     /// The stack of a connection with these streams.
-    pub(crate) fn new(service: S, open: Arc<Open>, streams: &Streams) -> Self {
+    pub(crate) fn new(service: S, open: Arc<Open>, streams: &StreamExecutor) -> Self {
         Self {
             service,
             open,
@@ -43,13 +43,13 @@ impl<S> Stack<S> {
 }
 
 /// hyper owns the stack for as long as it serves the connection.
-impl<S> Drop for Stack<S> {
+impl<S> Drop for HyperService<S> {
     fn drop(&mut self) {
         self.turns.end();
     }
 }
 
-impl<S> hyper::service::Service<Request<Incoming>> for Stack<S>
+impl<S> hyper::service::Service<Request<Incoming>> for HyperService<S>
 where
     S: tower::Service<Request<Incoming>> + Clone,
 {
@@ -95,12 +95,12 @@ impl<F: Future> Future for Begun<F> {
 /// The guard layer ends a request at its deadline, unless the client reads nothing of the response:
 /// hyper does not poll the body then.
 #[derive(Clone)]
-pub(crate) struct Streams {
+pub(crate) struct StreamExecutor {
     open: Arc<Open>,
     turns: Turns,
 }
 
-impl Streams {
+impl StreamExecutor {
     pub(crate) fn new(open: Arc<Open>) -> Self {
         Self {
             open,
@@ -109,7 +109,7 @@ impl Streams {
     }
 }
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -126,7 +126,7 @@ where
         if refusal.as_ref().is_some_and(Refusal::is_beyond_limit) {
             return; // which resets the stream
         }
-        let stream = Bounded::begun(end, stream);
+        let stream = WithDeadline::begun(end, stream);
         match refusal {
             None => self.turns.add(Box::pin(stream.map(drop))),
             Some(refusal) => {

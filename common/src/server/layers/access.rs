@@ -30,18 +30,18 @@ use crate::{
     },
     telemetry::{
         logging::Cut,
-        metrics::{self, Kind},
+        metrics::{self, Measure},
     },
 };
 
 /// A response extension that logs the access line at `debug`: health probes come every few seconds,
 /// and one line a second is enough for refused requests.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Quiet;
+pub(crate) struct LogAtDebug;
 
 /// The values that all requests of a connection share.
 #[derive(Debug, Clone)]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionInfo {
     /// The protocol of the port.
     pub(super) port: Protocol,
     /// The paths of the port.
@@ -63,7 +63,7 @@ enum RemoteAddress {
     In(fn(&Extensions) -> Option<IpAddr>),
 }
 
-impl Connection {
+impl ConnectionInfo {
     /// A connection that this crate serves. `keep_alive` is the header of its responses over HTTP/1.
     pub(crate) fn new(
         port: Protocol,
@@ -117,7 +117,7 @@ pub(super) enum End {
 #[derive(Debug, Clone)]
 pub(super) struct AccessLine {
     pub(super) context: Context,
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Arc<ConnectionInfo>,
     /// The address of the client, if the connection does not know it.
     peer: Option<IpAddr>,
     method: Method,
@@ -158,7 +158,7 @@ enum Level {
 impl AccessLine {
     pub(super) fn new<B>(
         request: &Request<B>,
-        connection: Arc<Connection>,
+        connection: Arc<ConnectionInfo>,
         context: Context,
     ) -> Self {
         Self {
@@ -183,7 +183,7 @@ impl AccessLine {
     /// Takes the values from the head of the response.
     pub(super) fn see_response<B: http_body::Body>(&mut self, response: &http::Response<B>) {
         self.status = response.status().as_u16();
-        self.quiet = response.extensions().get::<Quiet>().is_some();
+        self.quiet = response.extensions().get::<LogAtDebug>().is_some();
         self.see_grpc_status(response.headers());
         self.length = length_of(response);
         if response.body().is_end_stream() {
@@ -279,7 +279,7 @@ impl AccessLine {
     }
 
     /// Whether the connection ended because its client took nothing.
-    fn gave_way(&self) -> bool {
+    fn preempted(&self) -> bool {
         let open = self.connection.open.as_ref();
         open.is_some_and(|open| open.held.gives_way())
     }
@@ -289,7 +289,7 @@ impl AccessLine {
         let cause = match self.end {
             End::Complete => None,
             End::Cut(cause) => Some(cause),
-            End::Dropped if self.gave_way() => Some(Cause::GivesWay),
+            End::Dropped if self.preempted() => Some(Cause::GivesWay),
             End::Dropped => Some(cause::current()),
         };
         let (status, reason) = match (self.end, cause) {
@@ -368,8 +368,8 @@ impl AccessLine {
             return;
         }
         let (kind, status) = match outcome.grpc_code {
-            Some(code) => (Kind::RpcServer, code as u16),
-            None => (Kind::http(&self.method), outcome.status),
+            Some(code) => (Measure::RpcServer, code as u16),
+            None => (Measure::http(&self.method), outcome.status),
         };
         let route = self.route().unwrap_or(metrics::OTHER);
         metrics::count_duration(kind, route, status, outcome.cause.map(Cause::name), took);

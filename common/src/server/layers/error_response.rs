@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Either};
 use tonic::Status;
 use tracing::error;
 
-use super::{access::Quiet, head::Refusal};
+use super::{access::LogAtDebug, head::Refusal};
 use crate::{
     body::deadline::Panicked,
     dialect::tonic_quirks,
@@ -32,7 +32,7 @@ fn response_to(error: &BoxError) -> Response {
     if let Some(overloaded) = error.downcast_ref::<Overloaded>() {
         let mut response = Problem::overloaded().unprocessed().into_response();
         if !overloaded.is_logged {
-            response.extensions_mut().insert(Quiet);
+            response.extensions_mut().insert(LogAtDebug);
         }
         return response;
     }
@@ -81,7 +81,7 @@ where
     // response has separate headers (gRFC A6).
     let failure = match (protocol, failure.extensions().get::<Problem>()) {
         (Protocol::Grpc, Some(problem)) => {
-            let quiet = failure.extensions().get::<Quiet>().copied();
+            let quiet = failure.extensions().get::<LogAtDebug>().copied();
             let mut status = Status::from(problem.clone()).into_http();
             if let Some(quiet) = quiet {
                 status.extensions_mut().insert(quiet);

@@ -17,7 +17,7 @@ use http_body::Body;
 use tower::{Layer, Service};
 
 use crate::{
-    body::deadline::{Bounded, GuardedBody, Panicked},
+    body::deadline::{DeadlineBody, Panicked, WithDeadline},
     request::{context, protocol::Protocol},
 };
 
@@ -63,7 +63,7 @@ where
     S::Error: Into<BoxError>,
     R: Body,
 {
-    type Response = Response<GuardedBody<R>>;
+    type Response = Response<DeadlineBody<R>>;
     type Error = BoxError;
     type Future = ResponseFuture<S::Future>;
 
@@ -80,7 +80,7 @@ where
         let (mut request, mut inner) = (Some(request), None);
         let work = || {
             let call = || self.inner.call(request.take().expect("it is called once"));
-            inner = Some(Bounded::start(arrived, deadline, call));
+            inner = Some(WithDeadline::start(arrived, deadline, call));
         };
         let _panic = catch_unwind(AssertUnwindSafe(work));
         ResponseFuture { inner, protocol }
@@ -92,7 +92,7 @@ pin_project_lite::pin_project! {
     pub struct ResponseFuture<F> {
         // `None` after a panic.
         #[pin]
-        inner: Option<Bounded<F>>,
+        inner: Option<WithDeadline<F>>,
         protocol: Protocol,
     }
 }
@@ -103,7 +103,7 @@ where
     E: Into<BoxError>,
     R: Body,
 {
-    type Output = Result<Response<GuardedBody<R>>, BoxError>;
+    type Output = Result<Response<DeadlineBody<R>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -117,7 +117,7 @@ where
             return Poll::Ready(Err(Panicked.into()));
         };
         let response = ready!(poll)?.map_err(Into::into)?;
-        let guarded = |body| GuardedBody::new(body, deadline, *this.protocol);
+        let guarded = |body| DeadlineBody::new(body, deadline, *this.protocol);
         Poll::Ready(Ok(response.map(guarded)))
     }
 }

@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use crate::{
-    dialect::length_prefixed::Prefixed,
+    dialect::length_prefixed::LengthPrefixed,
     request::{context, protocol::Protocol},
     server::routes::Paths,
 };
@@ -41,7 +41,7 @@ impl Rules {
         (self.protocol == Protocol::Grpc).then(|| Checks {
             limit: self.limit,
             has_one: self.has_one_request(),
-            messages: Prefixed::new(),
+            messages: LengthPrefixed::new(),
             seen: 0,
         })
     }
@@ -57,7 +57,7 @@ impl Rules {
 /// The state of a request whose messages are checked.
 #[derive(Debug)]
 pub(crate) struct Checks {
-    messages: Prefixed<PREFIX>,
+    messages: LengthPrefixed<PREFIX>,
     limit: usize,
     /// Whether the method takes one message.
     has_one: bool,
@@ -175,7 +175,7 @@ mod tests {
         Checks {
             limit,
             has_one,
-            messages: Prefixed::new(),
+            messages: LengthPrefixed::new(),
             seen: 0,
         }
     }

@@ -20,7 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 use tower::{Layer, Service};
 
 use super::{
-    access::{AccessLine, Connection, End},
+    access::{AccessLine, ConnectionInfo, End},
     http1,
     request_context::context_of,
 };
@@ -29,7 +29,7 @@ use crate::{
     dialect::tonic_quirks,
     request::{
         context::Shared,
-        methods::{Deadlines, Methods, declared_in},
+        methods::{Methods, RouteTable, declared_in},
         protocol::Protocol,
         timings::{SERVER_TIMING, Timings},
     },
@@ -64,15 +64,15 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct RequestLayer {
-    connection: Arc<Connection>,
+    connection: Arc<ConnectionInfo>,
 }
 
 impl RequestLayer {
     /// A layer for HTTP. `deadline` is that of every request.
     pub fn http(deadline: Duration) -> Self {
-        let deadlines = Deadlines::of_methods(deadline, &Methods::new());
+        let deadlines = RouteTable::of_methods(deadline, &Methods::new());
         let paths = Paths::Methods(deadlines);
-        Self::of_connection(Connection::unknown(Protocol::Http, paths))
+        Self::of_connection(ConnectionInfo::unknown(Protocol::Http, paths))
     }
 
     /// A layer for gRPC. `descriptors` is the encoded file descriptor set of the services, which
@@ -84,8 +84,8 @@ impl RequestLayer {
     pub fn grpc(deadline: Duration, descriptors: &[u8]) -> Self {
         let methods =
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
-        let paths = Paths::Methods(Deadlines::of_methods(deadline, &methods));
-        Self::of_connection(Connection::unknown(Protocol::Grpc, paths))
+        let paths = Paths::Methods(RouteTable::of_methods(deadline, &methods));
+        Self::of_connection(ConnectionInfo::unknown(Protocol::Grpc, paths))
     }
 
     /// Tells the layer where the server puts the address of the client, for the access line.
@@ -95,7 +95,7 @@ impl RequestLayer {
         Self::of_connection(connection.with_peer(find))
     }
 
-    pub(crate) fn of_connection(connection: Connection) -> Self {
+    pub(crate) fn of_connection(connection: ConnectionInfo) -> Self {
         Self {
             connection: Arc::new(connection),
         }
@@ -117,7 +117,7 @@ impl<S> Layer<S> for RequestLayer {
 #[derive(Debug, Clone)]
 pub struct RequestService<S> {
     inner: S,
-    connection: Arc<Connection>,
+    connection: Arc<ConnectionInfo>,
 }
 
 impl<S, B, R> Service<Request<B>> for RequestService<S>

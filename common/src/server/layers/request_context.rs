@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, Request};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::access::Connection;
+use super::access::ConnectionInfo;
 use crate::{
     limits,
     rate_limit::RateLimit,
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 #[cfg(feature = "traces")]
-use crate::{server::capacity::kind::Kind, telemetry::traces};
+use crate::{server::capacity::request_class::RequestClass, telemetry::traces};
 
 /// The faults of the headers of a request, which is served nevertheless.
 #[derive(Debug)]
@@ -46,15 +46,18 @@ impl Faults {
 
 /// The context of a request on this connection. Without a valid id from the client, the id is fresh.
 /// The deadline is that of the method, or the client's if it is sooner.
-pub(super) fn context_of<B>(request: &Request<B>, connection: &Connection) -> (Context, Faults) {
+pub(super) fn context_of<B>(
+    request: &Request<B>,
+    connection: &ConnectionInfo,
+) -> (Context, Faults) {
     let protocol = Protocol::of(request, connection.port);
     let (request_id, is_ambiguous) = request_id_of(request.headers(), protocol);
     let (request_id, bad_id) = value_and_fault(request_id);
     let (timeout, bad_timeout) = value_and_fault(timeout_of(request.headers(), protocol));
     let (trace, bad_trace) = Trace::of(request.headers());
     #[cfg(feature = "traces")]
-    let trace = match Kind::of(request.uri().path(), false) {
-        Kind::Probe => trace, // a span every few seconds would tell nothing
+    let trace = match RequestClass::of(request.uri().path(), false) {
+        RequestClass::Probe => trace, // a span every few seconds would tell nothing
         _ => traces::of_request(trace),
     };
     let terms = connection.paths.terms(request.uri().path());

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::worker_thread::Accepted;
 use crate::{
     limits,
-    server::capacity::connections::{Connection, Connections},
+    server::capacity::connections::{ConnectionPermit, Connections},
 };
 
 /// Accepts the connections of one listener until the service drains, and then those left in the
@@ -19,7 +19,7 @@ pub(crate) async fn accept(
     listener: usize,
     socket: TcpListener,
     connections: Arc<Connections>,
-    mut hand_out: HandOut,
+    mut hand_out: Dispatcher,
     draining: CancellationToken,
 ) {
     let mut take = async |accepted: io::Result<(std::net::TcpStream, SocketAddr)>| {
@@ -73,13 +73,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// Hands each connection of one listener to the worker with the fewest open connections of that
 /// listener, in turns among equals. (`SO_REUSEPORT` hashes connections: with a few long-lived gRPC
 /// connections, it leaves cores idle.)
-pub(crate) struct HandOut {
+pub(crate) struct Dispatcher {
     /// The inbox of each worker, and a handle that each of its open connections clones.
     workers: Vec<(UnboundedSender<Accepted>, Arc<()>)>,
     next: usize,
 }
 
-impl HandOut {
+impl Dispatcher {
     pub(crate) fn new(inboxes: Vec<UnboundedSender<Accepted>>) -> Self {
         let with_count = |inbox| (inbox, Arc::new(()));
         Self {
@@ -88,7 +88,7 @@ impl HandOut {
         }
     }
 
-    fn give(&mut self, stream: std::net::TcpStream, listener: usize, connection: Connection) {
+    fn give(&mut self, stream: std::net::TcpStream, listener: usize, connection: ConnectionPermit) {
         let count = self.workers.len();
         let in_turns = (0..count).map(|offset| (self.next + offset) % count);
         let Some(worker) =
@@ -117,7 +117,7 @@ mod tests {
 
     /// Hands out a connection and returns the worker that got it.
     fn give(
-        hand_out: &mut HandOut,
+        hand_out: &mut Dispatcher,
         inboxes: &mut [UnboundedReceiver<Accepted>],
     ) -> (usize, Accepted) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -138,7 +138,7 @@ mod tests {
     fn connections_go_to_the_worker_with_the_fewest() {
         let (senders, mut inboxes): (Vec<_>, Vec<_>) =
             (0..3).map(|_| mpsc::unbounded_channel()).unzip();
-        let mut hand_out = HandOut::new(senders);
+        let mut hand_out = Dispatcher::new(senders);
         let mut open: Vec<_> = (0..6).map(|_| give(&mut hand_out, &mut inboxes)).collect();
         let workers: Vec<_> = open.iter().map(|(worker, _)| *worker).collect();
         assert_eq!(workers, [0, 1, 2, 0, 1, 2]);

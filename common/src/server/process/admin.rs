@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    accept::{HandOut, accept},
+    accept::{Dispatcher, accept},
     bind::bind,
     error::Error,
     threads::Threads,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     limits,
     server::{
-        capacity::{connections::Connections, open::Close, places::Places},
+        capacity::{connections::Connections, open::Close, permits::Permits},
         service::{admin, status::Status},
     },
 };
@@ -41,7 +41,7 @@ impl Admin {
     /// Binds the port, and starts its thread. `settings` are those of the workers.
     pub(crate) fn bind(port: u16, settings: &Settings, host: IpAddr) -> Result<Self, Error> {
         let connections = Arc::new(Connections::new(limits::ADMIN_CONNECTIONS));
-        let places = Places::new(limits::ADMIN_IN_FLIGHT, connections.clone());
+        let places = Permits::new(limits::ADMIN_IN_FLIGHT, connections.clone());
         let status = Status::new(settings.process.clone(), settings.workers);
         let settings = Settings {
             workers: 1,
@@ -74,7 +74,7 @@ impl Admin {
             0,
             tokio::net::TcpListener::from_std(self.socket)?,
             self.connections.clone(),
-            HandOut::new(vec![self.inbox]),
+            Dispatcher::new(vec![self.inbox]),
             ending.clone(),
         ));
         Ok(Serving {

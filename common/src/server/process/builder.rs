@@ -23,10 +23,10 @@ use crate::{
     ports,
     request::protocol::Protocol,
     server::{
-        capacity::{connections::Connections, places::Places},
+        capacity::{connections::Connections, permits::Permits},
         connection::{handshake::Certificates, lifetime::Limits},
         service::{
-            listener::{Face, Listener, Port},
+            listener::{Listener, Port, ServedPort},
             process::Process,
             worker::Worker,
         },
@@ -121,7 +121,10 @@ impl Builder {
             deadline: config.deadline,
             drain_timeout: config.drain_timeout,
             lifetime: Limits::of(config),
-            places: Arc::new(Places::new(config.max_in_flight.get(), connections.clone())),
+            places: Arc::new(Permits::new(
+                config.max_in_flight.get(),
+                connections.clone(),
+            )),
             process: process.clone(),
             mesh_certificates: config.mesh_tls.clone().map(|tls| Certificates {
                 tls,
@@ -199,7 +202,7 @@ fn build_and_report(
     faces: &Faces,
     settings: &Settings,
     report: impl FnOnce(Result<Vec<Port>, Error>),
-) -> Option<Vec<Face>> {
+) -> Option<Vec<ServedPort>> {
     let listeners = faces(&Worker::new(settings.process.clone()));
     let ports = listeners.iter().map(Listener::port).collect();
     let face = |listener: Listener| listener.build(&settings.process, settings.deadline);

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
-    accept::{HandOut, accept},
+    accept::{Dispatcher, accept},
     admin::Admin,
     error::Error,
     renewal::drain_outdated,
@@ -112,7 +112,7 @@ impl Server {
                 index,
                 tokio::net::TcpListener::from_std(socket)?,
                 self.connections.clone(),
-                HandOut::new(self.inboxes.clone()),
+                Dispatcher::new(self.inboxes.clone()),
                 draining.clone(),
             ));
         }

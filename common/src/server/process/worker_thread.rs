@@ -24,21 +24,21 @@ use crate::{
         capacity::{
             Capacity,
             cause::{self, Cause},
-            connections::Connection,
+            connections::ConnectionPermit,
             long_lived::LongLived,
             open::Open,
-            places::Places,
+            permits::Permits,
         },
         connection::{
-            drive::Drive,
             error,
             handshake::{Certificates, handshake},
             hyper,
             lifetime::{Lifetime, Limits},
+            serve::ServeConnection,
             socket::Socket,
-            streams::{Stack, Streams},
+            streams::{HyperService, StreamExecutor},
         },
-        service::{listener::Face, process::Process},
+        service::{listener::ServedPort, process::Process},
         stack::inbound,
     },
     telemetry::logging,
@@ -52,7 +52,7 @@ pub(crate) struct Accepted {
     pub(crate) listener: usize,
     /// Counts the open connections of this worker and listener.
     pub(crate) open: Arc<()>,
-    pub(crate) connection: Connection,
+    pub(crate) connection: ConnectionPermit,
 }
 
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ pub(crate) struct Settings {
     pub(crate) drain_timeout: Duration,
     pub(crate) lifetime: Limits,
     /// The places of the process for requests in flight.
-    pub(crate) places: Arc<Places>,
+    pub(crate) places: Arc<Permits>,
     pub(crate) process: Process,
     /// The certificates of the gRPC ports and of the HTTP ports, if they speak TLS.
     pub(crate) mesh_certificates: Option<Certificates>,
@@ -84,7 +84,7 @@ impl Settings {
 /// `build` makes the faces in the runtime of the worker. Without faces, the worker ends at once.
 pub(crate) fn run(
     settings: &Settings,
-    build: impl FnOnce() -> Option<Vec<Face>>,
+    build: impl FnOnce() -> Option<Vec<ServedPort>>,
     accepted: UnboundedReceiver<Accepted>,
 ) -> io::Result<()> {
     logging::buffer_this_thread();
@@ -103,7 +103,11 @@ pub(crate) fn run(
     Ok(())
 }
 
-async fn serve(settings: &Settings, faces: &[Face], mut accepted: UnboundedReceiver<Accepted>) {
+async fn serve(
+    settings: &Settings,
+    faces: &[ServedPort],
+    mut accepted: UnboundedReceiver<Accepted>,
+) {
     let connections = TaskTracker::new();
     let capacity = Capacity::new(
         settings.places.clone(),
@@ -139,7 +143,7 @@ async fn serve(settings: &Settings, faces: &[Face], mut accepted: UnboundedRecei
 
 async fn serve_connection(
     settings: Settings,
-    face: Face,
+    face: ServedPort,
     capacity: Arc<Capacity>,
     accepted: Accepted,
 ) {
@@ -173,7 +177,7 @@ async fn serve_connection(
 
 /// Serves a connection. A write fails once the peer has read nothing for the time of `deadline`.
 pub(crate) async fn serve_socket<S>(
-    face: Face,
+    face: ServedPort,
     capacity: Arc<Capacity>,
     open: Arc<Open>,
     socket: S,
@@ -184,7 +188,7 @@ pub(crate) async fn serve_socket<S>(
 {
     let keep_alive = lifetime.keep_alive.clone();
     let lifetime = Lifetime::new(lifetime, face.protocol, &open);
-    let streams = Streams::new(open.clone());
+    let streams = StreamExecutor::new(open.clone());
     let max_in_flight = capacity.share.max_in_flight();
     let builder = hyper::builder(face.protocol, max_in_flight, streams.clone());
     if face.protocol == Protocol::Grpc {
@@ -196,10 +200,10 @@ pub(crate) async fn serve_socket<S>(
     let served = builder
         .serve_connection(
             TokioIo::new(socket),
-            Stack::new(service, open.clone(), &streams),
+            HyperService::new(service, open.clone(), &streams),
         )
         .into_owned();
-    if let Err(error) = Drive::new(served, open.clone(), lifetime).await {
+    if let Err(error) = ServeConnection::new(served, open.clone(), lifetime).await {
         if let Some((code, reason)) = error::sent_by_h2(&*error) {
             return error::note(&open, code, reason);
         }

@@ -15,7 +15,7 @@ use tower::util::MapRequestLayer;
 
 use super::{
     health::{self, quiet},
-    listener::Face,
+    listener::ServedPort,
     status::{self, Status},
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
 /// # Panics
 ///
 /// When it is called outside of a tokio runtime.
-pub(crate) fn face(status: Status, deadline: Duration) -> Face {
+pub(crate) fn face(status: Status, deadline: Duration) -> ServedPort {
     tokio::spawn(status.clone().keep_snapshots());
     let health = health::routes(status.process().readiness().clone());
     let router = Router::new()
@@ -43,7 +43,7 @@ pub(crate) fn face(status: Status, deadline: Duration) -> Face {
         .merge(health)
         .route_layer(MapRequestLayer::new(noted));
     let table = Routes::new(&router, deadline);
-    Face {
+    ServedPort {
         router,
         protocol: Protocol::Http,
         paths: Paths::Routes(table.into()),

@@ -10,7 +10,7 @@ use axum::{
 use http::StatusCode;
 
 use super::readiness::{Readiness, State};
-use crate::{endpoints, problem::Problem, server::layers::access::Quiet};
+use crate::{endpoints, problem::Problem, server::layers::access::LogAtDebug};
 
 /// The routes that every HTTP port has.
 pub(crate) fn routes(readiness: Readiness) -> Router {
@@ -38,6 +38,6 @@ fn ready(state: State) -> Result<&'static str, Problem> {
 /// A response whose access line is at `debug`.
 pub(crate) fn quiet(response: impl IntoResponse) -> Response {
     let mut response = response.into_response();
-    response.extensions_mut().insert(Quiet);
+    response.extensions_mut().insert(LogAtDebug);
     response
 }

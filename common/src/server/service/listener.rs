@@ -1,4 +1,4 @@
-//! [`Listener`]: a port of a service, and what it serves; and [`Face`]: the same, ready to serve.
+//! [`Listener`]: a port of a service, and what it serves; and [`ServedPort`]: the same, ready to serve.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tower::util::MapRequestLayer;
 use super::{grpc::Grpc, health, invalid::InvalidFace, process::Process};
 use crate::{
     endpoints, limits,
-    request::methods::Deadlines,
+    request::methods::RouteTable,
     request::protocol::Protocol,
     server::routes::{Paths, Routes, noted},
 };
@@ -113,7 +113,11 @@ impl Listener {
     }
 
     /// Adds what every port serves. `deadline` is that of the requests that have no other.
-    pub(crate) fn build(self, process: &Process, deadline: Duration) -> Result<Face, InvalidFace> {
+    pub(crate) fn build(
+        self,
+        process: &Process,
+        deadline: Duration,
+    ) -> Result<ServedPort, InvalidFace> {
         let protocol = self.port().protocol;
         let (router, paths) = match self.serves {
             Serves::Http(router) => {
@@ -131,11 +135,11 @@ impl Listener {
                     return Err(InvalidFace::GrpcRoute(route));
                 }
                 let (router, methods) = services.build(process)?;
-                let methods = Deadlines::of_methods(deadline, &methods);
+                let methods = RouteTable::of_methods(deadline, &methods);
                 (router, Paths::Methods(methods))
             }
         };
-        Ok(Face {
+        Ok(ServedPort {
             router,
             protocol,
             paths,
@@ -176,7 +180,7 @@ pub(crate) struct Port {
 
 /// The router of one port, and the rules for its requests.
 #[derive(Debug, Clone)]
-pub(crate) struct Face {
+pub(crate) struct ServedPort {
     pub(crate) router: Router,
     pub(crate) protocol: Protocol,
     pub(crate) paths: Paths,

@@ -29,7 +29,7 @@ const MAX_SERIES: usize = 4_096;
 
 /// What a histogram is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum Measure {
     /// An HTTP request, with its method.
     HttpServer(&'static str),
     RpcServer,
@@ -38,7 +38,7 @@ pub(crate) enum Kind {
     RpcClientAttempt,
 }
 
-impl Kind {
+impl Measure {
     /// An HTTP request. Clients choose the method, so all but the standard ones are one.
     pub(crate) fn http(method: &Method) -> Self {
         Self::HttpServer(match *method {
@@ -89,7 +89,7 @@ const HISTOGRAMS: [(&str, &str); 4] = [
 /// The requests or calls of one kind and route that ended with one status.
 #[derive(Debug)]
 pub(crate) struct Series {
-    kind: Kind,
+    kind: Measure,
     /// A route of HTTP, or a method of gRPC with its service.
     route: String,
     /// An HTTP status, or a gRPC code.
@@ -108,7 +108,7 @@ thread_local! {
 /// Counts what has ended. `route` must be one of the program's own, never a client's text; `status`
 /// is an HTTP status or a gRPC code; `cut_by` says why the response is not whole.
 pub(crate) fn count_duration(
-    kind: Kind,
+    kind: Measure,
     route: &str,
     status: u16,
     cut_by: Option<&'static str>,
@@ -147,7 +147,7 @@ pub(crate) fn count_duration(
 pub(crate) type Sums = BTreeMap<Key, Sum>;
 
 /// The kind, the route, the status, and why the response is not whole.
-type Key = (Kind, String, u16, Option<&'static str>);
+type Key = (Measure, String, u16, Option<&'static str>);
 
 #[derive(Default)]
 pub(crate) struct Sum {
@@ -180,7 +180,7 @@ pub(crate) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> 
             let seconds = Duration::from_micros(sum.micros).as_secs_f64();
             let status = status.to_string();
             let mut labels: Vec<(&str, &str)> = match kind {
-                Kind::HttpServer(method) => vec![
+                Measure::HttpServer(method) => vec![
                     ("http_request_method", method),
                     ("http_route", route),
                     ("http_response_status_code", &status),

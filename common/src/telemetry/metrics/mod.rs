@@ -5,9 +5,9 @@
 
 mod durations;
 mod histogram;
-mod own;
 mod process;
 mod recent;
+mod registry;
 mod replicas;
 mod targets;
 mod text;
@@ -27,11 +27,11 @@ pub use prometheus_client;
 pub(crate) use self::recent::Figures;
 
 use self::durations::Series;
-pub use self::own::{Registry, register};
+pub use self::registry::{Registry, register};
 #[cfg(feature = "server")]
 pub use self::text::text;
 pub(crate) use self::{
-    durations::{CLIENT_GONE, Kind, OTHER, count_duration},
+    durations::{CLIENT_GONE, Measure, OTHER, count_duration},
     replicas::{CountedReplica, Live, Replica},
     targets::Target,
 };
@@ -94,7 +94,7 @@ declare! {
     /// Calls refused because too many were in flight
     calls_shed = "calls_shed",
     /// Requests ended for others, at the limit of those in flight
-    gave_way = "requests_gave_way",
+    preempted = "requests_gave_way",
     /// Connections that had to wait, or for which another was closed, at their limit
     connections_at_limit = "connections_at_limit",
     /// HTTP/2 connections closed for more control frames, or more stream errors, than a client may send

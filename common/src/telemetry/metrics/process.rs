@@ -18,15 +18,15 @@ use crate::{config::about, telemetry::logging::stdout, tls};
 /// The metrics that every service has.
 pub(crate) fn process_registry() -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Process));
+    registry.register_collector(Box::new(ProcessMetrics));
     registry
 }
 
 /// The counters of all threads, added up.
 #[derive(Debug)]
-struct Process;
+struct ProcessMetrics;
 
-impl Collector for Process {
+impl Collector for ProcessMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let all = of_all_threads();
         let of_threads = COUNTERS.iter().map(|(name, help, counter)| {

@@ -11,7 +11,7 @@ use tonic::Code;
 
 use super::{
     Counters,
-    durations::{CLIENT_GONE, Kind, sums},
+    durations::{CLIENT_GONE, Measure, sums},
     histogram::{Histogram, Percentile},
 };
 use crate::request::codes::is_fault_of_service;
@@ -72,14 +72,14 @@ impl Snapshot {
             let is_cut = cut_by.is_some_and(|cause| cause != CLIENT_GONE);
             let is_failed = match kind {
                 _ if is_cut => true,
-                Kind::HttpServer(_) => is_failure(status),
+                Measure::HttpServer(_) => is_failure(status),
                 _ => is_fault_of_service(Code::from_i32(status.into())),
             };
             let key = match kind {
-                Kind::HttpServer(method) => (Side::Served, format!("{method} {route}")),
-                Kind::RpcServer => (Side::Served, route),
-                Kind::RpcClient => (Side::Called, route),
-                Kind::RpcClientAttempt => continue,
+                Measure::HttpServer(method) => (Side::Served, format!("{method} {route}")),
+                Measure::RpcServer => (Side::Served, route),
+                Measure::RpcClient => (Side::Called, route),
+                Measure::RpcClientAttempt => continue,
             };
             let totals = totals.entry(key).or_default();
             totals.histogram.add(&sum.histogram);

@@ -2,7 +2,7 @@
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 
-use super::{own, process::process_registry};
+use super::{process::process_registry, registry};
 
 /// The media type of `OpenMetrics`, which Prometheus prefers.
 const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -17,10 +17,10 @@ const OPEN_METRICS: &str = "application/openmetrics-text";
 /// assert!(text.ends_with("# EOF\n"));
 /// ```
 pub fn text(accept: &str) -> (&'static str, String) {
-    const WRITABLE: &str = "a string takes it";
+    const WRITABLE: &str = "writing to a String cannot fail";
     let mut text = String::new();
     encode_registry(&mut text, &process_registry()).expect(WRITABLE);
-    own::append(&mut text);
+    registry::append(&mut text);
     if accept.contains(OPEN_METRICS) {
         encode_eof(&mut text).expect(WRITABLE);
         let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

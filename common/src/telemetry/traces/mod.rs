@@ -16,18 +16,18 @@
 
 mod buffer;
 mod export;
-mod own;
 mod settings;
 mod spans;
+mod user_spans;
 
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::{
     export::finish,
-    own::OwnSpans,
     spans::{Attempt, HttpAttempt, Request},
+    user_spans::OwnSpans,
 };
-use self::{own::current_span, settings::Sampler};
+use self::{settings::Sampler, user_spans::current_span};
 use crate::request::{
     context::{self, Context},
     trace::{Recording, Trace},

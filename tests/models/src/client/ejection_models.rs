@@ -10,7 +10,7 @@ use loom::{future::block_on, thread};
 use tokio::time::Instant;
 
 use super::{
-    choice::replica_set::{Candidate, Members},
+    choice::replica_set::{Candidate, ReplicaSet},
     ejection::{
         memory::Memory,
         record::{Record, Share},
@@ -39,23 +39,23 @@ fn address(number: u16) -> SocketAddr {
 struct Worker {
     memory: Arc<Memory>,
     record: Arc<Record>,
-    members: Members<Fake>,
+    replica_set: ReplicaSet<Fake>,
 }
 
 impl Worker {
     fn new(memory: &Arc<Memory>) -> Self {
         let record = memory.record(address(0));
-        let mut members = Members::new(memory.clone());
-        members.join(CountedReplica::new(address(0)), record.clone());
+        let mut replica_set = ReplicaSet::new(memory.clone());
+        replica_set.join(CountedReplica::new(address(0)), record.clone());
         Self {
             memory: memory.clone(),
             record,
-            members,
+            replica_set,
         }
     }
 
     fn connect(&mut self, now: Instant) {
-        self.members.connect(address(0), Arc::new(Fake), now);
+        self.replica_set.connect(address(0), Arc::new(Fake), now);
     }
 
     /// Learns of a call that began and ended now.
@@ -68,9 +68,13 @@ impl Worker {
     #[track_caller]
     fn assert_is_right(&mut self, later: Instant) {
         let is_ejected = self.record.is_ejected();
-        assert_eq!(self.members.has_ejected(), is_ejected, "the worker knows");
+        assert_eq!(
+            self.replica_set.has_ejected(),
+            is_ejected,
+            "the worker knows"
+        );
         if is_ejected {
-            let trial = self.members.take_trial(true, later);
+            let trial = self.replica_set.take_trial(true, later);
             assert!(trial.is_some(), "a trial is due in the end");
         }
     }
@@ -96,11 +100,11 @@ fn beside(
         let [mut first, mut second] = workers;
         let second = thread::spawn(move || {
             other(&mut second, trial);
-            second.members.has_ejected();
+            second.replica_set.has_ejected();
             second
         });
         one(&mut first, trial);
-        first.members.has_ejected();
+        first.replica_set.has_ejected();
         let mut second = second.join().expect("it ends");
         first.assert_is_right(trial + 1_000 * SECOND);
         second.assert_is_right(trial + 2_000 * SECOND);
@@ -215,7 +219,7 @@ pub fn a_call_that_waits_hears_of_a_readmission() {
             // As in `Balance`.
             loop {
                 let readmitted = worker.memory.readmitted();
-                if worker.members.pick_other(&[]).is_some() {
+                if worker.replica_set.pick_other(&[]).is_some() {
                     break;
                 }
                 block_on(readmitted);

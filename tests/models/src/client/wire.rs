@@ -8,11 +8,11 @@ pub(in crate::client) mod room;
 pub(in crate::client) mod connection {
     use std::sync::Arc;
 
-    use super::activity::Signs;
+    use super::activity::ConnectionActivity;
 
     /// A connection without HTTP/2.
     #[derive(Debug)]
     pub(crate) struct Connection {
-        pub(crate) signs: Arc<Signs>,
+        pub(crate) signs: Arc<ConnectionActivity>,
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use loom::{future::block_on, thread};
 
 use super::wire::{
-    activity::{Doubt, InFlight, Signs},
+    activity::{ConnectionActivity, Doubt, InFlight},
     connection::Connection,
     room::Room,
 };
 use crate::check;
 
 fn connection(room: &Arc<Room>) -> Arc<Connection> {
-    let signs = Arc::new(Signs::new(room.clone()));
+    let signs = Arc::new(ConnectionActivity::new(room.clone()));
     Arc::new(Connection { signs })
 }
 

@@ -2,8 +2,6 @@
 
 #[path = "../../../../common/src/server/capacity/held.rs"]
 mod held;
-#[path = "../../../../common/src/server/capacity/kind.rs"]
-pub(crate) mod kind;
 pub mod models;
 #[path = "../../../../common/src/server/capacity/newcomers.rs"]
 mod newcomers;
@@ -11,14 +9,16 @@ mod newcomers;
 pub(crate) mod open;
 #[path = "../../../../common/src/server/capacity/outbound.rs"]
 pub(crate) mod outbound;
-#[path = "../../../../common/src/server/capacity/places.rs"]
-pub(crate) mod places;
-#[path = "../../../../common/src/server/capacity/share.rs"]
-pub(crate) mod share;
+#[path = "../../../../common/src/server/capacity/permits.rs"]
+pub(crate) mod permits;
+#[path = "../../../../common/src/server/capacity/request_class.rs"]
+pub(crate) mod request_class;
 #[path = "../../../../common/src/server/capacity/stalled.rs"]
 mod stalled;
 #[path = "../../../../common/src/server/capacity/tail.rs"]
 pub(crate) mod tail;
+#[path = "../../../../common/src/server/capacity/worker_permits.rs"]
+pub(crate) mod worker_permits;
 
 pub(crate) mod clock {
     /// The time of a run, which stands still: long after its begin.

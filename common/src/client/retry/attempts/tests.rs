@@ -56,11 +56,11 @@ where
     F: Fn(usize) -> Does + Send + 'static,
 {
     let count = scripts.len();
-    let balance = Balance::new(3 * SECOND, Waiting::default(), memory);
+    let balancer = Balancer::new(3 * SECOND, Waiting::default(), memory);
     let mut tasks = JoinSet::new();
     let served = scripts
         .into_iter()
-        .map(|script| replica(&balance, &mut tasks, script));
+        .map(|script| replica(&balancer, &mut tasks, script));
     let served = served.collect();
     let unary = Method {
         is_idempotent: true,
@@ -92,8 +92,8 @@ where
     let methods = HashMap::from(methods);
     let policy = Arc::<RetryPolicy>::default();
     let budget = Arc::new(Budget::new(&policy));
-    let client = Attempts::new(balance.clone(), &methods, policy, budget, tasks);
-    while balance.count_up() < count {
+    let client = Attempts::new(balancer.clone(), &methods, policy, budget, tasks);
+    while balancer.count_up() < count {
         sleep(Duration::from_millis(1)).await;
     }
     (client, served)
@@ -817,12 +817,12 @@ async fn a_silent_replica_is_dead_and_its_calls_go_elsewhere() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_before_the_first_connection_wait_for_it() {
-    let balance = Balance::new(3 * SECOND, Waiting::default(), Arc::default());
+    let balancer = Balancer::new(3 * SECOND, Waiting::default(), Arc::default());
     let mut tasks = JoinSet::new();
     let policy = Arc::<RetryPolicy>::default();
     let budget = Arc::new(Budget::new(&policy));
     let methods = HashMap::new();
-    let client = Attempts::new(balance.clone(), &methods, policy, budget, JoinSet::new());
+    let client = Attempts::new(balancer.clone(), &methods, policy, budget, JoinSet::new());
     let waiting: Vec<_> = (0..1_500)
         .map(|_| {
             let client = client.clone();
@@ -830,7 +830,7 @@ async fn calls_before_the_first_connection_wait_for_it() {
         })
         .collect();
     sleep(SECOND).await;
-    let served = replica(&balance, &mut tasks, |_| Does::Respond(FAST));
+    let served = replica(&balancer, &mut tasks, |_| Does::Respond(FAST));
     for call in waiting {
         assert_eq!(call.await.unwrap(), Code::Ok);
     }
@@ -847,8 +847,8 @@ async fn a_call_on_a_silent_replica_goes_to_one_that_comes_up_later_and_no_other
     assert!(!first.is_finished());
     let mut tasks = JoinSet::new();
     tasks.spawn(std::future::pending());
-    let balance = &client.0.balance;
-    served.push(replica(balance, &mut tasks, |_| Does::Respond(FAST)));
+    let balancer = &client.0.balancer;
+    served.push(replica(balancer, &mut tasks, |_| Does::Respond(FAST)));
     let (code, took) = first.await.unwrap();
     assert_eq!(code, Code::Ok);
     assert_within(5_000..5_100, took);

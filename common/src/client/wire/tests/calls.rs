@@ -200,7 +200,10 @@ async fn small_frames_that_nobody_reads_break_no_connection() {
         }
     })
     .await;
-    let unread = connection.attempt(request(), Until::Head).await.unwrap();
+    let unread = connection
+        .attempt(request(), Until::RequestHeaders)
+        .await
+        .unwrap();
     for _ in 0..100 {
         let other = connection.attempt(request(), Until::FirstFrame).await;
         let other = other.unwrap().into_body().collect().await.unwrap();

@@ -21,7 +21,7 @@ use tokio::{io::duplex, runtime, time::timeout};
 use tonic::{Code, Status};
 
 use super::{
-    activity::InFlight, attempt::Until, connection::Connection, headers::Head,
+    activity::InFlight, attempt::Until, connection::Connection, headers::RequestHeaders,
     request_body::RequestBody, response_body::ResponseBody,
 };
 use crate::client::{
@@ -43,9 +43,13 @@ where
     tokio::spawn(async move {
         serve(server::handshake(theirs).await.expect("it speaks HTTP/2")).await;
     });
-    Connection::with_io(ours, Head::in_memory(RequestIdNames::Both), Arc::default())
-        .await
-        .unwrap()
+    Connection::with_io(
+        ours,
+        RequestHeaders::in_memory(RequestIdNames::Both),
+        Arc::default(),
+    )
+    .await
+    .unwrap()
 }
 
 impl Connection {

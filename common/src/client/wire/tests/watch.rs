@@ -117,7 +117,8 @@ async fn call(
 ) -> JoinHandle<Result<Response<ResponseBody>, Failure>> {
     let before = replica.call.load(Relaxed);
     let connection = connection.clone();
-    let call = tokio::spawn(async move { connection.attempt(request(), Until::Head).await });
+    let call =
+        tokio::spawn(async move { connection.attempt(request(), Until::RequestHeaders).await });
     while replica.call.load(Relaxed) == before {
         tokio::task::yield_now().await;
     }
@@ -290,21 +291,23 @@ async fn a_goaway_that_meets_a_question_ends_no_call() {
 
 #[tokio::test]
 async fn a_worker_that_was_stuck_does_not_take_a_replica_for_silent() {
-    let head = Head::in_memory(RequestIdNames::Both);
+    let head = RequestHeaders::in_memory(RequestIdNames::Both);
     let connection = Connection::open(listen(), head, Arc::default()).await;
     let connection = connection.unwrap();
     let mut doubts = connection.signs.doubts();
     let watching = tokio::spawn(async move {
         doubts
-            .wait_for(|doubt| *doubt == Doubt::Asked)
+            .wait_for(|doubt| *doubt == Doubt::HealthCheckSent)
             .await
             .unwrap();
         // The question has not left yet.
         thread::sleep(2 * SECOND);
-        let next = doubts.wait_for(|doubt| *doubt != Doubt::Asked).await;
+        let next = doubts
+            .wait_for(|doubt| *doubt != Doubt::HealthCheckSent)
+            .await;
         *next.unwrap()
     });
-    let call = connection.attempt(request(), Until::Head);
+    let call = connection.attempt(request(), Until::RequestHeaders);
     tokio::select! {
         _ = call => unreachable!("there is no response"),
         doubt = watching => assert_eq!(doubt.unwrap(), Doubt::None),

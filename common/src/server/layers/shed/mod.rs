@@ -26,21 +26,21 @@ use crate::{
     request::{context, protocol::Protocol},
     server::capacity::{
         Capacity,
-        kind::Kind,
         long_lived::{self, Draining},
         open::Open,
-        share::InFlight,
+        request_class::RequestClass,
+        worker_permits::RequestPermit,
     },
 };
 
 /// The places and the metrics of a request in flight.
-struct Served {
-    in_flight: InFlight,
+struct Admitted {
+    in_flight: RequestPermit,
     capacity: Arc<Capacity>,
     long_lived: Option<long_lived::Call>,
 }
 
-impl Served {
+impl Admitted {
     /// Whether the request must end before its deadline, because the service drains. Registers the task
     /// to be woken when it must.
     fn must_end(&mut self, cx: &mut Context<'_>) -> bool {
@@ -49,7 +49,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for Admitted {
     fn drop(&mut self) {
         let in_flight = &self.capacity.counters.in_flight;
         in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -130,12 +130,12 @@ impl ShedLayer {
 }
 
 impl Admission {
-    fn admit<B>(&self, request: &Request<B>) -> Result<Served, BoxError> {
+    fn admit<B>(&self, request: &Request<B>) -> Result<Admitted, BoxError> {
         head::check(request, self.port)?;
         head::check_peer(&self.open)?;
         let is_long_lived =
             self.limits_long_lived && context::terms().is_some_and(|terms| terms.is_long_lived);
-        let kind = Kind::of(request.uri().path(), is_long_lived);
+        let kind = RequestClass::of(request.uri().path(), is_long_lived);
         let capacity = &self.capacity;
         let in_flight = capacity.share.take(&self.open, kind);
         let in_flight = in_flight.map_err(|no_place| capacity.refuse(kind, no_place))?;
@@ -145,7 +145,7 @@ impl Admission {
             self.open.held.note_admitted(deadline);
         }
         capacity.counters.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(Served {
+        Ok(Admitted {
             in_flight,
             capacity: capacity.clone(),
             long_lived: is_long_lived.then(|| capacity.long_lived.begin()),
@@ -207,7 +207,7 @@ pin_project_lite::pin_project! {
         Admitted {
             #[pin]
             inner: F,
-            served: Option<Served>,
+            served: Option<Admitted>,
             is_http2: bool,
         },
         Refused {
@@ -258,7 +258,7 @@ pin_project_lite::pin_project! {
     pub struct ShedBody<B> {
         #[pin]
         body: DroppableBody<B>,
-        served: Option<Served>,
+        served: Option<Admitted>,
         // The rest of a frame that is longer than [`limits::FRAME`].
         rest: Bytes,
         // The bytes that hyper has taken.

@@ -13,9 +13,9 @@ use crate::{
     request::{context::Context as RequestContext, deadline::Deadline, id::RequestId},
     server::capacity::{
         Overloaded,
-        connections::{Connection, Connections},
+        connections::{ConnectionPermit, Connections},
         long_lived::LongLived,
-        places::Places,
+        permits::Permits,
     },
 };
 
@@ -26,19 +26,19 @@ type Silence = StreamBody<stream::Pending<Result<Frame<Bytes>, Infallible>>>;
 /// The capacity for this number of requests in flight.
 fn capacity(max_in_flight: usize) -> (Arc<Capacity>, Arc<Connections>) {
     let connections = Arc::new(Connections::new(128));
-    let places = Arc::new(Places::new(max_in_flight, connections.clone()));
+    let places = Arc::new(Permits::new(max_in_flight, connections.clone()));
     let long_lived = LongLived::new(CancellationToken::new(), PATIENCE);
     (Arc::new(Capacity::new(places, 1, long_lived)), connections)
 }
 
-async fn connect(connections: &Arc<Connections>) -> Connection {
+async fn connect(connections: &Arc<Connections>) -> ConnectionPermit {
     connections.admit(Ipv4Addr::LOCALHOST.into()).await
 }
 
 /// A service whose bodies never end. `/Wait` never responds.
 fn service(
     capacity: &Arc<Capacity>,
-    connection: &Connection,
+    connection: &ConnectionPermit,
 ) -> BoxCloneSyncService<Request<()>, Response<ShedBody<Silence>>, BoxError> {
     let service = service_fn(async |request: Request<()>| {
         if request.uri().path() == "/Wait" {
@@ -55,7 +55,7 @@ fn service(
 /// Calls the service. `/Watch` and `/Wait` are long-lived.
 async fn ask(
     capacity: &Arc<Capacity>,
-    connection: &Connection,
+    connection: &ConnectionPermit,
     path: &str,
 ) -> Result<Response<ShedBody<Silence>>, BoxError> {
     let request = Request::get(path).version(Version::HTTP_2);
@@ -69,7 +69,11 @@ async fn ask(
 }
 
 /// Whether the access line of a refused request has its usual level.
-async fn is_refusal_logged(capacity: &Arc<Capacity>, connection: &Connection, path: &str) -> bool {
+async fn is_refusal_logged(
+    capacity: &Arc<Capacity>,
+    connection: &ConnectionPermit,
+    path: &str,
+) -> bool {
     let error = ask(capacity, connection, path).await.map(drop).unwrap_err();
     error.downcast::<Overloaded>().unwrap().is_logged
 }

@@ -92,7 +92,7 @@ pub(crate) async fn page(
     let refresh = Refresh::of(&query);
     let html = Page::of(&status, &request_headers, refresh)
         .render()
-        .expect("a string takes it");
+        .expect("writing to a String cannot fail");
     let headers = [
         (CONTENT_TYPE, pages::HTML),
         (CACHE_CONTROL, "no-store"),

@@ -15,10 +15,10 @@ use loom::{future::block_on, thread};
 
 use super::{
     connections::Connections,
-    kind::{Kind, Limit},
     open::{Close, Open},
-    places::{Place, Places},
-    share::{InFlight, Share},
+    permits::{Permit, Permits},
+    request_class::{PermitPool, RequestClass},
+    worker_permits::{RequestPermit, WorkerPermits},
 };
 use crate::check;
 
@@ -31,21 +31,21 @@ fn open() -> Arc<Open> {
     Arc::new(Open::new(ADDRESS))
 }
 
-fn places(limit: usize, connections: &[&Arc<Open>]) -> Arc<Places> {
+fn places(limit: usize, connections: &[&Arc<Open>]) -> Arc<Permits> {
     let connections = connections.iter().copied().cloned().collect();
-    Arc::new(Places::new(limit, Arc::new(Connections(connections))))
+    Arc::new(Permits::new(limit, Arc::new(Connections(connections))))
 }
 
-fn share(places: &Arc<Places>) -> Arc<Share> {
-    Arc::new(Share::new(places.clone(), MANY_WORKERS))
+fn share(places: &Arc<Permits>) -> Arc<WorkerPermits> {
+    Arc::new(WorkerPermits::new(places.clone(), MANY_WORKERS))
 }
 
-fn take(share: &Arc<Share>, open: &Arc<Open>) -> Option<InFlight> {
-    share.take(open, Kind::Ordinary).ok()
+fn take(share: &Arc<WorkerPermits>, open: &Arc<Open>) -> Option<RequestPermit> {
+    share.take(open, RequestClass::Ordinary).ok()
 }
 
 /// The places that one connection after the other can take.
-fn free(share: &Arc<Share>) -> usize {
+fn free(share: &Arc<WorkerPermits>) -> usize {
     let all: Vec<_> = std::iter::from_fn(|| take(share, &open())).collect();
     all.len()
 }
@@ -57,7 +57,7 @@ pub fn one_place_is_never_taken_twice() {
         let held = Arc::new(AtomicUsize::new(0));
         let ask = {
             let held = held.clone();
-            move |share: Arc<Share>| {
+            move |share: Arc<WorkerPermits>| {
                 let place = take(&share, &open());
                 if place.is_some() {
                     assert_eq!(held.fetch_add(1, SeqCst), 0);
@@ -105,7 +105,7 @@ pub fn a_place_of_the_reserve_comes_back() {
 }
 
 /// The only place, and the client that has it and takes nothing.
-fn stalled() -> (Arc<Open>, Arc<Share>, InFlight) {
+fn stalled() -> (Arc<Open>, Arc<WorkerPermits>, RequestPermit) {
     let stalled = open();
     let share = share(&places(1, &[&stalled]));
     let mut its = take(&share, &stalled).expect("it is free");
@@ -164,8 +164,8 @@ pub fn a_share_without_a_worker_of_its_own_loses_no_place() {
         let places = places(100, &[]);
         let (share, client) = (share(&places), open());
         for in_advance in [60, 13] {
-            let taken = places.take(&client, Limit::InFlight, in_advance);
-            assert!(matches!(taken, Ok(Place::Common { .. })));
+            let taken = places.take(&client, PermitPool::RequestPermit, in_advance);
+            assert!(matches!(taken, Ok(Permit::Common { .. })));
         }
         let [one, another] = [(); 2].map(|()| take(&share, &client).expect("it is free"));
         let other = thread::spawn(move || drop(one));

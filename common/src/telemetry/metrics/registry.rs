@@ -115,14 +115,14 @@ pub fn register(add: impl FnOnce(&mut Registry)) {
 /// Appends the metrics of the service.
 pub(crate) fn append(text: &mut String) {
     for registry in &*lock(&OWN) {
-        encode_registry(text, &registry.metrics).expect("a string takes it");
+        encode_registry(text, &registry.metrics).expect("writing to a String cannot fail");
     }
 }
 
 /// The name and the type of each metric of `common`. Its text has them all, even without a value.
 fn names_of_process() -> Vec<(String, String)> {
     let mut text = String::new();
-    encode_registry(&mut text, &process_registry()).expect("a string takes it");
+    encode_registry(&mut text, &process_registry()).expect("writing to a String cannot fail");
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     types
         .filter_map(|line| line.split_once(' '))

@@ -1,12 +1,12 @@
-//! [`Share`]: a worker's access to the places of the process; and [`InFlight`]: the places of one
+//! [`WorkerPermits`]: a worker's access to the places of the process; and [`RequestPermit`]: the places of one
 //! request.
 
 use std::sync::Arc;
 
 use super::{
-    kind::{Kind, Limit},
     open::Open,
-    places::{NoPlace, Place, Places},
+    permits::{NoPermit, Permit, Permits},
+    request_class::{PermitPool, RequestClass},
 };
 use crate::{
     limits,
@@ -15,18 +15,18 @@ use crate::{
 
 /// A worker's access to the places of the process.
 ///
-/// A share reserves a few places of [`Limit::InFlight`], so that most requests do not change the
+/// A share reserves a few places of [`PermitPool::RequestPermit`], so that most requests do not change the
 /// count that all workers share.
 #[derive(Debug)]
-pub(crate) struct Share {
-    places: Arc<Places>,
+pub(crate) struct WorkerPermits {
+    places: Arc<Permits>,
     /// The reserved places. Only the thread of the worker changes their number.
     spare: AtomicUsize,
     max_spare: usize,
 }
 
-impl Share {
-    pub(crate) fn new(places: Arc<Places>, workers: usize) -> Self {
+impl WorkerPermits {
+    pub(crate) fn new(places: Arc<Permits>, workers: usize) -> Self {
         Self {
             max_spare: limits::MAX_SPARE
                 .min(places.max_in_flight() / limits::SPARE_SHARE / workers),
@@ -39,16 +39,16 @@ impl Share {
         self.places.max_in_flight()
     }
 
-    /// The places of [`Limit::InFlight`] that requests hold, if the process has one worker.
+    /// The places of [`PermitPool::RequestPermit`] that requests hold, if the process has one worker.
     pub(crate) fn in_flight(&self) -> usize {
-        self.places.taken(Limit::InFlight) - self.spare.load(Relaxed)
+        self.places.taken(PermitPool::RequestPermit) - self.spare.load(Relaxed)
     }
 
     pub(crate) fn take(
         self: &Arc<Self>,
         open: &Arc<Open>,
-        kind: Kind,
-    ) -> Result<InFlight, NoPlace> {
+        kind: RequestClass,
+    ) -> Result<RequestPermit, NoPermit> {
         let mut places = [None; 2];
         for (index, limit) in kind.limits().iter().enumerate() {
             match self.take_one(open, *limit) {
@@ -60,7 +60,7 @@ impl Share {
             }
         }
         open.begin_request();
-        Ok(InFlight {
+        Ok(RequestPermit {
             kind,
             places,
             open: open.clone(),
@@ -69,28 +69,28 @@ impl Share {
         })
     }
 
-    fn take_one(&self, open: &Open, limit: Limit) -> Result<Place, NoPlace> {
-        if limit != Limit::InFlight {
+    fn take_one(&self, open: &Open, limit: PermitPool) -> Result<Permit, NoPermit> {
+        if limit != PermitPool::RequestPermit {
             return self.places.take(open, limit, 0);
         }
         let spare = self.spare.load(Relaxed);
         if let Some(left) = spare.checked_sub(1) {
             self.spare.store(left, Relaxed);
-            return Ok(Place::Common { in_advance: 0 });
+            return Ok(Permit::Common { in_advance: 0 });
         }
         let place = self.places.take(open, limit, self.max_spare / 2)?;
-        if let Place::Common { in_advance } = place {
+        if let Permit::Common { in_advance } = place {
             self.spare.store(in_advance, Relaxed);
         }
         Ok(place)
     }
 
-    fn release(&self, open: &Open, kind: Kind, places: [Option<Place>; 2]) {
+    fn release(&self, open: &Open, kind: RequestClass, places: [Option<Permit>; 2]) {
         for (limit, place) in kind.limits().iter().zip(places.into_iter().flatten()) {
             let spare = self.spare.load(Relaxed);
-            if matches!(place, Place::Reserve) {
+            if matches!(place, Permit::Reserve) {
                 self.places.leave_reserve(*limit, open.network);
-            } else if *limit == Limit::InFlight && spare < self.max_spare {
+            } else if *limit == PermitPool::RequestPermit && spare < self.max_spare {
                 self.spare.store(spare + 1, Relaxed);
                 continue;
             }
@@ -101,17 +101,17 @@ impl Share {
 
 /// The places of a request. Dropping it frees them.
 #[derive(Debug)]
-pub(crate) struct InFlight {
-    kind: Kind,
+pub(crate) struct RequestPermit {
+    kind: RequestClass,
     /// In the order of the limits of `kind`.
-    places: [Option<Place>; 2],
+    places: [Option<Permit>; 2],
     pub(crate) open: Arc<Open>,
-    share: Arc<Share>,
+    share: Arc<WorkerPermits>,
     /// Whether the client waits for the service, and not the service for the client.
     waits_for_service: bool,
 }
 
-impl InFlight {
+impl RequestPermit {
     /// Notes whether the client waits for the service, or a part of the response for the client.
     pub(crate) fn note_waits_for_service(&mut self, waits: bool) {
         if self.waits_for_service != waits {
@@ -121,7 +121,7 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.note_waits_for_service(false);
         self.open.end_request();

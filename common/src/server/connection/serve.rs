@@ -1,4 +1,4 @@
-//! [`Drive`]: serves a connection, and ends it when its [`Lifetime`] says so, or when it gives way.
+//! [`ServeConnection`]: serves a connection, and ends it when its [`Lifetime`] says so, or when it gives way.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use crate::{limits, server::capacity::open::Open, telemetry::metrics};
 
 pin_project_lite::pin_project! {
     /// Serves a connection to its end.
-    pub(crate) struct Drive<C> {
+    pub(crate) struct ServeConnection<C> {
         #[pin]
         connection: C,
         open: Arc<Open>,
@@ -30,14 +30,14 @@ pin_project_lite::pin_project! {
         waker: Option<Waker>,
     }
 
-    impl<C> PinnedDrop for Drive<C> {
+    impl<C> PinnedDrop for ServeConnection<C> {
         fn drop(this: Pin<&mut Self>) {
             this.open.outbound.close();
         }
     }
 }
 
-impl<C> Drive<C> {
+impl<C> ServeConnection<C> {
     pub(crate) fn new(connection: C, open: Arc<Open>, lifetime: Lifetime) -> Self {
         open.outbound.watch();
         Self {
@@ -79,7 +79,7 @@ impl<C> Drive<C> {
     }
 }
 
-impl<C> Future for Drive<C>
+impl<C> Future for ServeConnection<C>
 where
     C: GracefulConnection,
 {
@@ -100,7 +100,7 @@ where
             }
             if self.as_mut().gives_way(cx) {
                 metrics::of_this_thread()
-                    .gave_way
+                    .preempted
                     .add(self.open.in_flight() as u64);
                 return Poll::Ready(Ok(()));
             }

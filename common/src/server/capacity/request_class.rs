@@ -1,4 +1,4 @@
-//! [`Kind`]: the kind of a request, which decides the limits that apply to it.
+//! [`RequestClass`]: the kind of a request, which decides the limits that apply to it.
 
 use crate::endpoints;
 
@@ -7,22 +7,22 @@ const GRPC_HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// The limits on requests in flight. Each has a count of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
-    InFlight,
+pub(crate) enum PermitPool {
+    RequestPermit,
     LongLived,
     Probes,
 }
 
 /// The kind of a request, which decides the limits that apply to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RequestClass {
     Ordinary,
     /// A call of a method whose deadline is longer than `DEADLINE`.
     LongLived,
     Probe,
 }
 
-impl Kind {
+impl RequestClass {
     /// The kind of a request for this path. Probes have a limit of their own, because a service
     /// at its limit must still respond to them.
     pub(crate) fn of(path: &str, is_long_lived: bool) -> Self {
@@ -43,11 +43,11 @@ impl Kind {
         }
     }
 
-    pub(crate) fn limits(self) -> &'static [Limit] {
+    pub(crate) fn limits(self) -> &'static [PermitPool] {
         match self {
-            Self::Ordinary => &[Limit::InFlight],
-            Self::LongLived => &[Limit::LongLived, Limit::InFlight],
-            Self::Probe => &[Limit::Probes],
+            Self::Ordinary => &[PermitPool::RequestPermit],
+            Self::LongLived => &[PermitPool::LongLived, PermitPool::RequestPermit],
+            Self::Probe => &[PermitPool::Probes],
         }
     }
 }

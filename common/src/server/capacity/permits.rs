@@ -1,4 +1,4 @@
-//! [`Places`]: the limits on requests in flight, and who gets the last places.
+//! [`Permits`]: the limits on requests in flight, and who gets the last places.
 //!
 //! A place is held from the admission of a request until the socket has taken the response, and it is
 //! not given to another request in between. Below seven eighths of a limit, whoever asks gets a place.
@@ -15,7 +15,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use super::{connections::Connections, kind::Limit, open::Open, stalled::Stalled};
+use super::{connections::Connections, open::Open, request_class::PermitPool, stalled::Stalled};
 use crate::{
     limits,
     lock::lock,
@@ -27,8 +27,8 @@ use crate::{
 
 /// The places of the process for requests in flight.
 #[derive(Debug)]
-pub(crate) struct Places {
-    /// In the order of [`Limit`].
+pub(crate) struct Permits {
+    /// In the order of [`PermitPool`].
     counts: [Count; 3],
     stalled: Stalled,
 }
@@ -46,7 +46,7 @@ struct Count {
 
 /// A place that was taken.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
+pub(super) enum Permit {
     /// With this number of further places, taken in advance.
     Common {
         in_advance: usize,
@@ -56,7 +56,7 @@ pub(super) enum Place {
 
 /// No place is free for this client.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct NoPlace {
+pub(crate) struct NoPermit {
     pub(crate) limit: usize,
 }
 
@@ -92,7 +92,7 @@ impl Count {
     }
 }
 
-impl Places {
+impl Permits {
     /// The places of a process for `max_in_flight` requests in flight over these connections.
     pub(crate) fn new(max_in_flight: usize, connections: Arc<Connections>) -> Self {
         let long_lived = max_in_flight.div_ceil(limits::LONG_LIVED_SHARE);
@@ -104,10 +104,10 @@ impl Places {
     }
 
     pub(crate) fn max_in_flight(&self) -> usize {
-        self.counts[Limit::InFlight as usize].limit
+        self.counts[PermitPool::RequestPermit as usize].limit
     }
 
-    pub(super) fn taken(&self, limit: Limit) -> usize {
+    pub(super) fn taken(&self, limit: PermitPool) -> usize {
         self.counts[limit as usize].taken.load(Relaxed)
     }
 
@@ -115,14 +115,14 @@ impl Places {
     pub(super) fn take(
         &self,
         open: &Open,
-        limit: Limit,
+        limit: PermitPool,
         in_advance: usize,
-    ) -> Result<Place, NoPlace> {
-        const ALONE: Place = Place::Common { in_advance: 0 };
+    ) -> Result<Permit, NoPermit> {
+        const ALONE: Permit = Permit::Common { in_advance: 0 };
         let count = &self.counts[limit as usize];
         let before = count.taken.fetch_add(1 + in_advance, Relaxed);
         if before + in_advance < count.limit / 4 * 3 {
-            return Ok(Place::Common { in_advance });
+            return Ok(Permit::Common { in_advance });
         }
         self.release(limit, in_advance);
         let free = count.limit.saturating_sub(before);
@@ -137,21 +137,21 @@ impl Places {
         self.stalled.look();
         let holds_little = open.held.is_less_than(free.div_ceil(limits::RESERVE_SHARE));
         if holds_little && count.enter_reserve(open.network, free) {
-            return Ok(Place::Reserve);
+            return Ok(Permit::Reserve);
         }
         // The connection that ends soon leaves its places.
         if (holds_little || free == kept) && self.stalled.end_one() {
             return Ok(ALONE);
         }
         self.release(limit, 1);
-        Err(NoPlace { limit: count.limit })
+        Err(NoPermit { limit: count.limit })
     }
 
-    pub(super) fn release(&self, limit: Limit, places: usize) {
+    pub(super) fn release(&self, limit: PermitPool, places: usize) {
         self.counts[limit as usize].taken.fetch_sub(places, Relaxed);
     }
 
-    pub(super) fn leave_reserve(&self, limit: Limit, network: IpAddr) {
+    pub(super) fn leave_reserve(&self, limit: PermitPool, network: IpAddr) {
         self.counts[limit as usize].leave_reserve(network);
     }
 }
