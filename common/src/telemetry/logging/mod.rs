@@ -341,6 +341,6 @@ mod tests {
         let record = sound(&lines[0]);
         assert_eq!(record["fields_left_out"], 2, "{record}");
         assert!(record["fourth"].is_string() && record["fifth"].is_null());
-        assert_eq!(record["msg"], "common::logging::tests");
+        assert_eq!(record["msg"], module_path!());
     }
 }
