@@ -1,5 +1,4 @@
-//! The layers of `common` below other servers: `axum::serve` and tonic's, on a runtime of several
-//! threads.
+//! [`MeshLayer`] below other servers: `axum::serve` and tonic's, on a runtime of several threads.
 
 use std::{
     net::SocketAddr,
@@ -12,7 +11,7 @@ use std::{
 };
 
 use axum::{Router, extract::ConnectInfo, routing::get};
-use common::server::layers::{GuardLayer, ProblemLayer, RequestLayer, ShedLayer};
+use common::server::MeshLayer;
 use protos::app::grpc::{
     ProcessNameRequest, ProcessNameResponse,
     service1_server::{Service1, Service1Server},
@@ -26,7 +25,6 @@ use tonic::{
         server::{TcpConnectInfo, TcpIncoming},
     },
 };
-use tower::ServiceBuilder;
 
 const DEADLINE: Duration = Duration::from_secs(1);
 
@@ -56,12 +54,14 @@ where
 }
 
 #[test]
-fn the_layers_work_below_axum() {
+fn the_layer_works_below_axum() {
     static LATE: AtomicUsize = AtomicUsize::new(0);
-    let request = RequestLayer::http(DEADLINE).peer(|extensions| {
-        let peer: &ConnectInfo<SocketAddr> = extensions.get()?;
-        Some(peer.0.ip())
-    });
+    let mesh = MeshLayer::http(DEADLINE)
+        .max_in_flight(1)
+        .peer(|extensions| {
+            let peer: &ConnectInfo<SocketAddr> = extensions.get()?;
+            Some(peer.0.ip())
+        });
     let router = Router::new()
         .route("/", get(async || "Hello!"))
         .route(
@@ -69,13 +69,7 @@ fn the_layers_work_below_axum() {
             get(async || -> &str { panic!("the handler panics") }),
         )
         .route("/late", get(async || late(&LATE).await))
-        .layer(
-            ServiceBuilder::new()
-                .layer(request)
-                .layer(ProblemLayer::default())
-                .layer(ShedLayer::http(1))
-                .layer(GuardLayer),
-        );
+        .layer(mesh);
     let address = start(async |listener| {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         axum::serve(listener, service).await.expect("it serves");
@@ -127,18 +121,15 @@ impl Service1 for Service {
 }
 
 #[test]
-fn the_layers_work_below_tonic() {
-    let request = RequestLayer::grpc(DEADLINE, protos::FILE_DESCRIPTOR_SET).peer(|extensions| {
-        let info: &TcpConnectInfo = extensions.get()?;
-        Some(info.remote_addr()?.ip())
-    });
-    let layers = ServiceBuilder::new()
-        .layer(request)
-        .layer(ProblemLayer::default())
-        .layer(ShedLayer::grpc(1))
-        .layer(GuardLayer);
+fn the_layer_works_below_tonic() {
+    let mesh = MeshLayer::grpc(DEADLINE, protos::FILE_DESCRIPTOR_SET)
+        .max_in_flight(1)
+        .peer(|extensions| {
+            let info: &TcpConnectInfo = extensions.get()?;
+            Some(info.remote_addr()?.ip())
+        });
     let address = start(async |listener| {
-        let mut server = Server::builder().layer(layers);
+        let mut server = Server::builder().layer(mesh);
         let server = server.add_service(Service1Server::new(Service));
         let incoming = TcpIncoming::from(listener);
         server

@@ -7,12 +7,13 @@
 //! | `layers` | the layers of the stack, one file each |
 //! | `faces` | the parts of routers: [`Grpc`], [`Query`], health, and the port for operators |
 //! | `capacity` | the limits on connections and requests, and which of them give way at a limit |
+//! | `mesh_layer` | [`MeshLayer`]: the layers for other servers |
 //! | `process` | listeners, workers, connections, signals and the drain |
 //! | `in_memory` | a service without sockets and threads, for tests |
 //! | `standalone` | a listener without a process, for tests |
 //!
-//! Modules use each other in one direction: `standalone`, `in_memory`, `process`, `stack`, `faces`, `layers`,
-//! `capacity`. Each uses only those after it.
+//! Modules use each other in one direction: `standalone`, `in_memory`, `process`, `stack`, `faces`, `mesh_layer`,
+//! `layers`, `capacity`. Each uses only those after it.
 //!
 //! The path of a request:
 //!
@@ -31,7 +32,8 @@
 mod capacity;
 mod connection;
 mod in_memory;
-pub mod layers;
+mod layers;
+mod mesh_layer;
 mod process;
 mod routes;
 pub(crate) mod service;
@@ -44,6 +46,7 @@ mod tests;
 pub(crate) use self::routes::Routes;
 pub use self::{
     in_memory::InMemory,
+    mesh_layer::MeshLayer,
     process::{
         builder::Builder,
         error::Error,

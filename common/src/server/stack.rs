@@ -12,10 +12,13 @@ use tower_http::limit::RequestBodyLimitLayer;
 use super::{
     capacity::{Capacity, open::Open},
     layers::{
-        GuardLayer, ProblemLayer, RequestLayer, ShedLayer,
         access::ConnectionInfo,
+        guard::GuardLayer,
         http1,
         messages::{Messages, Rules},
+        problem::ProblemLayer,
+        request::RequestLayer,
+        shed::ShedLayer,
     },
     service::listener::ServedPort,
 };
@@ -61,20 +64,20 @@ where
     ServiceBuilder::new()
         // Id, deadline, timings, access line. First, so that the log lines of all layers below have
         // the id, and the access line has the status that the client sees.
-        .layer(RequestLayer::of_connection(ConnectionInfo::new(
+        .layer(RequestLayer::new(ConnectionInfo::new(
             protocol,
             paths,
             open.clone(),
             keep_alive,
         )))
         // Failures become problem+json or a gRPC status. Above every layer that can fail.
-        .layer(ProblemLayer::new(body_limit))
+        .layer(ProblemLayer::new(Some(body_limit)))
         // HTTP/1: reads the rest of a request after an early response. Above every layer that may
         // respond early.
         .map_request(move |request| http1::read_to_end(request, &reading))
         // The rules for heads, and the limits on requests in flight. Above every layer that waits,
         // to refuse requests at once.
-        .layer(ShedLayer::of_connection(capacity, open, protocol))
+        .layer(ShedLayer::new(capacity, open, protocol))
         // The deadline, and panics. Below the layer that turns them into responses, above every
         // layer that waits.
         .layer(GuardLayer)

@@ -29,7 +29,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceExt;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -40,7 +40,7 @@ use tracing_subscriber::{
 };
 
 use super::{
-    layers::{GuardLayer, ProblemLayer, RequestLayer},
+    mesh_layer::MeshLayer,
     service::{grpc::Grpc, listener::Listener},
     standalone::serve_io,
 };
@@ -594,14 +594,11 @@ async fn an_early_response_to_a_client_that_waits_with_its_body_is_the_last() {
 
 #[tokio::test]
 async fn the_layers_below_a_router_know_the_route() {
-    let layers = ServiceBuilder::new()
-        .layer(RequestLayer::http(DEADLINE))
-        .layer(ProblemLayer::default())
-        .layer(GuardLayer);
     let router = Router::new()
         .route("/layered/{id}", get(async || "well"))
-        .layer(layers);
-    let request = Request::get("/layered/1").body(Body::empty()).unwrap();
+        .layer(MeshLayer::http(DEADLINE));
+    let request = Request::get("/layered/1").header("host", "a");
+    let request = request.body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.expect("a response");
     response.into_body().collect().await.expect("it is whole");
     let (_, text) = metrics::text("");

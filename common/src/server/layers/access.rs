@@ -43,7 +43,7 @@ pub(crate) struct LogAtDebug;
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionInfo {
     /// The protocol of the port.
-    pub(super) port: Protocol,
+    pub(in crate::server) port: Protocol,
     /// The paths of the port.
     pub(super) paths: Paths,
     /// The peer that mutual TLS has shown.
@@ -82,7 +82,7 @@ impl ConnectionInfo {
     }
 
     /// The connections of another server, whose clients are not known.
-    pub(super) fn unknown(port: Protocol, paths: Paths) -> Self {
+    pub(crate) fn of_other_server(port: Protocol, paths: Paths) -> Self {
         Self {
             port,
             paths,
@@ -94,7 +94,7 @@ impl ConnectionInfo {
     }
 
     /// The same, with clients whose address is in the extensions of their requests.
-    pub(super) fn with_peer(self, find: fn(&Extensions) -> Option<IpAddr>) -> Self {
+    pub(crate) fn with_peer(self, find: fn(&Extensions) -> Option<IpAddr>) -> Self {
         Self {
             remote_address: RemoteAddress::In(find),
             ..self

@@ -55,10 +55,10 @@ fn response_to(error: &BoxError) -> Response {
 }
 
 /// Turns errors and bare error responses into problems, and, for gRPC clients, problems into gRPC
-/// statuses. `body_limit` is the limit of a request body, in bytes.
+/// statuses. `body_limit` is the limit of a request body, in bytes, if it is known.
 pub(crate) fn with_problems<R>(
     result: Result<http::Response<R>, BoxError>,
-    body_limit: usize,
+    body_limit: Option<usize>,
 ) -> http::Response<Either<R, Body>>
 where
     R: http_body::Body<Data = Bytes> + Unpin,
@@ -126,27 +126,32 @@ fn verdict<R: http_body::Body>(response: &http::Response<R>, protocol: Protocol)
 
 /// Replaces the body of a failure with a problem. A text for the client becomes its detail, unless the text
 /// is too long for one. Headers such as `Allow` stay.
-fn with_problem<R>(response: http::Response<R>, protocol: Protocol, body_limit: usize) -> Response
+fn with_problem<R>(
+    response: http::Response<R>,
+    protocol: Protocol,
+    body_limit: Option<usize>,
+) -> Response
 where
     R: http_body::Body<Data = Bytes> + Unpin,
 {
     let (mut parts, body) = response.into_parts();
-    let problem = match text_of(body) {
-        Some(text) if parts.status == StatusCode::PAYLOAD_TOO_LARGE && text == PORT_LIMIT => {
-            let detail =
-                format!("The body is longer than the limit of {body_limit} bytes; send less.");
+    let problem = match (text_of(body), body_limit) {
+        (Some(text), Some(limit))
+            if parts.status == StatusCode::PAYLOAD_TOO_LARGE && text == PORT_LIMIT =>
+        {
+            let detail = format!("The body is longer than the limit of {limit} bytes; send less.");
             Problem::new(parts.status, detail)
         }
-        Some(text) if is_extractor_limit(parts.status, &text) => Problem::new(
+        (Some(text), Some(limit)) if is_extractor_limit(parts.status, &text) => Problem::new(
             parts.status,
             format!(
-                "The body is longer than the limit of this route, which is at most {body_limit} bytes; send less."
+                "The body is longer than the limit of this route, which is at most {limit} bytes; send less."
             ),
         ),
-        Some(text) if parts.status.is_client_error() && text.len() <= limits::DETAIL => {
+        (Some(text), _) if parts.status.is_client_error() && text.len() <= limits::DETAIL => {
             Problem::new(parts.status, text)
         }
-        Some(text) if protocol == Protocol::Http && is_own(parts.status, &text) => {
+        (Some(text), _) if protocol == Protocol::Http && is_own(parts.status, &text) => {
             return Response::from_parts(parts, Body::from(text));
         }
         _ => Problem::of_status(parts.status),

@@ -23,25 +23,8 @@ use crate::{
 
 /// Fails late requests with [`DeadlineExceeded`](crate::deadline::DeadlineExceeded), and requests
 /// whose handler panics with an error of its own. Once a response has begun, it breaks off.
-///
-/// ```
-/// use common::{Context, Deadline, RequestId, server::layers::GuardLayer};
-/// use http::{Request, Response};
-/// use std::{convert::Infallible, time::Duration};
-/// use tower::{Layer, ServiceExt, service_fn};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let guarded = GuardLayer.layer(service_fn(|_: Request<()>| {
-///     std::future::pending::<Result<Response<axum::body::Body>, Infallible>>()
-/// }));
-/// let deadline = Deadline::after(Duration::from_millis(1)); // `RequestLayer` sets it
-/// let context = Context::new(RequestId::fresh(), deadline);
-/// let error = context.scope(guarded.oneshot(Request::new(()))).await.err().unwrap();
-/// assert_eq!(error.to_string(), "the deadline has passed");
-/// # }
-/// ```
 #[derive(Debug, Clone, Copy)]
-pub struct GuardLayer;
+pub(crate) struct GuardLayer;
 
 impl<S> Layer<S> for GuardLayer {
     type Service = GuardService<S>;

@@ -15,49 +15,20 @@ use http_body_util::Either;
 use tower::{Layer, Service};
 
 use super::error_response::with_problems;
-use crate::limits;
 
 /// Turns errors, and error responses without a document, into a [`Problem`](crate::Problem): over
 /// HTTP a `problem+json`, over gRPC a status. It belongs below
 /// [`RequestLayer`](super::RequestLayer), and above every layer that can fail.
-///
-/// ```
-/// use axum::{Router, body::Body, routing::get};
-/// use common::server::layers::{GuardLayer, ProblemLayer, RequestLayer};
-/// use http::Request;
-/// use std::time::Duration;
-/// use tower::{ServiceBuilder, ServiceExt};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let router = Router::new().route("/", get(|| async { "Hello!" })).layer(
-///     ServiceBuilder::new()
-///         .layer(RequestLayer::http(Duration::from_secs(10)))
-///         .layer(ProblemLayer::default())
-///         .layer(GuardLayer),
-/// );
-/// let request = Request::post("/").body(Body::empty()).unwrap();
-/// let response = router.oneshot(request).await.unwrap();
-/// assert_eq!(response.status(), 405);
-/// assert_eq!(response.headers()["content-type"], "application/problem+json");
-/// # }
-/// ```
 #[derive(Debug, Clone, Copy)]
-pub struct ProblemLayer {
-    body_limit: usize,
+pub(crate) struct ProblemLayer {
+    body_limit: Option<usize>,
 }
 
 impl ProblemLayer {
-    /// The layer. `body_limit` is the limit of a body, in bytes, which the response to a longer
-    /// body names.
-    pub fn new(body_limit: usize) -> Self {
+    /// The layer. `body_limit` is the limit of a body, in bytes, if it is known: the response to a
+    /// longer body names it.
+    pub(crate) fn new(body_limit: Option<usize>) -> Self {
         Self { body_limit }
-    }
-}
-
-impl Default for ProblemLayer {
-    /// The layer with [`BODY_LIMIT`](crate::server::BODY_LIMIT).
-    fn default() -> Self {
-        Self::new(limits::BODY)
     }
 }
 
@@ -77,7 +48,7 @@ impl<S> Layer<S> for ProblemLayer {
 #[derive(Debug)]
 pub struct ProblemService<S> {
     inner: S,
-    body_limit: usize,
+    body_limit: Option<usize>,
     /// The inner service has failed, and takes no request any more.
     failure: Option<BoxError>,
 }
@@ -124,7 +95,7 @@ pin_project_lite::pin_project! {
         #[pin]
         inner: Option<F>,
         failure: Option<BoxError>,
-        body_limit: usize,
+        body_limit: Option<usize>,
     }
 }
 

@@ -3,17 +3,15 @@
 
 use std::{
     future::Future,
-    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
-    time::Duration,
 };
 
 use axum::BoxError;
 use bytes::Bytes;
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TE, TRAILER},
 };
 use http_body::{Body, Frame, SizeHint};
@@ -29,73 +27,22 @@ use crate::{
     dialect::tonic_quirks,
     request::{
         context::Shared,
-        methods::{Methods, RouteTable, declared_in},
         protocol::Protocol,
         timings::{SERVER_TIMING, Timings},
     },
-    server::{
-        capacity::cause::Cause,
-        routes::{Paths, note},
-    },
+    server::{capacity::cause::Cause, routes::note},
 };
 
 /// Gives each request a [`Context`](crate::Context), runs the layers below and the body of the
 /// response in it, and logs the request when its response has left.
-///
-/// ```
-/// use axum::{Router, body::Body, routing::get};
-/// use common::server::layers::{GuardLayer, ProblemLayer, RequestLayer};
-/// use http::Request;
-/// use std::time::Duration;
-/// use tower::{ServiceBuilder, ServiceExt};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let router = Router::new().route("/", get(|| async { "Hello!" })).layer(
-///     ServiceBuilder::new()
-///         .layer(RequestLayer::http(Duration::from_secs(10)))
-///         .layer(ProblemLayer::default())
-///         .layer(GuardLayer),
-/// );
-/// let request = Request::get("/").header("x-request-id", "order-17").body(Body::empty());
-/// let response = router.oneshot(request.unwrap()).await.unwrap();
-/// assert_eq!(response.headers()["x-request-id"], "order-17");
-/// assert!(response.headers().contains_key("server-timing"));
-/// # }
-/// ```
 #[derive(Debug, Clone)]
-pub struct RequestLayer {
+pub(crate) struct RequestLayer {
     connection: Arc<ConnectionInfo>,
 }
 
 impl RequestLayer {
-    /// A layer for HTTP. `deadline` is that of every request.
-    pub fn http(deadline: Duration) -> Self {
-        let deadlines = RouteTable::of_methods(deadline, &Methods::new());
-        let paths = Paths::Methods(deadlines);
-        Self::of_connection(ConnectionInfo::unknown(Protocol::Http, paths))
-    }
-
-    /// A layer for gRPC. `descriptors` is the encoded file descriptor set of the services, which
-    /// declares the deadlines of methods; those of all others is `deadline`.
-    ///
-    /// # Panics
-    ///
-    /// If the descriptors are not an encoded file descriptor set, or declare an invalid deadline.
-    pub fn grpc(deadline: Duration, descriptors: &[u8]) -> Self {
-        let methods =
-            declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
-        let paths = Paths::Methods(RouteTable::of_methods(deadline, &methods));
-        Self::of_connection(ConnectionInfo::unknown(Protocol::Grpc, paths))
-    }
-
-    /// Tells the layer where the server puts the address of the client, for the access line.
-    #[must_use]
-    pub fn peer(self, find: fn(&Extensions) -> Option<IpAddr>) -> Self {
-        let connection = Arc::unwrap_or_clone(self.connection);
-        Self::of_connection(connection.with_peer(find))
-    }
-
-    pub(crate) fn of_connection(connection: ConnectionInfo) -> Self {
+    /// A layer for the requests of one connection.
+    pub(crate) fn new(connection: ConnectionInfo) -> Self {
         Self {
             connection: Arc::new(connection),
         }

@@ -58,33 +58,8 @@ impl Drop for Admitted {
 
 /// Refuses requests with a bad head and requests without a place. A request is in flight until the
 /// socket has taken its response; over HTTP/2, all but the last 128 KiB of a connection.
-///
-/// Below another server than [`server::run`](crate::server::run), a request is in flight until its body
-/// ends, and all connections count as one.
-///
-/// ```
-/// use axum::{Router, body::Body, routing::get};
-/// use common::server::layers::{GuardLayer, ProblemLayer, RequestLayer, ShedLayer};
-/// use http::Request;
-/// use std::time::Duration;
-/// use tower::{ServiceBuilder, ServiceExt};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let router = Router::new().route("/", get(|| async { "Hello!" })).layer(
-///     ServiceBuilder::new()
-///         .layer(RequestLayer::http(Duration::from_secs(10)))
-///         .layer(ProblemLayer::default())
-///         .layer(ShedLayer::http(0))
-///         .layer(GuardLayer),
-/// );
-/// let request = Request::get("/").header("host", "localhost").body(Body::empty());
-/// let response = router.oneshot(request.unwrap()).await.unwrap();
-/// assert_eq!(response.status(), 503);
-/// assert_eq!(response.headers()["retry-after"], "1");
-/// # }
-/// ```
 #[derive(Debug, Clone)]
-pub struct ShedLayer(Arc<Admission>);
+pub(crate) struct ShedLayer(Arc<Admission>);
 
 #[derive(Debug)]
 struct Admission {
@@ -96,35 +71,24 @@ struct Admission {
 }
 
 impl ShedLayer {
-    /// A layer for HTTP, for at most this number of requests in flight. Probes and scrapes are
-    /// counted apart.
-    pub fn http(max_in_flight: usize) -> Self {
-        Self::alone(max_in_flight, Protocol::Http)
-    }
-
-    /// A layer for gRPC, for at most this number of requests in flight. Health checks are counted
-    /// apart.
-    pub fn grpc(max_in_flight: usize) -> Self {
-        Self::alone(max_in_flight, Protocol::Grpc)
-    }
-
-    fn alone(max_in_flight: usize, port: Protocol) -> Self {
-        let open = Arc::new(Open::new(Ipv4Addr::UNSPECIFIED.into()));
-        Self(Arc::new(Admission {
-            capacity: Arc::new(Capacity::alone(max_in_flight)),
-            open,
-            port,
-            limits_long_lived: false,
-        }))
-    }
-
     /// A layer for the requests of one connection. `port` is the protocol of its port.
-    pub(crate) fn of_connection(capacity: Arc<Capacity>, open: Arc<Open>, port: Protocol) -> Self {
+    pub(crate) fn new(capacity: Arc<Capacity>, open: Arc<Open>, port: Protocol) -> Self {
         Self(Arc::new(Admission {
             capacity,
             open,
             port,
             limits_long_lived: true,
+        }))
+    }
+
+    /// A layer for the requests of another server: all its connections count as one, and a request is
+    /// in flight until its body ends.
+    pub(crate) fn of_other_server(max_in_flight: usize, port: Protocol) -> Self {
+        Self(Arc::new(Admission {
+            capacity: Arc::new(Capacity::alone(max_in_flight)),
+            open: Arc::new(Open::new(Ipv4Addr::UNSPECIFIED.into())),
+            port,
+            limits_long_lived: false,
         }))
     }
 }

@@ -48,7 +48,7 @@ fn service(
         Ok::<_, Infallible>(Response::new(silence))
     });
     let open = connection.open.clone();
-    let layer = ShedLayer::of_connection(capacity.clone(), open, Protocol::Http);
+    let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http);
     BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service(service))
 }
 
@@ -187,7 +187,7 @@ async fn over_http_2_a_body_waits_for_the_socket() {
     let peer = connect(&connections).await;
     let outbound = &peer.open.outbound;
     outbound.watch();
-    let layer = ShedLayer::of_connection(capacity, peer.open.clone(), Protocol::Http);
+    let layer = ShedLayer::new(capacity, peer.open.clone(), Protocol::Http);
     let service = service_fn(async |_: Request<()>| {
         let body = Full::new(Bytes::from(vec![0; 4 * limits::FRAME]));
         Ok::<_, Infallible>(Response::new(body))
@@ -213,7 +213,7 @@ async fn a_request_is_in_flight_until_its_client_has_read_all_of_a_long_body() {
     let peer = connect(&connections).await;
     for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
         let open = peer.open.clone();
-        let layer = ShedLayer::of_connection(capacity.clone(), open, Protocol::Http);
+        let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http);
         let service = service_fn(async |_: Request<()>| {
             let body = Full::new(Bytes::from(vec![0; LENGTH]));
             Ok::<_, Infallible>(Response::new(body))
