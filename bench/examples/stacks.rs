@@ -91,7 +91,7 @@ async fn outbound(requests: usize) {
     let (ours, theirs) = io::duplex(64 * 1_024);
     tokio::spawn(async { answer(theirs).await.expect("the client stays") });
     let target = "in-memory:1".parse().expect("a target");
-    let channel = Channel::new(
+    let channel = Channel::plain(
         &target,
         protos::FILE_DESCRIPTOR_SET,
         &client::Config::default(),

@@ -51,17 +51,16 @@ struct Config {
 const EXIT_BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    let mut config: Config = common::config::parse();
+    let config: Config = common::config::parse();
     if config.faults && config.common.mesh_tls.is_some() {
         eprintln!("service2: FAULTS=on goes without MESH_TLS_DIR; unset one of the two");
         return ExitCode::from(EXIT_BAD_CONFIGURATION);
     }
-    config.client.tls.clone_from(&config.common.mesh_tls); // calls are mutual TLS, where it is set
     let service1 = Channel::new(
         &config.service1_channel,
         protos::FILE_DESCRIPTOR_SET,
         &config.client,
-        config.common.deadline,
+        &config.common,
     )
     .named("service1");
     let page = page::Settings::new(config.recent_requests, config.faults);

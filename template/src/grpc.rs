@@ -49,7 +49,7 @@ mod tests {
         ));
         let target = "template:1".parse().unwrap();
         let config = client::Config::default();
-        let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config, deadline);
+        let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, deadline);
         TemplateClient::new(channel.with_io(ours))
     }
 

@@ -35,13 +35,12 @@ async fn say_goodbye(
 }
 
 fn main() -> std::process::ExitCode {
-    let mut config: Config = common::config::parse();
-    config.client.tls.clone_from(&config.common.mesh_tls); // calls are mutual TLS, where it is set
+    let config: Config = common::config::parse();
     let service1 = Channel::new(
         &config.service1_channel,
         protos::FILE_DESCRIPTOR_SET,
         &config.client,
-        config.common.deadline,
+        &config.common,
     );
     server::run("service3", &config.common, move |worker| {
         let client = service1.connect();

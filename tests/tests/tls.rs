@@ -242,6 +242,19 @@ fn certificates_that_can_t_be_used_are_one_line_and_exit_code_2() {
 }
 
 #[test]
+fn a_channel_without_the_settings_of_the_service_is_one_line_and_exit_code_2() {
+    let certificates = Certificates::new();
+    let directory = certificates.directory("service1");
+    let variables = [("MESH_TLS_DIR", &*directory), ("FORGETS_TLS", "true")];
+    let ended = Process::spawn("fixture", &[], &variables).ended();
+    assert_eq!(ended.status.code(), Some(2));
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    for part in ["nowhere:1", "MESH_TLS_DIR", "Channel::plain"] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn new_files_are_taken_and_bad_ones_reported_once() {
     let certificates = Certificates::new();
     let (service1, service2) = pair(&certificates, &[]);

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     calls::ServiceCalls,
     request::methods::{Method, RouteTable, declared_in},
+    tls::{Tls, plain_calls},
 };
 
 /// A service that this process calls, and what all its workers share: the addresses, the usual
@@ -40,10 +41,9 @@ use crate::{
 /// Create one before the workers start, and call [`connect`](Self::connect) on each worker:
 ///
 /// ```no_run
-/// use common::client::{Channel, Config, Target};
-/// # fn example(target: &Target, config: &Config, descriptors: &[u8]) {
-/// let deadline = std::time::Duration::from_secs(10);
-/// let channel = Channel::new(target, descriptors, config, deadline);
+/// use common::client::{self, Channel, Target};
+/// # fn example(target: &Target, config: &client::Config, common: &common::Config, descriptors: &[u8]) {
+/// let channel = Channel::new(target, descriptors, config, common);
 /// // Once on each worker. Clone the client for each call:
 /// let client = channel.connect();
 /// # }
@@ -74,19 +74,52 @@ impl Channel {
     /// idempotent (`idempotency_level`) may be called again when an attempt fails. An undeclared
     /// method is called again only if it was not processed.
     ///
-    /// `deadline` bounds each call whose method declares no deadline of its own (`(mesh.deadline)`,
-    /// see `common/protos/mesh/options.proto`). A call that is part of a request never outlives the
-    /// deadline of that request.
+    /// `common` has the settings that the service runs with. Its deadline bounds each call whose
+    /// method declares no deadline of its own (`(mesh.deadline)`, see
+    /// `common/protos/mesh/options.proto`). A call that is part of a request never outlives the
+    /// deadline of that request. Calls are mutual TLS, with the certificates of the service, where
+    /// it has them: see [`mesh_tls`](field@crate::Config::mesh_tls). If `common` has none although
+    /// the service does, [`server::run`](crate::server::run) ends the start.
     ///
     /// # Panics
     ///
     /// When the descriptors are not an encoded file descriptor set, or declare an invalid deadline.
-    pub fn new(target: &Target, descriptors: &[u8], config: &Config, deadline: Duration) -> Self {
+    pub fn new(
+        target: &Target,
+        descriptors: &[u8],
+        config: &Config,
+        common: &crate::Config,
+    ) -> Self {
+        if common.mesh_tls.is_none() {
+            plain_calls::note_channel_without_tls(target);
+        }
+        let tls = common.mesh_tls.as_ref();
+        Self::over(tls, target, descriptors, config, common.deadline)
+    }
+
+    /// Creates a channel whose calls are plain text, whatever the settings of the service. It is for
+    /// tests, and for a service outside of the mesh. `deadline` bounds each call whose method declares
+    /// none, and the rest is as in [`new`](Self::new).
+    ///
+    /// # Panics
+    ///
+    /// When the descriptors are not an encoded file descriptor set, or declare an invalid deadline.
+    pub fn plain(target: &Target, descriptors: &[u8], config: &Config, deadline: Duration) -> Self {
+        Self::over(None, target, descriptors, config, deadline)
+    }
+
+    fn over(
+        tls: Option<&Tls>,
+        target: &Target,
+        descriptors: &[u8],
+        config: &Config,
+        deadline: Duration,
+    ) -> Self {
         let methods =
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
         Self(Arc::new(Shared {
             deadlines: RouteTable::of_methods(deadline, &methods),
-            names: Arc::new(Names::new(target, config)),
+            names: Arc::new(Names::new(target, config, tls)),
             methods: methods
                 .into_iter()
                 .map(|(path, method)| (path, (method, Arc::default())))
@@ -176,7 +209,7 @@ mod tests {
 
     fn channel(target: &str) -> Channel {
         let target = target.parse().expect("a target");
-        Channel::new(&target, &[], &Config::default(), Duration::from_secs(10))
+        Channel::plain(&target, &[], &Config::default(), Duration::from_secs(10))
     }
 
     /// A listener whose connections are read to their end.

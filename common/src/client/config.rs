@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{network::Network, retry::policy::RetryPolicy};
-use crate::{config, tls::Tls};
+use crate::config;
 
 /// The default of [`Config::failfast`], as it is written in flags.
 const FAILFAST: &str = "3s";
@@ -35,11 +35,6 @@ pub struct Config {
     )]
     pub request_id_names: RequestIdNames,
 
-    /// The certificates for calls over mutual TLS: those of
-    /// [`mesh_tls`](crate::Config::mesh_tls). It is no flag of its own
-    #[cfg_attr(feature = "cli", arg(skip))]
-    pub tls: Option<Tls>,
-
     /// When calls get further attempts. It is no flag of its own
     #[cfg_attr(feature = "cli", arg(skip))]
     pub retries: RetryPolicy,
@@ -54,7 +49,6 @@ impl Default for Config {
         Self {
             failfast: config::duration(FAILFAST).expect("the tests parse it"),
             request_id_names: RequestIdNames::default(),
-            tls: None,
             retries: RetryPolicy::default(),
             network: None,
         }

@@ -22,7 +22,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let target = "127.0.0.1:1".parse().unwrap(); // nobody listens there
 /// let config = client::Config { failfast: Duration::ZERO, ..client::Config::default() };
-/// let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config, Duration::from_secs(10));
+/// let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, Duration::from_secs(10));
 /// let client: client::Client = channel.connect();
 ///
 /// let mut health = HealthClient::new(client.clone());

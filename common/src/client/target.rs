@@ -1,6 +1,6 @@
 //! [`Target`]: the addresses of a service.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use http::uri::{Authority, Scheme, Uri};
 
@@ -12,7 +12,8 @@ use http::uri::{Authority, Scheme, Uri};
 ///
 /// assert!("service1:50051".parse::<Target>().is_ok());
 /// assert!("http://[::1]:50051".parse::<Target>().is_ok());
-/// assert!("10.0.0.1:50051,10.0.0.2:50051".parse::<Target>().is_ok());
+/// let two: Target = "10.0.0.1:50051, 10.0.0.2:50051".parse().unwrap();
+/// assert_eq!(two.to_string(), "10.0.0.1:50051,10.0.0.2:50051");
 /// assert!("https://service1:50051".parse::<Target>().is_err());
 /// assert!("service1".parse::<Target>().is_err());
 /// assert!("service1:50051,".parse::<Target>().is_err());
@@ -26,6 +27,17 @@ impl Target {
     /// The host and port of each address.
     pub(crate) fn authorities(&self) -> &[Authority] {
         &self.0
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for authority in &self.0 {
+            write!(formatter, "{separator}{authority}")?;
+            separator = ",";
+        }
+        Ok(())
     }
 }
 

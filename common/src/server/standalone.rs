@@ -91,7 +91,7 @@ where
 /// tokio::spawn(server::serve_io(listener, deadline, theirs));
 ///
 /// let target = "service:50051".parse().expect("it is a host and a port");
-/// let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &client::Config::default(), deadline);
+/// let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &client::Config::default(), deadline);
 /// let mut health = HealthClient::new(channel.with_io(ours));
 /// let reply = health.check(HealthCheckRequest::default()).await?;
 /// assert_eq!(reply.into_inner().status, 1); // SERVING

@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `material` | what the files of a directory hold, and the checks before its use |
 //! | `generation` | the configurations for rustls, from one reading of the directory |
+//! | `plain_calls` | whether calls would be plain text although nobody has said so |
 //! | `reload` | [`Tls`]: the current generation, and the thread that looks for new files |
 //! | `identity` | who a peer is, and who may call |
 
 mod generation;
 mod identity;
 mod material;
+pub(crate) mod plain_calls;
 mod reload;
 
 use std::time::Duration;

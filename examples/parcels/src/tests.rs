@@ -86,7 +86,7 @@ async fn a_watch_sees_each_move() {
     tokio::spawn(server::serve_io(listener, DEADLINE, theirs));
     let target = "parcels:50052".parse().expect("a host and a port");
     let config = client::Config::default();
-    let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config, DEADLINE);
+    let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, DEADLINE);
     let mut parcels = ParcelsClient::new(channel.with_io(ours));
 
     let watch = parcels.watch(Id { id: 1 }).await.expect("a stream");

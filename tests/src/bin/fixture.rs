@@ -15,6 +15,7 @@ use axum::{
 };
 use clap::Parser;
 use common::{
+    client::{self, Channel},
     context,
     server::{self, Grpc, Listener},
 };
@@ -47,10 +48,18 @@ struct Config {
     /// The orders for each call of `ProcessName`, whatever its name says
     #[arg(long, env)]
     orders: Option<String>,
+    /// Makes a channel from the default settings, which have no mutual TLS
+    #[arg(long, env)]
+    forgets_tls: bool,
 }
 
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
+    if config.forgets_tls {
+        let target = "nowhere:1".parse().expect("it is a host and a port");
+        let (client, common) = (client::Config::default(), common::Config::default());
+        let _channel = Channel::new(&target, protos::FILE_DESCRIPTOR_SET, &client, &common);
+    }
     server::run("fixture", &config.common, move |_worker| {
         [
             Listener::http(config.port, http(&config.path))

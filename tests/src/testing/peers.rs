@@ -52,7 +52,7 @@ fn config() -> client::Config {
 /// When the address is invalid.
 pub fn ours(address: &str) -> Connect {
     let target: Target = address.parse().expect("an address");
-    let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config(), DEADLINE);
+    let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config(), DEADLINE);
     Box::new(move || {
         let client = channel
             .connect()

@@ -56,7 +56,7 @@ fn channel(target: &str, is_idempotent: bool) -> Channel {
             .flat_map(|service| &mut service.method);
         methods.for_each(|method| method.options = None);
     }
-    Channel::new(&target, &descriptors.encode_to_vec(), &config, 10 * SECOND)
+    Channel::plain(&target, &descriptors.encode_to_vec(), &config, 10 * SECOND)
 }
 
 async fn process_name(client: Client) -> Result<(), String> {

@@ -308,7 +308,7 @@ mod tests {
                 network: Some(Arc::new(answers.clone())),
                 ..Config::default()
             };
-            let names = Names::new(&target, &config);
+            let names = Names::new(&target, &config, None);
             let share = Subset::join(0, &watch::Sender::new(0));
             let balancer = Balancer::<Fake>::new(SECOND, Waiting::default(), Arc::default());
             let task = keep(Arc::new(names), share, balancer, network.clone());

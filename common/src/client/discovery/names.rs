@@ -22,6 +22,7 @@ use crate::{
     limits,
     lock::lock,
     telemetry::metrics,
+    tls::Tls,
 };
 
 /// The addresses of a name, sorted: those of IPv4 first.
@@ -57,7 +58,7 @@ struct Last {
 }
 
 impl Names {
-    pub(crate) fn new(target: &Target, config: &Config) -> Self {
+    pub(crate) fn new(target: &Target, config: &Config, tls: Option<&Tls>) -> Self {
         let authorities = target.authorities();
         let found = authorities
             .iter()
@@ -67,7 +68,7 @@ impl Names {
             head: RequestHeaders {
                 authority: name.clone(),
                 request_id_names: config.request_id_names,
-                tls: config.tls.clone(),
+                tls: tls.cloned(),
                 network: config.network.clone(),
             },
             last: Mutex::default(),
@@ -248,7 +249,7 @@ mod tests {
             network: Some(Arc::new(answers.clone())),
             ..Config::default()
         };
-        Arc::new(Names::new(&target, &config))
+        Arc::new(Names::new(&target, &config, None))
     }
 
     #[tokio::test(start_paused = true)]

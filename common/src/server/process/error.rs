@@ -22,6 +22,12 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// A channel was made from settings without mutual TLS, and those of the service have it.
+    #[error(
+        "calls to {0} would be plain text although MESH_TLS_DIR is set: give Channel::new the \
+         settings of the service, or say Channel::plain"
+    )]
+    PlainCalls(&'static str),
     /// The clock of the machine was never set.
     #[error("cannot start: the clock is before 1970, and responses need a date; set the clock")]
     Clock,
@@ -39,6 +45,6 @@ pub enum Error {
 impl Error {
     /// Whether another configuration or other code would help, as opposed to another time.
     pub(crate) fn is_of_configuration(&self) -> bool {
-        matches!(self, Self::Face(_) | Self::Differ)
+        matches!(self, Self::Face(_) | Self::Differ | Self::PlainCalls(_))
     }
 }

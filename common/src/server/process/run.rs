@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     server::service::{listener::Listener, worker::Worker},
     telemetry::logging,
+    tls::plain_calls,
 };
 
 /// The exit code for faces that can't be served, as for a bad flag.
@@ -38,7 +39,8 @@ const EXIT_INVALID: u8 = 2;
 /// - It writes what is left of the log, and one line on stderr if the service could not start or
 ///   did not end well.
 ///
-/// The exit code is 0 after a drain, 2 if a face is invalid, and 1 if the service can't start for
+/// The exit code is 0 after a drain, 2 if a face is invalid or calls would be plain text although the
+/// service has mutual TLS, and 1 if the service can't start for
 /// another reason or ends before a drain.
 ///
 /// ```no_run
@@ -111,6 +113,10 @@ impl Builder {
     fn serve_until_signal(self, config: &Config) -> Result<(), Error> {
         let signal = signals::watch()?;
         let server = self.bind(config)?;
+        // Here, as faces may make channels, too.
+        if let (Some(_), Some(target)) = (&config.mesh_tls, plain_calls::channel_without_tls()) {
+            return Err(Error::PlainCalls(target));
+        }
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

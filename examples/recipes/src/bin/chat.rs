@@ -147,7 +147,7 @@ mod tests {
 
         let target = format!("127.0.0.1:{port}").parse().unwrap();
         let (config, deadline) = (client::Config::default(), Duration::from_secs(10));
-        let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config, deadline);
+        let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, deadline);
         let mut ali = Talk::begin(channel.connect()).await;
         let mut cassim = Talk::begin(channel.connect()).await;
         for text in ["open", "sesame"] {

@@ -157,7 +157,7 @@ mod tests {
         let (ours, theirs) = tokio::io::duplex(64 * 1_024);
         tokio::spawn(server::serve_io(grpc, DEADLINE, theirs));
         let (target, config) = ("notes:1".parse().unwrap(), client::Config::default());
-        let channel = Channel::new(&target, FILE_DESCRIPTOR_SET, &config, DEADLINE);
+        let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, DEADLINE);
         let mut notes = NotesClient::new(channel.with_io(ours));
 
         let id = Some(wire::ObjectId(Some(HEX.parse().unwrap())));

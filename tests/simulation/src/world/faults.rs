@@ -249,7 +249,7 @@ impl World {
             ..Config::default()
         };
         let target: Target = replica.to_string().parse().expect("a target");
-        Channel::new(&target, DESCRIPTORS, &config, Duration::from_mins(1)).connect()
+        Channel::plain(&target, DESCRIPTORS, &config, Duration::from_mins(1)).connect()
     }
 
     /// A stranger fills the places of a replica with slow calls.

@@ -130,7 +130,7 @@ fn channel(network: &Network, host: IpAddr) -> Channel {
         ..Config::default()
     };
     let target: Target = format!("{NAME}:{PORT}").parse().expect("a target");
-    Channel::new(&target, DESCRIPTORS, &config, Duration::from_mins(1))
+    Channel::plain(&target, DESCRIPTORS, &config, Duration::from_mins(1))
 }
 
 impl World {

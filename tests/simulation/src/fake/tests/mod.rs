@@ -24,7 +24,7 @@ fn connect(character: &Character, seed: u64, trace: &Trace) -> SimulatedClient<C
     let random = fastrand::Rng::with_seed(seed);
     tokio::spawn(serve(theirs, 0, character.clone(), random, trace.clone()));
     let target = "service:50051".parse().expect("a host and a port");
-    let channel = Channel::new(&target, DESCRIPTORS, &Config::default(), DEADLINE);
+    let channel = Channel::plain(&target, DESCRIPTORS, &Config::default(), DEADLINE);
     SimulatedClient::new(channel.with_io(ours))
 }
 
