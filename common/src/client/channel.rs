@@ -189,7 +189,7 @@ impl Channel {
             shared.budget.clone(),
             tasks,
         );
-        outbound(attempts, shared.deadlines.clone(), shared.calls.clone())
+        outbound(attempts, &shared.deadlines, &shared.calls)
     }
 }
 

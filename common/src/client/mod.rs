@@ -6,7 +6,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `stack` | **the outbound stack**, top to bottom: the type [`Client`] |
+//! | `stack` | **the outbound stack**, top to bottom, and the [`Client`] made of it |
 //! | `layers` | the layers of the stack |
 //! | `pool` | the replicas of the service, the state of each, and the choice among them |
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
@@ -52,12 +52,11 @@ mod target;
 mod wire;
 
 pub use self::{
-    call::{deadline::CallDeadline, limit::CallLimit, timing::CallTiming},
     channel::Channel,
     config::{Config, RequestIdNames},
     ending::codec::{Codec, Decoder},
     network::{BoxConnection, BoxFuture, Io, Network},
-    retry::{attempts::Attempts, policy::RetryPolicy},
+    retry::policy::RetryPolicy,
     serving::wait_until_serving,
     stack::Client,
     target::{InvalidTarget, Target},

@@ -1,6 +1,13 @@
-//! The outbound stack, all of it, top to bottom.
+//! The outbound stack: every layer that a call passes, top to bottom; and the [`Client`] made of it.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::Request;
+use tonic::{Status, body::Body};
+use tower::{Service, ServiceBuilder, layer::layer_fn};
 
 use super::{
     call::{deadline::CallDeadline, limit::CallLimit, timing::CallTiming},
@@ -11,7 +18,42 @@ use crate::{
     request::methods::RouteTable,
 };
 
-/// The layers that each outbound call passes. A generated client takes it as its channel:
+type Stack = CallTiming<CallDeadline<CallLimit<Attempts>>>;
+
+/// Puts the layers on the attempts of a call.
+///
+/// Below the layers is what the calls of a worker share:
+///
+/// - `choice` picks the replica of an attempt.
+/// - `wire` makes the attempt on the replica's connection. It writes `request_id` and
+///   `grpc-timeout` last, so that the timeout is what is left when the attempt leaves.
+pub(crate) fn outbound(
+    attempts: Attempts,
+    deadlines: &RouteTable,
+    service: &Arc<ServiceCalls>,
+) -> Client {
+    let stack: Stack = ServiceBuilder::new()
+        // The time of the call, for the `Server-Timing` of its request. On top, to measure what the
+        // handler waits for.
+        .layer(layer_fn(CallTiming::new))
+        // No call starts or lasts beyond its deadline. Above the attempts, as the deadline bounds
+        // all of them together.
+        .layer(layer_fn(|inner| {
+            CallDeadline::new(inner, deadlines.clone())
+        }))
+        // A call beyond `MAX_CALLS` to a service that hangs fails at once. Above the attempts, as no
+        // other attempt would help, and no replica is at fault.
+        .layer(layer_fn(|inner| {
+            CallLimit::new(inner, deadlines.clone(), &CALLS, service.clone())
+        }))
+        // A call is sent again where that is safe and may help, and a late one gets a second attempt.
+        // Above the choice of a replica, so that each attempt goes to the best replica of that moment.
+        .service(attempts);
+    Client(stack)
+}
+
+/// A client of one worker: the channel of generated clients. Clone it for each call; clones share
+/// their connections.
 ///
 /// ```
 /// use common::client::{self, Channel};
@@ -31,31 +73,21 @@ use crate::{
 /// # }
 /// ```
 ///
-/// The layers are:
-///
-/// 1. [`CallTiming`]: the time of the call goes into the `Server-Timing` of its request. On top,
-///    to measure what the handler waits for.
-/// 2. [`CallDeadline`]: no call starts or lasts beyond its deadline. Above the attempts, as the
-///    deadline bounds all of them together.
-/// 3. [`CallLimit`]: a call beyond `MAX_CALLS` to a service that hangs fails at once. Above the attempts, as no other attempt
-///    would help, and no replica is at fault.
-/// 4. [`Attempts`]: a call is sent again where that is safe and may help, and a late one gets a
-///    second attempt. Above the choice of a replica, so that each attempt goes to the best replica
-///    of that moment.
-///
-/// Below the layers is what the calls of a worker share:
-///
-/// - `pool` picks the replica of an attempt.
-/// - `wire` makes the attempt on the replica's connection. It writes `request_id` and
-///   `grpc-timeout` last, so that the timeout is what is left when the attempt leaves.
-pub type Client = CallTiming<CallDeadline<CallLimit<Attempts>>>;
+/// A call never outlives the deadline of the request that it is part of, and carries its id. It is
+/// sent again where that is safe and may help, and its time is in the `Server-Timing` of the request.
+#[derive(Debug, Clone)]
+pub struct Client(Stack);
 
-/// Puts the upper layers on the attempts.
-pub(crate) fn outbound(
-    attempts: Attempts,
-    deadlines: RouteTable,
-    service: Arc<ServiceCalls>,
-) -> Client {
-    let limited = CallLimit::new(attempts, deadlines.clone(), &CALLS, service);
-    CallTiming::new(CallDeadline::new(limited, deadlines))
+impl Service<Request<Body>> for Client {
+    type Response = <Stack as Service<Request<Body>>>::Response;
+    type Error = Status;
+    type Future = <Stack as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.call(request)
+    }
 }
