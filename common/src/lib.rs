@@ -46,7 +46,7 @@
 //!
 //! fn main() -> std::process::ExitCode {
 //!     let config: Config = common::config::parse();
-//!     server::run("hello", &config.common, |_worker| {
+//!     server::run("hello", &config.common, |_process| {
 //!         let router = Router::new().route("/", get(|| async { "Hello!" }));
 //!         [Listener::http(8082, router)]
 //!     })

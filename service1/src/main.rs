@@ -47,10 +47,10 @@ fn main() -> ExitCode {
         }
     };
     let start = Once::new();
-    server::run("service1", &config.common, move |worker| {
+    server::run("service1", &config.common, move |process| {
         start.call_once(|| faults.warn());
         [
-            Listener::http(config.port, rest::router(&worker.ports())),
+            Listener::http(config.port, rest::router(&process.ports())),
             Listener::grpc(config.grpc_port, grpc::services(faults)),
         ]
     })

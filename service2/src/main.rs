@@ -65,13 +65,13 @@ fn main() -> ExitCode {
     .named("service1");
     let page = page::Settings::new(config.recent_requests, config.faults);
     let start = Once::new();
-    server::run("service2", &config.common, move |worker| {
+    server::run("service2", &config.common, move |process| {
         start.call_once(|| page.warn());
         let client = service1.connect();
-        worker.ready_when(client::wait_until_serving(client.clone()));
+        process.ready_when(client::wait_until_serving(client.clone()));
         let backend = Backend::new(client);
-        let page = page::router(backend.clone(), page.clone(), worker.ports());
-        let router = rest::router(backend, page, &worker.ports());
+        let page = page::router(backend.clone(), page.clone(), process.ports());
+        let router = rest::router(backend, page, &process.ports());
         [Listener::http(config.port, router)]
     })
 }

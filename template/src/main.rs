@@ -36,7 +36,7 @@ struct Config {
 
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
-    server::run("template", &config.common, move |_worker| {
+    server::run("template", &config.common, move |_process| {
         [
             Listener::http(config.port, rest::router()),
             Listener::grpc(config.grpc_port, grpc::services()),
@@ -56,7 +56,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_service_serves_and_drains() {
-        let server = server::bind(&common::Config::default(), |_worker| {
+        let server = server::bind(&common::Config::default(), |_process| {
             [
                 Listener::http(0, rest::router()),
                 Listener::grpc(0, grpc::services()),

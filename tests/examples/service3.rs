@@ -42,9 +42,9 @@ fn main() -> std::process::ExitCode {
         &config.client,
         &config.common,
     );
-    server::run("service3", &config.common, move |worker| {
+    server::run("service3", &config.common, move |process| {
         let client = service1.connect();
-        worker.ready_when(client::wait_until_serving(client.clone()));
+        process.ready_when(client::wait_until_serving(client.clone()));
         let service1 = Service1Client::new(client);
         let router = Router::new()
             .route("/api/v1/say-goodbye", get(say_goodbye))

@@ -161,7 +161,7 @@ fn a_route_may_outlive_the_deadline_and_learns_of_the_drain() {
 #[test]
 fn readiness_follows_a_check() {
     let (fail, failing) = tokio::sync::watch::channel(true);
-    let service = start(Server::builder(move |worker| {
+    let service = start(Server::builder(move |process| {
         let failing = failing.clone();
         let check = move || {
             let result = if *failing.borrow() {
@@ -171,7 +171,7 @@ fn readiness_follows_a_check() {
             };
             async move { result }
         };
-        worker.ready_while(check, Duration::from_millis(10));
+        process.ready_while(check, Duration::from_millis(10));
         [Listener::http(0, hello())]
     }));
     for (is_failing, status) in [(true, 503), (false, 200), (true, 503), (false, 200)] {

@@ -59,7 +59,7 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let document = OpenApi::default(); // in a service: of `OpenApiRouter::split_for_parts`
-/// let ports = Ports::default(); // in a service: `worker.ports()`
+/// let ports = Ports::default(); // in a service: `process.ports()`
 /// let router = Docs::new(document)
 ///     .errors(&[StatusCode::BAD_GATEWAY])
 ///     .add_to(Router::new(), &ports);

@@ -18,7 +18,6 @@ use super::{
         invalid::InvalidFace,
         listener::{Listener, ServedPort},
         process::Process,
-        worker::Worker,
     },
 };
 use crate::config::Config;
@@ -35,7 +34,7 @@ use crate::config::Config;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let router = Router::new().route("/", get(|| async { "Hello!" }));
-/// let service = InMemory::new(&Config::default(), |_worker| [Listener::http(0, router)])?;
+/// let service = InMemory::new(&Config::default(), |_process| [Listener::http(0, router)])?;
 ///
 /// let (mut ours, theirs) = tokio::io::duplex(64 * 1_024);
 /// let connection = tokio::spawn(service.serve(0, [10, 0, 0, 1].into(), theirs));
@@ -65,12 +64,12 @@ impl InMemory {
     /// # Errors
     ///
     /// If a face is invalid.
-    pub fn new<L>(config: &Config, faces: impl FnOnce(&Worker) -> L) -> Result<Self, InvalidFace>
+    pub fn new<L>(config: &Config, faces: impl FnOnce(&Process) -> L) -> Result<Self, InvalidFace>
     where
         L: IntoIterator<Item = Listener>,
     {
         let process = Process::new();
-        let listeners = faces(&Worker::new(process.clone())).into_iter();
+        let listeners = faces(&process).into_iter();
         let faces = listeners.map(|listener| listener.build(&process, config.deadline));
         let connections = Arc::new(Connections::new(config.max_connections.get()));
         let places = Permits::new(config.max_in_flight.get(), connections.clone());

@@ -56,7 +56,6 @@ pub use self::{
     },
     service::{
         grpc::Grpc, invalid::InvalidFace, listener::Listener, process::Process, query::Query,
-        worker::Worker,
     },
     standalone::{serve_io, stack},
 };

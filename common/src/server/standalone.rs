@@ -112,7 +112,7 @@ pub async fn serve_io(
         max_in_flight: NonZeroUsize::MAX,
         ..Config::default()
     };
-    let service = InMemory::new(&config, |_worker| [listener]);
+    let service = InMemory::new(&config, |_process| [listener]);
     let service = service.unwrap_or_else(|error| panic!("{error}"));
     service.serve(0, Ipv4Addr::LOCALHOST.into(), io).await;
 }

@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 /// The service: its faces on each worker, and its task once for the process.
 fn service(store: Arc<Store>, port: u16, grpc_port: u16) -> Builder {
     let for_task = store.clone();
-    let faces = Server::builder(move |_worker| {
+    let faces = Server::builder(move |_process| {
         [
             Listener::http(port, rest::router(store.clone())).deadline(rest::EVENTS, None),
             Listener::grpc(grpc_port, grpc::services(store.clone())),

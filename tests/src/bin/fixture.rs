@@ -60,7 +60,7 @@ fn main() -> std::process::ExitCode {
         let (client, common) = (client::Config::default(), common::Config::default());
         let _channel = Channel::new(&target, protos::FILE_DESCRIPTOR_SET, &client, &common);
     }
-    server::run("fixture", &config.common, move |_worker| {
+    server::run("fixture", &config.common, move |_process| {
         [
             Listener::http(config.port, http(&config.path))
                 .deadline("/late", Some(Duration::from_millis(100))),

@@ -14,7 +14,7 @@ struct Config {
 
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
-    server::run("shapes", &config.common, move |_worker| {
+    server::run("shapes", &config.common, move |_process| {
         [shapes::listener(config.port)]
     })
 }

@@ -20,7 +20,7 @@ struct Config {
 
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
-    server::run("test_service", &config.common, move |_worker| {
+    server::run("test_service", &config.common, move |_process| {
         let (test_service, calls) = services();
         let grpc = Grpc::new(FILE_DESCRIPTOR_SET)
             .add_service(test_service)

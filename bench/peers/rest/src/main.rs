@@ -56,7 +56,7 @@ async fn say_hello(
 
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
-    server::run("service2", &config.common, move |_worker| {
+    server::run("service2", &config.common, move |_process| {
         let service1 = Arc::new(Service1::new(&config.service1_channel));
         let router = Router::new()
             .route("/api/v1/say-hello", get(say_hello))

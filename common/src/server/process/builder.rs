@@ -28,7 +28,6 @@ use crate::{
         service::{
             listener::{Listener, Port, ServedPort},
             process::Process,
-            worker::Worker,
         },
     },
     telemetry::metrics,
@@ -50,7 +49,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let swept = Arc::new(AtomicU32::new(0));
-/// let faces = Server::builder(|_worker| {
+/// let faces = Server::builder(|_process| {
 ///     [Listener::http(0, Router::new().route("/", get(|| async { "Hello!" })))]
 /// });
 /// let counter = swept.clone();
@@ -68,16 +67,16 @@ pub struct Builder {
     tasks: Vec<Task>,
 }
 
-type Faces = dyn Fn(&Worker) -> Vec<Listener> + Send + Sync;
+type Faces = dyn Fn(&Process) -> Vec<Listener> + Send + Sync;
 
 impl Server {
     /// A service with these faces: see [`run`](crate::server::run).
-    pub fn builder<L>(faces: impl Fn(&Worker) -> L + Send + Sync + 'static) -> Builder
+    pub fn builder<L>(faces: impl Fn(&Process) -> L + Send + Sync + 'static) -> Builder
     where
         L: IntoIterator<Item = Listener>,
     {
         Builder {
-            faces: Arc::new(move |worker| faces(worker).into_iter().collect()),
+            faces: Arc::new(move |process| faces(process).into_iter().collect()),
             tasks: Vec::new(),
         }
     }
@@ -203,7 +202,7 @@ fn build_and_report(
     settings: &Settings,
     report: impl FnOnce(Result<Vec<Port>, Error>),
 ) -> Option<Vec<ServedPort>> {
-    let listeners = faces(&Worker::new(settings.process.clone()));
+    let listeners = faces(&settings.process);
     let ports = listeners.iter().map(Listener::port).collect();
     let face = |listener: Listener| listener.build(&settings.process, settings.deadline);
     match listeners.into_iter().map(face).collect() {

@@ -11,7 +11,7 @@ use crate::telemetry::traces;
 use crate::{
     calls::CALLS,
     config::Config,
-    server::service::{listener::Listener, worker::Worker},
+    server::service::{listener::Listener, process::Process},
     telemetry::logging,
     tls::plain_calls,
 };
@@ -48,7 +48,7 @@ const EXIT_INVALID: u8 = 2;
 /// use common::{Config, server::{self, Listener}};
 ///
 /// fn main() -> std::process::ExitCode {
-///     server::run("hello", &Config::default(), |_worker| {
+///     server::run("hello", &Config::default(), |_process| {
 ///         [Listener::http(8082, Router::new().route("/", get(|| async { "Hello!" })))]
 ///     })
 /// }
@@ -56,7 +56,7 @@ const EXIT_INVALID: u8 = 2;
 pub fn run<L>(
     service: &'static str,
     config: &Config,
-    faces: impl Fn(&Worker) -> L + Send + Sync + 'static,
+    faces: impl Fn(&Process) -> L + Send + Sync + 'static,
 ) -> ExitCode
 where
     L: IntoIterator<Item = Listener>,
@@ -71,7 +71,7 @@ where
 /// If a face is invalid, a port is taken, or a worker can't start.
 pub fn bind<L>(
     config: &Config,
-    faces: impl Fn(&Worker) -> L + Send + Sync + 'static,
+    faces: impl Fn(&Process) -> L + Send + Sync + 'static,
 ) -> Result<Server, Error>
 where
     L: IntoIterator<Item = Listener>,

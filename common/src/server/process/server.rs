@@ -48,7 +48,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let config = Config { workers: 1.try_into()?, ..Config::default() };
-/// let server = server::bind(&config, |_worker| {
+/// let server = server::bind(&config, |_process| {
 ///     [Listener::http(0, Router::new().route("/", get(|| async { "Hello!" })))]
 /// })?;
 /// let port = server.addresses()[0].port();

@@ -9,4 +9,3 @@ pub(crate) mod process;
 pub(crate) mod query;
 pub(crate) mod readiness;
 pub(crate) mod status;
-pub(crate) mod worker;

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::readiness::Readiness;
 use crate::ports::Ports;
 
-/// A handle on the process that a service runs in. Clones share their state.
+/// A handle on the process that a service runs in: `faces` and tasks get it. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Process {
     readiness: Readiness,

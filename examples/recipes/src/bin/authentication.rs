@@ -111,7 +111,7 @@ struct Config {
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
     let tokens = Tokens(Arc::new(vec![(config.token, Principal("operator".into()))]));
-    server::run("authentication", &config.common, move |_worker| {
+    server::run("authentication", &config.common, move |_process| {
         listeners(&tokens)
     })
 }

@@ -90,7 +90,7 @@ struct Config {
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
     let room = broadcast::Sender::new(WAITING);
-    server::run("chat", &config.common, move |_worker| {
+    server::run("chat", &config.common, move |_process| {
         [listener(50052, &room)]
     })
 }
@@ -140,7 +140,7 @@ mod tests {
             ..common::Config::default()
         };
         let room = broadcast::Sender::new(WAITING);
-        let server = server::bind(&config, move |_worker| [listener(0, &room)]).unwrap();
+        let server = server::bind(&config, move |_process| [listener(0, &room)]).unwrap();
         let port = server.addresses()[0].port();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(server.serve(async { drop(stopped.await) }));

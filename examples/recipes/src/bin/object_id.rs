@@ -106,7 +106,7 @@ struct Config {
 
 fn main() -> std::process::ExitCode {
     let config: Config = common::config::parse();
-    server::run("object_id", &config.common, |_worker| listeners())
+    server::run("object_id", &config.common, |_process| listeners())
 }
 
 #[cfg(test)]
