@@ -5,7 +5,7 @@ ARG RUST_VERSION=1.95
 FROM rust:${RUST_VERSION}-bookworm AS rust
 WORKDIR /src
 # The programs, and the crates that they share.
-ENV SERVICES="certs service1 service2" CRATES="protos common"
+ENV SERVICES="certs service1 service2" CRATES="mesh-build protos common"
 # Static binaries need nothing but a kernel. With a target, RUSTFLAGS do not apply to build scripts
 # and macros, which can't be static.
 ENV CARGO_BUILD_TARGET=host-tuple CARGO_TARGET_DIR=/target RUSTFLAGS="-C target-feature=+crt-static"

@@ -1,20 +1,8 @@
-//! Compiles the `.proto` files. `common` says where its options are.
+//! Compiles the `.proto` files.
 
-use std::{env, error::Error, fs, path::Path};
-
-const FILES: [&str; 2] = ["chat.proto", "notes.proto"];
-
-fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed=protos");
-    let mut compiler = protox::Compiler::new(["protos", &env::var("DEP_MESH_PROTOS_DIR")?])?;
-    compiler.include_imports(true).open_files(FILES)?;
-    let descriptors = Path::new(&env::var("OUT_DIR")?).join("descriptors.bin");
-    fs::write(descriptors, compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .codec_path("common::client::Codec")
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    mesh_build::compile_with(&["chat.proto", "notes.proto"], &["protos"], |builder| {
         // Generated code uses this type for the message, and generates none.
-        .extern_path(".notes.ObjectId", "crate::wire::ObjectId")
-        .compile_fds(compiler.file_descriptor_set())?;
-    Ok(())
+        builder.extern_path(".notes.ObjectId", "crate::wire::ObjectId")
+    })
 }

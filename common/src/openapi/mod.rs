@@ -94,8 +94,8 @@ impl Docs {
     }
 
     /// Adds the methods of the gRPC port. `descriptors` is their encoded file descriptor set, as
-    /// [`Grpc::new`](crate::server::Grpc::new) takes it. With protox's `include_source_info`, it has
-    /// the comments of the `.proto` files.
+    /// [`Grpc::new`](crate::server::Grpc::new) takes it. As `mesh-build` writes it, it has the
+    /// comments of the `.proto` files.
     #[must_use]
     pub fn grpc(self, descriptors: &'static [u8]) -> Self {
         Self {

@@ -11,8 +11,8 @@
 //! }
 //! ```
 //!
-//! Write the descriptors with protox's `encode_file_descriptor_set`, which keeps the options that
-//! are extensions. prost's own types drop them.
+//! Write the descriptors with `mesh-build`, or with protox's `encode_file_descriptor_set`: they keep
+//! the options that are extensions. prost's own types drop them.
 
 use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
