@@ -3,17 +3,14 @@
 use axum::{Json, Router, http::StatusCode};
 use common::{
     Problem,
-    openapi::Docs,
+    openapi::{Docs, query},
     server::{Ports, Query},
 };
 use protos::limits;
 use serde::Serialize;
 use utoipa::{
     IntoParams, OpenApi, ToSchema,
-    openapi::{
-        ObjectBuilder, Type,
-        path::{Parameter, ParameterBuilder, ParameterIn},
-    },
+    openapi::path::{Parameter, ParameterIn},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -48,17 +45,8 @@ struct NameParameter;
 
 impl IntoParams for NameParameter {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let schema = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .max_length(Some(limits::NAME))
-            .default(Some("".into()));
-        let parameter = ParameterBuilder::new()
-            .name("name")
-            .parameter_in(ParameterIn::Query)
-            .description(Some("The name."))
-            .schema(Some(schema))
-            .example(Some("test".into()));
-        vec![parameter.build()]
+        let name = query::text("name", "The name.", limits::NAME);
+        vec![name.example(Some("test".into())).build()]
     }
 }
 

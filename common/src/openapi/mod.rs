@@ -9,6 +9,7 @@ mod example;
 mod grpc;
 mod markdown;
 mod page;
+pub mod query;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,68 +1,38 @@
 //! The query parameters, as the description of the API has them.
 
+use common::openapi::query;
 use protos::limits;
 use utoipa::{
     IntoParams,
-    openapi::{
-        ObjectBuilder, Type,
-        path::{Parameter, ParameterBuilder, ParameterIn},
-    },
+    openapi::path::{Parameter, ParameterIn},
 };
 
 /// `name`, of the greeting.
 pub(super) struct Name;
 
 /// `length`, of a list.
-pub(super) struct ListLength;
+pub(super) type ListLength = Length<{ limits::LIST }, 10>;
 
 /// `length`, of a stream.
-pub(super) struct StreamLength;
+pub(super) type StreamLength = Length<{ i32::MAX }, 5>;
 
-impl ListLength {
-    pub(super) const DEFAULT: i32 = 10;
-}
+/// A number of items, at most `MOST`.
+pub(super) struct Length<const MOST: i32, const DEFAULT: i32>;
 
-impl StreamLength {
-    pub(super) const DEFAULT: i32 = 5;
-}
-
-fn query(name: &str, description: &str, schema: ObjectBuilder) -> ParameterBuilder {
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(ParameterIn::Query)
-        .description(Some(description))
-        .schema(Some(schema))
-}
-
-fn length(most: i32, default: i32) -> Vec<Parameter> {
-    let schema = ObjectBuilder::new()
-        .schema_type(Type::Integer)
-        .minimum(Some(0))
-        .maximum(Some(most))
-        .default(Some(default.into()));
-    let parameter = query("length", "The number of items.", schema);
-    vec![parameter.example(Some(default.into())).build()]
+impl<const MOST: i32, const DEFAULT: i32> Length<MOST, DEFAULT> {
+    pub(super) const DEFAULT: i32 = DEFAULT;
 }
 
 impl IntoParams for Name {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let schema = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .max_length(Some(limits::NAME))
-            .default(Some("".into()));
-        let parameter = query("name", "The name to greet.", schema);
-        vec![parameter.example(Some("test".into())).build()]
+        let name = query::text("name", "The name to greet.", limits::NAME);
+        vec![name.example(Some("test".into())).build()]
     }
 }
 
-impl IntoParams for ListLength {
+impl<const MOST: i32, const DEFAULT: i32> IntoParams for Length<MOST, DEFAULT> {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        length(limits::LIST, Self::DEFAULT)
-    }
-}
-
-impl IntoParams for StreamLength {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        length(i32::MAX, Self::DEFAULT)
+        let length = query::integer("length", "The number of items.", 0..=MOST, DEFAULT);
+        vec![length.build()]
     }
 }
