@@ -9,13 +9,16 @@ mod rest;
 use std::{process::ExitCode, sync::Once};
 
 use clap::{ArgAction, Parser, builder::BoolishValueParser};
-use common::server::{self, Listener};
+use common::{
+    config::Defaults,
+    server::{self, Listener},
+};
 
 use crate::faults::Faults;
 
 /// The backend of the mesh: names and items over gRPC, and names over REST
 #[derive(Parser)]
-#[command(version, mut_arg("admin_port", |port| port.default_value("9080")))]
+#[command(version)]
 struct Config {
     /// The port for HTTP
     #[arg(long, env, default_value_t = 8080)]
@@ -38,7 +41,7 @@ struct Config {
 const EXIT_BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    let config: Config = common::config::parse();
+    let config: Config = Defaults::new().admin_port(9080).parse();
     let faults = match Faults::new(config.faults, config.common.mesh_tls.is_some()) {
         Ok(faults) => faults,
         Err(why) => {

@@ -13,6 +13,7 @@ use std::{process::ExitCode, sync::Once};
 use clap::{ArgAction, Parser, builder::BoolishValueParser};
 use common::{
     client::{self, Channel, Target},
+    config::Defaults,
     server::{self, Listener},
 };
 
@@ -20,7 +21,7 @@ use crate::backend::Backend;
 
 /// The edge of the mesh: a page and REST, over gRPC to service1
 #[derive(Parser)]
-#[command(version, mut_arg("admin_port", |port| port.default_value("9081")))]
+#[command(version)]
 struct Config {
     /// The port for HTTP
     #[arg(long, env, default_value_t = 8081)]
@@ -51,7 +52,7 @@ struct Config {
 const EXIT_BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    let config: Config = common::config::parse();
+    let config: Config = Defaults::new().admin_port(9081).parse();
     if config.faults && config.common.mesh_tls.is_some() {
         eprintln!("service2: FAULTS=on goes without MESH_TLS_DIR; unset one of the two");
         return ExitCode::from(EXIT_BAD_CONFIGURATION);

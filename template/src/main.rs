@@ -16,11 +16,14 @@ mod proto {
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::server::{self, Listener};
+use common::{
+    config::Defaults,
+    server::{self, Listener},
+};
 
 /// Greetings over REST and gRPC
 #[derive(Parser)]
-#[command(version, mut_arg("admin_port", |port| port.default_value("9082")))]
+#[command(version)]
 struct Config {
     /// The port for HTTP
     #[arg(long, env, default_value_t = 8082)]
@@ -35,7 +38,7 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let config: Config = common::config::parse();
+    let config: Config = Defaults::new().admin_port(9082).parse();
     server::run("template", &config.common, move |_process| {
         [
             Listener::http(config.port, rest::router()),

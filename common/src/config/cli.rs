@@ -1,4 +1,5 @@
-//! [`parse`]: reads the configuration from the command line and the environment.
+//! [`parse`]: reads the configuration from the command line and the environment; and [`Defaults`]: of
+//! a service's own.
 
 use std::{env, process::exit};
 
@@ -46,25 +47,80 @@ const HIDDEN: &str = "hidden";
 /// The settings are on the page `/status` of the port for operators. Give an argument that holds a
 /// secret `hide_env_values = true`: its value is on no page, nor in the help.
 pub fn parse<C: Parser>() -> C {
-    let command = C::command()
-        .subcommand(Command::new(HEALTHCHECK).about(ABOUT_HEALTHCHECK))
-        .next_line_help(true); // else each group has the form that its longest flag calls for
-    #[cfg(feature = "traces")]
-    let command = command.after_help(TRACES);
-    let parsed = command.try_get_matches().and_then(|matches| {
-        if matches.subcommand_name() == Some(HEALTHCHECK) {
-            exit(check_health(&matches))
+    Defaults::new().parse()
+}
+
+/// The defaults of a service's own, for settings of every service. `--help` shows them, and a flag or a
+/// variable takes precedence.
+///
+/// ```no_run
+/// use common::config::Defaults;
+///
+/// #[derive(clap::Parser)]
+/// struct Config {
+///     #[command(flatten)]
+///     common: common::Config,
+/// }
+///
+/// let config: Config = Defaults::new().admin_port(9082).parse();
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Defaults {
+    admin_port: Option<u16>,
+}
+
+impl Defaults {
+    /// No defaults but those of every service.
+    pub const fn new() -> Self {
+        Self { admin_port: None }
+    }
+
+    /// The port for operators, which there is no default of otherwise.
+    #[must_use]
+    pub const fn admin_port(self, port: u16) -> Self {
+        Self {
+            admin_port: Some(port),
         }
-        about::note(about(C::command(), &matches));
-        C::from_arg_matches(&matches)
-    });
-    parsed.unwrap_or_else(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
-        _ => {
-            eprintln!("{}", one_line(C::command(), &error));
-            exit(EXIT_BAD_CONFIGURATION)
+    }
+
+    /// Reads the configuration as [`parse`] does, with these defaults.
+    ///
+    /// # Panics
+    ///
+    /// If a default is of a setting that `C` lacks: it flattens [`Config`](crate::Config).
+    pub fn parse<C: Parser>(self) -> C {
+        let command = self.apply_to(C::command());
+        let parser = command
+            .clone()
+            .subcommand(Command::new(HEALTHCHECK).about(ABOUT_HEALTHCHECK))
+            .next_line_help(true); // else each group has the form that its longest flag calls for
+        #[cfg(feature = "traces")]
+        let parser = parser.after_help(TRACES);
+        let parsed = parser.try_get_matches().and_then(|matches| {
+            if matches.subcommand_name() == Some(HEALTHCHECK) {
+                exit(check_health(&matches))
+            }
+            about::note(about(command.clone(), &matches));
+            C::from_arg_matches(&matches)
+        });
+        parsed.unwrap_or_else(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+            _ => {
+                eprintln!("{}", one_line(command, &error));
+                exit(EXIT_BAD_CONFIGURATION)
+            }
+        })
+    }
+
+    fn apply_to(self, command: Command) -> Command {
+        match self.admin_port {
+            None => command,
+            Some(port) => {
+                let port: &str = port.to_string().leak(); // as long as the process, as clap wants it
+                command.mut_arg("admin_port", |argument| argument.default_value(port))
+            }
         }
-    })
+    }
 }
 
 /// What the command and its arguments say about the process.
@@ -231,17 +287,18 @@ mod tests {
     }
 
     /// The settings of a service that was started with these arguments.
-    fn settings(arguments: &[&str]) -> Vec<Setting> {
+    fn settings(defaults: Defaults, arguments: &[&str]) -> Vec<Setting> {
         let arguments = ["service"].iter().chain(arguments);
-        let matches = Service::command().try_get_matches_from(arguments);
-        let all = about(Service::command(), &matches.expect("they are valid")).settings;
+        let command = defaults.apply_to(Service::command());
+        let matches = command.clone().try_get_matches_from(arguments);
+        let all = about(command, &matches.expect("they are valid")).settings;
         let is_ours = |setting: &Setting| !setting.name.starts_with("OTEL_");
         all.into_iter().filter(is_ours).collect()
     }
 
     #[test]
     fn a_setting_has_its_value_or_what_it_means_to_have_none() {
-        let all = settings(&["--deadline", "3s"]);
+        let all = settings(Defaults::new(), &["--deadline", "3s"]);
         let of = |name: &str| {
             let setting = all.iter().find(|setting| setting.name == name);
             let setting = setting.unwrap_or_else(|| panic!("{name} in {all:?}"));
@@ -256,6 +313,20 @@ mod tests {
         assert_eq!(of("MESH_TLS_DIR"), (None, Some("no TLS"), "default"));
         assert_eq!(of("ADMIN_PORT"), (None, None, "default"));
         assert!(all.iter().all(|setting| !setting.name.contains("help")));
+    }
+
+    #[test]
+    fn a_default_of_the_service_gives_way_to_a_flag_and_the_help_has_it() {
+        let defaults = Defaults::new().admin_port(9_082);
+        let of = |arguments| {
+            let mut all = settings(defaults, arguments).into_iter();
+            let port = all.find(|setting| setting.name == "ADMIN_PORT");
+            port.map(|port| (port.value, port.source))
+        };
+        assert_eq!(of(&[]), Some((Some("9082".into()), "default")));
+        assert_eq!(of(&["--admin-port", "7"]), Some((Some("7".into()), "flag")));
+        let help = defaults.apply_to(Service::command()).render_help();
+        assert!(help.to_string().contains("[default: 9082]"), "{help}");
     }
 
     #[test]

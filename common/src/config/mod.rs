@@ -15,7 +15,7 @@ use tracing_subscriber::filter::Targets;
 
 pub(crate) use self::about::{About, Setting, about};
 #[cfg(feature = "cli")]
-pub use self::cli::parse;
+pub use self::cli::{Defaults, parse};
 use crate::{
     limits,
     telemetry::logging,
