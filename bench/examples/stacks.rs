@@ -26,6 +26,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mut arguments = env::args().skip(1);

@@ -62,17 +62,12 @@
 //! | `cli` | yes | flags and environment variables, with clap: [`config::parse`] |
 //! | `openapi` | no | `openapi`: `/openapi.json` and the page `/docs` |
 //! | `traces` | no | spans for OpenTelemetry, exported over OTLP where `OTEL_EXPORTER_OTLP_ENDPOINT` says |
-//! | `allocator` | no | mimalloc as the allocator of the program: 1.15 times the requests/s of glibc's |
 
 // A part of the ground floor serves only one of the two sides.
 #![cfg_attr(
     not(all(feature = "server", feature = "client")),
     allow(dead_code, unused_imports, unreachable_pub)
 )]
-
-#[cfg(feature = "allocator")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod body;
 mod calls;

@@ -48,6 +48,9 @@ struct Config {
     common: common::Config,
 }
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The exit code for settings that contradict each other, as for a bad flag.
 const EXIT_BAD_CONFIGURATION: u8 = 2;
 

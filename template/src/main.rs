@@ -37,6 +37,9 @@ struct Config {
     common: common::Config,
 }
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let config: Config = Defaults::new().admin_port(9082).parse();
     server::run("template", &config.common, move |_process| {

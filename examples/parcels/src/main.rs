@@ -39,6 +39,9 @@ struct Config {
     database: PathBuf,
 }
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
     let store = match Store::open(&config.database) {

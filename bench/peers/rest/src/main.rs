@@ -54,6 +54,9 @@ async fn say_hello(
     }
 }
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let config: Config = common::config::parse();
     server::run("service2", &config.common, move |_process| {

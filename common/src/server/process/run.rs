@@ -31,8 +31,8 @@ const EXIT_INVALID: u8 = 2;
 /// - It installs the [log](crate::telemetry::logging::init) and its panic hook. `service` is the name in each
 ///   line.
 /// - It [raises the limit of open files](raise_file_limit).
-/// - With the feature `allocator`, it declines transparent huge pages, whatever the system's setting:
-///   an idle service would take twice the memory.
+/// - It declines transparent huge pages, whatever the system's setting: with mimalloc, an idle service
+///   would take twice the memory.
 /// - It handles the three signals. A second one, half a second or more after the first, ends the
 ///   process at once. SIGINT or SIGHUP that is ignored when the process starts stays ignored.
 /// - It bounds the calls to other services in flight: see [`Config::max_calls`](field@Config::max_calls).
@@ -83,7 +83,6 @@ impl Builder {
     /// Runs the service as the only thing that its process does: see
     /// [`run`](crate::server::run).
     pub fn run(self, service: &'static str, config: &Config) -> ExitCode {
-        #[cfg(feature = "allocator")]
         // First, as what is in memory already stays there. Fails only on kernels without them.
         let _ = rustix::thread::disable_transparent_huge_pages(true);
         logging::init(service, config.log.clone());
