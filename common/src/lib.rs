@@ -9,8 +9,8 @@
 //! |---|---|
 //! | `request` | the values of a request: [`RequestId`], [`Deadline`], its protocol, its trace, the timings of its calls, its record, and [`Context`], the task-local that carries them; and what methods declare |
 //! | [`logging`] | bunyan records on stdout, a buffer for each worker |
-//! | [`problem`] | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
-//! | [`config`] | [`Config`]: the flags and variables of every service |
+//! | `problem` | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
+//! | [`config`] | [`Config`]: the flags and variables of every service; [`config::parse`] reads them |
 //! | `limits` | every limit that is not configuration |
 //! | `calls` | how many calls to other services are in flight, and how many may be |
 //! | `bounded`, `body` | a future and a body that end at a deadline, and the bodies that wrappers are made of |
@@ -86,7 +86,7 @@ pub mod openapi;
 #[cfg(feature = "server")]
 pub mod pages;
 mod ports;
-pub mod problem;
+mod problem;
 mod rate_limit;
 mod request;
 #[cfg(feature = "server")]
@@ -95,15 +95,33 @@ mod sync;
 mod telemetry;
 pub mod tls;
 
-pub use config::Config;
+pub use config::settings::Config;
 pub use problem::Problem;
 pub use request::{
-    context::{self, Context},
-    deadline::{self, Deadline},
-    id::{self as request_id, RequestId},
+    context::Context,
+    deadline::Deadline,
+    id::{InvalidRequestId, RequestId},
     timings,
 };
 pub use telemetry::{logging, metrics};
+
+/// What code reads of the request that it is part of, and what it does in its [`Context`].
+pub mod context {
+    pub use crate::request::{
+        context::{
+            Scope, calls, current, deadline, outbound_headers, peer, record, spawn, spawn_blocking,
+            with_request_id,
+        },
+        draining::draining,
+    };
+}
+
+/// A [`Deadline`] on the wire, as `grpc-timeout`, and the error once it has passed.
+pub mod deadline {
+    pub use crate::request::deadline::{
+        DeadlineExceeded, InvalidTimeout, format_timeout, parse_timeout,
+    };
+}
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

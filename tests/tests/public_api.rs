@@ -1,12 +1,52 @@
 //! The public items of `common` are those of `common/public-api.txt`, so that no change of the API
 //! goes unnoticed. `make public-api` writes the file anew.
 
-use std::{collections::BTreeSet, env, fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+    process::Command,
+};
 
 /// The format of rustdoc's JSON that the crate `public-api` reads: that of Rust 1.95.
 const FORMAT: u64 = 57;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The names of which each path is another type: `common::Config` and `common::client::Config`.
+const NAMES_OF_SEVERAL: [&str; 1] = ["Config"];
+
+/// The paths of the types in a list of public items, by name. A type within a type is not one of them.
+fn paths_of_types(list: &str) -> BTreeMap<&str, Vec<&str>> {
+    let mut paths = BTreeMap::<_, Vec<_>>::new();
+    for line in list.lines() {
+        let item = line.trim_start_matches("#[non_exhaustive] ");
+        let kinds = ["pub struct ", "pub enum ", "pub trait ", "pub type "];
+        let Some(item) = kinds.iter().find_map(|kind| item.strip_prefix(kind)) else {
+            continue;
+        };
+        let is_in_path = |it: char| it.is_alphanumeric() || it == '_' || it == ':';
+        let path = item.split(|it| !is_in_path(it)).next().unwrap_or_default();
+        let path = path.trim_end_matches(':'); // of a trait with supertraits
+        let (module, name) = path.rsplit_once("::").expect("it is in the crate");
+        let is_within_type = module.contains(char::is_uppercase) || item.contains(">::");
+        if !is_within_type {
+            paths.entry(name).or_default().push(path);
+        }
+    }
+    paths
+}
+
+#[test]
+fn a_type_has_one_path() {
+    let list = Path::new(ROOT).join("common/public-api.txt");
+    let list = fs::read_to_string(list).expect("there is a list");
+    let paths = paths_of_types(&list);
+    assert!(paths.len() > 10, "{paths:?}");
+    let twice = paths.iter().filter(|(_, paths)| paths.len() > 1);
+    let twice: Vec<_> = twice.map(|(name, _)| *name).collect();
+    assert_eq!(twice, NAMES_OF_SEVERAL, "{paths:?}");
+}
 
 #[test]
 fn the_public_items_of_common_are_those_of_the_list() {

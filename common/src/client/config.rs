@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{network::Network, retry::policy::RetryPolicy};
-use crate::config;
+use crate::config::settings::{self, group};
 
 /// The default of [`Config::failfast`], as it is written in flags.
 const FAILFAST: &str = "3s";
@@ -23,7 +23,7 @@ const FAILFAST: &str = "3s";
 #[cfg_attr(feature = "cli", group(skip))]
 pub struct Config {
     /// How long a call waits for a replica while none can be reached
-    #[cfg_attr(feature = "cli", arg(help_heading = config::group::CALLS, long, env, default_value = FAILFAST, value_parser = config::duration))]
+    #[cfg_attr(feature = "cli", arg(help_heading = group::CALLS, long, env, default_value = FAILFAST, value_parser = settings::duration))]
     pub failfast: Duration,
 
     /// The names under which calls carry their request id: both, or x-request-id alone, since some
@@ -31,7 +31,7 @@ pub struct Config {
     // Hidden, because values with a help of their own would give `--help` another form.
     #[cfg_attr(
         feature = "cli",
-        arg(help_heading = config::group::CALLS, long, env, value_enum, default_value_t, hide_possible_values = true)
+        arg(help_heading = group::CALLS, long, env, value_enum, default_value_t, hide_possible_values = true)
     )]
     pub request_id_names: RequestIdNames,
 
@@ -47,7 +47,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            failfast: config::duration(FAILFAST).expect("the tests parse it"),
+            failfast: settings::duration(FAILFAST).expect("the tests parse it"),
             request_id_names: RequestIdNames::default(),
             retries: RetryPolicy::default(),
             network: None,

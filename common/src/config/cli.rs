@@ -235,7 +235,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::settings::Config;
 
     #[derive(Parser)]
     #[command(name = "service")]

@@ -17,7 +17,6 @@ use std::{
 use http::HeaderMap;
 use tokio::{task::JoinHandle, time::Instant};
 
-pub use super::draining::draining;
 use super::{
     deadline::Deadline,
     id::RequestId,

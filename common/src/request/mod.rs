@@ -3,10 +3,10 @@
 //! methods.
 
 pub(crate) mod codes;
-pub mod context;
-pub mod deadline;
+pub(crate) mod context;
+pub(crate) mod deadline;
 pub(crate) mod draining;
-pub mod id;
+pub(crate) mod id;
 pub(crate) mod identity;
 pub(crate) mod methods;
 pub(crate) mod protocol;

@@ -20,7 +20,7 @@ use super::{
         process::Process,
     },
 };
-use crate::config::Config;
+use crate::config::settings::Config;
 
 /// A service in memory: the stacks, the limits and the drain of a [`Server`](super::Server) with one
 /// worker, over connections that the caller opens. It has neither sockets nor threads, so it runs in a

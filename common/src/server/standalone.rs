@@ -21,7 +21,7 @@ use super::{
     },
     stack::inbound,
 };
-use crate::{config::Config, request::protocol::Protocol};
+use crate::{config::settings::Config, request::protocol::Protocol};
 
 /// The inbound stack around a listener, without a socket.
 ///

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::{
-    config::Config,
+    config::settings::Config,
     limits,
     request::protocol::Protocol,
     server::capacity::{

@@ -19,7 +19,7 @@ use super::{
     worker_thread::{self, Settings},
 };
 use crate::{
-    config::Config,
+    config::settings::Config,
     ports,
     request::protocol::Protocol,
     server::{

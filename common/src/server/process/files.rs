@@ -6,7 +6,7 @@ use std::io;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-use crate::{config::Config, limits};
+use crate::{config::settings::Config, limits};
 
 /// Raises the limit of open files, and so of connections, as far as the system allows. The usual
 /// limit of 1,024 is for programs that use `select`.

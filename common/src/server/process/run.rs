@@ -10,7 +10,7 @@ use super::{builder::Builder, error::Error, files::raise_file_limit, server::Ser
 use crate::telemetry::traces;
 use crate::{
     calls::CALLS,
-    config::Config,
+    config::settings::Config,
     server::service::{listener::Listener, process::Process},
     telemetry::logging,
     tls::plain_calls,

@@ -26,7 +26,7 @@ use super::{
     worker_thread::Accepted,
 };
 use crate::{
-    config::Config,
+    config::settings::Config,
     limits,
     server::{
         capacity::{connections::Connections, open::Close},

@@ -13,7 +13,7 @@ use super::{
     COUNTERS, GAUGES, durations, of_all_threads, replicas,
     usage::{self, Usage, Used},
 };
-use crate::{config::about, telemetry::logging::stdout, tls};
+use crate::{config::about::about, telemetry::logging::stdout, tls};
 
 /// The metrics that every service has.
 pub(crate) fn process_registry() -> Registry {

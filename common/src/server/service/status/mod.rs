@@ -33,7 +33,7 @@ use self::{
 };
 use super::{health::quiet, process::Process, query::Query};
 use crate::{
-    config::{About, Setting, about},
+    config::about::{About, Setting, about},
     endpoints,
     lock::lock,
     pages::{self, Links},
