@@ -1,27 +1,26 @@
 //! Sends requests through one stack, without sockets, so that callgrind can count the instructions:
 //! `stacks NAME REQUESTS`. See `bench/instructions`.
 
-use std::{convert::Infallible, env, hint::black_box, time::Duration};
+use std::{env, hint::black_box, time::Duration};
 
 use axum::{
-    BoxError, Router,
+    Router,
     body::Body,
     routing::{get, post},
 };
-use bytes::Bytes;
 use common::{
-    Context, Deadline, RequestId,
+    Config, Context, Deadline, RequestId,
     client::{self, Channel},
-    server::{self, Grpc, Listener},
+    server::{Grpc, InMemory, Listener},
 };
 use http::{
-    Request, Response, Version,
+    Request, Version,
     header::{CONTENT_TYPE, HOST},
 };
 use http_body_util::BodyExt;
 use protos::app::grpc::{ProcessNameRequest, service1_client::Service1Client};
 use tokio::io::{self, AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -52,8 +51,7 @@ async fn inbound_http(requests: usize) {
             .header(HOST, "localhost")
             .body(Body::empty())
     };
-    let stack = server::stack(Listener::http(8080, router), DEADLINE);
-    ask(requests, stack, request).await;
+    ask(requests, Listener::http(8080, router), request).await;
 }
 
 /// The stack takes the id and the deadline of the call. A successful gRPC call has no access line.
@@ -71,16 +69,18 @@ async fn inbound_grpc(requests: usize) {
             .header(Deadline::GRPC_TIMEOUT, "9999m")
             .body(Body::empty())
     };
-    let stack = server::stack(Listener::grpc(50051, Grpc::from_router(router)), DEADLINE);
-    ask(requests, stack, request).await;
+    let listener = Listener::grpc(50051, Grpc::from_router(router));
+    ask(requests, listener, request).await;
 }
 
 /// Sends the requests one after the other, and reads each response to its end.
-async fn ask<S, B>(requests: usize, stack: S, request: impl Fn() -> http::Result<Request<Body>>)
-where
-    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone,
-    B: http_body::Body<Data = Bytes, Error = BoxError>,
-{
+async fn ask(
+    requests: usize,
+    listener: Listener,
+    request: impl Fn() -> http::Result<Request<Body>>,
+) {
+    let service = InMemory::new(&Config::default(), |_process| [listener]);
+    let stack = service.expect("it is valid").stack(0);
     for _ in 0..requests {
         let request = request().expect("a request");
         let answer = stack.clone().oneshot(request).await.expect("a response");

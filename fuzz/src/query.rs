@@ -1,7 +1,10 @@
 //! A query string becomes parameters, or a problem that says what is wrong, and never a panic.
 
 use axum::{Router, body::Body, routing::get};
-use common::server::{self, Listener, Query};
+use common::{
+    Config,
+    server::{InMemory, Listener, Query},
+};
 use http::{Request, StatusCode};
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
@@ -23,11 +26,9 @@ pub fn run(query: &str) {
     let Ok(request) = Request::get(format!("/?{query}")).body(Body::empty()) else {
         return;
     };
-    let stack = server::stack(
-        Listener::http(8080, Router::new().route("/", get(handler))),
-        std::time::Duration::from_secs(10),
-    );
-    let response = RUNTIME.with(|runtime| runtime.block_on(stack.oneshot(request)));
+    let faces = [Listener::http(8080, Router::new().route("/", get(handler)))];
+    let service = InMemory::new(&Config::default(), |_process| faces).expect("it is valid");
+    let response = RUNTIME.with(|runtime| runtime.block_on(service.stack(0).oneshot(request)));
     let status = response.expect("failures are responses").status();
     let refused = [
         StatusCode::BAD_REQUEST,

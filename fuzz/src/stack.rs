@@ -6,7 +6,10 @@ use axum::{
     body::Bytes,
     routing::{get, post},
 };
-use common::server::{self, Grpc, Listener};
+use common::{
+    Config,
+    server::{Grpc, InMemory, Listener},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
     runtime::{Builder, Runtime},
@@ -22,9 +25,7 @@ thread_local! {
         .expect("a runtime");
 }
 
-const DEADLINE: Duration = Duration::from_secs(10);
-
-/// More than the deadline and the idle timeout together.
+/// More than the default deadline and the idle timeout together.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 fn listener(is_grpc: bool) -> Listener {
@@ -51,6 +52,9 @@ pub fn run(data: &[u8]) {
     RUNTIME.with(|runtime| {
         runtime.block_on(async {
             let (client, server) = duplex(64 * 1_024);
+            let faces = [listener(is_grpc)];
+            let service = InMemory::new(&Config::default(), |_process| faces);
+            let service = service.expect("it is valid");
             let (mut responses, mut requests) = tokio::io::split(client);
             let send = async {
                 let _ = requests.write_all(bytes).await;
@@ -61,7 +65,7 @@ pub fn run(data: &[u8]) {
                 let _ = responses.read_to_end(&mut received).await;
                 received
             };
-            let serve = server::serve_io(listener(is_grpc), DEADLINE, server);
+            let serve = service.serve(0, [127, 0, 0, 1].into(), server);
             let all = async { tokio::join!(send, receive, serve).1 };
             let received = timeout(PATIENCE, all).await.expect("the connection ends");
             // HTTP/2 begins with SETTINGS, whose type is the fourth byte.

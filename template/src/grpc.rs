@@ -30,8 +30,9 @@ mod tests {
     use std::time::Duration;
 
     use common::{
+        Config,
         client::{self, Channel, Client},
-        server::{self, Listener},
+        server::{InMemory, Listener},
     };
     use tonic::Code;
 
@@ -40,17 +41,12 @@ mod tests {
 
     /// A client of the face, in memory.
     fn client() -> TemplateClient<Client> {
-        let deadline = Duration::from_secs(10);
-        let (ours, theirs) = tokio::io::duplex(64 * 1_024);
-        tokio::spawn(server::serve_io(
-            Listener::grpc(0, services()),
-            deadline,
-            theirs,
-        ));
+        let faces = [Listener::grpc(0, services())];
+        let service = InMemory::new(&Config::default(), |_process| faces).unwrap();
         let target = "template:1".parse().unwrap();
-        let config = client::Config::default();
+        let (config, deadline) = (client::Config::default(), Duration::from_secs(10));
         let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, deadline);
-        TemplateClient::new(channel.with_io(ours))
+        TemplateClient::new(channel.with_io(service.connect(0)))
     }
 
     #[tokio::test]

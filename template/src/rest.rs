@@ -22,10 +22,11 @@ impl From<NameTooLong> for Problem {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use axum::body::Body;
-    use common::server::{self, Listener};
+    use common::{
+        Config,
+        server::{InMemory, Listener},
+    };
     use http::Request;
     use http_body_util::BodyExt;
     use tower::ServiceExt;
@@ -34,9 +35,10 @@ mod tests {
 
     /// The status and the text of the response to a request for this name.
     async fn ask(name: &str) -> (StatusCode, String) {
-        let stack = server::stack(Listener::http(0, router()), Duration::from_secs(10));
+        let faces = [Listener::http(0, router())];
+        let service = InMemory::new(&Config::default(), |_process| faces).unwrap();
         let request = Request::get(format!("/api/v1/greet?name={name}")).body(Body::empty());
-        let response = stack.oneshot(request.unwrap()).await.unwrap();
+        let response = service.stack(0).oneshot(request.unwrap()).await.unwrap();
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.into()).unwrap())

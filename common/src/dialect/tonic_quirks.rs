@@ -120,8 +120,8 @@ mod tests {
 
     use super::*;
     use crate::server::{
-        self,
         service::{grpc::Grpc, listener::Listener},
+        testing::in_memory,
     };
 
     /// The code that tonic gives to a request body with this error.
@@ -175,7 +175,7 @@ mod tests {
     async fn response(length: u32) -> Response<()> {
         let health = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
         let listener = Listener::grpc(0, health).body_limit(usize::MAX);
-        let stack = server::stack(listener, Duration::from_secs(10));
+        let stack = in_memory(listener, Duration::from_secs(10)).stack(0);
         let message = [&[0][..], &length.to_be_bytes()].concat();
         let request = Request::post("/grpc.health.v1.Health/Check")
             .header("content-type", "application/grpc")
@@ -219,7 +219,7 @@ mod tests {
     #[tokio::test]
     async fn a_health_check_that_cannot_be_decoded_is_the_fault_of_its_caller() {
         let grpc = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        let stack = server::stack(Listener::grpc(0, grpc), Duration::from_secs(10));
+        let stack = in_memory(Listener::grpc(0, grpc), Duration::from_secs(10)).stack(0);
         let code = async |method, message: &'static [u8]| {
             let call = Request::post(format!("/grpc.health.v1.Health/{method}"))
                 .header("content-type", "application/grpc")

@@ -1,16 +1,29 @@
 //! [`InMemory`]: a service without sockets and threads, for tests.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
+use axum::BoxError;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Version, header::HOST};
+use http_body::Body;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, DuplexStream, duplex},
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
+use tower::{Service, ServiceBuilder};
 
 use super::{
     capacity::{
-        Capacity, connections::Connections, long_lived::LongLived, open::Close, permits::Permits,
+        Capacity,
+        connections::Connections,
+        long_lived::LongLived,
+        open::{Close, Open},
+        permits::Permits,
     },
     connection::lifetime::Limits,
     process::{server::announce_drain, worker_thread::serve_socket},
@@ -19,32 +32,59 @@ use super::{
         listener::{Listener, ServedPort},
         process::Process,
     },
+    stack::inbound,
 };
-use crate::config::settings::Config;
+use crate::{config::settings::Config, request::protocol::Protocol};
 
-/// A service in memory: the stacks, the limits and the drain of a [`Server`](super::Server) with one
-/// worker, over connections that the caller opens. It has neither sockets nor threads, so it runs in a
+/// The bytes that a connection holds before its reader takes them.
+const PIPE: usize = 64 * 1_024;
+
+/// A service in memory, for tests of a service: the stacks, the limits and the drain of a
+/// [`Server`](super::Server) with one worker. It has neither sockets nor threads, so it runs in a
 /// runtime whose clock is paused. Clones share their state.
 ///
+/// A test sends single requests to the [`stack`](Self::stack) of a listener:
+///
 /// ```
-/// use axum::{Router, routing::get};
+/// use axum::{Router, body::Body, routing::get};
 /// use common::{Config, server::{InMemory, Listener}};
-/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use http::Request;
+/// use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn main() -> Result<(), axum::BoxError> {
 /// let router = Router::new().route("/", get(|| async { "Hello!" }));
 /// let service = InMemory::new(&Config::default(), |_process| [Listener::http(0, router)])?;
 ///
-/// let (mut ours, theirs) = tokio::io::duplex(64 * 1_024);
-/// let connection = tokio::spawn(service.serve(0, [10, 0, 0, 1].into(), theirs));
-/// ours.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await?;
-/// service.drain().await; // the request was sent before, so it gets its response
-/// let mut response = String::new();
-/// ours.read_to_string(&mut response).await?;
-/// assert!(response.ends_with("\r\n\r\nHello!"));
-/// connection.await?;
-/// assert_eq!(service.connections(), 0);
+/// let request = Request::get("/nowhere").body(Body::empty())?;
+/// let response = service.stack(0).oneshot(request).await?;
+/// assert_eq!(response.status(), 404);
+/// assert!(response.headers().contains_key("x-request-id"));
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Or it [`connect`](Self::connect)s a client, such as one of
+/// [`Channel::with_io`](crate::client::Channel::with_io):
+///
+/// ```
+/// # use std::time::Duration;
+/// use common::{Config, client::{self, Channel}, server::{Grpc, InMemory, Listener}};
+/// use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tonic_health::pb::FILE_DESCRIPTOR_SET;
+/// let faces = [Listener::grpc(0, Grpc::new(FILE_DESCRIPTOR_SET))];
+/// let service = InMemory::new(&Config::default(), |_process| faces)?;
+///
+/// let (target, config) = ("service:1".parse()?, client::Config::default());
+/// let deadline = Duration::from_secs(10);
+/// let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, deadline);
+/// let mut health = HealthClient::new(channel.with_io(service.connect(0)));
+/// let reply = health.check(HealthCheckRequest::default()).await?;
+/// assert_eq!(reply.into_inner().status, 1); // SERVING
 /// # Ok(())
 /// # }
 /// ```
@@ -84,8 +124,51 @@ impl InMemory {
         })
     }
 
-    /// Serves a connection of a client with this address to its end. `listener` counts those of the
-    /// service from 0.
+    /// The inbound stack of a listener, as a service for requests that no connection has carried.
+    /// `listener` counts those of the service from 0.
+    ///
+    /// What a test may leave out is added: the version of a gRPC call, and the host that HTTP/1.1
+    /// requires.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such listener.
+    pub fn stack<B>(
+        &self,
+        listener: usize,
+    ) -> impl Service<
+        Request<B>,
+        Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send + use<B>>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + use<B>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        let face = self.faces[listener].clone();
+        let protocol = face.protocol;
+        let open = Arc::new(Open::new(Ipv4Addr::LOCALHOST.into()));
+        let stack = inbound(face, open, self.capacity.clone(), None);
+        ServiceBuilder::new()
+            .map_request(move |request| as_sent(request, protocol))
+            .service(stack)
+    }
+
+    /// Opens a connection from this host, which a task serves to its end. Returns the end of the
+    /// client.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such listener, or outside of a tokio runtime.
+    pub fn connect(&self, listener: usize) -> DuplexStream {
+        let (ours, theirs) = duplex(PIPE);
+        tokio::spawn(self.serve(listener, Ipv4Addr::LOCALHOST.into(), theirs));
+        ours
+    }
+
+    /// Serves an open connection of a client with this address to its end.
     ///
     /// # Panics
     ///
@@ -111,6 +194,26 @@ impl InMemory {
 
     /// Drains as [`Server::serve`](super::Server::serve) does, and returns when the last connection has
     /// ended, or `drain_timeout` has passed. Connections that are open then are left to the caller.
+    ///
+    /// ```
+    /// # use axum::{Router, routing::get};
+    /// # use common::{Config, server::{InMemory, Listener}};
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let router = Router::new().route("/", get(|| async { "Hello!" }));
+    /// # let service = InMemory::new(&Config::default(), |_process| [Listener::http(0, router)])?;
+    /// let mut client = service.connect(0);
+    /// client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+    /// service.drain().await; // the request was sent before, so it gets its response
+    /// let mut response = String::new();
+    /// client.read_to_string(&mut response).await?;
+    /// assert!(response.ends_with("\r\n\r\nHello!"));
+    /// assert_eq!(service.connections(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn drain(&self) {
         announce_drain(&self.process, &self.connections, self.config.drain_delay).await;
         self.process.token().cancel();
@@ -128,4 +231,16 @@ impl InMemory {
     pub fn in_flight(&self) -> usize {
         self.capacity.share.in_flight()
     }
+}
+
+/// Adds what a client sends and a test may leave out.
+fn as_sent<B>(mut request: Request<B>, port: Protocol) -> Request<B> {
+    if port == Protocol::Grpc {
+        *request.version_mut() = Version::HTTP_2;
+    }
+    if request.version() < Version::HTTP_2 && !request.headers().contains_key(HOST) {
+        let host = HeaderValue::from_static("localhost");
+        request.headers_mut().insert(HOST, host);
+    }
+    request
 }

@@ -9,10 +9,9 @@
 //! | `capacity` | the limits on connections and requests, and which of them give way at a limit |
 //! | `mesh_layer` | [`MeshLayer`]: the layers for other servers |
 //! | `process` | listeners, workers, connections, signals and the drain |
-//! | `in_memory` | a service without sockets and threads, for tests |
-//! | `standalone` | a listener without a process, for tests |
+//! | `in_memory` | [`InMemory`]: a service without sockets and threads, for tests |
 //!
-//! Modules use each other in one direction: `standalone`, `in_memory`, `process`, `stack`, `faces`, `mesh_layer`,
+//! Modules use each other in one direction: `in_memory`, `process`, `stack`, `faces`, `mesh_layer`,
 //! `layers`, `capacity`. Each uses only those after it.
 //!
 //! The path of a request:
@@ -38,7 +37,8 @@ mod process;
 mod routes;
 pub(crate) mod service;
 mod stack;
-mod standalone;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -57,7 +57,6 @@ pub use self::{
     service::{
         grpc::Grpc, invalid::InvalidFace, listener::Listener, process::Process, query::Query,
     },
-    standalone::{serve_io, stack},
 };
 pub use crate::limits::BODY as BODY_LIMIT;
 pub use crate::ports::Ports;

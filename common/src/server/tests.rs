@@ -6,6 +6,7 @@ mod messages;
 use std::{
     convert::Infallible,
     fmt, io,
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -42,10 +43,11 @@ use tracing_subscriber::{
 use super::{
     mesh_layer::MeshLayer,
     service::{grpc::Grpc, listener::Listener},
-    standalone::serve_io,
+    testing::in_memory,
 };
 use crate::{limits, lock::lock, telemetry::metrics};
 
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const DEADLINE: Duration = Duration::from_millis(200);
 
 /// The series of requests to this route.
@@ -129,7 +131,7 @@ async fn serve<T>(listener: Listener, client: impl AsyncFnOnce(DuplexStream) -> 
     let lines = Lines::default();
     let _collects = tracing::subscriber::set_default(Registry::default().with(lines.clone()));
     let (ours, theirs) = duplex(64 * 1_024);
-    let serving = tokio::spawn(serve_io(listener, DEADLINE, theirs));
+    let serving = tokio::spawn(in_memory(listener, DEADLINE).serve(0, HERE, theirs));
     let got = client(ours).await;
     serving.await.expect("it serves");
     let mut lines = lock(&lines.0);
@@ -356,7 +358,8 @@ async fn ask_late(request: &str) -> (Vec<u8>, io::Result<usize>) {
     let address = acceptor.local_addr().expect("it listens");
     let mut client = TcpStream::connect(address).await.expect("it listens");
     let (server, _) = acceptor.accept().await.expect("a client");
-    let serving = tokio::spawn(serve_io(Listener::http(0, router()), DEADLINE, server));
+    let serving =
+        tokio::spawn(in_memory(Listener::http(0, router()), DEADLINE).serve(0, HERE, server));
     let written = client.write_all(request.as_bytes()).await;
     written.expect("it reads");
     serving.await.expect("it serves");
@@ -666,7 +669,8 @@ async fn a_response_is_whole_when_the_socket_has_taken_its_last_byte() {
 async fn is_closed_after(parts: &[&str]) -> bool {
     let router = Router::new().route("/", any(async |body: Bytes| body));
     let (mut client, theirs) = duplex(64 * 1_024);
-    let serving = tokio::spawn(serve_io(Listener::http(0, router), DEADLINE, theirs));
+    let serving =
+        tokio::spawn(in_memory(Listener::http(0, router), DEADLINE).serve(0, HERE, theirs));
     for part in parts {
         client.write_all(part.as_bytes()).await.expect("it reads");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -733,7 +737,7 @@ async fn what_its_client_has_reset_or_left_is_dropped_before_it_begins() {
         if !reset {
             drop(ours);
         }
-        let serving = serve_io(Listener::http(0, router), DEADLINE, theirs);
+        let serving = in_memory(Listener::http(0, router), DEADLINE).serve(0, HERE, theirs);
         let _ = tokio::time::timeout(DEADLINE, serving).await;
         let begun = begun.load(Relaxed);
         assert!(begun < COUNT / 4, "{begun}, reset: {reset}");

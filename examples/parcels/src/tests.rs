@@ -7,8 +7,9 @@ use axum::{
     http::{Request, StatusCode},
 };
 use common::{
+    Config,
     client::{self, Channel},
-    server::{self, Listener},
+    server::{InMemory, Listener},
 };
 use futures_util::StreamExt;
 use tokio::{
@@ -34,8 +35,10 @@ fn store() -> Arc<Store> {
 
 /// The status and the text of the response to a request.
 async fn ask(store: &Arc<Store>, request: Request<Body>) -> (StatusCode, String) {
-    let stack = server::stack(Listener::http(0, rest::router(store.clone())), DEADLINE);
-    let response = stack.oneshot(request).await.expect("a response");
+    let faces = [Listener::http(0, rest::router(store.clone()))];
+    let service = InMemory::new(&Config::default(), |_process| faces).expect("it is valid");
+    let response = service.stack(0).oneshot(request).await;
+    let response = response.expect("a response");
     let status = response.status();
     let body = body::to_bytes(Body::new(response.into_body()), 10_000).await;
     let text = String::from_utf8(body.expect("a body").into()).expect("text");
@@ -81,13 +84,12 @@ async fn mistakes_are_explained() {
 async fn a_watch_sees_each_move() {
     let store = store();
     store.add("Rome".into()).expect("added");
-    let (ours, theirs) = tokio::io::duplex(64 * 1_024);
-    let listener = Listener::grpc(0, grpc::services(store.clone()));
-    tokio::spawn(server::serve_io(listener, DEADLINE, theirs));
+    let faces = [Listener::grpc(0, grpc::services(store.clone()))];
+    let service = InMemory::new(&Config::default(), |_process| faces).expect("it is valid");
     let target = "parcels:50052".parse().expect("a host and a port");
     let config = client::Config::default();
     let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, DEADLINE);
-    let mut parcels = ParcelsClient::new(channel.with_io(ours));
+    let mut parcels = ParcelsClient::new(channel.with_io(service.connect(0)));
 
     let watch = parcels.watch(Id { id: 1 }).await.expect("a stream");
     let mut watch = watch.into_inner();

@@ -19,7 +19,7 @@ use axum::{Router, body::Body, routing::post};
 use bytes::Bytes;
 use common::{
     Config,
-    server::{self, Listener},
+    server::{self, InMemory, Listener},
 };
 use http_body_util::BodyExt;
 use prost::Message;
@@ -325,7 +325,12 @@ fn what_a_client_got_is_what_the_service_says() {
 
 #[tokio::test(start_paused = true)]
 async fn the_stack_alone_gives_the_same() {
-    let stack = server::stack(shapes::listener(0), DEADLINE);
+    let config = Config {
+        deadline: DEADLINE,
+        ..Config::default()
+    };
+    let service = InMemory::new(&config, |_process| [shapes::listener(0)]);
+    let stack = service.expect("it is valid").stack(0);
     let rows = SHAPES.into_iter().flat_map(rows_of);
     // No request has a body here, and none is in flight.
     for row in rows.filter(|row| ![413, 503].contains(&row.shape.status)) {

@@ -227,7 +227,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::server::{self, service::listener::Listener};
+    use crate::server::{service::listener::Listener, testing::in_memory};
 
     /// The headers and the text of a response.
     type Seen = (HeaderMap, String);
@@ -236,7 +236,7 @@ mod tests {
     async fn response_of(handler: impl Fn() -> Response + Clone + Send + Sync + 'static) -> Seen {
         let router = Router::new().route("/", get(async move || handler()));
         let listener = Listener::http(0, router).body_limit(99);
-        let stack = server::stack(listener, Duration::from_secs(10));
+        let stack = in_memory(listener, Duration::from_secs(10)).stack(0);
         let request = Request::get("/").body(Body::empty()).unwrap();
         let (head, body) = stack.oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

@@ -175,8 +175,8 @@ mod tests {
 
     use super::*;
     use crate::server::{
-        self,
         service::{grpc::Grpc, listener::Listener},
+        testing::in_memory,
     };
 
     const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -264,10 +264,9 @@ mod tests {
     async fn a_head_over_the_limit_is_refused_in_the_protocol_of_its_client() {
         let router = Router::new().route("/", get(|| async { "well" }));
         let http = request(limits::HEAD + 1).body(Body::empty()).unwrap();
-        let http = server::stack(Listener::http(0, router.clone()), DEADLINE)
-            .oneshot(http)
-            .await
-            .unwrap();
+        let port = Listener::http(0, router.clone());
+        let http = in_memory(port, DEADLINE).stack(0).oneshot(http);
+        let http = http.await.unwrap();
         assert_eq!(http.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         assert!(http.headers().contains_key("x-request-id"));
         assert_eq!(http.headers()["content-type"], "application/problem+json");
@@ -277,10 +276,9 @@ mod tests {
             .header("content-type", "application/grpc")
             .header("request_id", "the-request");
         let grpc = grpc.body(Body::empty()).unwrap();
-        let grpc = server::stack(Listener::grpc(0, Grpc::from_router(router)), DEADLINE)
-            .oneshot(grpc)
-            .await
-            .unwrap();
+        let port = Listener::grpc(0, Grpc::from_router(router));
+        let grpc = in_memory(port, DEADLINE).stack(0).oneshot(grpc);
+        let grpc = grpc.await.unwrap();
         assert_eq!(grpc.headers()["grpc-status"], "8");
         assert_eq!(grpc.headers()["request_id"], "the-request");
         assert!(http_body::Body::is_end_stream(grpc.body()), "trailers-only");

@@ -11,6 +11,9 @@ use crate::{config::settings::Config, limits};
 /// Raises the limit of open files, and so of connections, as far as the system allows. The usual
 /// limit of 1,024 is for programs that use `select`.
 ///
+/// [`run`](crate::server::run) does so. A program that calls [`bind`](crate::server::bind) decides for
+/// itself, as its limit is its own.
+///
 /// # Errors
 ///
 /// If the system refuses its own maximum.

@@ -23,20 +23,20 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), axum::BoxError> {
 /// use axum::body::Body;
-/// use common::server::{self, Grpc, Listener};
+/// use common::{Config, server::{Grpc, InMemory, Listener}};
 /// use http::Request;
-/// use std::time::Duration;
 /// use tower::ServiceExt;
 ///
 /// // A service adds the servers that tonic generated, with `add_service`.
 /// let services = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
-/// let stack = server::stack(Listener::grpc(50051, services), Duration::from_secs(10));
+/// let listener = Listener::grpc(50051, services);
+/// let service = InMemory::new(&Config::default(), |_process| [listener])?;
 ///
 /// let call = Request::post("/grpc.health.v1.Health/Check")
 ///     .header("content-type", "application/grpc")
 ///     .header("request_id", "order-17")
 ///     .body(Body::from(&[0_u8; 5][..]))?; // an empty message
-/// let response = stack.oneshot(call).await?;
+/// let response = service.stack(0).oneshot(call).await?;
 /// assert_eq!(response.status(), 200);
 /// assert_eq!(response.headers()["request_id"], "order-17");
 /// # Ok(())

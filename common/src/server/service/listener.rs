@@ -26,9 +26,9 @@ use crate::{
 /// let listener = Listener::http(8082, router)
 ///     .deadline("/events", None)
 ///     .body_limit(1_024);
-/// # use common::server;
+/// # use common::{Config, server::InMemory};
 /// # use tower::ServiceExt;
-/// # let stack = server::stack(listener, Duration::from_secs(10));
+/// # let stack = InMemory::new(&Config::default(), |_process| [listener]).unwrap().stack(0);
 /// # let body = axum::body::Body::from(vec![0; 1_025]);
 /// # let request = http::Request::get("/").header("content-length", "1025").body(body).unwrap();
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -201,7 +201,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::server;
+    use crate::server::testing::in_memory;
 
     const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -241,7 +241,8 @@ mod tests {
             // Without a length, the extractor is the first to see it.
             let body = stream::iter([Ok::<_, BoxError>(Bytes::from(vec![0; length]))]);
             let request = Request::post(path).body(Body::from_stream(body)).unwrap();
-            let response = server::stack(listener, DEADLINE).oneshot(request).await;
+            let stack = in_memory(listener, DEADLINE).stack(0);
+            let response = stack.oneshot(request).await;
             response.unwrap().status()
         };
         assert_eq!(status("/", LIMIT).await, StatusCode::OK);

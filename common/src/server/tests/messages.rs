@@ -40,7 +40,7 @@ async fn read(body: Body) -> Seen {
             .await
     };
     let router = Router::new().route("/a.Service/Read", post(call));
-    let stack = super::super::stack(Listener::grpc(0, Grpc::from_router(router)), DEADLINE);
+    let stack = in_memory(Listener::grpc(0, Grpc::from_router(router)), DEADLINE).stack(0);
     let request = Request::post("/a.Service/Read").header("content-type", "application/grpc");
     let response = stack.oneshot(request.body(body).unwrap()).await.unwrap();
     let (head, body) = response.into_parts();

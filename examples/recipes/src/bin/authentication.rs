@@ -121,7 +121,10 @@ mod tests {
     use std::time::Duration;
 
     use axum::body::Body;
-    use common::client::{self, Channel};
+    use common::{
+        client::{self, Channel},
+        server::InMemory,
+    };
     use recipes::proto::notes::notes_client::NotesClient;
     use tonic::Code;
     use tower::ServiceExt;
@@ -148,16 +151,14 @@ mod tests {
             (Some("Basic kaboom"), 401),
             (None, 401),
         ] {
-            let [http, _] = listeners(&tokens());
+            let service =
+                InMemory::new(&common::Config::default(), |_process| listeners(&tokens())).unwrap();
             let mut request = Request::get("/").body(Body::empty()).unwrap();
             let header = header.map(|header| header.parse().unwrap());
             request
                 .headers_mut()
                 .extend(header.map(|header| (AUTHORIZATION, header)));
-            let response = server::stack(http, DEADLINE)
-                .oneshot(request)
-                .await
-                .unwrap();
+            let response = service.stack(0).oneshot(request).await.unwrap();
             assert_eq!(response.status(), status);
             let asks = response.headers().contains_key(WWW_AUTHENTICATE);
             assert_eq!(asks, status == 401);
@@ -166,12 +167,11 @@ mod tests {
 
     #[tokio::test]
     async fn over_grpc_a_token_is_needed() {
-        let [_, grpc] = listeners(&tokens());
-        let (ours, theirs) = tokio::io::duplex(64 * 1_024);
-        tokio::spawn(server::serve_io(grpc, DEADLINE, theirs));
+        let service =
+            InMemory::new(&common::Config::default(), |_process| listeners(&tokens())).unwrap();
         let (target, config) = ("notes:1".parse().unwrap(), client::Config::default());
         let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, DEADLINE);
-        let mut notes = NotesClient::new(channel.with_io(ours));
+        let mut notes = NotesClient::new(channel.with_io(service.connect(1)));
 
         let refused = notes.get(GetRequest::default()).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);

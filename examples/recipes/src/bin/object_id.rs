@@ -114,7 +114,10 @@ mod tests {
     use std::time::Duration;
 
     use axum::body::{Body, to_bytes};
-    use common::client::{self, Channel};
+    use common::{
+        client::{self, Channel},
+        server::InMemory,
+    };
     use prost::Message;
     use recipes::proto::notes::notes_client::NotesClient;
     use tonic::Code;
@@ -126,12 +129,9 @@ mod tests {
     const HEX: &str = "65f0c0ffee0123456789abcd";
 
     async fn get(id: &str) -> (StatusCode, String) {
-        let [http, _] = listeners();
+        let service = InMemory::new(&common::Config::default(), |_process| listeners()).unwrap();
         let request = axum::http::Request::get(format!("/notes/{id}")).body(Body::empty());
-        let response = server::stack(http, DEADLINE)
-            .oneshot(request.unwrap())
-            .await
-            .unwrap();
+        let response = service.stack(0).oneshot(request.unwrap()).await.unwrap();
         let status = response.status();
         let body = to_bytes(Body::new(response.into_body()), 1_000)
             .await
@@ -153,12 +153,10 @@ mod tests {
 
     #[tokio::test]
     async fn in_protobuf_it_is_a_message() {
-        let [_, grpc] = listeners();
-        let (ours, theirs) = tokio::io::duplex(64 * 1_024);
-        tokio::spawn(server::serve_io(grpc, DEADLINE, theirs));
+        let service = InMemory::new(&common::Config::default(), |_process| listeners()).unwrap();
         let (target, config) = ("notes:1".parse().unwrap(), client::Config::default());
         let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, DEADLINE);
-        let mut notes = NotesClient::new(channel.with_io(ours));
+        let mut notes = NotesClient::new(channel.with_io(service.connect(1)));
 
         let id = Some(wire::ObjectId(Some(HEX.parse().unwrap())));
         let note = notes.get(GetRequest { id }).await.unwrap().into_inner();
