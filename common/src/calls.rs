@@ -10,10 +10,9 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tonic::Status;
 use tracing::warn;
 
-use crate::{limits, lock::lock, problem::Problem, rate_limit::RateLimit, telemetry::metrics};
+use crate::{limits, lock::lock, rate_limit::RateLimit, telemetry::metrics};
 
 /// A service works, however busy it is, if one of its responses has begun within this time.
 const WORKS: Duration = Duration::from_millis(100);
@@ -133,13 +132,3 @@ impl Drop for InFlight {
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("as many calls are in flight as MAX_CALLS allows")]
 pub(crate) struct TooManyCalls;
-
-/// The status becomes the same problem again, and no other status does: its source stays in the
-/// process.
-impl From<TooManyCalls> for Status {
-    fn from(refused: TooManyCalls) -> Self {
-        let mut status = Self::from(Problem::too_many_calls());
-        status.set_source(Arc::new(refused));
-        status
-    }
-}

@@ -4,7 +4,7 @@
 //! gRPC a status. Handlers return it like any response. The inbound stack also turns the errors of
 //! its layers, of axum and of tonic into problems.
 
-use std::{borrow::Cow, error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -237,6 +237,16 @@ impl From<Problem> for Status {
             let mark = MetadataValue::from_static("1");
             status.metadata_mut().insert(NOT_PROCESSED, mark);
         }
+        status
+    }
+}
+
+/// The status becomes the same problem again, and no other status does: its source stays in the
+/// process.
+impl From<TooManyCalls> for Status {
+    fn from(refused: TooManyCalls) -> Self {
+        let mut status = Self::from(Problem::too_many_calls());
+        status.set_source(Arc::new(refused));
         status
     }
 }

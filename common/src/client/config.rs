@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{network::Network, retry::policy::RetryPolicy};
+use super::{network::Network, retry_policy::RetryPolicy};
 use crate::config::settings::{self, group};
 
 /// The default of [`Config::failfast`], as it is written in flags.

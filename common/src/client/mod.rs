@@ -46,6 +46,7 @@ mod network;
 mod patience;
 mod replicas;
 mod retry;
+mod retry_policy;
 mod serving;
 mod stack;
 mod target;
@@ -56,7 +57,7 @@ pub use self::{
     config::{Config, RequestIdNames},
     ending::codec::{Codec, Decoder},
     network::{BoxConnection, BoxFuture, Io, Network},
-    retry::policy::RetryPolicy,
+    retry_policy::RetryPolicy,
     serving::wait_until_serving,
     stack::Client,
     target::{InvalidTarget, Target},

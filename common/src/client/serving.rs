@@ -2,17 +2,11 @@
 
 use std::time::Duration;
 
-use axum::BoxError;
-use bytes::Bytes;
-use http_body::Body;
 use tokio::time::sleep;
-use tonic::{Code, Status, client::GrpcService};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::stack::Client;
-use crate::request::{context::Context, deadline::Deadline, id::RequestId};
+use super::{stack::Client, wire::health_check::check_health};
 
 /// The time limit of one check in [`wait_until_serving`]. It is long, as a slow service still
 /// serves.
@@ -35,16 +29,4 @@ pub async fn wait_until_serving(client: Client) {
         }
         sleep(CHECK_PAUSE).await;
     }
-}
-
-/// Calls `grpc.health.v1` over `service`, in a context of its own whose deadline is in `limit`.
-pub(crate) async fn check_health<S>(service: S, limit: Duration) -> Result<ServingStatus, Status>
-where
-    S: GrpcService<tonic::body::Body, Error: Into<BoxError>>,
-    S::ResponseBody: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
-{
-    let mut health = HealthClient::new(service);
-    let check = health.check(HealthCheckRequest::default());
-    let context = Context::new(RequestId::fresh(), Deadline::after(limit));
-    Ok(context.scope(check).await?.into_inner().status())
 }

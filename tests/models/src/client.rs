@@ -10,4 +10,11 @@ mod choice;
 mod ejection;
 mod ending;
 mod retry;
+mod retry_policy {
+    /// The policy of a budget.
+    pub(crate) struct RetryPolicy {
+        pub(crate) budget: f64,
+        pub(crate) budget_per_second: f64,
+    }
+}
 mod wire;

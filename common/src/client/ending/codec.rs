@@ -23,10 +23,7 @@ use tonic::{
 };
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-use crate::problem::MALFORMED;
-
-/// Whether the data of a message can be decoded.
-pub(crate) type Check = fn(&[u8]) -> bool;
+use crate::{client::method::called::Check, problem::MALFORMED};
 
 /// What the codec says of one response.
 #[derive(Debug, Default)]

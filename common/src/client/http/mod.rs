@@ -48,9 +48,9 @@ use tokio::time::Instant;
 use tower::Service;
 
 pub use self::{connector::Connector, error::Error};
-use super::retry::{
-    budget::{Budget, Calls},
-    policy::RetryPolicy,
+use super::{
+    retry::budget::{Budget, Calls},
+    retry_policy::RetryPolicy,
 };
 use crate::{
     body::{

@@ -10,13 +10,16 @@ use std::{
 
 use super::latencies::{Latencies, UsualLatency};
 use crate::{
-    client::ending::codec::Check, request::codes::rpc_method, request::methods::Method,
+    request::{codes::rpc_method, methods::Method},
     telemetry::metrics,
 };
 
 /// The time after which a response is late while the usual latency of its method is not known: until
 /// the first ten responses, and for ever if the method is not declared.
 const LATE_UNTIL_KNOWN: Duration = Duration::from_millis(500);
+
+/// Whether the data of a message can be decoded.
+pub(crate) type Check = fn(&[u8]) -> bool;
 
 /// What a client knows of a method.
 #[derive(Debug)]

@@ -18,7 +18,6 @@ use tower::Service;
 use super::{
     budget::{Budget, Calls},
     decide::ending_to_mend,
-    policy::RetryPolicy,
 };
 use crate::{
     client::{
@@ -29,6 +28,7 @@ use crate::{
             attempt::{CallMetrics, ReplicaBody},
             replica::Replica,
         },
+        retry_policy::RetryPolicy,
         wire::request_body::{Replay, RequestBody},
     },
     request::methods::Method,

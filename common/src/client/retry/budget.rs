@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::policy::RetryPolicy;
 use crate::{
+    client::retry_policy::RetryPolicy,
     lock::lock,
     sync::{
         Arc, Mutex,

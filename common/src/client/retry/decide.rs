@@ -13,12 +13,14 @@ use tracing::warn;
 
 use super::{
     attempts::{Call, Outcome, Shared},
-    policy::RetryPolicy,
 };
 use crate::{
-    client::ending::{
-        class::{Class, Ending, Next},
-        pushback::Pushback,
+    client::{
+        ending::{
+            class::{Class, Ending, Next},
+            pushback::Pushback,
+        },
+        retry_policy::RetryPolicy,
     },
     request::{codes::code_name, context},
     telemetry::metrics,

@@ -2,7 +2,6 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `policy` | [`RetryPolicy`](policy::RetryPolicy): the settings |
 //! | `attempts` | **the loop** that makes the attempts of a call |
 //! | `decide` | whether another attempt follows one that failed, and after which pause |
 //! | `hedge` | a second attempt beside one that is late |
@@ -15,4 +14,3 @@ pub(crate) mod attempts;
 pub(crate) mod budget;
 pub(crate) mod decide;
 mod hedge;
-pub(crate) mod policy;

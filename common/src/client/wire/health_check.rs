@@ -3,19 +3,26 @@
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use axum::BoxError;
+use bytes::Bytes;
 use http::Request;
+use http_body::Body;
 use tokio::select;
-use tonic::{Code, Status};
-use tonic_health::pb::health_check_response::ServingStatus;
+use tonic::{Code, Status, client::GrpcService};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tower::service_fn;
 
 use super::{
     connection::Connection, headers::RequestHeaders, request_body::RequestBody, room::Room,
 };
-use crate::client::{
-    ending::{details, failure::Failure},
-    patience::patience,
-    serving::check_health,
+use crate::{
+    client::{
+        ending::{details, failure::Failure},
+        patience::patience,
+    },
+    request::{context::Context, deadline::Deadline, id::RequestId},
 };
 
 /// The clock of questions. Time counts in ticks: if this worker is stuck for seconds, that is one tick,
@@ -99,6 +106,18 @@ pub(crate) async fn ask(connection: &Connection) -> Option<HealthReply> {
         Err(status) if is_unavailable(&status) => Some(HealthReply::Unavailable),
         _ => Some(HealthReply::Present),
     }
+}
+
+/// Calls `grpc.health.v1` over `service`, in a context of its own whose deadline is in `limit`.
+pub(crate) async fn check_health<S>(service: S, limit: Duration) -> Result<ServingStatus, Status>
+where
+    S: GrpcService<tonic::body::Body, Error: Into<BoxError>>,
+    S::ResponseBody: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+{
+    let mut health = HealthClient::new(service);
+    let check = health.check(HealthCheckRequest::default());
+    let context = Context::new(RequestId::fresh(), Deadline::after(limit));
+    Ok(context.scope(check).await?.into_inner().status())
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub(crate) mod activity;
 pub(crate) mod attempt;
 pub(crate) mod connection;
 pub(crate) mod headers;
-mod health_check;
+pub(crate) mod health_check;
 mod pings;
 pub(crate) mod request_body;
 pub(crate) mod response_body;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::retry::{
-    budget::{Budget, Calls},
-    policy::RetryPolicy,
+use super::{
+    retry::budget::{Budget, Calls},
+    retry_policy::RetryPolicy,
 };
 use crate::check;
 

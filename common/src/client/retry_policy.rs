@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::client::backoff::Backoff;
+use super::backoff::Backoff;
 
 /// When a client makes further attempts of a call. Both clients have it, for gRPC and for HTTP.
 ///
