@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use tokio::sync::{SetOnce, watch};
 
-use super::{connection::Connection, room::Room};
+use super::room::Room;
 use crate::sync::{
     Notify,
     atomic::{
@@ -132,7 +132,11 @@ impl ConnectionActivity {
     pub(crate) fn set_doubt(&self, doubt: Doubt) {
         self.doubt.send_if_modified(|last| {
             let before = mem::replace(last, doubt);
-            self.room.count_silent(before, doubt);
+            match (before >= Doubt::Silent, doubt >= Doubt::Silent) {
+                (false, true) => self.room.count_silent(),
+                (true, false) => self.room.count_heard(),
+                _ => {}
+            }
             before != doubt
         });
     }
@@ -177,50 +181,21 @@ impl ConnectionActivity {
     }
 
     /// Counts a call that begins.
-    fn count_begun(&self) {
+    pub(super) fn count_begun(&self) {
         self.begun.fetch_add(1, AcqRel);
         if !self.is_awake.load(Relaxed) {
             self.is_awake.store(true, Relaxed);
             self.call_begun.notify_one();
         }
     }
-}
-
-/// A call in flight, up to the end of its response. Its connection is watched for as long.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    pub(crate) connection: Arc<Connection>,
-    is_settled: bool,
-}
-
-impl InFlight {
-    pub(crate) fn begin(connection: Arc<Connection>) -> Self {
-        connection.signs.count_begun();
-        Self {
-            connection,
-            is_settled: false,
-        }
+    /// Counts a call whose response has begun, or that ends without one.
+    pub(super) fn count_settled(&self) {
+        self.settled.fetch_add(1, Relaxed);
     }
 
-    /// Notes that a part of the response has come.
-    pub(crate) fn note_answer(&self) {
-        self.connection.signs.note_answer();
-    }
-
-    /// Notes that the response has begun.
-    pub(crate) fn settle(&mut self) {
-        if !self.is_settled {
-            self.is_settled = true;
-            self.connection.signs.settled.fetch_add(1, Relaxed);
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.settle();
-        let signs = &self.connection.signs;
-        signs.ended.fetch_add(1, AcqRel);
-        signs.room.wake_one();
+    /// Counts a call that ends.
+    pub(super) fn count_ended(&self) {
+        self.ended.fetch_add(1, AcqRel);
+        self.room.wake_one();
     }
 }

@@ -6,11 +6,8 @@ use h2::{RecvStream, client::ResponseFuture};
 use http::{Request, Response};
 
 use super::{
-    activity::{Closed, InFlight},
-    connection::Connection,
-    request_body::RequestBody,
-    response_body::ResponseBody,
-    upload::Upload,
+    activity::Closed, connection::Connection, in_flight::InFlight, request_body::RequestBody,
+    response_body::ResponseBody, upload::Upload,
 };
 use crate::client::ending::{class::Ending, failure::Failure};
 

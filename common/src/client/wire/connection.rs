@@ -1,35 +1,24 @@
 //! [`Connection`]: one HTTP/2 connection to a replica.
 
 use std::{
-    future::pending,
-    io,
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, Weak},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::join};
 use h2::client::{self, SendRequest};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     task::AbortHandle,
-    time::{sleep, timeout},
 };
-use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     activity::{Closed, ConnectionActivity, Doubt},
     headers::RequestHeaders,
-    pings::Pings,
-    room::Room,
-    settings,
-    watch::watch,
 };
-use crate::{limits, lock::lock, tls::time_to_drain};
+use crate::lock::lock;
 
 /// An open connection to a replica. It closes once this is dropped and its calls have ended.
 #[derive(Debug)]
@@ -43,71 +32,14 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Opens a connection. Whether the other end serves is not known yet.
-    pub(crate) async fn open(
-        address: SocketAddr,
+    /// Drives a connection from now on, beside the watch over its calls.
+    pub(super) fn drive<W: Future<Output = ()> + Send + 'static>(
+        connection: client::Connection<impl AsyncRead + AsyncWrite + Send + Unpin + 'static, Bytes>,
+        sender: SendRequest<Bytes>,
         head: RequestHeaders,
-        room: Arc<Room>,
-    ) -> io::Result<Arc<Self>> {
-        if let Some(network) = head.network.clone() {
-            let io = timeout(limits::CONNECT_TIMEOUT, network.connect(address)).await??;
-            return Self::secure(io, head, room).await;
-        }
-        let socket = timeout(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
-        socket.set_nodelay(true)?;
-        let options = SockRef::from(&socket);
-        options.set_tcp_user_timeout(Some(limits::TCP_USER_TIMEOUT))?;
-        let keepalive = TcpKeepalive::new()
-            .with_time(limits::TCP_KEEPALIVE_IDLE)
-            .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
-        options.set_tcp_keepalive(&keepalive)?;
-        Self::secure(socket, head, room).await
-    }
-
-    /// Starts HTTP/2, over TLS if the head has it.
-    async fn secure(
-        socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: RequestHeaders,
-        room: Arc<Room>,
-    ) -> io::Result<Arc<Self>> {
-        let Some(tls) = head.tls.clone() else {
-            return Self::with_io(socket, head, room).await;
-        };
-        let generation = tls.current();
-        let host = head.authority.host();
-        let socket = timeout(limits::HANDSHAKE_TIMEOUT, generation.connect(socket, host)).await??;
-        let trust = generation.trust;
-        let outdated = async move {
-            tls.outdates(trust).await;
-            sleep(time_to_drain()).await;
-        };
-        Self::start(socket, head, room, outdated).await
-    }
-
-    /// Starts HTTP/2 on a connection that is open already.
-    pub(crate) async fn with_io(
-        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: RequestHeaders,
-        room: Arc<Room>,
-    ) -> io::Result<Arc<Self>> {
-        Self::start(io, head, room, pending()).await
-    }
-
-    /// Starts HTTP/2. The connection takes no new calls once it is `outdated`.
-    async fn start(
-        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: RequestHeaders,
-        room: Arc<Room>,
-        outdated: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<Arc<Self>> {
-        let signs = Arc::new(ConnectionActivity::new(room));
-        let io = {
-            let signs = signs.clone();
-            InspectReader::new(io, move |bytes: &[u8]| signs.note_read(bytes))
-        };
-        let handshake = settings::builder().handshake(io);
-        let (sender, mut connection) = handshake.await.map_err(io::Error::other)?;
-        let pings = Pings::new(connection.ping_pong().expect("first call of `ping_pong`"));
+        signs: Arc<ConnectionActivity>,
+        watch: impl FnOnce(Weak<Self>) -> W,
+    ) -> Arc<Self> {
         let sender = Arc::new(Mutex::new(sender));
         let driver = tokio::spawn(Driver {
             connection,
@@ -115,24 +47,13 @@ impl Connection {
             signs: signs.clone(),
             reads: 0,
         });
-        Ok(Arc::new_cyclic(|connection| {
-            let outdating = {
-                let signs = signs.clone();
-                async move {
-                    outdated.await;
-                    signs.close(Closed::Outdated);
-                }
-            };
-            let watch = watch(connection.clone(), signs.clone(), pings);
-            let watch = tokio::spawn(join(watch, outdating).map(drop));
-            Self {
-                head,
-                sender,
-                signs,
-                driver: driver.abort_handle(),
-                _watch: AbortOnDropHandle::new(watch),
-            }
-        }))
+        Arc::new_cyclic(|connection| Self {
+            head,
+            sender,
+            signs,
+            driver: driver.abort_handle(),
+            _watch: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone()))),
+        })
     }
 
     /// Closes the connection to new calls, as another one has taken its place.

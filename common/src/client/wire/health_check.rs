@@ -1,7 +1,7 @@
 //! The question to a replica whether it is there: a health check, as gRPC's servers allow those at
 //! any rate.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use axum::BoxError;
 use bytes::Bytes;
@@ -14,9 +14,7 @@ use tonic_health::pb::{
 };
 use tower::service_fn;
 
-use super::{
-    connection::Connection, headers::RequestHeaders, request_body::RequestBody, room::Room,
-};
+use super::{connection::Connection, request_body::RequestBody};
 use crate::{
     client::{
         ending::{details, failure::Failure},
@@ -47,22 +45,6 @@ pub(crate) enum HealthReply {
 }
 
 impl Connection {
-    /// Opens a connection to a replica that serves. Calls that wait in `room` may take its streams.
-    pub(crate) async fn open_and_ask(
-        address: SocketAddr,
-        head: RequestHeaders,
-        room: Arc<Room>,
-    ) -> io::Result<Arc<Self>> {
-        let connection = Self::open(address, head, room).await?;
-        match connection.serves().await {
-            Ok(()) => Ok(connection),
-            Err(why) => {
-                connection.break_off();
-                Err(io::Error::other(why))
-            }
-        }
-    }
-
     /// Asks whether the other end serves. Any bytes mean that it does, unless it says otherwise; an
     /// error says why it does not.
     pub(crate) async fn serves(&self) -> Result<(), &'static str> {
@@ -122,12 +104,15 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{sync::Arc, thread};
 
     use tokio::task::yield_now;
 
     use super::*;
-    use crate::client::{config::RequestIdNames, wire::tests::listen};
+    use crate::client::{
+        config::RequestIdNames,
+        wire::{headers::RequestHeaders, tests::listen},
+    };
 
     #[tokio::test]
     async fn a_worker_that_was_stuck_does_not_take_the_replica_for_dead() {

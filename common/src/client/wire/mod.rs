@@ -23,6 +23,8 @@ pub(crate) mod attempt;
 pub(crate) mod connection;
 pub(crate) mod headers;
 pub(crate) mod health_check;
+pub(crate) mod in_flight;
+mod open;
 mod pings;
 pub(crate) mod request_body;
 pub(crate) mod response_body;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame};
 
-use super::{activity::InFlight, upload::Upload};
+use super::{in_flight::InFlight, upload::Upload};
 use crate::client::ending::failure::Failure;
 
 /// The body of a response. When it ends, so does the upload of the request stream.

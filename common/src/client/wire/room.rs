@@ -1,7 +1,6 @@
 //! [`Room`]: what the connections to one replica share: the calls that wait for a stream of any of
 //! them, and whether one is silent.
 
-use super::activity::Doubt;
 use crate::{
     limits,
     sync::{
@@ -65,18 +64,15 @@ impl Room {
         }
     }
 
-    /// Counts the change of the doubts about one connection.
-    pub(crate) fn count_silent(&self, before: Doubt, after: Doubt) {
-        match (before >= Doubt::Silent, after >= Doubt::Silent) {
-            (false, true) => {
-                self.silent.fetch_add(1, Relaxed);
-                self.went_silent.notify_waiters();
-            }
-            (true, false) => {
-                self.silent.fetch_sub(1, Relaxed);
-            }
-            _ => {}
-        }
+    /// Counts a connection that falls silent.
+    pub(crate) fn count_silent(&self) {
+        self.silent.fetch_add(1, Relaxed);
+        self.went_silent.notify_waiters();
+    }
+
+    /// Counts a silent connection that is heard again.
+    pub(crate) fn count_heard(&self) {
+        self.silent.fetch_sub(1, Relaxed);
     }
 
     /// Wakes all waiting calls, as their connection is closed.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use loom::{future::block_on, thread};
 
 use super::wire::{
-    activity::{ConnectionActivity, Doubt, InFlight},
-    connection::Connection,
-    room::Room,
+    activity::ConnectionActivity, connection::Connection, in_flight::InFlight, room::Room,
 };
 use crate::check;
 
@@ -95,7 +93,7 @@ pub fn silence_is_noticed() {
             let room = room.clone();
             thread::spawn(move || block_on(room.silent()))
         };
-        room.count_silent(Doubt::None, Doubt::Silent);
+        room.count_silent();
         call.join().expect("it ends");
     });
 }

@@ -21,7 +21,7 @@ use tokio::{io::duplex, runtime, time::timeout};
 use tonic::{Code, Status};
 
 use super::{
-    activity::InFlight, attempt::Until, connection::Connection, headers::RequestHeaders,
+    attempt::Until, connection::Connection, headers::RequestHeaders, in_flight::InFlight,
     request_body::RequestBody, response_body::ResponseBody,
 };
 use crate::client::{
