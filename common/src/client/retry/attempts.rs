@@ -10,14 +10,16 @@ use std::{
     task::{self, Poll},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::{task::JoinSet, time::sleep};
 use tonic::Status;
 use tower::Service;
 
 use super::{
-    budget::{Budget, Calls},
-    decide::ending_to_mend,
+    budget::Budget,
+    call::{Call, Outcome, Shared, ending_to_mend},
+    decide::pause_before_next,
+    hedge,
 };
 use crate::{
     client::{
@@ -34,30 +36,12 @@ use crate::{
     request::methods::Method,
 };
 
-/// The number of attempts before this one (gRFC A6).
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
-
 /// The compressions that the caller accepts.
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Makes each call on a replica, and again where that is safe and may help.
 #[derive(Debug, Clone)]
 pub struct Attempts(Arc<Shared>);
-
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) balancer: Balancer<Replica>,
-    pub(super) methods: HashMap<String, Arc<CalledMethod>>,
-    /// Any other method.
-    pub(super) undeclared: Arc<CalledMethod>,
-    pub(super) policy: Arc<RetryPolicy>,
-    pub(super) budget: Arc<Budget>,
-    pub(super) calls: Calls,
-    /// The tasks that connect the replicas.
-    pub(super) _tasks: JoinSet<()>,
-}
-
-pub(super) type Outcome = Result<Response<Box<ReplicaBody>>, Failure>;
 
 impl Attempts {
     /// Creates the layer. Its `tasks` end when the last clone is dropped.
@@ -121,6 +105,7 @@ impl Shared {
         self.calls.add();
         let measured = CallMetrics::begin(method.clone());
         let mut call = Call {
+            shared: self,
             method,
             head,
             body,
@@ -132,11 +117,11 @@ impl Shared {
                 Ok(replica) => replica,
                 Err(failure) => return measured.see(Err(failure)),
             };
-            let outcome = self.attempt(&mut call, &replica).await;
+            let outcome = hedge::attempt(&mut call, &replica).await;
             let outcome = outcome.and_then(|response| readable(response, &call.head.headers));
             let next = ending_to_mend(&outcome).and_then(|ending| {
                 call.tried.push(replica);
-                self.pause_before_next(ending, &outcome, &mut call)
+                pause_before_next(&mut call, ending, &outcome)
             });
             let Some(pause) = next else {
                 call.body.commit();
@@ -180,33 +165,5 @@ fn readable(
         Ok(response)
     } else {
         Err(response.into_body().refuse(Ending::UnknownEncoding))
-    }
-}
-
-/// A call and its attempts so far.
-pub(super) struct Call<'a> {
-    pub(super) method: &'a Arc<CalledMethod>,
-    pub(super) head: request::Parts,
-    pub(super) body: RequestBody,
-    pub(super) attempts: u32,
-    /// The replicas of the attempts that failed or are late.
-    pub(super) tried: Vec<Arc<Replica>>,
-}
-
-impl Call<'_> {
-    /// Starts the next attempt on `replica`.
-    pub(super) fn next_attempt(
-        &mut self,
-        replica: Arc<Replica>,
-        is_hedge: bool,
-        read_ahead: usize,
-    ) -> impl Future<Output = Outcome> + use<> {
-        let mut request = Request::from_parts(self.head.clone(), self.body.clone());
-        if self.attempts > 0 {
-            let previous = HeaderValue::from(self.attempts);
-            request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);
-        }
-        self.attempts += 1;
-        replica.attempt(request, self.method.clone(), is_hedge, read_ahead)
     }
 }

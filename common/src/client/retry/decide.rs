@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::{
-    attempts::{Call, Outcome, Shared},
-};
+use super::call::{Call, Outcome};
 use crate::{
     client::{
         ending::{
@@ -130,63 +128,51 @@ pub(crate) fn decide(
     }
 }
 
-/// How an attempt has ended, if another attempt may help. A response may go on.
-pub(crate) fn ending_to_mend(outcome: &Outcome) -> Option<Ending> {
-    let ending = match outcome {
-        Ok(response) => response.body().ending(),
-        Err(failure) => Some(failure.ending),
+/// The pause before the next attempt after this `ending`, or `None` if there is none.
+pub(super) fn pause_before_next(
+    call: &mut Call<'_>,
+    ending: Ending,
+    outcome: &Outcome,
+) -> Option<Duration> {
+    let shared = call.shared;
+    let class = ending.class();
+    let history = History {
+        attempts: call.attempts,
+        is_idempotent: call.method.declared.is_idempotent,
+        is_whole: call.body.is_whole(),
+        has_other: shared.balancer.pick_other(&call.tried).is_some(),
     };
-    ending.filter(|ending| ending.class().next != Next::None)
-}
-
-impl Shared {
-    /// The pause before the next attempt after this `ending`, or `None` if there is none.
-    pub(crate) fn pause_before_next(
-        &self,
-        ending: Ending,
-        outcome: &Outcome,
-        call: &mut Call<'_>,
-    ) -> Option<Duration> {
-        let class = ending.class();
-        let history = History {
-            attempts: call.attempts,
-            is_idempotent: call.method.declared.is_idempotent,
-            is_whole: call.body.is_whole(),
-            has_other: self.balancer.pick_other(&call.tried).is_some(),
-        };
-        let left =
-            context::deadline().map_or(Duration::MAX, |it| it.remaining().unwrap_or_default());
-        let decision = decide(&self.policy, &class, history, left);
-        let why = match decision {
-            Decision::Final(why) => Some(why),
-            Decision::Resend => {
-                metrics::count(|counters| &counters.resends);
-                call.attempts -= 1; // it was none
-                return Some(Duration::ZERO);
-            }
-            Decision::Again(_) => (!self.budget.grant_retry()).then_some(Why::Budget),
-        };
-        if why.is_none() && class.next == Next::Unprocessed {
+    let left = context::deadline().map_or(Duration::MAX, |it| it.remaining().unwrap_or_default());
+    let decision = decide(&shared.policy, &class, history, left);
+    let why = match decision {
+        Decision::Final(why) => Some(why),
+        Decision::Resend => {
             metrics::count(|counters| &counters.resends);
-        } else {
-            warn!(
-                action = "call",
-                status = if why.is_none() { "retry" } else { "failure" },
-                method = call.head.uri.path(),
-                attempt = call.attempts,
-                grpc_code = code_name(class.code),
-                error = match outcome {
-                    Ok(_) => ending.text(),
-                    Err(failure) => failure.message().to_owned(),
-                },
-                reason = why.map(Why::text),
-                "an attempt failed"
-            );
+            call.attempts -= 1; // it was none
+            return Some(Duration::ZERO);
         }
-        match decision {
-            Decision::Again(pause) if why.is_none() => Some(pause),
-            _ => None,
-        }
+        Decision::Again(_) => (!shared.budget.grant_retry()).then_some(Why::Budget),
+    };
+    if why.is_none() && class.next == Next::Unprocessed {
+        metrics::count(|counters| &counters.resends);
+    } else {
+        warn!(
+            action = "call",
+            status = if why.is_none() { "retry" } else { "failure" },
+            method = call.head.uri.path(),
+            attempt = call.attempts,
+            grpc_code = code_name(class.code),
+            error = match outcome {
+                Ok(_) => ending.text(),
+                Err(failure) => failure.message().to_owned(),
+            },
+            reason = why.map(Why::text),
+            "an attempt failed"
+        );
+    }
+    match decision {
+        Decision::Again(pause) if why.is_none() => Some(pause),
+        _ => None,
     }
 }
 
