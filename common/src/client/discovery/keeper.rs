@@ -25,7 +25,7 @@ use super::{
 use crate::client::{
     choice::balancer::Balancer,
     ejection::state::State,
-    replicas::replica::{Connected, Replica},
+    replicas::{connected::Connected, replica::Replica},
 };
 
 /// Keeps a worker's share of the replicas in its balance while polled.

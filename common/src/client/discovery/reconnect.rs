@@ -25,7 +25,7 @@ use crate::{
             replica_set::Candidate,
         },
         ejection::state::Event,
-        replicas::replica::{Connected, Replica},
+        replicas::{connected::Connected, replica::Replica},
         wire::{activity::Closed, connection::Connection, headers::RequestHeaders},
     },
     limits,
