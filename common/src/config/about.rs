@@ -3,6 +3,9 @@
 
 use std::sync::OnceLock;
 
+#[cfg(feature = "cli")]
+use crate::telemetry::metrics;
+
 static ABOUT: OnceLock<About> = OnceLock::new();
 
 /// The name and the version of a service, and its settings.
@@ -29,6 +32,7 @@ pub(crate) struct Setting {
 /// Notes what the process is, once.
 #[cfg(feature = "cli")]
 pub(super) fn note(about: About) {
+    metrics::set_build(&about.name, &about.version);
     let _ = ABOUT.set(about); // a second reading, such as of a test, is of the same process
 }
 

@@ -81,6 +81,7 @@ impl Tls {
         });
         let weak = Arc::downgrade(&shared);
         lock(&ALL).push(weak.clone());
+        metrics::read_expiries_with(expiries);
         let name = format!("{}-tls", purpose.name());
         let look = move || look_for_changes(&weak, files);
         let started = thread::Builder::new().name(name).spawn(look);

@@ -9,10 +9,7 @@ use std::{
     collections::VecDeque,
     io::{self, IsTerminal},
     os::fd::OwnedFd,
-    sync::{
-        Condvar, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Condvar, Mutex, OnceLock, PoisonError, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +23,11 @@ use rustix::{
 };
 use tracing::warn;
 
-use crate::{limits, lock::lock};
+use crate::{
+    limits,
+    lock::lock,
+    telemetry::metrics::{LOG_LOST_BYTES, LOG_WRITTEN_BYTES},
+};
 
 /// The bytes that a ready pipe takes without blocking (POSIX: `PIPE_BUF`).
 const PIPE_BUF: usize = 4_096;
@@ -42,19 +43,6 @@ static STDOUT: Mutex<Stdout> = Mutex::new(Stdout {
 
 /// Notified when the last waiting record is written or dropped.
 static WRITTEN_OUT: Condvar = Condvar::new();
-
-static WRITTEN: AtomicU64 = AtomicU64::new(0);
-static LOST: AtomicU64 = AtomicU64::new(0);
-
-/// Bytes of records that stdout took.
-pub(crate) fn written_bytes() -> u64 {
-    WRITTEN.load(Relaxed)
-}
-
-/// Bytes of records that were dropped.
-pub(crate) fn lost_bytes() -> u64 {
-    LOST.load(Relaxed)
-}
 
 struct Stdout {
     /// Records that stdout has not taken yet, each with the start of its wait.
@@ -120,7 +108,7 @@ impl Stdout {
                 Ok(0) => break,
                 Ok(more) => {
                     taken += more;
-                    WRITTEN.fetch_add(more as u64, Relaxed);
+                    LOG_WRITTEN_BYTES.fetch_add(more as u64, Relaxed);
                     self.is_in_line = records[taken - 1] != b'\n';
                 }
                 Err(_) => return taken + self.lose_next(records.len() - taken),
@@ -137,7 +125,7 @@ impl Stdout {
     }
 
     fn count_lost(&mut self, bytes: usize) {
-        LOST.fetch_add(bytes as u64, Relaxed);
+        LOG_LOST_BYTES.fetch_add(bytes as u64, Relaxed);
         self.unreported += bytes as u64;
     }
 

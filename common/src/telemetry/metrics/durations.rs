@@ -1,7 +1,13 @@
 //! How long requests and calls took: histograms by route or method, and by how they ended. The names
 //! and labels are those of OpenTelemetry's semantic conventions, as Prometheus spells them.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::Method;
 use prometheus_client::{
@@ -10,9 +16,8 @@ use prometheus_client::{
 };
 
 use super::{
-    Counter, Counters,
+    counters::Counter,
     histogram::{BUCKETS, Histogram, bucket_of},
-    of_this_thread,
 };
 use crate::lock::lock;
 
@@ -67,7 +72,7 @@ impl Measure {
 }
 
 /// The name and the help of each histogram.
-const HISTOGRAMS: [(&str, &str); 4] = [
+pub(super) const HISTOGRAMS: [(&str, &str); 4] = [
     (
         "http_server_request_duration_seconds",
         "How long HTTP requests took to the last byte of their response",
@@ -100,8 +105,11 @@ pub(crate) struct Series {
     micros: Counter,
 }
 
+/// The series of all threads.
+static ALL: Mutex<Vec<Arc<Series>>> = Mutex::new(Vec::new());
+
 thread_local! {
-    /// The same as `series` in this thread's counters, but without the lock.
+    /// The series that this thread counts in.
     static MINE: RefCell<Vec<Arc<Series>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -130,7 +138,7 @@ pub(crate) fn count_duration(
                     buckets: Default::default(),
                     micros: Counter::default(),
                 });
-                lock(&of_this_thread().series).push(series.clone());
+                lock(&ALL).push(series.clone());
                 all.push(series);
                 all.len() - 1
             }
@@ -155,9 +163,9 @@ pub(crate) struct Sum {
     micros: u64,
 }
 
-pub(crate) fn sums(all: &[Arc<Counters>]) -> Sums {
+pub(crate) fn sums() -> Sums {
     let mut sums = Sums::new();
-    for series in all.iter().flat_map(|one| lock(&one.series).clone()) {
+    for series in &*lock(&ALL) {
         let route = series.route.clone();
         let key = (series.kind, route, series.status, series.cut_by);
         let sum = sums.entry(key).or_default();
@@ -168,8 +176,8 @@ pub(crate) fn sums(all: &[Arc<Counters>]) -> Sums {
     sums
 }
 
-pub(crate) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let sums = sums(all);
+pub(crate) fn encode(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let sums = sums();
     for (index, (name, help)) in HISTOGRAMS.iter().enumerate() {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for ((kind, route, status, cut_by), sum) in &sums {

@@ -1,6 +1,13 @@
 //! [`process_registry`]: the metrics that every service has.
 
-use std::{fmt, sync::atomic::Ordering::Relaxed, time::SystemTime};
+use std::{
+    fmt,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -10,10 +17,65 @@ use prometheus_client::{
 };
 
 use super::{
-    COUNTERS, GAUGES, durations, of_all_threads, replicas,
+    counters::{COUNTERS, GAUGES, of_all_threads},
+    durations::{self, HISTOGRAMS},
+    replicas,
     usage::{self, Usage, Used},
 };
-use crate::{config::about::about, telemetry::logging::stdout, tls};
+
+/// Bytes of log lines that stdout took. Any thread may add to it.
+pub(crate) static LOG_WRITTEN_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of log lines that stdout did not take.
+pub(crate) static LOG_LOST_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// The name and the version of the service.
+static BUILD: OnceLock<[String; 2]> = OnceLock::new();
+
+/// The purpose of each directory of certificates, and when its certificate and the first of its
+/// authorities expire, in seconds since the epoch.
+type Expiries = Vec<(&'static str, [u64; 2])>;
+
+static EXPIRIES: OnceLock<fn() -> Expiries> = OnceLock::new();
+
+/// The metrics that are neither a counter nor a gauge of each thread, nor a histogram.
+const OTHERS: [(&str, MetricType); 12] = [
+    ("log_written_bytes", MetricType::Counter),
+    ("log_lost_bytes", MetricType::Counter),
+    ("certificate_expiry_timestamp_seconds", MetricType::Gauge),
+    ("build_info", MetricType::Gauge),
+    ("process_open_fds", MetricType::Gauge),
+    ("process_max_fds", MetricType::Gauge),
+    ("process_resident_memory_bytes", MetricType::Gauge),
+    ("process_memory_limit_bytes", MetricType::Gauge),
+    ("process_start_time_seconds", MetricType::Gauge),
+    ("process_cpu_seconds", MetricType::Counter),
+    ("replicas", MetricType::Gauge),
+    ("replica_picks", MetricType::Counter),
+];
+
+/// Sets what `build_info` says of the service. The first call counts.
+#[cfg(feature = "cli")]
+pub(crate) fn set_build(name: &str, version: &str) {
+    let _ = BUILD.set([name, version].map(str::to_owned));
+}
+
+/// Reads the expiries of certificates with `read` from now on.
+pub(crate) fn read_expiries_with(read: fn() -> Expiries) {
+    let _ = EXPIRIES.set(read); // each caller has the same function
+}
+
+/// The name and the type of each metric of `common`.
+pub(super) fn names() -> impl Iterator<Item = (&'static str, MetricType)> {
+    let counters = COUNTERS
+        .iter()
+        .map(|(name, ..)| (*name, MetricType::Counter));
+    let gauges = GAUGES.iter().map(|(name, ..)| (*name, MetricType::Gauge));
+    let histograms = HISTOGRAMS
+        .iter()
+        .map(|(name, _)| (*name, MetricType::Histogram));
+    counters.chain(gauges).chain(histograms).chain(OTHERS)
+}
 
 /// The metrics that every service has.
 pub(crate) fn process_registry() -> Registry {
@@ -33,7 +95,7 @@ impl Collector for ProcessMetrics {
             let sum = all.iter().map(|counters| counter(counters).get()).sum();
             (*name, *help, sum)
         });
-        let (written, lost) = (stdout::written_bytes(), stdout::lost_bytes());
+        let [written, lost] = [&LOG_WRITTEN_BYTES, &LOG_LOST_BYTES].map(|it| it.load(Relaxed));
         let of_log = [
             ("log_written_bytes", "Bytes of log lines written", written),
             (
@@ -59,14 +121,14 @@ impl Collector for ProcessMetrics {
         encode_expiries(&mut encoder)?;
         encode_build(&mut encoder)?;
         encode_usage(&mut encoder)?;
-        durations::encode(&all, &mut encoder)?;
+        durations::encode(&mut encoder)?;
         replicas::encode(&all, &mut encoder)
     }
 }
 
 /// Writes when certificates expire, if there are any.
 fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let all = tls::expiries();
+    let all = EXPIRIES.get().map_or_else(Vec::new, |read| read());
     if all.is_empty() {
         return Ok(());
     }
@@ -88,10 +150,12 @@ fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
 
 /// Writes what the process is.
 fn encode_build(encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let about = about();
+    let [name, version] = BUILD
+        .get()
+        .map_or(["", ""], |it| it.each_ref().map(String::as_str));
     let labels = [
-        ("service", about.name.as_str()),
-        ("version", about.version.as_str()),
+        ("service", name),
+        ("version", version),
         ("mesh_version", env!("CARGO_PKG_VERSION")),
     ];
     let help = "The service and its version; always 1";
@@ -136,4 +200,28 @@ fn encode_usage(encoder: &mut DescriptorEncoder) -> fmt::Result {
     encoder
         .encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?
         .encode_counter::<NoLabelSet, f64, u64>(&seconds, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode_registry;
+
+    use super::*;
+
+    #[test]
+    fn each_metric_is_in_the_list_of_names() {
+        let known: Vec<_> = names().collect();
+        let mut text = String::new();
+        encode_registry(&mut text, &process_registry()).unwrap();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let shown: Vec<_> = types.filter_map(|line| line.split_once(' ')).collect();
+        assert!(shown.len() > OTHERS.len(), "{text}");
+        for (name, kind) in shown {
+            let is_it = |known: &(&str, MetricType)| known.0 == name && known.1.as_str() == kind;
+            assert!(
+                known.iter().any(is_it),
+                "{name}, a {kind}, is not in the list"
+            );
+        }
+    }
 }

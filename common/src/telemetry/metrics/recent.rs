@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +9,6 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
-    Counters,
     durations::{CLIENT_GONE, Measure, sums},
     histogram::{Histogram, Percentile},
 };
@@ -65,28 +63,27 @@ fn is_failure(status: u16) -> bool {
     status >= 500 && !matches!(status, 501 | 505)
 }
 
-impl Snapshot {
-    pub(crate) fn of(all: &[Arc<Counters>]) -> Self {
-        let mut totals = BTreeMap::<Key, Totals>::new();
-        for ((kind, route, status, cut_by), sum) in sums(all) {
-            let is_cut = cut_by.is_some_and(|cause| cause != CLIENT_GONE);
-            let is_failed = match kind {
-                _ if is_cut => true,
-                Measure::HttpServer(_) => is_failure(status),
-                _ => is_fault_of_service(Code::from_i32(status.into())),
-            };
-            let key = match kind {
-                Measure::HttpServer(method) => (Side::Served, format!("{method} {route}")),
-                Measure::RpcServer => (Side::Served, route),
-                Measure::RpcClient => (Side::Called, route),
-                Measure::RpcClientAttempt => continue,
-            };
-            let totals = totals.entry(key).or_default();
-            totals.histogram.add(&sum.histogram);
-            totals.failed += if is_failed { sum.histogram.count() } else { 0 };
-        }
-        Self(totals)
+/// The requests and calls up to now, by route and method.
+pub(crate) fn snapshot() -> Snapshot {
+    let mut totals = BTreeMap::<Key, Totals>::new();
+    for ((kind, route, status, cut_by), sum) in sums() {
+        let is_cut = cut_by.is_some_and(|cause| cause != CLIENT_GONE);
+        let is_failed = match kind {
+            _ if is_cut => true,
+            Measure::HttpServer(_) => is_failure(status),
+            _ => is_fault_of_service(Code::from_i32(status.into())),
+        };
+        let key = match kind {
+            Measure::HttpServer(method) => (Side::Served, format!("{method} {route}")),
+            Measure::RpcServer => (Side::Served, route),
+            Measure::RpcClient => (Side::Called, route),
+            Measure::RpcClientAttempt => continue,
+        };
+        let totals = totals.entry(key).or_default();
+        totals.histogram.add(&sum.histogram);
+        totals.failed += if is_failed { sum.histogram.count() } else { 0 };
     }
+    Snapshot(totals)
 }
 
 /// The requests of one route or method, or the calls of one.

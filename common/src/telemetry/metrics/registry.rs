@@ -4,10 +4,11 @@ use std::{collections::HashSet, sync::Mutex};
 
 use prometheus_client::{
     encoding::text::encode_registry,
+    metrics::MetricType,
     registry::{self, Metric, Unit},
 };
 
-use super::process::process_registry;
+use super::process;
 use crate::lock::lock;
 
 /// The metrics of the service.
@@ -20,8 +21,8 @@ static OWN: Mutex<Vec<Registry>> = Mutex::new(Vec::new());
 #[derive(Debug, Default)]
 pub struct Registry {
     metrics: registry::Registry,
-    /// The name and the type of each metric.
-    names: Vec<(String, String)>,
+    /// The names that the metrics and their samples take.
+    names: Vec<String>,
 }
 
 impl Registry {
@@ -33,7 +34,7 @@ impl Registry {
         metric: impl Metric,
     ) {
         let name = name.into();
-        self.note(name.clone(), &metric);
+        self.names.extend(names(&name, metric.metric_type()));
         self.metrics.register(name, help, metric);
     }
 
@@ -46,13 +47,9 @@ impl Registry {
         metric: impl Metric,
     ) {
         let name = name.into();
-        self.note(format!("{name}_{}", unit.as_str()), &metric);
+        let full_name = format!("{name}_{}", unit.as_str());
+        self.names.extend(names(&full_name, metric.metric_type()));
         self.metrics.register_with_unit(name, help, unit, metric);
-    }
-
-    fn note(&mut self, name: String, metric: &impl Metric) {
-        let kind = metric.metric_type().as_str().to_owned();
-        self.names.push((name, kind));
     }
 }
 
@@ -95,19 +92,14 @@ pub fn register(add: impl FnOnce(&mut Registry)) {
     let mut more = Registry::default();
     add(&mut more);
     let mut own = lock(&OWN);
+    let of_common = process::names().flat_map(|(name, kind)| names(name, kind));
     let of_service = own.iter().flat_map(|registry| registry.names.clone());
-    let known = names_of_process().into_iter().chain(of_service);
-    let mut taken: HashSet<_> = known
-        .flat_map(|(name, kind)| samples(&name, &kind))
-        .collect();
-    for (name, kind) in &more.names {
-        for sample in samples(name, kind) {
-            let is_new = taken.insert(sample.clone());
-            assert!(
-                is_new,
-                "the name {sample:?} of the metric {name:?} is taken; choose another"
-            );
-        }
+    let mut taken: HashSet<_> = of_common.chain(of_service).collect();
+    for name in &more.names {
+        assert!(
+            taken.insert(name.clone()),
+            "the name {name:?} of a metric is taken; choose another"
+        );
     }
     own.push(more);
 }
@@ -119,27 +111,15 @@ pub(crate) fn append(text: &mut String) {
     }
 }
 
-/// The name and the type of each metric of `common`. Its text has them all, even without a value.
-fn names_of_process() -> Vec<(String, String)> {
-    let mut text = String::new();
-    encode_registry(&mut text, &process_registry()).expect("writing to a String cannot fail");
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    types
-        .filter_map(|line| line.split_once(' '))
-        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
-        .collect()
-}
-
 /// The names that a metric takes: its own, and those of its samples.
-fn samples(name: &str, kind: &str) -> Vec<String> {
+fn names(name: &str, kind: MetricType) -> impl Iterator<Item = String> {
     let suffixes: &[&str] = match kind {
-        "counter" => &["", "_total"],
-        "histogram" => &["", "_bucket", "_count", "_sum"],
-        "info" => &["", "_info"],
+        MetricType::Counter => &["", "_total"],
+        MetricType::Histogram => &["", "_bucket", "_count", "_sum"],
+        MetricType::Info => &["", "_info"],
         _ => &[""],
     };
-    let samples = suffixes.iter().map(|suffix| format!("{name}{suffix}"));
-    samples.collect()
+    suffixes.iter().map(move |suffix| format!("{name}{suffix}"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::{Counter, Counters, of_this_thread, targets};
+use super::{
+    counters::{Counter, Counters, of_all_threads, of_this_thread},
+    targets,
+};
 use crate::{limits, lock::lock};
 
 /// The states of a replica.
@@ -131,9 +134,10 @@ impl View {
     }
 }
 
-pub(crate) fn summaries(all: &[Arc<Counters>]) -> Vec<ReplicaSummary> {
+/// The replicas that this process calls.
+pub(crate) fn summaries() -> Vec<ReplicaSummary> {
     let mut summaries = BTreeMap::new();
-    for (worker, address, replica) in entries(all) {
+    for (worker, address, replica) in entries(&of_all_threads()) {
         let summary = summaries.entry(address).or_insert_with(|| ReplicaSummary {
             address,
             views: Vec::new(),

@@ -101,7 +101,7 @@ fn all() -> Vec<Arc<Target>> {
     lock(&ALL).iter().filter_map(Weak::upgrade).collect()
 }
 
-/// The targets, of which clones of a channel have one.
+/// The services that this process calls. Clones of a channel share one.
 pub(crate) fn summaries() -> Vec<TargetSummary> {
     let summary = |target: Arc<Target>| {
         let names = target.names.iter().map(|name| {
