@@ -356,14 +356,6 @@ pub(crate) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit of opening a TCP connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest that a connection of the HTTP client is idle. Some servers close theirs after 5 s
-/// (Node's default), and a request that meets the end is lost unless it may be repeated.
-pub(crate) const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// The most idle connections of an HTTP client to one host. More are opened under load, and closed
-/// after it.
-pub(crate) const MAX_IDLE_HTTP_CONNECTIONS: usize = 32;
-
 /// The shortest pause between two PINGs to a replica that has sent neither HEADERS nor DATA in
 /// between. gRPC's servers close connections whose PINGs come more often than every 5 minutes (gRFC
 /// A8).

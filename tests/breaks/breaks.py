@@ -164,12 +164,6 @@ BREAKS = [
         f"{UNIT} context::",
     ),
     Break(
-        "an HTTP call with a body is repeated",
-        "head.method.is_safe() && body.size_hint().exact() == Some(0)",
-        "head.method.is_safe()",
-        f"{UNIT} http::",
-    ),
-    Break(
         "two metrics have one name",
         'assert!( is_new, "the name {sample:?} of the metric',
         'assert!( is_new || true, "the name {sample:?} of the metric',

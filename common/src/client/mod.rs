@@ -25,7 +25,6 @@
 //! | `patience` | a wait for a replica, without the time for which this worker was stuck |
 //! | `pushback` | when a server wants a call again |
 //! | `serving` | [`wait_until_serving`], and the health check behind it |
-//! | [`http`] | a client for services that speak HTTP, with the same context, deadline and retries |
 //!
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its
 //! reply to a health check, or the lack of one. It never follows from one slow response.
@@ -40,7 +39,6 @@ mod ejection;
 pub(crate) mod ending;
 #[cfg(test)]
 mod fake;
-pub mod http;
 mod method;
 mod network;
 mod patience;

@@ -31,7 +31,7 @@ impl Pushback {
 }
 
 /// The number that a header has, in ASCII digits alone: `parse` takes a plus sign as well.
-pub(crate) fn number_in(value: &HeaderValue) -> Option<u64> {
+fn number_in(value: &HeaderValue) -> Option<u64> {
     let digits = value.to_str().ok()?;
     let are_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse().ok().filter(|_| are_digits)

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::{
     export::finish,
-    spans::{Attempt, HttpAttempt, Request},
+    spans::{Attempt, Request},
     user_spans::OwnSpans,
 };
 use self::{settings::Sampler, user_spans::current_span};

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Version};
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId, Value,
     trace::{SpanContext, SpanKind, Status},
@@ -108,55 +108,14 @@ impl Request<'_> {
             Some(route) => format!("{method} {route}"),
             None => method.to_string(),
         };
-        (name, error_of_http(self.status, 500))
+        (name, error_of_http(self.status))
     }
 }
 
-/// The error of a status that is at least `lowest`.
-fn error_of_http(status: u16, lowest: u16) -> Option<&'static str> {
+/// The error of a status that is the fault of a server.
+fn error_of_http(status: u16) -> Option<&'static str> {
     let known = StatusCode::from_u16(status).unwrap_or_default();
-    (status >= lowest).then(|| known.canonical_reason().unwrap_or("error"))
-}
-
-/// An attempt of a call over HTTP whose response has begun, or which has failed.
-#[derive(Debug)]
-pub(crate) struct HttpAttempt<'a> {
-    pub(crate) trace: &'a Trace,
-    pub(crate) method: &'a Method,
-    pub(crate) uri: &'a Uri,
-    /// The status of the response, if there is one.
-    pub(crate) status: Option<u16>,
-    pub(crate) took: Duration,
-}
-
-impl HttpAttempt<'_> {
-    /// Records the span.
-    pub(crate) fn record(self) {
-        let host = self.uri.host().unwrap_or_default();
-        let mut attributes = vec![
-            KeyValue::new("http.request.method", text(self.method.as_str())),
-            KeyValue::new("server.address", text(host)),
-            // Without the query, which may hold a secret.
-            KeyValue::new("url.path", text(self.uri.path())),
-        ];
-        let port = self.uri.port_u16();
-        attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-        let status = self.status.map(i64::from);
-        attributes.extend(status.map(|it| KeyValue::new("http.response.status_code", it)));
-        let error = match self.status {
-            Some(status) => error_of_http(status, 400),
-            None => Some("no response"),
-        };
-        let name = self.method.to_string().into();
-        end(
-            self.trace,
-            SpanKind::Client,
-            name,
-            self.took,
-            attributes,
-            error,
-        );
-    }
+    (status >= 500).then(|| known.canonical_reason().unwrap_or("error"))
 }
 
 /// An attempt of a call that has ended.
