@@ -28,12 +28,29 @@ pub(crate) mod telemetry {
 
         pub(crate) fn count(_which: impl FnOnce(&Counters) -> &Counter) {}
 
+        /// The state of a replica, which nobody looks at.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum ReplicaState {
+            Connecting,
+            Unreachable,
+            Up,
+            Late,
+            PushedBack,
+            Ejected,
+        }
+
+        impl ReplicaState {
+            pub(crate) fn is_connected(self) -> bool {
+                !matches!(self, Self::Connecting | Self::Unreachable)
+            }
+        }
+
         #[derive(Debug)]
         pub(crate) struct Replica;
 
         impl Replica {
             #[expect(clippy::unused_self)] // as its callers have it
-            pub(crate) fn set_state(&self, _name: &'static str) {}
+            pub(crate) fn set_state(&self, _state: ReplicaState) {}
         }
 
         #[derive(Debug)]

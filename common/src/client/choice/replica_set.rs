@@ -15,7 +15,7 @@ use crate::{
         record::Record,
         state::{Event, State},
     },
-    telemetry::metrics::CountedReplica,
+    telemetry::metrics::{CountedReplica, ReplicaState},
 };
 
 /// The second of two replicas is preferred if the first costs this many times as much. A smaller
@@ -263,12 +263,12 @@ impl<R> Member<R> {
     /// Shows the state to operators.
     fn show(&self) {
         let is_ejected = self.connected.is_some() && self.record.is_ejected();
-        let name = if is_ejected {
-            "ejected"
+        let state = if is_ejected {
+            ReplicaState::Ejected
         } else {
-            self.state.name()
+            self.state.shown()
         };
-        self.counted.replica.set_state(name);
+        self.counted.replica.set_state(state);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::limits;
+use crate::{limits, telemetry::metrics::ReplicaState};
 
 /// The state of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,19 +23,19 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// The name in metrics.
-    pub(crate) fn name(self) -> &'static str {
+    /// The state as operators see it.
+    pub(crate) fn shown(self) -> ReplicaState {
         match self {
-            Self::Connecting => "connecting",
-            Self::Unreachable => "unreachable",
-            Self::Up => "up",
-            Self::Late => "late",
-            Self::PushedBack { .. } => "resting",
+            Self::Connecting => ReplicaState::Connecting,
+            Self::Unreachable => ReplicaState::Unreachable,
+            Self::Up => ReplicaState::Up,
+            Self::Late => ReplicaState::Late,
+            Self::PushedBack { .. } => ReplicaState::PushedBack,
         }
     }
 
     pub(crate) fn is_connected(self) -> bool {
-        !matches!(self, Self::Connecting | Self::Unreachable)
+        self.shown().is_connected()
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) use self::{
     counters::{Counters, count, of_this_thread},
     durations::{CLIENT_GONE, Measure, OTHER, count_duration},
     process::{LOG_LOST_BYTES, LOG_WRITTEN_BYTES, read_expiries_with},
-    replicas::{CountedReplica, Live, Replica},
+    replicas::{CountedReplica, Live, Replica, ReplicaState},
     targets::Target,
 };
 #[cfg(feature = "server")]

@@ -19,18 +19,49 @@ use super::{
 };
 use crate::{limits, lock::lock};
 
-/// The states of a replica.
-const STATES: [&str; 6] = [
-    "connecting",
-    "unreachable",
-    "up",
-    "late",
-    "resting",
-    "ejected",
-];
+/// The state of a replica, as one client sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReplicaState {
+    /// The replica has no connection yet or has lost it. A new one is being opened.
+    Connecting,
+    /// The last attempt to connect failed.
+    Unreachable,
+    /// The replica is connected and gets calls.
+    Up,
+    /// A health check was sent and has no reply yet.
+    Late,
+    /// The replica asked for no calls for some time.
+    PushedBack,
+    /// The replica fails. Single calls try it.
+    Ejected,
+}
 
-/// Those of a replica without a connection.
-const NOT_CONNECTED: [&str; 2] = ["connecting", "unreachable"];
+impl ReplicaState {
+    const ALL: [Self; 6] = [
+        Self::Connecting,
+        Self::Unreachable,
+        Self::Up,
+        Self::Late,
+        Self::PushedBack,
+        Self::Ejected,
+    ];
+
+    /// The name in metrics and on `/status`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Unreachable => "unreachable",
+            Self::Up => "up",
+            Self::Late => "late",
+            Self::PushedBack => "resting",
+            Self::Ejected => "ejected",
+        }
+    }
+
+    pub(crate) fn is_connected(self) -> bool {
+        !matches!(self, Self::Connecting | Self::Unreachable)
+    }
+}
 
 /// What a connected replica tells when it is asked.
 pub(crate) trait Live: fmt::Debug + Send + Sync {
@@ -46,14 +77,13 @@ pub(crate) trait Live: fmt::Debug + Send + Sync {
 pub(crate) struct Replica {
     pub(crate) picks: Counter,
     /// The state, and since when.
-    state: Mutex<(&'static str, SystemTime)>,
+    state: Mutex<(ReplicaState, SystemTime)>,
     connected: Mutex<Option<Weak<dyn Live>>>,
     last_error: Mutex<Option<(SystemTime, String)>>,
 }
 
 impl Replica {
-    /// Sets the state, one of [`STATES`].
-    pub(crate) fn set_state(&self, state: &'static str) {
+    pub(crate) fn set_state(&self, state: ReplicaState) {
         let mut last = lock(&self.state);
         if last.0 != state {
             *last = (state, SystemTime::now());
@@ -86,7 +116,7 @@ impl CountedReplica {
         let counters = of_this_thread();
         let replica = Arc::new(Replica {
             picks: Counter::default(),
-            state: Mutex::new((STATES[0], SystemTime::now())),
+            state: Mutex::new((ReplicaState::Connecting, SystemTime::now())),
             connected: Mutex::default(),
             last_error: Mutex::default(),
         });
@@ -122,16 +152,8 @@ pub(crate) struct ReplicaSummary {
 pub(crate) struct View {
     /// The number of the worker's thread.
     pub(crate) worker: usize,
-    /// One of [`STATES`].
-    pub(crate) state: &'static str,
+    pub(crate) state: ReplicaState,
     pub(crate) since: SystemTime,
-}
-
-impl View {
-    /// Whether the worker has a connection to the replica.
-    pub(crate) fn is_connected(&self) -> bool {
-        !NOT_CONNECTED.contains(&self.state)
-    }
 }
 
 /// The replicas that this process calls.
@@ -177,13 +199,11 @@ fn entries(all: &[Arc<Counters>]) -> impl Iterator<Item = (usize, SocketAddr, Ar
 /// Writes the replicas. A name without a replica has its series, too, with 0 for each state: alerts
 /// compare what there is.
 pub(crate) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let mut sums = BTreeMap::<String, (Option<u64>, [u64; STATES.len()])>::new();
+    let mut sums = BTreeMap::<String, (Option<u64>, Vec<ReplicaState>)>::new();
     for (_, address, replica) in entries(all) {
         let (picks, states) = sums.entry(address.to_string()).or_default();
         *picks = Some(picks.unwrap_or_default() + replica.picks.get());
-        let (state, _) = *lock(&replica.state);
-        let index = STATES.iter().position(|known| *known == state);
-        states[index.expect("it is one of them")] += 1;
+        states.push(lock(&replica.state).0);
     }
     for name in targets::without_address() {
         sums.entry(name).or_default();
@@ -192,10 +212,11 @@ pub(crate) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> 
                 replica, 0";
     let mut family = encoder.encode_descriptor("replicas", help, None, MetricType::Gauge)?;
     for (replica, (_, states)) in &sums {
-        for (state, clients) in STATES.iter().zip(states) {
+        for state in ReplicaState::ALL {
+            let clients = states.iter().filter(|one| **one == state).count();
             family
-                .encode_family(&[("replica", replica.as_str()), ("state", *state)])?
-                .encode_gauge(clients)?;
+                .encode_family(&[("replica", replica.as_str()), ("state", state.name())])?
+                .encode_gauge(&(clients as u64))?;
         }
     }
     let help = "Attempts of calls that went to a replica";
@@ -220,7 +241,7 @@ mod tests {
         let one = CountedReplica::new(address);
         let other = CountedReplica::new(address);
         for client in [&one, &other] {
-            client.replica.set_state("up");
+            client.replica.set_state(ReplicaState::Up);
             client.replica.picks.add(2);
         }
         let has = |line: &str| text("").1.lines().any(|one| one == line);

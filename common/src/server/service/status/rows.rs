@@ -7,7 +7,7 @@ use super::{
     words::{age, bytes, percentile, rate, took},
 };
 use crate::telemetry::metrics::{
-    NameSummary, Percentile, ReplicaSummary, RouteSummary, Used, View,
+    NameSummary, Percentile, ReplicaState, ReplicaSummary, RouteSummary, Used, View,
 };
 
 /// What stands for a figure that there is not.
@@ -123,7 +123,7 @@ impl Replica {
         Self {
             address: it.address.to_string(),
             states: states(&it.views, now),
-            is_up: it.views.iter().all(|view| view.state == "up"),
+            is_up: it.views.iter().all(|view| view.state == ReplicaState::Up),
             latency: it.latency.map_or_else(|| NONE.into(), took),
             in_flight: it.in_flight,
             attempts: it.picks,
@@ -139,7 +139,7 @@ impl Replica {
 fn states(views: &[View], now: SystemTime) -> Vec<String> {
     let mut states = BTreeMap::<&str, (usize, SystemTime)>::new();
     for view in views {
-        let (workers, since) = states.entry(view.state).or_insert((0, view.since));
+        let (workers, since) = states.entry(view.state.name()).or_insert((0, view.since));
         *workers += 1;
         *since = view.since.max(*since);
     }
@@ -182,7 +182,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn view(worker: usize, state: &'static str, since: u64) -> View {
+    fn view(worker: usize, state: ReplicaState, since: u64) -> View {
         View {
             worker,
             state,
@@ -192,9 +192,12 @@ mod tests {
 
     #[test]
     fn a_state_that_all_workers_see_has_the_time_of_the_last_to_see_it() {
-        let all = [view(0, "up", 10), view(1, "up", 40)];
+        let all = [view(0, ReplicaState::Up, 10), view(1, ReplicaState::Up, 40)];
         assert_eq!(states(&all, at(100)), ["up for 1m"]);
-        let some = [view(0, "up", 10), view(1, "connecting", 95)];
+        let some = [
+            view(0, ReplicaState::Up, 10),
+            view(1, ReplicaState::Connecting, 95),
+        ];
         assert_eq!(
             states(&some, at(100)),
             [
@@ -208,7 +211,7 @@ mod tests {
     fn a_replica_without_a_response_has_no_latency() {
         let mut replica = ReplicaSummary {
             address: ([127, 0, 0, 1], 1).into(),
-            views: vec![view(0, "up", 10)],
+            views: vec![view(0, ReplicaState::Up, 10)],
             latency: None,
             in_flight: 0,
             picks: 0,

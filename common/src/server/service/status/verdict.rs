@@ -9,7 +9,7 @@ use super::words::{age, and, bytes};
 use crate::{
     server::service::readiness::State,
     telemetry::metrics::{
-        NameSummary, ReplicaSummary, RouteSummary, Side, TargetSummary, Used, View,
+        NameSummary, ReplicaState, ReplicaSummary, RouteSummary, Side, TargetSummary, Used, View,
     },
 };
 
@@ -146,12 +146,12 @@ fn reach(target: &TargetSummary, facts: &Facts) -> Reach {
     }
     let mut workers = BTreeMap::<usize, bool>::new();
     for view in &views {
-        *workers.entry(view.worker).or_default() |= view.is_connected();
+        *workers.entry(view.worker).or_default() |= view.state.is_connected();
     }
     let lost = workers.values().filter(|is_connected| !*is_connected);
     match (lost.count(), workers.len()) {
         (lost, all) if lost == all => Reach::Nobody,
-        _ if views.iter().all(|view| view.state != "up") => Reach::NoneUp,
+        _ if views.iter().all(|view| view.state != ReplicaState::Up) => Reach::NoneUp,
         (0, _) => Reach::All,
         (lost, all) => Reach::Some(lost, all),
     }
@@ -235,9 +235,13 @@ fn trouble_of_name(title: &str, name: &NameSummary) -> Option<String> {
 }
 
 fn trouble_of_replica(replica: &ReplicaSummary, now: SystemTime) -> Option<String> {
-    let not_up: Vec<_> = replica.views.iter().filter(|it| it.state != "up").collect();
+    let not_up: Vec<_> = replica
+        .views
+        .iter()
+        .filter(|it| it.state != ReplicaState::Up)
+        .collect();
     let since = not_up.iter().map(|view| view.since).min()?;
-    let states: BTreeSet<_> = not_up.iter().map(|view| view.state).collect();
+    let states: BTreeSet<_> = not_up.iter().map(|view| view.state.name()).collect();
     let states: Vec<_> = states.into_iter().collect();
     let on = if not_up.len() == replica.views.len() {
         String::new()
@@ -277,7 +281,10 @@ fn near(what: &str, used: Option<Used>, text: impl Fn(u64) -> String) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::Figures;
+    use crate::telemetry::metrics::{
+        Figures,
+        ReplicaState::{self, Connecting, Ejected, Late, PushedBack, Unreachable, Up},
+    };
 
     const UNUSED: Used = Used {
         now: 1,
@@ -301,7 +308,7 @@ mod tests {
     }
 
     /// The same, with a target of this many replicas. `states` has those that each worker sees.
-    fn calling(states: &[&[&'static str]]) -> Facts {
+    fn calling(states: &[&[ReplicaState]]) -> Facts {
         let address = |number: usize| {
             let port = u16::try_from(number).expect("there are few");
             ([10, 0, 0, 1], port).into()
@@ -347,29 +354,22 @@ mod tests {
     #[test]
     fn the_headline_is_what_a_user_gets() {
         use Level::{Impaired, Well, Wrong};
-        let cases: [(&[&[&'static str]], _, _); 6] = [
+        let cases: [(&[&[ReplicaState]], _, _); 6] = [
             (&[], Well, "answering"),
-            (&[&["up"], &["up"]], Well, "answering"),
+            (&[&[Up], &[Up]], Well, "answering"),
+            (&[&[Up, Unreachable], &[Up, Unreachable]], Well, "answering"),
             (
-                &[&["up", "unreachable"], &["up", "unreachable"]],
-                Well,
-                "answering",
-            ),
-            (
-                &[
-                    &["unreachable", "connecting"],
-                    &["unreachable", "unreachable"],
-                ],
+                &[&[Unreachable, Connecting], &[Unreachable, Unreachable]],
                 Wrong,
                 "answering, but service1 can't be reached",
             ),
             (
-                &[&["unreachable"], &["up"]],
+                &[&[Unreachable], &[Up]],
                 Impaired,
                 "answering, but 1 of 2 workers can't reach service1",
             ),
             (
-                &[&["late", "unreachable"], &["ejected", "resting"]],
+                &[&[Late, Unreachable], &[Ejected, PushedBack]],
                 Impaired,
                 "answering, but no replica of service1 is up",
             ),
@@ -387,8 +387,8 @@ mod tests {
     #[test]
     fn a_process_that_is_not_ready_or_drains_says_so_first() {
         let with = |readiness, facts: Facts| verdict(&Facts { readiness, ..facts });
-        let well = || calling(&[&["up"]]);
-        let lost = || calling(&[&["unreachable"]]);
+        let well = || calling(&[&[Up]]);
+        let lost = || calling(&[&[Unreachable]]);
         assert_eq!(
             with(State::Waiting(1), well()),
             (Level::Wrong, "not ready: one condition is not met".into())
@@ -412,7 +412,7 @@ mod tests {
         let trouble = "backend:1 (service1) can't be looked up: no such name.";
         assert_eq!(told.troubles, [trouble]);
         // Another name of the target has a replica.
-        let other = calling(&[&["up"]]);
+        let other = calling(&[&[Up]]);
         facts.targets[0]
             .names
             .extend(other.targets[0].names.clone());
@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn several_targets_are_judged_each() {
-        let mut facts = calling(&[&["unreachable"]]);
+        let mut facts = calling(&[&[Unreachable]]);
         let mut other = facts.targets[0].clone();
         other.title = "orders".into();
         facts.targets.push(other);
@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn a_replica_that_is_not_up_is_told_with_its_error() {
-        let mut facts = calling(&[&["up", "unreachable"], &["up", "unreachable"]]);
+        let mut facts = calling(&[&[Up, Unreachable], &[Up, Unreachable]]);
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(998);
         facts.replicas[1].last_error = Some((at, "Connection refused".into()));
         let told = Verdict::of(&facts).troubles;
@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn many_lines_of_one_kind_are_counted() {
-        let facts = calling(&[&["unreachable"; 20]]);
+        let facts = calling(&[&[Unreachable; 20]]);
         let told = Verdict::of(&facts).troubles;
         assert_eq!(told.len(), MAX_LINES + 1);
         assert_eq!(told.last().expect("a line"), "And 12 more of this kind.");
