@@ -7,7 +7,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its protocol, its trace, the timings of its calls, its record, and [`Context`], the task-local that carries them; and what methods declare |
+//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its dialect, its trace, the timings of its calls, its record, and [`Context`], the task-local that carries them; and what methods declare |
 //! | [`logging`] | bunyan records on stdout, a buffer for each worker |
 //! | `problem` | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
 //! | [`config`] | [`Config`]: the flags and variables of every service; [`config::parse`] reads them |
@@ -118,8 +118,9 @@ pub mod context {
 
 /// A [`Deadline`] on the wire, as `grpc-timeout`, and the error once it has passed.
 pub mod deadline {
-    pub use crate::request::deadline::{
-        DeadlineExceeded, InvalidTimeout, format_timeout, parse_timeout,
+    pub use crate::{
+        dialect::grpc_timeout::{InvalidTimeout, format_timeout, parse_timeout},
+        request::deadline::DeadlineExceeded,
     };
 }
 

@@ -29,12 +29,11 @@ BREAKS = [
     ),
     Break(
         "a 404 has no request id",
-        "let headers = response.headers_mut(); let Shared { protocol, request_id, timings, .. } "
-        "= &*line.context.shared; headers.insert(",
+        "let headers = response.headers_mut(); let Shared { request_id, timings, .. } "
+        "= &*line.context.shared; let dialect = line.dialect(); dialect.write_id(request_id, headers);",
         "let is_lost = response.status() == 404; let headers = response.headers_mut(); "
-        "let Shared { protocol, request_id, timings, .. } = &*line.context.shared; "
-        "let mut lost = HeaderMap::new(); "
-        "(if is_lost { &mut lost } else { &mut *headers }).insert(",
+        "let Shared { request_id, timings, .. } = &*line.context.shared; "
+        "let dialect = line.dialect(); if !is_lost { dialect.write_id(request_id, headers); }",
         f"{PROCESSES} context::the_id",
     ),
     Break(

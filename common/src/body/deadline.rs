@@ -17,7 +17,7 @@ use tonic::Code;
 use super::wrappers::DroppableBody;
 use crate::request::{
     deadline::{Deadline, DeadlineExceeded},
-    protocol::Protocol,
+    dialect::Dialect,
 };
 
 pin_project_lite::pin_project! {
@@ -97,17 +97,17 @@ pin_project_lite::pin_project! {
         #[pin]
         body: DroppableBody<B>,
         deadline: Deadline,
-        protocol: Protocol,
+        dialect: &'static dyn Dialect,
         timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl<B: Body> DeadlineBody<B> {
-    pub(crate) fn new(body: B, deadline: Deadline, protocol: Protocol) -> Self {
+    pub(crate) fn new(body: B, deadline: Deadline, dialect: &'static dyn Dialect) -> Self {
         Self {
             body: DroppableBody::new(body),
             deadline,
-            protocol,
+            dialect,
             timer: None,
         }
     }
@@ -130,7 +130,8 @@ where
         let Ok(poll) = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) else {
             // The panic hook has already logged the panic, with its location.
             this.body.drop_body();
-            return Poll::Ready(Some(this.protocol.break_off(Code::Internal, Panicked)));
+            let end = this.dialect.break_off(Code::Internal, Panicked.into());
+            return Poll::Ready(Some(end));
         };
         if let Poll::Ready(frame) = poll {
             let more_to_come =
@@ -144,8 +145,8 @@ where
         }
         this.body.drop_body();
         let end = this
-            .protocol
-            .break_off(Code::DeadlineExceeded, DeadlineExceeded);
+            .dialect
+            .break_off(Code::DeadlineExceeded, DeadlineExceeded.into());
         Poll::Ready(Some(end))
     }
 
@@ -168,6 +169,7 @@ mod tests {
     use tonic::Status;
 
     use super::*;
+    use crate::dialect::{grpc::GRPC, http::HTTP};
 
     fn soon() -> Deadline {
         Deadline::after(Duration::from_secs(1))
@@ -215,11 +217,11 @@ mod tests {
     }
 
     /// Returns the size of a body, and its end: trailers or an error.
-    async fn read<B>(body: B, protocol: Protocol) -> (usize, Result<HeaderMap, BoxError>)
+    async fn read<B>(body: B, dialect: &'static dyn Dialect) -> (usize, Result<HeaderMap, BoxError>)
     where
         B: Body<Data = Bytes, Error = Infallible>,
     {
-        let mut body = std::pin::pin!(DeadlineBody::new(body, soon(), protocol));
+        let mut body = std::pin::pin!(DeadlineBody::new(body, soon(), dialect));
         let (mut size, mut trailers) = (0, HeaderMap::new());
         while let Some(frame) = body.frame().await {
             match frame.map(Frame::into_data) {
@@ -238,7 +240,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_ends_in_time_is_whole() {
         let body = Full::new(Bytes::from_static(b"whole"));
-        let (size, end) = read(body, Protocol::Http).await;
+        let (size, end) = read(body, HTTP).await;
         assert_eq!((size, end.unwrap().len()), (5, 0));
     }
 
@@ -248,12 +250,12 @@ mod tests {
             let frames = stream::once(future::ready(Ok(frame())));
             StreamBody::new(stream::StreamExt::chain(frames, stream::pending()))
         };
-        let (size, end) = read(body(), Protocol::Grpc).await;
+        let (size, end) = read(body(), GRPC).await;
         assert_eq!(
             (size, &end.unwrap()[Status::GRPC_STATUS]),
             (4, &HeaderValue::from(4))
         );
-        let (size, end) = read(body(), Protocol::Http).await;
+        let (size, end) = read(body(), HTTP).await;
         assert_eq!(size, 4);
         assert!(end.unwrap_err().is::<DeadlineExceeded>());
     }
@@ -265,7 +267,7 @@ mod tests {
             tokio::time::advance(Duration::from_millis(100)).await;
             Some((Ok(frame()), ()))
         });
-        let (size, end) = read(StreamBody::new(frames), Protocol::Http).await;
+        let (size, end) = read(StreamBody::new(frames), HTTP).await;
         assert!(size <= 40, "{size}");
         assert!(end.unwrap_err().is::<DeadlineExceeded>());
     }
@@ -280,7 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_a_body_with_a_status_over_grpc_and_an_error_over_http() {
-        let mut grpc = std::pin::pin!(DeadlineBody::new(panicking(), soon(), Protocol::Grpc));
+        let mut grpc = std::pin::pin!(DeadlineBody::new(panicking(), soon(), GRPC));
         assert!(grpc.frame().await.unwrap().unwrap().is_data());
         let trailers = grpc
             .frame()
@@ -292,7 +294,7 @@ mod tests {
         assert_eq!(trailers[Status::GRPC_STATUS], "13");
         assert!(grpc.frame().await.is_none());
 
-        let mut http = std::pin::pin!(DeadlineBody::new(panicking(), soon(), Protocol::Http));
+        let mut http = std::pin::pin!(DeadlineBody::new(panicking(), soon(), HTTP));
         assert!(http.frame().await.unwrap().unwrap().is_data());
         assert!(http.frame().await.unwrap().unwrap_err().is::<Panicked>());
         assert!(http.frame().await.is_none());

@@ -19,10 +19,10 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     deadline::Deadline,
+    dialect::{Dialect, Mismatch},
     id::RequestId,
     identity::Identity,
     methods::Terms,
-    protocol::Protocol,
     timings::{Call, Record, Timings},
     trace::Trace,
 };
@@ -57,8 +57,10 @@ pub(crate) struct Shared {
     pub(crate) request_id: RequestId,
     /// The instant at which the request arrived.
     pub(crate) arrived: Instant,
-    /// The protocol that the client speaks.
-    pub(crate) protocol: Protocol,
+    /// The dialect that the client speaks, if there is a client.
+    pub(crate) dialect: Option<&'static dyn Dialect>,
+    /// The reason why that is not the dialect of the port.
+    pub(crate) mismatch: Option<&'static Mismatch>,
     /// The timings of the request and its calls, if it is timed.
     pub(crate) timings: Option<Timings>,
     /// The trace of the request, if it has one.
@@ -124,7 +126,8 @@ impl Context {
             shared: Arc::new(Shared {
                 request_id,
                 arrived: Instant::now(),
-                protocol: Protocol::Http,
+                dialect: None,
+                mismatch: None,
                 timings: None,
                 trace: None,
                 peer: None,
@@ -200,9 +203,14 @@ pub(crate) fn arrived() -> Option<Instant> {
     with_current(|context| Some(context?.shared.arrived))
 }
 
-/// The protocol of the current request, or `None` outside of any request.
-pub(crate) fn protocol() -> Option<Protocol> {
-    with_current(|context| Some(context?.shared.protocol))
+/// The dialect of the current request, or `None` outside of the server.
+pub(crate) fn dialect() -> Option<&'static dyn Dialect> {
+    with_current(|context| context?.shared.dialect)
+}
+
+/// The reason why the current request is not in the dialect of its port.
+pub(crate) fn mismatch() -> Option<&'static Mismatch> {
+    with_current(|context| context?.shared.mismatch)
 }
 
 /// What is declared about the path of the current request, or `None` outside of any request.

@@ -125,8 +125,10 @@ pub(crate) struct Terms {
     pub(crate) longest: Duration,
     /// Whether that is longer than the default.
     pub(crate) is_long_lived: bool,
-    /// The method of a gRPC call; see [`RouteTable::method`].
+    /// The method of a gRPC call; see [`RouteTable::path`].
     pub(crate) method: Option<usize>,
+    /// Whether the method takes one message.
+    pub(crate) has_one_request: bool,
 }
 
 impl Terms {
@@ -137,6 +139,7 @@ impl Terms {
             longest,
             is_long_lived: longest > default,
             method: None,
+            has_one_request: false,
         }
     }
 }
@@ -178,18 +181,20 @@ impl RouteTable {
     /// What is declared about the method with this path.
     pub(crate) fn terms(&self, path: &str) -> Terms {
         let find = |(known, _): &Known| by_length(known, path);
-        let method = self.methods.binary_search_by(find).ok();
-        let deadline = method.and_then(|index| self.methods[index].1.deadline);
+        let Ok(index) = self.methods.binary_search_by(find) else {
+            return Terms::of(None, self.default);
+        };
+        let method = &self.methods[index].1;
         Terms {
-            method,
-            ..Terms::of(deadline, self.default)
+            method: Some(index),
+            has_one_request: method.has_one_request,
+            ..Terms::of(method.deadline, self.default)
         }
     }
 
-    /// The gRPC method with this index, and its path as it is in the descriptors.
-    pub(crate) fn method(&self, index: usize) -> (&str, &Method) {
-        let (path, method) = &self.methods[index];
-        (path, method)
+    /// The path of the gRPC method with this index, as it is in the descriptors.
+    pub(crate) fn path(&self, index: usize) -> &str {
+        &self.methods[index].0
     }
 }
 

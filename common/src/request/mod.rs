@@ -1,15 +1,15 @@
-//! The values of one request: its id, its deadline, its protocol, its trace, the timings of its
+//! The values of one request: its id, its deadline, its dialect, its trace, the timings of its
 //! calls, its record, and [`Context`](context::Context), which carries them; and the declarations of
 //! methods.
 
 pub(crate) mod codes;
 pub(crate) mod context;
 pub(crate) mod deadline;
+pub(crate) mod dialect;
 pub(crate) mod draining;
 pub(crate) mod id;
 pub(crate) mod identity;
 pub(crate) mod methods;
-pub(crate) mod protocol;
 pub(crate) mod record;
 pub mod timings;
 pub(crate) mod trace;

@@ -34,7 +34,7 @@ use super::{
     },
     stack::inbound,
 };
-use crate::{config::settings::Config, request::protocol::Protocol};
+use crate::{config::settings::Config, request::dialect::Dialect};
 
 /// The bytes that a connection holds before its reader takes them.
 const PIPE: usize = 64 * 1_024;
@@ -148,11 +148,11 @@ impl InMemory {
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         let face = self.faces[listener].clone();
-        let protocol = face.protocol;
+        let dialect = face.dialect;
         let open = Arc::new(Open::new(Ipv4Addr::LOCALHOST.into()));
         let stack = inbound(face, open, self.capacity.clone(), None);
         ServiceBuilder::new()
-            .map_request(move |request| as_sent(request, protocol))
+            .map_request(move |request| as_sent(request, dialect))
             .service(stack)
     }
 
@@ -234,8 +234,8 @@ impl InMemory {
 }
 
 /// Adds what a client sends and a test may leave out.
-fn as_sent<B>(mut request: Request<B>, port: Protocol) -> Request<B> {
-    if port == Protocol::Grpc {
+fn as_sent<B>(mut request: Request<B>, port: &dyn Dialect) -> Request<B> {
+    if port.serves_mesh() {
         *request.version_mut() = Version::HTTP_2;
     }
     if request.version() < Version::HTTP_2 && !request.headers().contains_key(HOST) {

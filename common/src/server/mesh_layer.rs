@@ -15,9 +15,12 @@ use super::{
     },
     routes::Paths,
 };
-use crate::request::{
-    methods::{Methods, RouteTable, declared_in},
-    protocol::Protocol,
+use crate::{
+    dialect::{grpc::GRPC, http::HTTP},
+    request::{
+        dialect::Dialect,
+        methods::{Methods, RouteTable, declared_in},
+    },
 };
 
 /// The inbound layers of the mesh for another server, such as `axum::serve` or tonic's.
@@ -83,10 +86,7 @@ pub struct MeshLayer {
 impl MeshLayer {
     /// A layer for HTTP. `deadline` is that of every request.
     pub fn http(deadline: Duration) -> Self {
-        Self::new(
-            Protocol::Http,
-            RouteTable::of_methods(deadline, &Methods::new()),
-        )
+        Self::new(HTTP, RouteTable::of_methods(deadline, &Methods::new()))
     }
 
     /// A layer for gRPC. `descriptors` is the encoded file descriptor set of the services, which
@@ -98,13 +98,13 @@ impl MeshLayer {
     pub fn grpc(deadline: Duration, descriptors: &[u8]) -> Self {
         let methods =
             declared_in(descriptors).unwrap_or_else(|error| panic!("descriptors: {error}"));
-        Self::new(Protocol::Grpc, RouteTable::of_methods(deadline, &methods))
+        Self::new(GRPC, RouteTable::of_methods(deadline, &methods))
     }
 
-    fn new(port: Protocol, routes: RouteTable) -> Self {
+    fn new(port: &'static dyn Dialect, routes: RouteTable) -> Self {
         Self {
             connection: ConnectionInfo::of_other_server(port, Paths::Methods(routes)),
-            shed: ShedLayer::of_other_server(usize::MAX, port),
+            shed: ShedLayer::of_other_server(usize::MAX),
         }
     }
 
@@ -113,7 +113,7 @@ impl MeshLayer {
     #[must_use]
     pub fn max_in_flight(self, requests: usize) -> Self {
         Self {
-            shed: ShedLayer::of_other_server(requests, self.connection.port),
+            shed: ShedLayer::of_other_server(requests),
             ..self
         }
     }

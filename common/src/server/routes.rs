@@ -12,9 +12,10 @@ use futures_util::FutureExt;
 use http::Request;
 use tower::{ServiceExt, layer::layer_fn, service_fn};
 
-use crate::{
-    request::context,
-    request::methods::{RouteTable, Terms},
+use crate::request::{
+    codes::rpc_method,
+    context,
+    methods::{RouteTable, Terms},
 };
 
 /// Notes the route of a request in its timings, where a router above has found it.
@@ -48,10 +49,10 @@ impl Paths {
         }
     }
 
-    /// The methods of a gRPC port.
-    pub(crate) fn methods(&self) -> Option<&RouteTable> {
+    /// The name of the method that these terms are of.
+    pub(crate) fn method_of(&self, terms: &Terms) -> Option<&str> {
         match self {
-            Self::Methods(methods) => Some(methods),
+            Self::Methods(methods) => Some(rpc_method(methods.path(terms.method?))),
             Self::Routes(_) => None,
         }
     }

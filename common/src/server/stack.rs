@@ -12,23 +12,18 @@ use tower_http::limit::RequestBodyLimitLayer;
 use super::{
     capacity::{Capacity, open::Open},
     layers::{
-        access::ConnectionInfo,
-        guard::GuardLayer,
-        http1,
-        messages::{Messages, Rules},
-        problem::ProblemLayer,
-        request::RequestLayer,
-        shed::ShedLayer,
+        access::ConnectionInfo, guard::GuardLayer, http1, problem::ProblemLayer,
+        request::RequestLayer, shed::ShedLayer,
     },
     service::listener::ServedPort,
 };
-use crate::{dialect::tonic_quirks::with_visible_reset, request::protocol::Protocol};
+use crate::dialect::{messages::Messages, tonic_quirks::with_visible_reset};
 
 /// The inbound stack for the requests of one connection. `keep_alive` is for its responses over
 /// HTTP/1.
 ///
 /// The body of a response has three wrappers, outermost first: those of the request layer, the shed
-/// layer and the guard layer. A response of `error_response` has the first only.
+/// layer and the guard layer. A failure that the problem layer writes has the first only.
 pub(super) fn inbound<B>(
     face: ServedPort,
     open: Arc<Open>,
@@ -47,25 +42,21 @@ where
 {
     let ServedPort {
         router,
-        protocol,
+        dialect,
         paths,
         body_limit,
     } = face;
-    let messages = Rules {
-        protocol,
-        paths: paths.clone(),
-        limit: body_limit,
-    };
-    let router_limit = match protocol {
-        Protocol::Http => body_limit,
-        Protocol::Grpc => usize::MAX, // the limit is on each message
+    let (router_limit, message_limit) = if dialect.has_messages() {
+        (usize::MAX, Some(body_limit))
+    } else {
+        (body_limit, None)
     };
     let reading = open.clone();
     ServiceBuilder::new()
         // Id, deadline, timings, access line. First, so that the log lines of all layers below have
         // the id, and the access line has the status that the client sees.
         .layer(RequestLayer::new(ConnectionInfo::new(
-            protocol,
+            dialect,
             paths,
             open.clone(),
             keep_alive,
@@ -77,13 +68,13 @@ where
         .map_request(move |request| http1::read_to_end(request, &reading))
         // The rules for heads, and the limits on requests in flight. Above every layer that waits,
         // to refuse requests at once.
-        .layer(ShedLayer::new(capacity, open, protocol))
+        .layer(ShedLayer::new(capacity, open))
         // The deadline, and panics. Below the layer that turns them into responses, above every
         // layer that waits.
         .layer(GuardLayer)
         // The limits on a body and its messages. Next to the router, which reads the body.
         .map_request(move |request: Request<_>| {
-            request.map(|body| Messages::new(with_visible_reset(body), messages.checks()))
+            request.map(|body| Messages::new(with_visible_reset(body), message_limit))
         })
         .layer(RequestBodyLimitLayer::new(router_limit))
         .service(router)

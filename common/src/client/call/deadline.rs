@@ -16,11 +16,11 @@ use tower::Service;
 
 use crate::{
     body::deadline::{DeadlineBody, WithDeadline},
+    dialect::{grpc::GRPC, grpc_timeout::parse_timeout},
     request::methods::RouteTable,
     request::{
         context::{Context, Scope},
-        deadline::{Deadline, parse_timeout},
-        protocol::Protocol,
+        deadline::Deadline,
     },
 };
 
@@ -100,7 +100,7 @@ where
         let deadline = this.call.deadline();
         let response = ready!(this.call.poll(cx))
             .map_err(|exceeded| Status::deadline_exceeded(exceeded.to_string()))??;
-        let bounded = |body| DeadlineBody::new(body, deadline, Protocol::Grpc);
+        let bounded = |body| DeadlineBody::new(body, deadline, GRPC);
         Poll::Ready(Ok(response.map(bounded)))
     }
 }

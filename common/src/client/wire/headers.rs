@@ -10,11 +10,8 @@ use http::{
 
 use crate::{
     client::{config::RequestIdNames, network::Network},
-    request::{
-        context,
-        deadline::{Deadline, format_timeout},
-        id::RequestId,
-    },
+    dialect::grpc_timeout::format_timeout,
+    request::{context, deadline::Deadline, id::RequestId},
     tls::Tls,
 };
 

@@ -12,8 +12,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 #[cfg(feature = "traces")]
 pub(crate) use self::made::Recording;
-#[cfg(feature = "server")]
-pub(crate) use self::read::InvalidTrace;
 
 /// The trace and the place in it.
 pub(crate) const PARENT: HeaderName = HeaderName::from_static("traceparent");

@@ -3,20 +3,21 @@
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 
 use super::streams::StreamExecutor;
-use crate::{limits, request::protocol::Protocol};
+use crate::{limits, request::dialect::Dialect};
 
-/// The settings for a connection with these streams to a port for this protocol. `max_in_flight` is the
+/// The settings for a connection with these streams to a port of this dialect. `max_in_flight` is the
 /// limit of the process.
 pub(crate) fn builder(
-    protocol: Protocol,
+    port: &dyn Dialect,
     max_in_flight: usize,
     streams: StreamExecutor,
 ) -> auto::Builder<StreamExecutor> {
-    let max_streams = match protocol {
-        Protocol::Http => limits::MAX_STREAMS,
-        Protocol::Grpc => u32::try_from(max_in_flight)
+    let max_streams = if port.serves_mesh() {
+        u32::try_from(max_in_flight)
             .unwrap_or(u32::MAX)
-            .clamp(limits::MAX_STREAMS, limits::MAX_GRPC_STREAMS),
+            .clamp(limits::MAX_STREAMS, limits::MAX_GRPC_STREAMS)
+    } else {
+        limits::MAX_STREAMS
     };
     // Room for the windows of all streams: requests that no handler reads must not block the
     // others. From this window h2 derives the memory for small frames that wait to be read

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::{
     config::settings::Config,
     limits,
-    request::protocol::Protocol,
+    request::dialect::Dialect,
     server::capacity::{
         clock::now as clock,
         open::{Close, Open},
@@ -57,7 +57,7 @@ fn keep_alive(idle_timeout: Duration) -> Option<HeaderValue> {
 #[derive(Debug)]
 pub(crate) struct Lifetime {
     idle_timeout: Duration,
-    port: Protocol,
+    serves_mesh: bool,
     /// Whether the connection stays open while it is idle, if it is HTTP/2.
     keeps_http2: bool,
     /// The instant at which the connection reaches its maximum age; `None` afterwards.
@@ -95,11 +95,11 @@ pub(crate) enum Verdict {
 }
 
 impl Lifetime {
-    pub(crate) fn new(limits: &Limits, port: Protocol, open: &Open) -> Self {
+    pub(crate) fn new(limits: &Limits, port: &dyn Dialect, open: &Open) -> Self {
         Self {
             idle_timeout: limits.idle_timeout.unwrap_or(limits::IDLE_TIMEOUT),
-            port,
-            keeps_http2: limits.idle_timeout.is_none() && port == Protocol::Grpc,
+            serves_mesh: port.serves_mesh(),
+            keeps_http2: limits.idle_timeout.is_none() && port.serves_mesh(),
             old_at: limits.max_age.map(|age| Instant::now() + age),
             longest_stay: limits.drain_delay / 2,
             is_newcomer: open.told_to_close().is_some(),
@@ -162,7 +162,7 @@ impl Lifetime {
     /// On a gRPC port it comes after the delay. A call that GOAWAY refuses is sent again, so that none is
     /// lost; and a caller that asks whether a replica serves, and has no other, would not come back.
     fn leaves_at(&mut self, open: &Open, now: Instant) -> Option<Instant> {
-        if open.told_to_close().is_none() || !open.is_http2() || self.port == Protocol::Grpc {
+        if open.told_to_close().is_none() || !open.is_http2() || self.serves_mesh {
             return None;
         }
         if self.is_newcomer && open.has_responded() {
@@ -228,6 +228,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::dialect::{grpc::GRPC, http::HTTP};
 
     const AGE: Duration = Duration::from_mins(1);
     const DELAY: Duration = Duration::from_secs(10);
@@ -241,7 +242,7 @@ mod tests {
             max_age,
             ..Limits::default()
         };
-        Lifetime::new(&limits, Protocol::Http, &open())
+        Lifetime::new(&limits, HTTP, &open())
     }
 
     /// The lifetime of a connection of a service that drains, or soon will.
@@ -250,7 +251,7 @@ mod tests {
             drain_delay: DELAY,
             ..Limits::default()
         };
-        Lifetime::new(&limits, Protocol::Http, open)
+        Lifetime::new(&limits, HTTP, open)
     }
 
     #[tokio::test(start_paused = true)]
@@ -275,12 +276,12 @@ mod tests {
     async fn an_idle_connection_ends_in_time_but_callers_over_grpc_stay() {
         let configured = Some(Duration::from_secs(7));
         for (idle_timeout, port, is_http2, expected) in [
-            (None, Protocol::Http, false, limits::IDLE_TIMEOUT),
-            (None, Protocol::Http, true, limits::IDLE_TIMEOUT),
-            (None, Protocol::Grpc, false, limits::IDLE_TIMEOUT),
-            (None, Protocol::Grpc, true, limits::MAX_DURATION),
-            (configured, Protocol::Http, true, Duration::from_secs(7)),
-            (configured, Protocol::Grpc, true, Duration::from_secs(7)),
+            (None, HTTP, false, limits::IDLE_TIMEOUT),
+            (None, HTTP, true, limits::IDLE_TIMEOUT),
+            (None, GRPC, false, limits::IDLE_TIMEOUT),
+            (None, GRPC, true, limits::MAX_DURATION),
+            (configured, HTTP, true, Duration::from_secs(7)),
+            (configured, GRPC, true, Duration::from_secs(7)),
         ] {
             let open = open();
             let limits = Limits {
@@ -360,7 +361,7 @@ mod tests {
     #[tokio::test]
     async fn on_a_grpc_port_a_connection_stays_after_the_goodbye() {
         let open = open();
-        let mut lifetime = Lifetime::new(&Limits::default(), Protocol::Grpc, &open);
+        let mut lifetime = Lifetime::new(&Limits::default(), GRPC, &open);
         open.note_http2();
         open.close(Close::Leave);
         let Verdict::Wait(Some(until)) = lifetime.verdict(&open) else {

@@ -6,8 +6,8 @@ use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
     header::CONTENT_LENGTH, uri::PathAndQuery,
 };
-use tonic::{Code, Status};
-use tracing::{debug, info, warn};
+use tonic::Code;
+use tracing::{Level, debug, info, warn};
 
 #[cfg(feature = "traces")]
 use crate::telemetry::traces;
@@ -15,11 +15,10 @@ use crate::{
     limits,
     problem::CLIENT_CLOSED_REQUEST,
     request::{
-        codes::{code_name, is_fault_of_service, rpc_method},
+        codes::code_name,
         context::Context,
+        dialect::{Dialect, Ended},
         identity::Identity,
-        protocol::Protocol,
-        timings::Timings,
     },
     server::{
         capacity::{
@@ -28,10 +27,7 @@ use crate::{
         },
         routes::Paths,
     },
-    telemetry::{
-        logging::Cut,
-        metrics::{self, Measure},
-    },
+    telemetry::{logging::Cut, metrics},
 };
 
 /// A response extension that logs the access line at `debug`: health probes come every few seconds,
@@ -42,8 +38,8 @@ pub(crate) struct LogAtDebug;
 /// The values that all requests of a connection share.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionInfo {
-    /// The protocol of the port.
-    pub(in crate::server) port: Protocol,
+    /// The dialect of the port.
+    pub(super) port: &'static dyn Dialect,
     /// The paths of the port.
     pub(super) paths: Paths,
     /// The peer that mutual TLS has shown.
@@ -66,7 +62,7 @@ enum RemoteAddress {
 impl ConnectionInfo {
     /// A connection that this crate serves. `keep_alive` is the header of its responses over HTTP/1.
     pub(crate) fn new(
-        port: Protocol,
+        port: &'static dyn Dialect,
         paths: Paths,
         open: Arc<Open>,
         keep_alive: Option<HeaderValue>,
@@ -82,7 +78,7 @@ impl ConnectionInfo {
     }
 
     /// The connections of another server, whose clients are not known.
-    pub(crate) fn of_other_server(port: Protocol, paths: Paths) -> Self {
+    pub(crate) fn of_other_server(port: &'static dyn Dialect, paths: Paths) -> Self {
         Self {
             port,
             paths,
@@ -124,7 +120,8 @@ pub(super) struct AccessLine {
     path: Option<PathAndQuery>,
     version: Version,
     status: u16,
-    grpc_code: Option<Code>,
+    /// The code in the headers or trailers of the response.
+    code: Option<Code>,
     quiet: bool,
     /// The length of the body, if the head announces it.
     length: Option<u64>,
@@ -133,26 +130,13 @@ pub(super) struct AccessLine {
     pub(super) end: End,
 }
 
-/// The HTTP statuses that are the fault of this service or of one behind it. An overloaded service (503)
-/// says so elsewhere, and a client chooses what is not supported (501, 505).
-const FAULTS: [u16; 3] = [500, 502, 504];
-
 /// How a request ended, as in its access line.
-struct Outcome {
-    status: u16,
-    grpc_code: Option<Code>,
+struct Outcome<'a> {
+    ended: Ended<'a>,
     reason: Option<&'static str>,
-    /// Why the response is not whole.
-    cause: Option<Cause>,
     level: Level,
     /// The call passed its deadline, and its caller had left it no time.
     is_expired: bool,
-}
-
-enum Level {
-    Debug,
-    Info,
-    Warn,
 }
 
 impl AccessLine {
@@ -172,7 +156,7 @@ impl AccessLine {
             path: request.uri().path_and_query().cloned(),
             version: request.version(),
             status: CLIENT_CLOSED_REQUEST,
-            grpc_code: None,
+            code: None,
             quiet: false,
             length: None,
             size: 0,
@@ -184,7 +168,7 @@ impl AccessLine {
     pub(super) fn see_response<B: http_body::Body>(&mut self, response: &http::Response<B>) {
         self.status = response.status().as_u16();
         self.quiet = response.extensions().get::<LogAtDebug>().is_some();
-        self.see_grpc_status(response.headers());
+        self.see_code(response.headers());
         self.length = length_of(response);
         if response.body().is_end_stream() {
             self.end = End::Complete;
@@ -231,13 +215,15 @@ impl AccessLine {
         self.length.is_some()
     }
 
-    /// Takes the gRPC status from the trailers, or from the headers of a response without a body.
-    pub(super) fn see_grpc_status(&mut self, headers: &HeaderMap) {
-        if self.context.shared.protocol == Protocol::Grpc
-            && let Some(code) = headers.get(Status::GRPC_STATUS)
-        {
-            self.grpc_code = Some(Code::from_bytes(code.as_bytes()));
-        }
+    /// Takes the code from the headers or the trailers of the response, if they have it.
+    pub(super) fn see_code(&mut self, headers: &HeaderMap) {
+        self.code = self.dialect().code_in(headers).or(self.code);
+    }
+
+    /// The dialect of the request.
+    pub(super) fn dialect(&self) -> &'static dyn Dialect {
+        let dialect = self.context.shared.dialect;
+        dialect.expect("the context of an inbound request has one")
     }
 
     /// Writes the line at the end of the body. Over HTTP/1, hyper takes the end of a body while the
@@ -271,11 +257,15 @@ impl AccessLine {
     pub(super) fn write(&self) {
         self.find_route();
         let outcome = self.outcome();
-        let took = self.context.shared.arrived.elapsed();
-        self.count(&outcome, took);
+        if outcome.is_expired {
+            // Among the others it would be a failure of the service.
+            metrics::count(|counters| &counters.expired);
+        } else {
+            self.dialect().count(&outcome.ended);
+        }
         #[cfg(feature = "traces")]
-        self.record(&outcome, took);
-        self.log(&outcome, took);
+        self.record(&outcome.ended);
+        self.log(&outcome);
     }
 
     /// Whether the connection ended because its client took nothing.
@@ -284,7 +274,7 @@ impl AccessLine {
         open.is_some_and(|open| open.held.gives_way())
     }
 
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> Outcome<'_> {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE.as_u16();
         let cause = match self.end {
             End::Complete => None,
@@ -305,27 +295,29 @@ impl AccessLine {
             ),
             (_, Some(_)) => (CLIENT_CLOSED_REQUEST, Some("the client went away")),
         };
-        let grpc_code = match (self.context.shared.protocol, self.end) {
-            (Protocol::Http, _) => None,
-            (Protocol::Grpc, End::Dropped) => Some(Code::Cancelled),
-            (Protocol::Grpc, _) => Some(self.grpc_code.unwrap_or(Code::Unknown)),
+        let dialect = self.dialect();
+        let code = dialect.code_at_end(self.code, self.end == End::Dropped);
+        let ended = Ended {
+            method: &self.method,
+            path: self.path.as_ref().map_or("*", PathAndQuery::path),
+            version: self.version,
+            route: self.route(),
+            status,
+            code,
+            cut_by: cause.map(Cause::name),
+            is_stopped: cause == Some(Cause::Stop),
+            took: self.context.shared.arrived.elapsed(),
         };
-        let is_stopped = cause == Some(Cause::Stop);
-        let is_expired = grpc_code == Some(Code::DeadlineExceeded) && self.had_no_time();
-        let level = match grpc_code {
-            Some(Code::Ok) => Level::Debug,
-            _ if self.quiet => Level::Debug,
-            _ if is_expired => Level::Info,
-            _ if matches!(self.end, End::Cut(_)) => Level::Warn,
-            Some(code) if is_stopped || is_fault_of_service(code) => Level::Warn,
-            None if FAULTS.contains(&status) => Level::Warn,
-            _ => Level::Info,
+        let is_expired = code == Some(Code::DeadlineExceeded) && self.had_no_time();
+        let level = match self.end {
+            _ if self.quiet => Level::DEBUG,
+            _ if is_expired => Level::INFO,
+            End::Cut(_) => Level::WARN,
+            End::Complete | End::Dropped => dialect.level(&ended),
         };
         Outcome {
-            status,
-            grpc_code,
+            ended,
             reason,
-            cause,
             level,
             is_expired,
         }
@@ -347,37 +339,16 @@ impl AccessLine {
         }
     }
 
-    /// The route as it is in the router or in the descriptors, if the request has one. It is never the
-    /// path that the client sent: clients must not choose the labels of the metrics.
+    /// The route as it is in the router or in the descriptors, if the request has one.
     fn route(&self) -> Option<&str> {
         let shared = &self.context.shared;
-        match shared.protocol {
-            Protocol::Http => shared.timings.as_ref().and_then(Timings::route),
-            Protocol::Grpc => {
-                let index = shared.terms.method?;
-                let (path, _) = self.connection.paths.methods()?.method(index);
-                Some(rpc_method(path))
-            }
-        }
-    }
-
-    fn count(&self, outcome: &Outcome, took: Duration) {
-        if outcome.is_expired {
-            // Among the others it would be a failure of the service.
-            metrics::count(|counters| &counters.expired);
-            return;
-        }
-        let (kind, status) = match outcome.grpc_code {
-            Some(code) => (Measure::RpcServer, code as u16),
-            None => (Measure::http(&self.method), outcome.status),
-        };
-        let route = self.route().unwrap_or(metrics::OTHER);
-        metrics::count_duration(kind, route, status, outcome.cause.map(Cause::name), took);
+        let method = self.connection.paths.method_of(&shared.terms);
+        method.or_else(|| shared.timings.as_ref()?.route())
     }
 
     /// Records the span of the request, if it is sampled.
     #[cfg(feature = "traces")]
-    fn record(&self, outcome: &Outcome, took: Duration) {
+    fn record(&self, ended: &Ended<'_>) {
         let trace = self.context.shared.trace.as_deref();
         let trace = trace.filter(|trace| trace.recording.is_some() && !self.quiet);
         let Some(trace) = trace else {
@@ -387,15 +358,9 @@ impl AccessLine {
         traces::Request {
             trace,
             request_id: self.context.request_id().as_str(),
-            method: &self.method,
-            path: self.path.as_ref().map_or("*", PathAndQuery::path),
-            version: self.version,
-            route: self.route(),
             client: self.remote_address(peer.as_deref()),
-            status: outcome.status,
-            grpc_code: outcome.grpc_code,
-            cut_by: outcome.cause.map(Cause::name),
-            took,
+            dialect: self.dialect(),
+            ended: *ended,
         }
         .record();
     }
@@ -407,7 +372,7 @@ impl AccessLine {
         }
     }
 
-    fn log(&self, outcome: &Outcome, took: Duration) {
+    fn log(&self, outcome: &Outcome<'_>) {
         // Each is cut for itself: the client chooses both, and the version is to follow.
         let method = Cut {
             text: self.method.as_str(),
@@ -427,19 +392,19 @@ impl AccessLine {
                     peer = self.context.shared.peer.as_ref().map(Identity::as_str),
                     first_request_line =
                         %format_args!("{method} {target} {:?}", self.version),
-                    response_status = outcome.status,
+                    response_status = outcome.ended.status,
                     response_size = self.size,
-                    request_time_frac = seconds(took),
-                    grpc_code = outcome.grpc_code.map(code_name),
+                    request_time_frac = seconds(outcome.ended.took),
+                    grpc_code = outcome.ended.code.map(code_name),
                     reason = outcome.reason,
                     "request"
                 )
             };
         }
         match outcome.level {
-            Level::Debug => log_at!(debug),
-            Level::Info => log_at!(info),
-            Level::Warn => log_at!(warn),
+            Level::WARN => log_at!(warn),
+            Level::INFO => log_at!(info),
+            _ => log_at!(debug),
         }
     }
 }

@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 
 use crate::{
     body::deadline::{DeadlineBody, Panicked, WithDeadline},
-    request::{context, protocol::Protocol},
+    request::{context, dialect::Dialect},
 };
 
 /// Fails late requests with [`DeadlineExceeded`](crate::deadline::DeadlineExceeded), and requests
@@ -58,7 +58,7 @@ where
         const ABOVE: &str = "the request layer stands above this one";
         let arrived = context::arrived().expect(ABOVE);
         let deadline = context::deadline().expect(ABOVE);
-        let protocol = context::protocol().expect(ABOVE);
+        let dialect = context::dialect().expect(ABOVE);
         // By reference, because a closure is moved with all that it has, and these are large.
         let (mut request, mut inner) = (Some(request), None);
         let work = || {
@@ -66,7 +66,7 @@ where
             inner = Some(WithDeadline::start(arrived, deadline, call));
         };
         let _panic = catch_unwind(AssertUnwindSafe(work));
-        ResponseFuture { inner, protocol }
+        ResponseFuture { inner, dialect }
     }
 }
 
@@ -76,7 +76,7 @@ pin_project_lite::pin_project! {
         // `None` after a panic.
         #[pin]
         inner: Option<WithDeadline<F>>,
-        protocol: Protocol,
+        dialect: &'static dyn Dialect,
     }
 }
 
@@ -100,7 +100,7 @@ where
             return Poll::Ready(Err(Panicked.into()));
         };
         let response = ready!(poll)?.map_err(Into::into)?;
-        let guarded = |body| DeadlineBody::new(body, deadline, *this.protocol);
+        let guarded = |body| DeadlineBody::new(body, deadline, *this.dialect);
         Poll::Ready(Ok(response.map(guarded)))
     }
 }
@@ -114,10 +114,13 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::request::{
-        context::Context as RequestContext,
-        deadline::{Deadline, DeadlineExceeded},
-        id::RequestId,
+    use crate::{
+        dialect::http::HTTP,
+        request::{
+            context::Context as RequestContext,
+            deadline::{Deadline, DeadlineExceeded},
+            id::RequestId,
+        },
     };
 
     type Handled = BoxFuture<'static, Result<Response<Body>, Infallible>>;
@@ -127,6 +130,7 @@ mod tests {
         let deadline = Deadline::after(Duration::from_secs(1));
         let service = GuardLayer.layer(service_fn(handler));
         let response = RequestContext::new(RequestId::fresh(), deadline)
+            .with(|shared| shared.dialect = Some(HTTP))
             .scope(service.oneshot(Request::new(())));
         response.await.map(drop).expect_err("the handler fails")
     }

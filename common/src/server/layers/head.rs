@@ -13,10 +13,7 @@ use http::{
 use crate::{
     limits,
     problem::Problem,
-    request::{
-        identity::Identity,
-        protocol::{Protocol, says_grpc},
-    },
+    request::{context, dialect::Mismatch, identity::Identity},
     server::capacity::open::Open,
 };
 
@@ -38,14 +35,8 @@ pub(crate) enum Refusal {
     Host,
     #[error("The only supported transfer coding is chunked; send the body without others.")]
     TransferCoding,
-    #[error("gRPC calls are POST requests; this one is not.")]
-    NotPost,
-    #[error("This port speaks gRPC, in protobuf; call it with a gRPC client.")]
-    NotGrpc,
-    #[error(
-        "gRPC needs HTTP/2, and this call came over HTTP/1; let the client, or the proxy before this port, speak HTTP/2 (nginx: grpc_pass)."
-    )]
-    GrpcOverHttp1,
+    #[error("{}", .0.detail)]
+    Dialect(&'static Mismatch),
     #[error(
         "The peer {0} may not call this service. Its operator lists the peers that may in MESH_ALLOWED_PEERS."
     )]
@@ -63,9 +54,7 @@ impl Refusal {
             Self::TooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Host => StatusCode::BAD_REQUEST,
             Self::TransferCoding | Self::Connect => StatusCode::NOT_IMPLEMENTED,
-            Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotGrpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::GrpcOverHttp1 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::Dialect(mismatch) => mismatch.status,
             Self::Peer(_) => StatusCode::FORBIDDEN,
             Self::ServerOptions => StatusCode::NO_CONTENT,
         }
@@ -74,18 +63,20 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        let problem = Problem::new(self.status(), self.to_string());
         match self {
             Self::ServerOptions => (self.status(), [(ALLOW, METHODS)]).into_response(),
-            Self::NotPost => {
-                let problem = Problem::new(self.status(), self.to_string());
-                ([(ALLOW, "POST")], problem).into_response()
-            }
-            _ => Problem::new(self.status(), self.to_string()).into_response(),
+            Self::Dialect(Mismatch {
+                allow: Some(methods),
+                ..
+            }) => ([(ALLOW, *methods)], problem).into_response(),
+            _ => problem.into_response(),
         }
     }
 }
 
-pub(crate) fn check<B>(request: &Request<B>, port: Protocol) -> Result<(), Refusal> {
+/// Checks the head of the current request.
+pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
     let headers = request.headers();
     let size = size(request);
     if size > limits::HEAD {
@@ -99,14 +90,8 @@ pub(crate) fn check<B>(request: &Request<B>, port: Protocol) -> Result<(), Refus
     if request.method() == Method::CONNECT {
         return Err(Refusal::Connect);
     }
-    if port == Protocol::Grpc && Protocol::of(request, port) != Protocol::Grpc {
-        return Err(if says_grpc(request) {
-            Refusal::GrpcOverHttp1
-        } else if request.method() == Method::POST {
-            Refusal::NotGrpc
-        } else {
-            Refusal::NotPost
-        });
+    if let Some(mismatch) = context::mismatch() {
+        return Err(Refusal::Dialect(mismatch));
     }
     if request.method() == Method::OPTIONS && request.uri().path() == "*" {
         return Err(Refusal::ServerOptions);
@@ -190,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_head_within_the_limit_passes() {
-        let check = |size| check(&request(size).body(()).unwrap(), Protocol::Http);
+        let check = |size| check(&request(size).body(()).unwrap());
         assert_eq!(check(limits::HEAD), Ok(()));
         let error = check(limits::HEAD + 1).unwrap_err().to_string();
         assert!(
@@ -206,7 +191,7 @@ mod tests {
             let request = headers.iter().fold(request, |request, (name, value)| {
                 request.header(*name, *value)
             });
-            check(&request.body(()).unwrap(), Protocol::Http)
+            check(&request.body(()).unwrap())
         };
         let host = ("host", "localhost:1");
         for valid in [&[host][..], &[("host", "")], &[("host", "[::1]:80")]] {
@@ -220,44 +205,6 @@ mod tests {
         assert_eq!(check(&[host, ("transfer-encoding", "Chunked")]), Ok(()));
         let refused = check(&[host, ("transfer-encoding", "gzip, chunked")]);
         assert_eq!(refused, Err(Refusal::TransferCoding));
-    }
-
-    #[test]
-    fn a_grpc_port_accepts_only_grpc_calls() {
-        let check_over = |version, method: &str, media_type: &str| {
-            let request = Request::builder()
-                .method(method)
-                .version(version)
-                .header("host", "localhost")
-                .header("content-type", media_type);
-            check(&request.body(()).unwrap(), Protocol::Grpc)
-        };
-        let check = |method, media_type| check_over(Version::HTTP_2, method, media_type);
-        for version in [Version::HTTP_10, Version::HTTP_11] {
-            let check = |media_type| check_over(version, "POST", media_type);
-            assert_eq!(check("application/grpc"), Err(Refusal::GrpcOverHttp1));
-            assert_eq!(check("application/grpc-web"), Err(Refusal::NotGrpc));
-        }
-        for media_type in [
-            "application/grpc",
-            "application/grpc+proto",
-            "application/grpc;a=b",
-        ] {
-            assert_eq!(check("POST", media_type), Ok(()));
-            assert_eq!(check("GET", media_type), Err(Refusal::NotPost));
-        }
-        for media_type in [
-            "application/grpc+json",
-            "application/grpc-web",
-            "text/plain",
-            "",
-        ] {
-            assert_eq!(
-                check("POST", media_type),
-                Err(Refusal::NotGrpc),
-                "{media_type}"
-            );
-        }
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! [`RequestLayer`]: the context of a request, its access line, and the headers of its response for
-//! the id and the timings.
+//! [`RequestLayer`]: creates the [`Context`] of a request, logs its access line, and adds the id and
+//! `Server-Timing` to its response.
 
 use std::{
     future::Future,
@@ -15,25 +15,33 @@ use http::{
     header::{CONTENT_LENGTH, TE, TRAILER},
 };
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 use tower::{Layer, Service};
+use tracing::warn;
 
 use super::{
     access::{AccessLine, ConnectionInfo, End},
     http1,
-    request_context::context_of,
 };
 use crate::{
     body::wrappers::DroppableBody,
-    dialect::tonic_quirks,
+    dialect::http::HTTP,
+    limits,
+    rate_limit::RateLimit,
     request::{
-        context::Shared,
-        protocol::Protocol,
+        context::{Context, Shared},
+        deadline::Deadline,
+        dialect::Fault,
+        id::RequestId,
         timings::{SERVER_TIMING, Timings},
+        trace::Trace,
     },
     server::{capacity::cause::Cause, routes::note},
 };
+#[cfg(feature = "traces")]
+use crate::{server::capacity::request_class::RequestClass, telemetry::traces};
 
-/// Gives each request a [`Context`](crate::Context), runs the layers below and the body of the
+/// Gives each request a [`Context`], runs the layers below and the body of the
 /// response in it, and logs the request when its response has left.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestLayer {
@@ -85,7 +93,7 @@ where
         let line = AccessLine::new(&request, self.connection.clone(), context.clone());
         let takes_trailers = takes_trailers(request.version(), request.headers());
         let _entered = context.enter();
-        faults.warn();
+        warn_of(&faults);
         // Below a router of another server, the route is known.
         note(&request);
         ResponseFuture {
@@ -94,6 +102,72 @@ where
             takes_trailers,
         }
     }
+}
+
+/// Logs the faults of the headers of a request. Must run in its context.
+fn warn_of(faults: &[Fault]) {
+    if let [_, ..] = faults
+        && let Some(untold) = WARNINGS.with(RateLimit::allow)
+    {
+        for fault in faults {
+            warn!(
+                action = fault.action,
+                status = fault.status,
+                reason = fault.reason,
+                untold,
+                "{}",
+                fault.message
+            );
+        }
+    }
+}
+
+thread_local! {
+    static WARNINGS: RateLimit = RateLimit::per_second(limits::HEADER_WARNINGS);
+}
+
+/// The context of a request on this connection. Without a valid id from the client, the id is fresh.
+/// The deadline is that of the method, or the client's if it is sooner.
+fn context_of<B>(request: &Request<B>, connection: &ConnectionInfo) -> (Context, Vec<Fault>) {
+    let (port, headers) = (connection.port, request.headers());
+    let mismatch = port.accept(request.method(), request.version(), headers);
+    // Whoever does not speak the dialect of the port can read an error over HTTP.
+    let dialect = if mismatch.is_ok() { port } else { HTTP };
+    let mut asked = dialect.read(headers);
+    let (trace, bad_trace) = Trace::of(headers);
+    asked.faults.extend(bad_trace.map(|reason| Fault {
+        action: "trace",
+        status: "ignored",
+        reason: Some(reason.to_string()),
+        message: "the request's trace headers are not usable",
+    }));
+    #[cfg(feature = "traces")]
+    let trace = match RequestClass::of(request.uri().path(), false) {
+        RequestClass::Probe => trace, // a span every few seconds would tell nothing
+        _ => traces::of_request(trace),
+    };
+    let mut terms = connection.paths.terms(request.uri().path());
+    if mismatch.is_err() {
+        terms.method = None;
+    }
+    let arrived = Instant::now(); // everything that begins with the request shares this reading
+    let timeout = asked
+        .timeout
+        .map_or(terms.longest, |timeout| timeout.min(terms.longest));
+    let context = Context {
+        deadline: Deadline::after_from(arrived, timeout),
+        shared: Arc::new(Shared {
+            request_id: asked.request_id.unwrap_or_else(RequestId::fresh),
+            arrived,
+            dialect: Some(dialect),
+            mismatch: mismatch.err(),
+            timings: asked.is_timed.then(|| Timings::since(arrived.into_std())),
+            trace: trace.map(Arc::new),
+            peer: connection.peer.clone(),
+            terms,
+        }),
+    };
+    (context, asked.faults)
 }
 
 /// Whether the client takes trailers. Over HTTP/1.1 it has to ask for them, as hyper does, too
@@ -162,17 +236,16 @@ where
         let is_stream = !line.has_length() && !response.body().is_end_stream();
         let headers = response.headers_mut();
         let Shared {
-            protocol,
             request_id,
             timings,
             ..
         } = &*line.context.shared;
-        headers.insert(protocol.request_id_header(), request_id.header_value());
+        let dialect = line.dialect();
+        dialect.write_id(request_id, headers);
         let mut trailer = None;
         if let Some(timings) = timings {
             headers.extend(server_timing(timings));
-            // The trailers of gRPC are its status.
-            if is_stream && *this.takes_trailers && *protocol == Protocol::Http {
+            if is_stream && *this.takes_trailers && dialect.has_free_trailers() {
                 // Beside those that the handler has announced.
                 headers.append(TRAILER, HeaderValue::from_static("server-timing"));
                 trailer = Some(timings.clone());
@@ -272,10 +345,10 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Body for ResponseBody<B> {
         if let Some(data) = frame.data_ref() {
             this.line.see_data(data.len());
         } else if let Some(trailers) = frame.trailers_mut() {
-            tonic_quirks::correct(trailers);
+            this.line.dialect().correct(trailers);
             let timings = this.trailer.take();
             trailers.extend(timings.and_then(|timings| server_timing(&timings)));
-            this.line.see_grpc_status(trailers);
+            this.line.see_code(trailers);
             this.line.see_end();
         }
         if this.body.is_end_stream() {

@@ -21,7 +21,6 @@ use super::{
 use crate::{
     config::settings::Config,
     ports,
-    request::protocol::Protocol,
     server::{
         capacity::{connections::Connections, permits::Permits},
         connection::{handshake::Certificates, lifetime::Limits},
@@ -157,29 +156,25 @@ impl Builder {
         if built.iter().any(|ports| *ports != built[0]) {
             return Err(Error::Differ);
         }
-        let bound = built[0].iter().map(|port| {
-            let protocol = match port.protocol {
-                Protocol::Http => "http",
-                Protocol::Grpc => "grpc",
-            };
-            bind(config.host, port.number, protocol)
-        });
+        let bound = built[0]
+            .iter()
+            .map(|port| bind(config.host, port.number, port.dialect.name()));
         let (sockets, addresses): (_, Vec<_>) = bound.collect::<Result<_, _>>()?;
         let admin = config
             .admin_port
             .map(|port| Admin::bind(port, &settings, config.admin_host))
             .transpose()?;
-        let first = |protocol, speaks_tls| {
+        let first = |serves_mesh, speaks_tls| {
             let mut ports = built[0].iter().zip(&addresses);
-            let (_, address) = ports.find(|(port, _)| port.protocol == protocol)?;
+            let (_, address) = ports.find(|(port, _)| port.dialect.serves_mesh() == serves_mesh)?;
             Some(ports::Port {
                 number: address.port(),
                 speaks_tls,
             })
         };
         process.ports().note_bound(ports::Bound {
-            http: first(Protocol::Http, config.edge_tls.is_some()),
-            grpc: first(Protocol::Grpc, config.mesh_tls.is_some()),
+            http: first(false, config.edge_tls.is_some()),
+            grpc: first(true, config.mesh_tls.is_some()),
             admin: admin.as_ref().map(|admin| admin.address),
         });
         Ok(Server {

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use crate::{
     limits,
-    request::protocol::Protocol,
+    request::dialect::Dialect,
     server::{
         capacity::{
             Capacity,
@@ -70,11 +70,12 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    fn certificates(&self, port: Protocol) -> Option<&Certificates> {
-        match port {
-            Protocol::Http => self.edge_certificates.as_ref(),
-            Protocol::Grpc => self.mesh_certificates.as_ref(),
-        }
+    fn certificates(&self, port: &dyn Dialect) -> Option<&Certificates> {
+        let certificates = match port.serves_mesh() {
+            true => &self.mesh_certificates,
+            false => &self.edge_certificates,
+        };
+        certificates.as_ref()
     }
 }
 
@@ -162,7 +163,7 @@ async fn serve_connection(
         }
     };
     let (deadline, lifetime) = (settings.deadline, &settings.lifetime);
-    let Some(certificates) = settings.certificates(face.protocol) else {
+    let Some(certificates) = settings.certificates(face.dialect) else {
         return serve_socket(face, capacity, open, stream, deadline, lifetime).await;
     };
     // Beside the rest, which is far larger than a connection that waits for its handshake.
@@ -187,12 +188,11 @@ pub(crate) async fn serve_socket<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let keep_alive = lifetime.keep_alive.clone();
-    let lifetime = Lifetime::new(lifetime, face.protocol, &open);
+    let lifetime = Lifetime::new(lifetime, face.dialect, &open);
     let streams = StreamExecutor::new(open.clone());
     let max_in_flight = capacity.share.max_in_flight();
-    let builder = hyper::builder(face.protocol, max_in_flight, streams.clone());
-    if face.protocol == Protocol::Grpc {
-        // Its clients are services of the mesh.
+    let builder = hyper::builder(face.dialect, max_in_flight, streams.clone());
+    if face.dialect.serves_mesh() {
         open.held.note_keeps_places();
     }
     let service = inbound(face, open.clone(), capacity, keep_alive);

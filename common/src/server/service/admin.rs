@@ -19,8 +19,8 @@ use super::{
     status::{self, Status},
 };
 use crate::{
+    dialect::http::HTTP,
     endpoints, pages,
-    request::protocol::Protocol,
     server::routes::{Paths, Routes, noted},
     telemetry::metrics,
 };
@@ -45,7 +45,7 @@ pub(crate) fn face(status: Status, deadline: Duration) -> ServedPort {
     let table = Routes::new(&router, deadline);
     ServedPort {
         router,
-        protocol: Protocol::Http,
+        dialect: HTTP,
         paths: Paths::Routes(table.into()),
         body_limit: 0,
     }

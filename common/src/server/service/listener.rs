@@ -7,9 +7,9 @@ use tower::util::MapRequestLayer;
 
 use super::{grpc::Grpc, health, invalid::InvalidFace, process::Process};
 use crate::{
+    dialect::{grpc::GRPC, http::HTTP},
     endpoints, limits,
-    request::methods::RouteTable,
-    request::protocol::Protocol,
+    request::{dialect::Dialect, methods::RouteTable},
     server::routes::{Paths, Routes, noted},
 };
 
@@ -102,12 +102,12 @@ impl Listener {
 
     /// The port as it is bound.
     pub(crate) fn port(&self) -> Port {
-        let protocol = match self.serves {
-            Serves::Http(_) => Protocol::Http,
-            Serves::Grpc(_) => Protocol::Grpc,
+        let dialect = match self.serves {
+            Serves::Http(_) => HTTP,
+            Serves::Grpc(_) => GRPC,
         };
         Port {
-            protocol,
+            dialect,
             number: self.port,
         }
     }
@@ -118,7 +118,7 @@ impl Listener {
         process: &Process,
         deadline: Duration,
     ) -> Result<ServedPort, InvalidFace> {
-        let protocol = self.port().protocol;
+        let dialect = self.port().dialect;
         let (router, paths) = match self.serves {
             Serves::Http(router) => {
                 let router = with_health(router, process)?;
@@ -141,7 +141,7 @@ impl Listener {
         };
         Ok(ServedPort {
             router,
-            protocol,
+            dialect,
             paths,
             body_limit: self.body_limit,
         })
@@ -171,10 +171,10 @@ fn with_body_limit(router: Router, bytes: usize) -> Router {
     }
 }
 
-/// A port to bind, and its protocol.
+/// A port to bind, and its dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Port {
-    pub(crate) protocol: Protocol,
+    pub(crate) dialect: &'static dyn Dialect,
     pub(crate) number: u16,
 }
 
@@ -182,7 +182,7 @@ pub(crate) struct Port {
 #[derive(Debug, Clone)]
 pub(crate) struct ServedPort {
     pub(crate) router: Router,
-    pub(crate) protocol: Protocol,
+    pub(crate) dialect: &'static dyn Dialect,
     pub(crate) paths: Paths,
     /// The longest body of an HTTP request, or message of a gRPC request, in bytes.
     pub(crate) body_limit: usize,

@@ -17,7 +17,7 @@
 mod buffer;
 mod export;
 mod settings;
-mod spans;
+pub(crate) mod spans;
 mod user_spans;
 
 use std::sync::{Arc, OnceLock};

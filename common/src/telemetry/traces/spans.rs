@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{Method, StatusCode, Version};
+use http::StatusCode;
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId, Value,
     trace::{SpanContext, SpanKind, Status},
@@ -17,12 +17,12 @@ use tonic::Code;
 
 use super::buffer;
 use crate::{
-    limits,
     request::{
-        codes::{code_name, rpc_method},
+        codes::code_name,
+        dialect::{Dialect, Ended},
         trace::Trace,
     },
-    telemetry::{logging::Cut, metrics},
+    telemetry::metrics,
 };
 
 /// The longest text of an attribute, in bytes: clients choose paths.
@@ -37,17 +37,9 @@ const MOST_ATTRIBUTES: usize = 9;
 pub(crate) struct Request<'a> {
     pub(crate) trace: &'a Trace,
     pub(crate) request_id: &'a str,
-    pub(crate) method: &'a Method,
-    pub(crate) path: &'a str,
-    pub(crate) version: Version,
-    /// The route of the router, or the method of the descriptors, if there is one.
-    pub(crate) route: Option<&'a str>,
     pub(crate) client: &'a str,
-    pub(crate) status: u16,
-    pub(crate) grpc_code: Option<Code>,
-    /// Why the response is not whole, if it is not.
-    pub(crate) cut_by: Option<&'static str>,
-    pub(crate) took: Duration,
+    pub(crate) dialect: &'static dyn Dialect,
+    pub(crate) ended: Ended<'a>,
 }
 
 impl Request<'_> {
@@ -58,62 +50,23 @@ impl Request<'_> {
             KeyValue::new("request_id", text(self.request_id)),
             KeyValue::new("client.address", text(self.client)),
         ]);
-        let (name, error) = match self.grpc_code {
-            Some(code) => self.describe_rpc(code, &mut attributes),
-            None => self.describe_http(&mut attributes),
-        };
+        let (name, error) = self.dialect.describe(&self.ended, &mut attributes);
         // That the client went away is no error of the server.
-        let cut_by = self.cut_by.filter(|cause| *cause != metrics::CLIENT_GONE);
-        let error = error.or(cut_by);
+        let cut_by = self.ended.cut_by;
+        let cut_by = cut_by.filter(|cause| *cause != metrics::CLIENT_GONE);
         end(
             self.trace,
             SpanKind::Server,
             name.into(),
-            self.took,
+            self.ended.took,
             attributes,
-            error,
+            error.or(cut_by),
         );
     }
 }
 
-impl Request<'_> {
-    /// Adds what the conventions ask for. Returns the name of the span, and what failed, if anything.
-    fn describe_rpc(
-        &self,
-        code: Code,
-        attributes: &mut Vec<KeyValue>,
-    ) -> (String, Option<&'static str>) {
-        let method = self.route.map_or(metrics::OTHER, rpc_method);
-        attributes.extend(of_rpc(method, code));
-        let error = is_error_of_server(code).then(|| code_name(code));
-        (method.to_owned(), error)
-    }
-
-    /// The same, over HTTP.
-    fn describe_http(&self, attributes: &mut Vec<KeyValue>) -> (String, Option<&'static str>) {
-        attributes.extend([
-            KeyValue::new("http.request.method", text(self.method.as_str())),
-            KeyValue::new("url.path", text(self.path)),
-            KeyValue::new("url.scheme", "http"),
-            KeyValue::new("http.response.status_code", i64::from(self.status)),
-            KeyValue::new("network.protocol.version", version(self.version)),
-        ]);
-        let route = self.route.map(|it| KeyValue::new("http.route", text(it)));
-        attributes.extend(route);
-        let method = Cut {
-            text: self.method.as_str(),
-            most: limits::LOG_METHOD,
-        };
-        let name = match self.route {
-            Some(route) => format!("{method} {route}"),
-            None => method.to_string(),
-        };
-        (name, error_of_http(self.status))
-    }
-}
-
-/// The error of a status that is the fault of a server.
-fn error_of_http(status: u16) -> Option<&'static str> {
+/// The error of a status that is a fault of the server.
+pub(crate) fn error_of_http(status: u16) -> Option<&'static str> {
     let known = StatusCode::from_u16(status).unwrap_or_default();
     (status >= 500).then(|| known.canonical_reason().unwrap_or("error"))
 }
@@ -151,7 +104,7 @@ impl Attempt<'_> {
 }
 
 /// The attributes of a request or call over gRPC.
-fn of_rpc(method: &str, code: Code) -> impl Iterator<Item = KeyValue> {
+pub(crate) fn of_rpc(method: &str, code: Code) -> impl Iterator<Item = KeyValue> {
     let (service, name) = method.rsplit_once('/').unwrap_or(("", method));
     [
         KeyValue::new("rpc.system", "grpc"),
@@ -160,27 +113,6 @@ fn of_rpc(method: &str, code: Code) -> impl Iterator<Item = KeyValue> {
         KeyValue::new("rpc.grpc.status_code", code as i64),
     ]
     .into_iter()
-}
-
-/// Whether the conventions call this code an error of the server.
-fn is_error_of_server(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss
-    )
-}
-
-fn version(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "2",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
-    }
 }
 
 /// A text, cut to its limit.
@@ -242,8 +174,13 @@ fn scope() -> InstrumentationScope {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use http::Version;
+
     use super::*;
-    use crate::request::trace::Recording;
+    use crate::{
+        dialect::{grpc::GRPC, http::HTTP},
+        request::trace::Recording,
+    };
 
     pub(crate) fn span(name: &'static str) -> SpanData {
         SpanData {
@@ -280,29 +217,29 @@ pub(crate) mod tests {
             .unwrap_or_default()
     }
 
-    fn request(path: &str, status: u16, grpc_code: Option<Code>) -> SpanData {
-        cut(path, status, grpc_code, None)
+    /// The span of a request over HTTP, or over gRPC if it has a code.
+    fn request(path: &str, status: u16, code: Option<Code>) -> SpanData {
+        cut(path, status, code, None)
     }
 
-    fn cut(
-        path: &str,
-        status: u16,
-        grpc_code: Option<Code>,
-        cut_by: Option<&'static str>,
-    ) -> SpanData {
+    fn cut(path: &str, status: u16, code: Option<Code>, cut_by: Option<&'static str>) -> SpanData {
         recorded(|trace| {
             Request {
                 trace,
                 request_id: "order-17",
-                method: &Method::GET,
-                path,
-                version: Version::HTTP_11,
-                route: Some("/orders/{id}"),
                 client: "192.0.2.1",
-                status,
-                grpc_code,
-                cut_by,
-                took: Duration::from_millis(5),
+                dialect: if code.is_some() { GRPC } else { HTTP },
+                ended: Ended {
+                    method: &Method::GET,
+                    path,
+                    version: Version::HTTP_11,
+                    route: Some("/orders/{id}"),
+                    status,
+                    code,
+                    cut_by,
+                    is_stopped: false,
+                    took: Duration::from_millis(5),
+                },
             }
             .record();
         })

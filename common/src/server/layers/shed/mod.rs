@@ -23,7 +23,7 @@ use super::head;
 use crate::{
     body::wrappers::DroppableBody,
     limits,
-    request::{context, protocol::Protocol},
+    request::context,
     server::capacity::{
         Capacity,
         long_lived::{self, Draining},
@@ -65,29 +65,26 @@ pub(crate) struct ShedLayer(Arc<Admission>);
 struct Admission {
     capacity: Arc<Capacity>,
     open: Arc<Open>,
-    port: Protocol,
     /// Whether long-lived requests have a limit of their own, and end with the drain.
     limits_long_lived: bool,
 }
 
 impl ShedLayer {
-    /// A layer for the requests of one connection. `port` is the protocol of its port.
-    pub(crate) fn new(capacity: Arc<Capacity>, open: Arc<Open>, port: Protocol) -> Self {
+    /// A layer for the requests of one connection.
+    pub(crate) fn new(capacity: Arc<Capacity>, open: Arc<Open>) -> Self {
         Self(Arc::new(Admission {
             capacity,
             open,
-            port,
             limits_long_lived: true,
         }))
     }
 
     /// A layer for the requests of another server: all its connections count as one, and a request is
     /// in flight until its body ends.
-    pub(crate) fn of_other_server(max_in_flight: usize, port: Protocol) -> Self {
+    pub(crate) fn of_other_server(max_in_flight: usize) -> Self {
         Self(Arc::new(Admission {
             capacity: Arc::new(Capacity::alone(max_in_flight)),
             open: Arc::new(Open::new(Ipv4Addr::UNSPECIFIED.into())),
-            port,
             limits_long_lived: false,
         }))
     }
@@ -95,7 +92,7 @@ impl ShedLayer {
 
 impl Admission {
     fn admit<B>(&self, request: &Request<B>) -> Result<Admitted, BoxError> {
-        head::check(request, self.port)?;
+        head::check(request)?;
         head::check_peer(&self.open)?;
         let is_long_lived =
             self.limits_long_lived && context::terms().is_some_and(|terms| terms.is_long_lived);
@@ -268,8 +265,9 @@ where
             *this.served = None;
             *this.rest = Bytes::new();
             this.body.drop_body();
-            let protocol = context::protocol().unwrap_or(Protocol::Http);
-            return Poll::Ready(Some(protocol.break_off(Code::Unavailable, Draining)));
+            let dialect = context::dialect().expect("the request layer stands above this one");
+            let end = dialect.break_off(Code::Unavailable, Draining.into());
+            return Poll::Ready(Some(end));
         }
         let open = &served.in_flight.open;
         open.held.note_taken();

@@ -9,6 +9,7 @@ use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use super::*;
 use crate::{
+    dialect::grpc::GRPC,
     request::methods::Terms,
     request::{context::Context as RequestContext, deadline::Deadline, id::RequestId},
     server::capacity::{
@@ -48,7 +49,7 @@ fn service(
         Ok::<_, Infallible>(Response::new(silence))
     });
     let open = connection.open.clone();
-    let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http);
+    let layer = ShedLayer::new(capacity.clone(), open);
     BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service(service))
 }
 
@@ -187,7 +188,7 @@ async fn over_http_2_a_body_waits_for_the_socket() {
     let peer = connect(&connections).await;
     let outbound = &peer.open.outbound;
     outbound.watch();
-    let layer = ShedLayer::new(capacity, peer.open.clone(), Protocol::Http);
+    let layer = ShedLayer::new(capacity, peer.open.clone());
     let service = service_fn(async |_: Request<()>| {
         let body = Full::new(Bytes::from(vec![0; 4 * limits::FRAME]));
         Ok::<_, Infallible>(Response::new(body))
@@ -213,7 +214,7 @@ async fn a_request_is_in_flight_until_its_client_has_read_all_of_a_long_body() {
     let peer = connect(&connections).await;
     for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
         let open = peer.open.clone();
-        let layer = ShedLayer::new(capacity.clone(), open, Protocol::Http);
+        let layer = ShedLayer::new(capacity.clone(), open);
         let service = service_fn(async |_: Request<()>| {
             let body = Full::new(Bytes::from(vec![0; LENGTH]));
             Ok::<_, Infallible>(Response::new(body))
@@ -256,7 +257,7 @@ async fn long_lived_calls_end_soon_after_a_drain_begins() {
     capacity.long_lived.draining.cancel();
 
     let mut context = RequestContext::new(RequestId::fresh(), Deadline::after(PATIENCE));
-    context = context.with(|shared| shared.protocol = Protocol::Grpc);
+    context = context.with(|shared| shared.dialect = Some(GRPC));
     let end = context.scope(watch.into_body().collect()).await.unwrap();
     assert_eq!(end.trailers().unwrap()[Status::GRPC_STATUS], "14");
     assert!(waiting.await.unwrap().unwrap_err().is::<Draining>());

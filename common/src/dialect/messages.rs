@@ -1,4 +1,4 @@
-//! [`Rules`]: the rules for the messages of a gRPC request, checked before tonic reads them.
+//! [`Messages`]: the rules for the messages of a gRPC request, checked before tonic reads them.
 //!
 //! tonic reserves memory for a message as soon as its length is known, and accepts several messages
 //! for a method that takes one. A message that is missing, half or without a valid flag is `INTERNAL` to
@@ -17,46 +17,15 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use crate::{
-    dialect::length_prefixed::LengthPrefixed,
-    request::{context, protocol::Protocol},
-    server::routes::Paths,
-};
+use super::length_prefixed::LengthPrefixed;
+use crate::request::context;
 
 /// The bytes of a message's prefix: a flag for compression, and the length.
 const PREFIX: usize = 5;
 
-/// The rules for the messages of a port. HTTP ports have none.
-#[derive(Debug, Clone)]
-pub(crate) struct Rules {
-    pub(crate) protocol: Protocol,
-    pub(crate) paths: Paths,
-    /// The longest message, in bytes.
-    pub(crate) limit: usize,
-}
-
-impl Rules {
-    /// The checks of the current request, if it is a call.
-    pub(crate) fn checks(&self) -> Option<Checks> {
-        (self.protocol == Protocol::Grpc).then(|| Checks {
-            limit: self.limit,
-            has_one: self.has_one_request(),
-            messages: LengthPrefixed::new(),
-            seen: 0,
-        })
-    }
-
-    /// Whether the method of the current request takes one message.
-    fn has_one_request(&self) -> bool {
-        let index = context::terms().and_then(|terms| terms.method);
-        let methods = self.paths.methods().zip(index);
-        methods.is_some_and(|(methods, index)| methods.method(index).1.has_one_request)
-    }
-}
-
 /// The state of a request whose messages are checked.
 #[derive(Debug)]
-pub(crate) struct Checks {
+struct Checks {
     messages: LengthPrefixed<PREFIX>,
     limit: usize,
     /// Whether the method takes one message.
@@ -66,6 +35,16 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
+    /// The checks of the current request.
+    fn new(limit: usize) -> Self {
+        Self {
+            messages: LengthPrefixed::new(),
+            limit,
+            has_one: context::terms().is_some_and(|terms| terms.has_one_request),
+            seen: 0,
+        }
+    }
+
     fn check(&mut self, data: &[u8]) -> Result<(), Status> {
         self.messages.read(data, |[flag, length @ ..]| {
             if flag > 1 {
@@ -117,8 +96,13 @@ pin_project_lite::pin_project! {
 }
 
 impl<B> Messages<B> {
-    pub(crate) fn new(body: B, checks: Option<Checks>) -> Self {
-        Self { body, checks }
+    /// The body of the current request. `limit` is that of each message, in bytes; without one, the
+    /// body has no messages.
+    pub(crate) fn new(body: B, limit: Option<usize>) -> Self {
+        Self {
+            body,
+            checks: limit.map(Checks::new),
+        }
     }
 }
 

@@ -1,0 +1,300 @@
+//! [`GRPC`]: the dialect of gRPC, which is HTTP/2 with a content type, timeouts and statuses of its
+//! own ([gRPC over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)).
+
+use axum::{BoxError, body::Body};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header::CONTENT_TYPE};
+use http_body::Frame;
+#[cfg(feature = "traces")]
+use opentelemetry::KeyValue;
+use tonic::{Code, Status};
+use tracing::Level;
+
+use super::{grpc_timeout::parse_timeout, http::id_under, tonic_quirks};
+use crate::{
+    problem::Problem,
+    request::{
+        codes::is_fault_of_service,
+        deadline::Deadline,
+        dialect::{Asked, Dialect, Ended, Fault, Mismatch},
+        id::RequestId,
+        timings::WANT_SERVER_TIMING,
+    },
+    telemetry::metrics::{self, Measure},
+};
+#[cfg(feature = "traces")]
+use crate::{request::codes::code_name, telemetry::traces::spans::of_rpc};
+
+/// gRPC: failures and responses that break off are statuses, in the headers or in the trailers.
+pub(crate) const GRPC: &dyn Dialect = &GrpcDialect;
+
+#[derive(Debug)]
+struct GrpcDialect;
+
+static NOT_POST: Mismatch = Mismatch {
+    status: StatusCode::METHOD_NOT_ALLOWED,
+    detail: "gRPC calls are POST requests; this one is not.",
+    allow: Some("POST"),
+};
+
+static NOT_GRPC: Mismatch = Mismatch {
+    status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    detail: "This port speaks gRPC, in protobuf; call it with a gRPC client.",
+    allow: None,
+};
+
+/// Over HTTP/1 a call would lose its status, which is in the trailers.
+static OVER_HTTP_1: Mismatch = Mismatch {
+    status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+    detail: "gRPC needs HTTP/2, and this call came over HTTP/1; let the client, or the proxy before \
+             this port, speak HTTP/2 (nginx: grpc_pass).",
+    allow: None,
+};
+
+impl Dialect for GrpcDialect {
+    fn name(&self) -> &'static str {
+        "grpc"
+    }
+
+    fn serves_mesh(&self) -> bool {
+        true
+    }
+
+    fn has_messages(&self) -> bool {
+        true
+    }
+
+    fn accept(
+        &self,
+        method: &Method,
+        version: Version,
+        headers: &HeaderMap,
+    ) -> Result<(), &'static Mismatch> {
+        let media_type = headers.get(CONTENT_TYPE);
+        if method != Method::POST {
+            Err(&NOT_POST)
+        } else if !media_type.is_some_and(|media_type| is_grpc(media_type.as_bytes())) {
+            Err(&NOT_GRPC)
+        } else if version < Version::HTTP_2 {
+            Err(&OVER_HTTP_1)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn read(&self, headers: &HeaderMap) -> Asked {
+        let mut asked = Asked {
+            is_timed: headers.contains_key(WANT_SERVER_TIMING),
+            ..Asked::default()
+        };
+        match headers.get(Deadline::GRPC_TIMEOUT).map(parse_timeout) {
+            Some(Ok(timeout)) => asked.timeout = Some(timeout),
+            Some(Err(reason)) => asked.faults.push(Fault {
+                action: "grpc_timeout",
+                status: "ignored",
+                reason: Some(reason.to_string()),
+                message: "the request's grpc-timeout is not usable",
+            }),
+            None => {}
+        }
+        let id = id_under(RequestId::GRPC_METADATA, headers);
+        if id == Ok(None) {
+            // Proxies drop names with an underscore.
+            return asked.with_id(id_under(RequestId::HTTP_HEADER, headers));
+        }
+        if let (Ok(Some(id)), Some(other)) = (&id, headers.get(RequestId::HTTP_HEADER))
+            && other != id.as_str()
+        {
+            asked.faults.push(Fault {
+                action: "request_id",
+                status: "ambiguous",
+                reason: None,
+                message: "the request has another id in x-request-id; it goes by its request_id",
+            });
+        }
+        asked.with_id(id)
+    }
+
+    fn write_id(&self, id: &RequestId, headers: &mut HeaderMap) {
+        headers.insert(RequestId::GRPC_METADATA, id.header_value());
+    }
+
+    fn shows_texts(&self) -> bool {
+        false
+    }
+
+    /// A status in one block of headers ("trailers-only"): clients do not retry a call whose response
+    /// has separate headers (gRFC A6).
+    fn failure(&self, document: Response<Body>) -> Response<Body> {
+        match document.extensions().get::<Problem>() {
+            Some(problem) => Status::from(problem.clone()).into_http(),
+            None => document,
+        }
+    }
+
+    fn break_off(&self, code: Code, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
+        let message = HeaderValue::try_from(error.to_string());
+        let mut trailers = HeaderMap::with_capacity(2);
+        trailers.insert(Status::GRPC_STATUS, HeaderValue::from(code as u16));
+        trailers.extend(message.ok().map(|text| (Status::GRPC_MESSAGE, text)));
+        Ok(Frame::trailers(trailers))
+    }
+
+    fn correct(&self, status: &mut HeaderMap) {
+        tonic_quirks::correct(status);
+    }
+
+    fn code_in(&self, headers: &HeaderMap) -> Option<Code> {
+        let code = headers.get(Status::GRPC_STATUS)?;
+        Some(Code::from_bytes(code.as_bytes()))
+    }
+
+    fn code_at_end(&self, seen: Option<Code>, is_dropped: bool) -> Option<Code> {
+        let seen = seen.unwrap_or(Code::Unknown);
+        Some(if is_dropped { Code::Cancelled } else { seen })
+    }
+
+    fn level(&self, ended: &Ended<'_>) -> Level {
+        match code_of(ended) {
+            Code::Ok => Level::DEBUG,
+            code if ended.is_stopped || is_fault_of_service(code) => Level::WARN,
+            _ => Level::INFO,
+        }
+    }
+
+    fn count(&self, ended: &Ended<'_>) {
+        metrics::count_duration(
+            Measure::RpcServer,
+            ended.route.unwrap_or(metrics::OTHER),
+            code_of(ended) as u16,
+            ended.cut_by,
+            ended.took,
+        );
+    }
+
+    #[cfg(feature = "traces")]
+    fn describe(
+        &self,
+        ended: &Ended<'_>,
+        attributes: &mut Vec<KeyValue>,
+    ) -> (String, Option<&'static str>) {
+        let (method, code) = (ended.route.unwrap_or(metrics::OTHER), code_of(ended));
+        attributes.extend(of_rpc(method, code));
+        let error = is_error_of_server(code).then(|| code_name(code));
+        (method.to_owned(), error)
+    }
+}
+
+fn code_of(ended: &Ended<'_>) -> Code {
+    ended.code.unwrap_or(Code::Unknown)
+}
+
+/// Whether a media type is gRPC with protobuf: `application/grpc` or `application/grpc+proto`, with
+/// or without parameters. `application/grpc-web` is another protocol.
+fn is_grpc(media_type: &[u8]) -> bool {
+    let subtype = media_type.strip_prefix(b"application/grpc");
+    let parameters = subtype.map(|rest| rest.strip_prefix(b"+proto").unwrap_or(rest));
+    matches!(parameters, Some([] | [b';' | b' ', ..]))
+}
+
+/// Whether the conventions of OpenTelemetry call this code an error of the server.
+#[cfg(feature = "traces")]
+fn is_error_of_server(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+    use crate::dialect::http::HTTP;
+
+    #[test]
+    fn only_calls_over_http_2_are_in_the_dialect() {
+        let accept = |version, method, media_type| {
+            let media_type = HeaderValue::from_static(media_type);
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, media_type)]);
+            GRPC.accept(&method, version, &headers)
+        };
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            let accept = |media_type| accept(version, Method::POST, media_type);
+            assert_eq!(accept("application/grpc"), Err(&OVER_HTTP_1));
+            assert_eq!(accept("application/grpc-web"), Err(&NOT_GRPC));
+        }
+        let accept = |method, media_type| accept(Version::HTTP_2, method, media_type);
+        for media_type in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;a=b",
+        ] {
+            assert_eq!(accept(Method::POST, media_type), Ok(()));
+            assert_eq!(accept(Method::GET, media_type), Err(&NOT_POST));
+        }
+        for media_type in [
+            "application/grpc+json",
+            "application/grpc-web",
+            "text/plain",
+            "",
+        ] {
+            let refused = accept(Method::POST, media_type);
+            assert_eq!(refused, Err(&NOT_GRPC), "{media_type}");
+        }
+    }
+
+    fn read(dialect: &dyn Dialect, pairs: &[(&'static str, &'static str)]) -> Asked {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let name = HeaderName::from_static(name);
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        dialect.read(&headers)
+    }
+
+    fn id(dialect: &dyn Dialect, pairs: &[(&'static str, &'static str)]) -> Option<String> {
+        let asked = read(dialect, pairs);
+        assert_eq!(asked.faults, []);
+        asked.request_id.map(|id| id.to_string())
+    }
+
+    #[test]
+    fn grpc_metadata_wins_over_the_http_header() {
+        let both = [("x-request-id", "one"), ("request_id", "one")];
+        assert_eq!(id(GRPC, &both), Some("one".into()));
+        assert_eq!(id(GRPC, &both[..1]), Some("one".into()));
+        assert_eq!(id(HTTP, &both[1..]), None);
+
+        let differ = [("x-request-id", "http"), ("request_id", "grpc")];
+        assert_eq!(id(HTTP, &differ), Some("http".into()));
+        let asked = read(GRPC, &differ);
+        assert_eq!(asked.request_id, "grpc".parse().ok());
+        assert_eq!(asked.faults[0].status, "ambiguous");
+    }
+
+    #[test]
+    fn an_id_that_is_sent_twice_is_refused() {
+        let twice = [("x-request-id", "one"), ("x-request-id", "one")];
+        let asked = read(HTTP, &twice);
+        assert_eq!(asked.request_id, None);
+        assert_eq!(asked.faults[0].status, "replaced");
+    }
+
+    #[test]
+    fn only_calls_have_a_grpc_timeout() {
+        let timeout = |dialect, text| {
+            let asked = read(dialect, &[("grpc-timeout", text)]);
+            (asked.timeout.map(|it| it.as_secs()), asked.faults.len())
+        };
+        assert_eq!(timeout(GRPC, "7S"), (Some(7), 0));
+        assert_eq!(timeout(GRPC, "7"), (None, 1));
+        assert_eq!(timeout(HTTP, "7S"), (None, 0));
+    }
+}

@@ -1,0 +1,123 @@
+//! [`HTTP`]: the dialect of HTTP/1.1 and HTTP/2.
+
+#[cfg(feature = "traces")]
+use http::Version;
+use http::{HeaderMap, HeaderName};
+#[cfg(feature = "traces")]
+use opentelemetry::KeyValue;
+use tracing::Level;
+
+#[cfg(feature = "traces")]
+use crate::{
+    limits,
+    telemetry::{
+        logging::Cut,
+        traces::spans::{error_of_http, text},
+    },
+};
+use crate::{
+    request::{
+        dialect::{Asked, Dialect, Ended},
+        id::{InvalidRequestId, RequestId},
+    },
+    telemetry::metrics::{self, Measure},
+};
+
+/// HTTP: failures are documents, a response that breaks off is an error of its stream or connection,
+/// and the end of a request is its status.
+pub(crate) const HTTP: &dyn Dialect = &HttpDialect;
+
+#[derive(Debug)]
+struct HttpDialect;
+
+/// The statuses that are the fault of this service or of one behind it. An overloaded service (503)
+/// says so elsewhere, and a client chooses what is not supported (501, 505).
+const FAULTS: [u16; 3] = [500, 502, 504];
+
+impl Dialect for HttpDialect {
+    fn name(&self) -> &'static str {
+        "http"
+    }
+
+    fn read(&self, headers: &HeaderMap) -> Asked {
+        let asked = Asked {
+            is_timed: true,
+            ..Asked::default()
+        };
+        asked.with_id(id_under(RequestId::HTTP_HEADER, headers))
+    }
+
+    fn write_id(&self, id: &RequestId, headers: &mut HeaderMap) {
+        headers.insert(RequestId::HTTP_HEADER, id.header_value());
+    }
+
+    fn has_free_trailers(&self) -> bool {
+        true
+    }
+
+    fn level(&self, ended: &Ended<'_>) -> Level {
+        if FAULTS.contains(&ended.status) {
+            Level::WARN
+        } else {
+            Level::INFO
+        }
+    }
+
+    fn count(&self, ended: &Ended<'_>) {
+        metrics::count_duration(
+            Measure::http(ended.method),
+            ended.route.unwrap_or(metrics::OTHER),
+            ended.status,
+            ended.cut_by,
+            ended.took,
+        );
+    }
+
+    #[cfg(feature = "traces")]
+    fn describe(
+        &self,
+        ended: &Ended<'_>,
+        attributes: &mut Vec<KeyValue>,
+    ) -> (String, Option<&'static str>) {
+        attributes.extend([
+            KeyValue::new("http.request.method", text(ended.method.as_str())),
+            KeyValue::new("url.path", text(ended.path)),
+            KeyValue::new("url.scheme", "http"),
+            KeyValue::new("http.response.status_code", i64::from(ended.status)),
+            KeyValue::new("network.protocol.version", version(ended.version)),
+        ]);
+        let route = ended.route.map(|it| KeyValue::new("http.route", text(it)));
+        attributes.extend(route);
+        let method = Cut {
+            text: ended.method.as_str(),
+            most: limits::LOG_METHOD,
+        };
+        let name = match ended.route {
+            Some(route) => format!("{method} {route}"),
+            None => method.to_string(),
+        };
+        (name, error_of_http(ended.status))
+    }
+}
+
+/// The id in the header with this name, if there is one.
+pub(super) fn id_under(
+    name: HeaderName,
+    headers: &HeaderMap,
+) -> Result<Option<RequestId>, InvalidRequestId> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => RequestId::try_from(value).map(Some),
+        (Some(_), Some(_)) => Err(InvalidRequestId::Repeated),
+        (None, _) => Ok(None),
+    }
+}
+
+#[cfg(feature = "traces")]
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    }
+}
