@@ -1,5 +1,6 @@
 //! What a client gets, and what the access line says of it, over whole connections.
 
+mod dialect;
 #[cfg(feature = "client")]
 mod messages;
 
