@@ -174,7 +174,7 @@ fn scope() -> InstrumentationScope {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use http::Version;
+    use http::{Method, Version};
 
     use super::*;
     use crate::{
