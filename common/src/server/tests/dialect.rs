@@ -106,7 +106,7 @@ async fn ask(path: &str, line: Option<&str>) -> (HeaderMap, String, Line) {
         .route("/begun", get(async move || begun()))
         .route_layer(MapRequestLayer::new(noted));
     let port = ServedPort {
-        paths: Paths::Routes(Routes::new(&router, Duration::from_secs(60)).into()),
+        paths: Paths::Routes(Routes::new(&router, Duration::from_mins(1)).into()),
         router,
         dialect: &LineDialect,
         body_limit: 0,
