@@ -1,5 +1,5 @@
-//! [`WithDeadline`] and [`DeadlineBody`]: a future and a response body that end at their deadline, for
-//! both stacks.
+//! For both stacks: [`WithDeadline`], a future that is dropped at its deadline, and [`DeadlineBody`], a
+//! response body that breaks off at it.
 
 use std::{
     future::Future,

@@ -1,4 +1,5 @@
-//! [`DroppableBody`] and [`HoldingBody`]: the bodies that the wrappers of both stacks are made of.
+//! Two body wrappers for both stacks: [`DroppableBody`] can drop its body early, [`HoldingBody`] holds a
+//! value until the last frame.
 
 use std::{
     pin::Pin,
@@ -66,8 +67,8 @@ impl<B: Body> Body for DroppableBody<B> {
 }
 
 pin_project_lite::pin_project! {
-    /// A body that holds a value until its end, or until its first data: until that is read, or the
-    /// body is dropped.
+    /// A body that holds a value until its end, or until its first data. A body that is dropped drops
+    /// the value, too.
     #[derive(Debug)]
     pub struct HoldingBody<B, T> {
         #[pin]

@@ -1,5 +1,5 @@
-//! [`LengthPrefixed`]: a parser of length-prefixed parts in a stream of bytes, such as HTTP/2 frames and
-//! gRPC messages.
+//! [`LengthPrefixed`]: finds the length-prefixed parts of a byte stream, such as HTTP/2 frames and gRPC
+//! messages.
 
 /// The position in a stream whose prefixes have `N` bytes.
 #[derive(Debug, Clone)]

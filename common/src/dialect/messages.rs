@@ -1,10 +1,9 @@
-//! [`Messages`]: the rules for the messages of a gRPC request, checked before tonic reads them.
+//! [`Messages`]: checks the messages of a gRPC request before tonic reads them.
 //!
 //! tonic reserves memory for a message as soon as its length is known, and accepts several messages
 //! for a method that takes one. A message that is missing, half or without a valid flag is `INTERNAL` to
-//! tonic, as if the service had failed. [`Messages`] reads the prefix of each message, and refuses all
-//! these. It also ends each request stream so that a handler that reads on after an error comes to an
-//! end.
+//! tonic, as if the service had failed. The prefix of each message tells all of these, and they are
+//! refused here. A handler that reads on after an error gets the end of the stream.
 
 use std::{
     pin::Pin,
@@ -144,9 +143,9 @@ where
     }
 }
 
-/// The end of a request stream that has no trailers. A handler may read on after an error of tonic,
-/// which is then in the middle of a message. Without trailers, the end is one more error there, at
-/// each poll and for ever: decode.rs, `poll_frame`. With trailers, it is the end.
+/// The end of a request stream that has no trailers. A handler may read on after an error in the middle
+/// of a message. Without trailers, tonic returns an error then at each poll, for ever (decode.rs,
+/// `poll_frame`).
 fn end_of_stream() -> Frame<Bytes> {
     Frame::trailers(HeaderMap::new())
 }

@@ -5,9 +5,8 @@
 //!   `RESOURCE_EXHAUSTED`, and so does this one.
 //! - If the client resets a request, tonic reports a regular end of the request stream, and a
 //!   handler would continue with half a request. Here the stream ends with an error, and the status
-//!   of the response is `CANCELLED`. It is the same for any other end before the end of the request:
-//!   whatever code the client resets it with, and if the connection is lost. tonic blames the
-//!   service for these: `INTERNAL` or `UNKNOWN`.
+//!   of the response is `CANCELLED`: whatever the code of the reset, and if the connection is lost.
+//!   tonic blames the service for these: `INTERNAL` or `UNKNOWN`.
 //! - A request that can't be decoded is `INTERNAL` to tonic. Here it is `INVALID_ARGUMENT`, where the
 //!   code is generated with [`Codec`](crate::client::ending::codec::Codec), and for health.
 
@@ -80,7 +79,7 @@ pub(crate) fn mark_malformed<B>(mut response: Response<B>) -> Response<B> {
     response
 }
 
-/// The begin of the message of tonic-prost for a message that can't be decoded.
+/// How tonic-prost's error for an undecodable message begins.
 const UNDECODED: &[u8] = b"failed%20to%20decode%20Protobuf%20message";
 
 /// Corrects the code of a status in headers or trailers, and removes the marks of our own services,

@@ -1,4 +1,4 @@
-//! [`Dialect`]: what sets HTTP and gRPC apart. Layers ask it, so that none of them knows a protocol.
+//! [`Dialect`]: the differences between HTTP and gRPC, which layers ask for and do not know.
 
 use std::{fmt::Debug, time::Duration};
 

@@ -1,4 +1,5 @@
-//! [`Paths`]: what a port knows of a path before any handler runs. [`Routes`] are those of an HTTP port.
+//! [`Paths`]: what a port knows of a path before any handler runs; and [`Routes`], the paths of an HTTP
+//! port.
 
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
@@ -18,7 +19,7 @@ use crate::request::{
     methods::{RouteTable, Terms},
 };
 
-/// Notes the route of a request in its timings, where a router above has found it.
+/// Notes the route that a router above has found, in the timings of the request.
 pub(crate) fn note<B>(request: &Request<B>) {
     if let Some(route) = request.extensions().get::<MatchedPath>()
         && let Some(timings) = context::timings()
@@ -27,7 +28,7 @@ pub(crate) fn note<B>(request: &Request<B>) {
     }
 }
 
-/// Does so within a router.
+/// The same, as a layer of routes.
 pub(crate) fn noted(request: Request<Body>) -> Request<Body> {
     note(&request);
     request
@@ -41,7 +42,7 @@ pub(crate) enum Paths {
 }
 
 impl Paths {
-    /// What is declared about a path. It is asked once a request.
+    /// What is declared about a path: one look-up a request.
     pub(crate) fn terms(&self, path: &str) -> Terms {
         match self {
             Self::Methods(methods) => methods.terms(path),
@@ -49,7 +50,7 @@ impl Paths {
         }
     }
 
-    /// The name of the method that these terms are of.
+    /// The name of the gRPC method that has these terms.
     pub(crate) fn method_of(&self, terms: &Terms) -> Option<&str> {
         match self {
             Self::Methods(methods) => Some(rpc_method(methods.path(terms.method?))),
@@ -66,13 +67,13 @@ impl Paths {
     }
 }
 
-/// The routes of an HTTP port, and the deadlines of some.
+/// The routes of an HTTP port, some with a deadline of their own.
 pub(crate) struct Routes {
     /// The router of the port, with handlers that reply with their route. `None` if it has no routes.
     router: Option<Router>,
-    /// The deadline of the other routes.
+    /// The deadline of routes that have none of their own.
     default: Duration,
-    /// The routes that have a deadline of their own.
+    /// Routes with a deadline of their own.
     deadlines: matchit::Router<(String, Duration)>,
 }
 

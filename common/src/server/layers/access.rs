@@ -30,7 +30,7 @@ use crate::{
     telemetry::{logging::Cut, metrics},
 };
 
-/// A response extension that logs the access line at `debug`: health probes come every few seconds,
+/// Marks a response so that its access line is logged at `debug`: health probes come every few seconds,
 /// and one line a second is enough for refused requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogAtDebug;
@@ -47,7 +47,7 @@ pub(crate) struct ConnectionInfo {
     remote_address: RemoteAddress,
     /// The state of the connection, if this server serves it.
     pub(super) open: Option<Arc<Open>>,
-    /// The header of its responses over HTTP/1.
+    /// The `Keep-Alive` of responses over HTTP/1.
     pub(super) keep_alive: Option<HeaderValue>,
 }
 
@@ -60,7 +60,7 @@ enum RemoteAddress {
 }
 
 impl ConnectionInfo {
-    /// A connection that this crate serves. `keep_alive` is the header of its responses over HTTP/1.
+    /// A connection that this crate serves. `keep_alive` is the header of responses over HTTP/1.
     pub(crate) fn new(
         port: &'static dyn Dialect,
         paths: Paths,
@@ -77,7 +77,7 @@ impl ConnectionInfo {
         }
     }
 
-    /// The connections of another server, whose clients are not known.
+    /// All connections of another server, which knows its clients.
     pub(crate) fn of_other_server(port: &'static dyn Dialect, paths: Paths) -> Self {
         Self {
             port,
@@ -89,7 +89,7 @@ impl ConnectionInfo {
         }
     }
 
-    /// The same, with clients whose address is in the extensions of their requests.
+    /// Takes the address of a client from the extensions of its requests.
     pub(crate) fn with_peer(self, find: fn(&Extensions) -> Option<IpAddr>) -> Self {
         Self {
             remote_address: RemoteAddress::In(find),
@@ -268,7 +268,7 @@ impl AccessLine {
         self.log(&outcome);
     }
 
-    /// Whether the connection ended because its client took nothing.
+    /// Whether the connection ended at a limit, because its client took nothing.
     fn preempted(&self) -> bool {
         let open = self.connection.open.as_ref();
         open.is_some_and(|open| open.held.gives_way())

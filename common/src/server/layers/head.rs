@@ -1,4 +1,4 @@
-//! [`check`]: the rules for the head of a request, before any handler sees the request.
+//! [`check`]: checks the head of a request before any handler sees it.
 //!
 //! hyper accepts larger heads, and leaves the rules for `Host` and transfer codings to the server.
 //! So every refusal has an id, an access line and, over gRPC, a status.
@@ -17,7 +17,7 @@ use crate::{
     server::capacity::open::Open,
 };
 
-/// The bytes that count for a field in addition to its name and value (RFC 9113, 6.5.2).
+/// The bytes that a field counts beside its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 /// The response to `OPTIONS *`: the methods that a router may serve.
@@ -114,7 +114,7 @@ fn size<B>(request: &Request<B>) -> usize {
     fields.sum::<usize>() + target.map_or(0, |target| target.as_str().len())
 }
 
-/// Whether this is a name or an address, and perhaps a port (RFC 3986, 3.2.2). h2 checks
+/// Whether this is a name or an address, with or without a port (RFC 3986, 3.2.2). h2 checks
 /// `:authority` in the same way.
 fn is_host(host: &HeaderValue) -> bool {
     let host = host.as_bytes();
@@ -128,7 +128,7 @@ fn is_host(host: &HeaderValue) -> bool {
     host.iter().all(is_allowed) && (is_plain(host) || Authority::try_from(host).is_ok())
 }
 
-/// The rules for `Host`; those for its number are of HTTP/1 (RFC 9112, 3.2).
+/// Checks `Host`. How many there may be is a rule of HTTP/1 (RFC 9112, 3.2).
 fn check_hosts(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     let hosts = headers.get_all(HOST);
     let is_number_valid = match hosts.iter().count() {
@@ -143,7 +143,7 @@ fn check_hosts(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// The rule of RFC 9112 for servers (6.1).
+/// Refuses transfer codings other than `chunked` (RFC 9112, 6.1).
 fn check_transfer_codings(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {

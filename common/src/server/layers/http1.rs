@@ -4,10 +4,10 @@
 //! - An early response, before the whole request has been read. If the server then closes the
 //!   connection, the kernel resets it because of the unread input, and the client may lose the
 //!   response. So the rest of the request is read and discarded, within limits.
-//! - An early response to a client that waits with its body (`Expect: 100-continue`). Such a client may
-//!   send the body or not, so that the server can't tell the next request from it. So the response has
+//! - An early response to a client that waits with its body (`Expect: 100-continue`). Such a client
+//!   sends the body or the next request, and the server can't tell which. So the response has
 //!   `Connection: close`.
-//! - A connection that is to end: it has reached its maximum age, or the service drains. If the server
+//! - The end of a connection that has reached its maximum age, or whose service drains. If the server
 //!   closes it between two requests, the next request may already be on its way, and is lost. So the
 //!   last response has `Connection: close`, and the others say when an idle connection ends.
 //! - A stream over HTTP/1.0, which is as long as its connection. If it breaks off, a regular end of the
@@ -73,9 +73,8 @@ fn asks_to_close(headers: &HeaderMap) -> bool {
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Marks the response as the last one of a connection that is to end, or of one whose client may still
-/// send the body of its request or not. Other responses say with `keep_alive` how long the connection
-/// stays open without a request.
+/// Marks the last response of a connection: one that is to end, or whose client waits with its body.
+/// Other responses say with `keep_alive` how long an idle connection stays open.
 pub(crate) fn say_goodbye(headers: &mut HeaderMap, open: &Open, keep_alive: Option<&HeaderValue>) {
     let is_last = open.told_to_close().is_some();
     if open.is_http2() {
@@ -91,8 +90,8 @@ pub(crate) fn say_goodbye(headers: &mut HeaderMap, open: &Open, keep_alive: Opti
     }
 }
 
-/// Notes whether the end of the connection is the end of this response. hyper decides by the version of
-/// the request and that of the response, which a handler may pass on (h1/role.rs, `encode_headers`).
+/// Notes whether this response ends with its connection. hyper decides that by the versions of the
+/// request and of the response, which a handler may pass on (h1/role.rs, `encode_headers`).
 pub(crate) fn note_framing<R: Body>(response: &Response<R>, open: &Open) {
     if !open.is_http2() {
         let is_1_0 = open.is_http_1_0() || response.version() == Version::HTTP_10;
@@ -168,7 +167,7 @@ where
     }
 }
 
-/// Adds the bytes of a frame to the last ones of its body. Those of hyper are in one piece.
+/// Adds the bytes of a frame to the last bytes of its body. A frame of hyper has one piece.
 fn note_last<D: Buf>(last: &mut Tail, frame: &Frame<D>) {
     if let Some(data) = frame.data_ref() {
         last.add(data.chunk());

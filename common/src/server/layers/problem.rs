@@ -33,9 +33,9 @@ use crate::{
     server::capacity::{Overloaded, long_lived::Draining},
 };
 
-/// Turns errors, and error responses without a document, into a [`Problem`]: over
-/// HTTP a `problem+json`, over gRPC a status. It belongs below
-/// [`RequestLayer`](super::RequestLayer), and above every layer that can fail.
+/// Turns errors, and error responses without a document, into a [`Problem`] in the dialect of the
+/// client. It belongs below [`RequestLayer`](super::request::RequestLayer), and above every layer that
+/// can fail.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProblemLayer {
     body_limit: Option<usize>,
@@ -164,8 +164,7 @@ fn response_to(error: &BoxError) -> Response {
     problem.into_response()
 }
 
-/// Turns errors and bare error responses into problems, and, for gRPC clients, problems into gRPC
-/// statuses. `body_limit` is the limit of a request body, in bytes, if it is known.
+/// Turns errors and bare error responses into problems, in the dialect of the client. `body_limit` is the limit of a request body, in bytes, if it is known.
 fn with_problems<R>(
     result: Result<http::Response<R>, BoxError>,
     body_limit: Option<usize>,
@@ -224,8 +223,8 @@ fn verdict<R: Body>(response: &http::Response<R>, shows_texts: bool) -> Verdict 
     }
 }
 
-/// Replaces the body of a failure with a problem. A text for the client becomes its detail, unless the text
-/// is too long for one. Headers such as `Allow` stay.
+/// Replaces the body of a failure with a problem, whose detail is the text of the body if that is for the
+/// client and short enough. Headers such as `Allow` stay.
 fn with_problem<R>(
     response: http::Response<R>,
     shows_texts: bool,

@@ -106,7 +106,7 @@ where
 
 /// Logs the faults of the headers of a request. Must run in its context.
 fn warn_of(faults: &[Fault]) {
-    if let [_, ..] = faults
+    if !faults.is_empty()
         && let Some(untold) = WARNINGS.with(RateLimit::allow)
     {
         for fault in faults {

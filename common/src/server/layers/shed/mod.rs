@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// The places and the metrics of a request in flight.
+/// The permit of a request in flight, and its count in the metrics.
 struct Admitted {
     in_flight: RequestPermit,
     capacity: Arc<Capacity>,
@@ -41,8 +41,7 @@ struct Admitted {
 }
 
 impl Admitted {
-    /// Whether the request must end before its deadline, because the service drains. Registers the task
-    /// to be woken when it must.
+    /// Whether the request must end now, because the service drains. Wakes the task when that begins.
     fn must_end(&mut self, cx: &mut Context<'_>) -> bool {
         let end = self.long_lived.as_mut().map(|call| call.poll_end(cx));
         end.is_some_and(|end| end.is_ready())
@@ -56,8 +55,8 @@ impl Drop for Admitted {
     }
 }
 
-/// Refuses requests with a bad head and requests without a place. A request is in flight until the
-/// socket has taken its response; over HTTP/2, all but the last 128 KiB of a connection.
+/// Refuses requests with an invalid head, and those that get no permit. A request is in flight until
+/// the socket has taken its response; over HTTP/2, all but the last 128 KiB of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct ShedLayer(Arc<Admission>);
 
