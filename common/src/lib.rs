@@ -13,7 +13,8 @@
 //! | [`config`] | [`Config`]: the flags and variables of every service; [`config::parse`] reads them |
 //! | `limits` | every limit that is not configuration |
 //! | `calls` | how many calls to other services are in flight, and how many may be |
-//! | `bounded`, `body` | a future and a body that end at a deadline, and the bodies that wrappers are made of |
+//! | `body` | a future and a body that end at a deadline, and two wrappers of bodies |
+//! | `dialect` | HTTP and gRPC: the only files that know how requests, failures and ends of each look |
 //! | `openapi` | the description of an API, for programs and for people; with the feature `openapi` |
 //! | [`metrics`] | a set of counters for each worker, for `/metrics`; and those of the service |
 //! | `traces` | spans of requests and attempts, and their export; with the feature `traces` |

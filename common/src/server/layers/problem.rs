@@ -29,7 +29,7 @@ use crate::{
     body::deadline::Panicked,
     limits,
     problem::Problem,
-    request::{context, deadline::DeadlineExceeded},
+    request::{context, deadline::DeadlineExceeded, dialect::Dialect},
     server::capacity::{Overloaded, long_lived::Draining},
 };
 
@@ -175,13 +175,13 @@ where
     let dialect = context::dialect().expect("the request layer stands above this one");
     let failure = match result {
         Err(error) => response_to(&error),
-        Ok(mut response) => match verdict(&response, dialect.shows_texts()) {
+        Ok(mut response) => match verdict(&response, dialect) {
             Verdict::Fine => {
                 dialect.correct(response.headers_mut());
                 return response.map(Either::Left);
             }
             Verdict::Problem(problem) => problem.into_response(),
-            Verdict::Bare => with_problem(response, dialect.shows_texts(), body_limit),
+            Verdict::Bare => with_problem(response, dialect, body_limit),
         },
     };
     let quiet = failure.extensions().get::<LogAtDebug>().copied();
@@ -207,7 +207,7 @@ enum Verdict {
     Bare,
 }
 
-fn verdict<R: Body>(response: &http::Response<R>, shows_texts: bool) -> Verdict {
+fn verdict<R: Body>(response: &http::Response<R>, dialect: &dyn Dialect) -> Verdict {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Verdict::Problem(Problem::new(StatusCode::NOT_IMPLEMENTED, NO_UPGRADES));
@@ -215,7 +215,8 @@ fn verdict<R: Body>(response: &http::Response<R>, shows_texts: bool) -> Verdict 
     if !status.is_client_error() && !status.is_server_error() {
         return Verdict::Fine;
     }
-    match (response.extensions().get::<Problem>(), shows_texts) {
+    let problem = response.extensions().get::<Problem>();
+    match (problem, dialect.shows_texts()) {
         (Some(problem), false) => Verdict::Problem(problem.clone()),
         (None, true) if has_unread_text(response) => Verdict::Fine,
         (None, _) if is_bare(response) => Verdict::Bare,
@@ -227,7 +228,7 @@ fn verdict<R: Body>(response: &http::Response<R>, shows_texts: bool) -> Verdict 
 /// client and short enough. Headers such as `Allow` stay.
 fn with_problem<R>(
     response: http::Response<R>,
-    shows_texts: bool,
+    dialect: &dyn Dialect,
     body_limit: Option<usize>,
 ) -> Response
 where
@@ -250,7 +251,7 @@ where
         (Some(text), _) if parts.status.is_client_error() && text.len() <= limits::DETAIL => {
             Problem::new(parts.status, text)
         }
-        (Some(text), _) if shows_texts && is_own(parts.status, &text) => {
+        (Some(text), _) if dialect.shows_texts() && is_own(parts.status, &text) => {
             return Response::from_parts(parts, AxumBody::from(text));
         }
         _ => Problem::of_status(parts.status),
