@@ -98,7 +98,7 @@ BREAKS = [
     ),
     Break(
         "a drain drops the requests in flight",
-        "timeout(settings.drain_timeout, connections.wait())",
+        "timeout(worker.settings.drain_timeout, connections.wait())",
         "timeout(Duration::ZERO, connections.wait())",
         f"{PROCESSES} drain::",
     ),
@@ -188,39 +188,39 @@ BREAKS = [
     ),
     Break(
         "what TLS has buffered counts as read",
-        "this.open.outbound.note_writing(true); *this.is_flushing = true;",
+        "this.connection.outbound.note_writing(true); *this.is_flushing = true;",
         "*this.is_flushing = true;",
         f"{UNIT} a_peer_that_reads_nothing",
     ),
     Break(
-        "two workers take one place",
+        "two workers take one permit",
         "let before = count.taken.fetch_add(1 + in_advance, Relaxed);",
         "let before = count.taken.load(Relaxed); count.taken.store(before + 1 + in_advance, "
         "Relaxed);",
         f"{MODELS} capacity::",
     ),
     Break(
-        "a network does not get back its places of the reserve",
-        "self.places.leave_reserve(*limit, open.network);",
+        "a network does not get back its permits of the reserve",
+        "self.permits.leave_reserve(*pool, handle.network);",
         "",
         f"{MODELS} capacity::",
     ),
     Break(
-        "a refused request keeps its place",
-        "self.release(limit, 1); Err(NoPermit { limit: count.limit })",
+        "a refused request keeps its permit",
+        "self.release(pool, 1); Err(NoPermit { limit: count.limit })",
         "Err(NoPermit { limit: count.limit })",
         f"{MODELS} capacity::",
     ),
     Break(
-        "threads that are no workers reserve places",
+        "threads that are no workers take permits in advance",
         "/ limits::SPARE_SHARE / workers)",
         "/ limits::SPARE_SHARE)",
         f"{MODELS} capacity::",
     ),
     Break(
-        "a connection is asked to give way without being woken",
-        "let is_new = self.held.ask_to_give_way(); self.wake();",
-        "let is_new = self.held.ask_to_give_way();",
+        "a connection is preempted without being woken",
+        "let is_new = !self.is_preempted.swap(true, Relaxed); self.wake();",
+        "let is_new = !self.is_preempted.swap(true, Relaxed);",
         f"{MODELS} capacity::",
     ),
     Break(

@@ -18,21 +18,10 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
 
 use super::{
-    capacity::{
-        Capacity,
-        connections::Connections,
-        long_lived::LongLived,
-        open::{Close, Open},
-        permits::Permits,
-    },
-    connection::lifetime::Limits,
-    process::{server::announce_drain, worker_thread::serve_socket},
-    service::{
-        invalid::InvalidFace,
-        listener::{Listener, ServedPort},
-        process::Process,
-    },
+    connection::state::ConnectionState,
+    service::{invalid::InvalidFace, listener::Listener, process::Process},
     stack::inbound,
+    worker::{Worker, WorkerSettings},
 };
 use crate::{config::settings::Config, request::dialect::Dialect};
 
@@ -90,11 +79,7 @@ const PIPE: usize = 64 * 1_024;
 /// ```
 #[derive(Debug, Clone)]
 pub struct InMemory {
-    config: Config,
-    process: Process,
-    faces: Vec<ServedPort>,
-    capacity: Arc<Capacity>,
-    connections: Arc<Connections>,
+    worker: Arc<Worker>,
     open: TaskTracker,
 }
 
@@ -108,18 +93,13 @@ impl InMemory {
     where
         L: IntoIterator<Item = Listener>,
     {
-        let process = Process::new();
-        let listeners = faces(&process).into_iter();
-        let faces = listeners.map(|listener| listener.build(&process, config.deadline));
-        let connections = Arc::new(Connections::new(config.max_connections.get()));
-        let places = Permits::new(config.max_in_flight.get(), connections.clone());
-        let long_lived = LongLived::new(process.token().clone(), config.drain_timeout);
+        let settings = WorkerSettings {
+            workers: 1,
+            ..WorkerSettings::new(config, config.max_connections.get())
+        };
+        let ports = settings.build(faces(&settings.process))?;
         Ok(Self {
-            faces: faces.collect::<Result<_, _>>()?,
-            capacity: Arc::new(Capacity::new(Arc::new(places), 1, long_lived)),
-            config: config.clone(),
-            process,
-            connections,
+            worker: Arc::new(Worker::new(settings, ports)),
             open: TaskTracker::new(),
         })
     }
@@ -147,10 +127,10 @@ impl InMemory {
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
-        let face = self.faces[listener].clone();
-        let dialect = face.dialect;
-        let open = Arc::new(Open::new(Ipv4Addr::LOCALHOST.into()));
-        let stack = inbound(face, open, self.capacity.clone(), None);
+        let port = self.worker.ports[listener].clone();
+        let dialect = port.dialect;
+        let connection = ConnectionState::alone(self.worker.capacity.clone());
+        let stack = inbound(port, Arc::new(connection), None);
         ServiceBuilder::new()
             .map_request(move |request| as_sent(request, dialect))
             .service(stack)
@@ -182,13 +162,16 @@ impl InMemory {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let face = self.faces[listener].clone();
-        let (connections, capacity) = (self.connections.clone(), self.capacity.clone());
-        let (deadline, lifetime) = (self.config.deadline, Limits::of(&self.config));
+        assert!(
+            listener < self.worker.ports.len(),
+            "there is no listener {listener}"
+        );
+        let worker = self.worker.clone();
         self.open.track_future(async move {
-            let connection = connections.admit(client).await;
-            let open = connection.open.clone();
-            serve_socket(face, capacity, open, io, deadline, &lifetime).await;
+            let permit = worker.settings.connections.admit(client).await;
+            worker
+                .serve(listener, permit.handle.clone(), None, io)
+                .await;
         })
     }
 
@@ -215,11 +198,12 @@ impl InMemory {
     /// # }
     /// ```
     pub async fn drain(&self) {
-        announce_drain(&self.process, &self.connections, self.config.drain_delay).await;
-        self.process.token().cancel();
-        self.connections.for_each(|open| open.close(Close::Drain));
+        let settings = &self.worker.settings;
+        settings.announce_drain().await;
+        settings.process.token().cancel();
+        settings.drain();
         self.open.close();
-        let _ = timeout(self.config.drain_timeout, self.open.wait()).await;
+        let _ = timeout(settings.drain_timeout, self.open.wait()).await;
     }
 
     /// The number of connections that are being served.
@@ -227,9 +211,9 @@ impl InMemory {
         self.open.len()
     }
 
-    /// The number of requests that hold a place of `max_in_flight`.
+    /// The number of requests that hold a permit of `max_in_flight`.
     pub fn in_flight(&self) -> usize {
-        self.capacity.share.in_flight()
+        self.worker.capacity.permits.in_flight()
     }
 }
 

@@ -41,6 +41,7 @@ mod stack;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 #[cfg(feature = "openapi")]
 pub(crate) use self::routes::Routes;

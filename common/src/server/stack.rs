@@ -10,7 +10,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::{
-    capacity::{Capacity, open::Open},
+    connection::state::ConnectionState,
     layers::{
         access::ConnectionInfo, guard::GuardLayer, http1, problem::ProblemLayer,
         request::RequestLayer, shed::ShedLayer,
@@ -19,15 +19,14 @@ use super::{
 };
 use crate::dialect::{messages::Messages, tonic_quirks::with_visible_reset};
 
-/// The inbound stack for the requests of one connection. `keep_alive` is for its responses over
-/// HTTP/1.
+/// The inbound stack for the requests of one connection to a port. `keep_alive` is a header of its
+/// responses over HTTP/1.
 ///
 /// The body of a response has three wrappers, outermost first: those of the request layer, the shed
 /// layer and the guard layer. A failure that the problem layer writes has the first only.
 pub(super) fn inbound<B>(
-    face: ServedPort,
-    open: Arc<Open>,
-    capacity: Arc<Capacity>,
+    port: ServedPort,
+    connection: Arc<ConnectionState>,
     keep_alive: Option<HeaderValue>,
 ) -> impl Service<
     Request<B>,
@@ -45,20 +44,20 @@ where
         dialect,
         paths,
         body_limit,
-    } = face;
+    } = port;
     let (router_limit, message_limit) = if dialect.has_messages() {
         (usize::MAX, Some(body_limit))
     } else {
         (body_limit, None)
     };
-    let reading = open.clone();
+    let reading = connection.clone();
     ServiceBuilder::new()
         // Id, deadline, timings, access line. First, so that the log lines of all layers below have
         // the id, and the access line has the status that the client sees.
         .layer(RequestLayer::new(ConnectionInfo::new(
             dialect,
             paths,
-            open.clone(),
+            connection.clone(),
             keep_alive,
         )))
         // Failures become problem+json or a gRPC status. Above every layer that can fail.
@@ -68,7 +67,7 @@ where
         .map_request(move |request| http1::read_to_end(request, &reading))
         // The rules for heads, and the limits on requests in flight. Above every layer that waits,
         // to refuse requests at once.
-        .layer(ShedLayer::new(capacity, open))
+        .layer(ShedLayer::new(connection))
         // The deadline, and panics. Below the layer that turns them into responses, above every
         // layer that waits.
         .layer(GuardLayer)

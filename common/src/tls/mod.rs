@@ -9,7 +9,7 @@
 //! | `reload` | [`Tls`]: the current generation, and the thread that looks for new files |
 //! | `identity` | who a peer is, and who may call |
 
-mod generation;
+pub(crate) mod generation;
 mod identity;
 mod material;
 pub(crate) mod plain_calls;

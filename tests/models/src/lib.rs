@@ -7,7 +7,7 @@
 //!
 //! | models | the files of `common` | what they show |
 //! |---|---|---|
-//! | `server::capacity::models` | `server/capacity`: `places.rs`, `share.rs`, `held.rs`, `stalled.rs`, `open.rs` | no place is taken twice, lost or made up, also in the reserve and where a connection gives way; a connection hears each reason to end |
+//! | `server::capacity::models` | `server/capacity`: `permits.rs`, `worker_permits.rs`, `usage.rs`, `stalled.rs`, `handle.rs` | no permit is taken twice, lost or made up, also in the reserve and where a connection is preempted; a connection hears each reason to end |
 //! | `client::budget_models` | `client/retry/budget.rs` | retries never exceed the balance, and each call counts once |
 //! | `client::ejection_models` | `client/ejection`: `record.rs`, `memory.rs`, `tally.rs`; `client/choice/replica_set.rs` | the workers agree on who is ejected, one of them takes a trial that is due, half of the replicas are left, and no call is lost |
 //! | `client::wire_models` | `client/wire`: `activity.rs`, `room.rs` | each call is watched, and a free stream is given to a call that waits, also where they run on other threads than their connection |
@@ -43,7 +43,7 @@ mod stubs;
 mod sync;
 
 use loom::model::Builder;
-use stubs::{request, telemetry, tls};
+use stubs::{telemetry, tls};
 
 /// The most preemptions of a run: orders that need more of them are not tried. Most bugs need one or two.
 const PREEMPTIONS: usize = 3;

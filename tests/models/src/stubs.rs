@@ -1,17 +1,11 @@
 //! The few lines that the files need of the rest of `common`.
 
-pub(crate) mod request {
-    pub(crate) mod deadline {
-        /// The deadline of a request.
-        #[derive(Debug, Clone, Copy)]
-        pub(crate) struct Deadline;
-    }
-}
-
 pub(crate) mod tls {
-    /// What mutual TLS has shown of a client.
-    #[derive(Debug)]
-    pub(crate) struct Peer;
+    pub(crate) mod generation {
+        /// The authorities that have vouched for a client.
+        #[derive(Debug)]
+        pub(crate) struct TrustVersion;
+    }
 }
 
 pub(crate) mod telemetry {

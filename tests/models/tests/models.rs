@@ -33,11 +33,11 @@ macro_rules! models {
 }
 
 models!(capacity, models::server::capacity::models:
-    one_place_is_never_taken_twice,
-    a_place_of_the_reserve_comes_back,
-    a_place_is_given_in_advance_once,
-    a_connection_gives_way,
-    a_share_without_a_worker_of_its_own_loses_no_place,
+    one_permit_is_never_taken_twice,
+    a_permit_of_the_reserve_comes_back,
+    a_permit_is_given_in_advance_once,
+    a_connection_is_preempted,
+    threads_of_another_maker_lose_no_permit,
     a_connection_hears_each_reason_to_close,
 );
 

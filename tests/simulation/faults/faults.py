@@ -109,8 +109,8 @@ FAULTS = [
     ),
     Fault(
         "a client that reads steadily is cut at the limit",
-        "if this.stalled.take().is_some() { this.open.held.note_taken(); }",
-        "if !FAULT && this.stalled.take().is_some() { this.open.held.note_taken(); }",
+        "if this.stalled.take().is_some() { this.connection.handle.usage.note_taken(); }",
+        "if !FAULT && this.stalled.take().is_some() { this.connection.handle.usage.note_taken(); }",
     ),
     Fault(
         "a response is cut after its line said that it was whole",
@@ -145,8 +145,8 @@ FAULTS = [
     ),
     Fault(
         "a client whose requests are refused is idle",
-        "pub(crate) fn note_refusal(&self) {",
-        "pub(crate) fn note_refusal(&self) { if FAULT { return; }",
+        "self.admission.connection.handle.usage.restart_idle_time();",
+        "if !FAULT { self.admission.connection.handle.usage.restart_idle_time(); }",
     ),
     Fault(
         "half a head behind a whole request has the idle time-out",

@@ -1,5 +1,5 @@
-//! [`Connections`]: the open connections of the process, their limit, and which of them makes room
-//! at the limit.
+//! [`Connections`]: the open connections of the process, their limit, and which of them ends at the limit to
+//! make room for a new one, the newcomer.
 //!
 //! At the limit, and gently near it, the network with the most connections loses the one that has been
 //! idle for longest. The newcomer counts, so a flood of connections from one network closes its own. Among
@@ -22,30 +22,30 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    newcomers::Newcomers,
-    open::{Close, Open, network_of},
+    handle::{Close, ConnectionHandle, network_of},
+    usage::Newcomers,
 };
 use crate::{limits, lock::lock, rate_limit::RateLimit, telemetry::metrics};
 
 #[derive(Debug)]
 pub(crate) struct Connections {
     limit: usize,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     all: Mutex<All>,
     next: AtomicU64,
-    /// Whether new connections are to leave soon.
+    /// Whether new connections are told to leave.
     says_goodbye: AtomicBool,
     newcomers: Arc<Newcomers>,
     picked: Mutex<Picked>,
     warnings: RateLimit,
 }
 
-/// The open connections, and how many each network has.
+/// The open connections, by number, and how many each network has.
 #[derive(Debug)]
 struct All {
-    open: HashMap<u64, Arc<Open>>,
+    open: HashMap<u64, Arc<ConnectionHandle>>,
     networks: HashMap<IpAddr, usize>,
-    /// The number of connections up to which networks are equals.
+    /// The number of connections up to which networks count as equal.
     few: usize,
 }
 
@@ -58,53 +58,55 @@ impl All {
         }
     }
 
-    fn add(&mut self, number: u64, open: Arc<Open>) {
-        *self.networks.entry(open.network).or_default() += 1;
-        self.open.insert(number, open);
+    fn add(&mut self, number: u64, handle: Arc<ConnectionHandle>) {
+        *self.networks.entry(handle.network).or_default() += 1;
+        self.open.insert(number, handle);
     }
 
     fn remove(&mut self, number: u64) {
-        let Some(open) = self.open.remove(&number) else {
+        let Some(handle) = self.open.remove(&number) else {
             return;
         };
-        if let Some(count) = self.networks.get_mut(&open.network) {
+        if let Some(count) = self.networks.get_mut(&handle.network) {
             *count -= 1;
             if *count == 0 {
-                self.networks.remove(&open.network);
+                self.networks.remove(&handle.network);
             }
         }
     }
 
-    /// The number of connections of a network with the newcomer of another or of this one. Few are
-    /// as many as others.
+    /// The number of connections of a network, with the newcomer if that is of the same network. All numbers
+    /// up to `few` count as equal.
     fn weight(&self, network: IpAddr, newcomer: IpAddr) -> usize {
         let count = self.networks.get(&network).copied().unwrap_or_default();
         (count + usize::from(network == newcomer)).max(self.few)
     }
 
-    /// Picks those that have been idle for longest among the networks with the most connections. The
-    /// others are told `why` already, or have requests.
+    /// Picks the connections that have been idle for longest, of the networks with the most connections. The
+    /// others have requests, or have been told `why` already.
     fn pick(&self, newcomer: IpAddr, why: Close) -> Picked {
         let (mut weight, mut idle) = (0, Vec::new());
-        for open in self.open.values() {
-            let Some(since) = open.idle_since() else {
+        for handle in self.open.values() {
+            let Some(since) = handle.usage.idle_since() else {
                 continue;
             };
-            let its_weight = self.weight(open.network, newcomer);
-            if its_weight < weight || open.told_to_close() >= Some(why) {
+            let its_weight = self.weight(handle.network, newcomer);
+            if its_weight < weight || handle.told_to_close() >= Some(why) {
                 continue;
             }
             if its_weight > weight {
                 weight = its_weight;
                 idle.clear();
             }
-            idle.push((since, open));
+            idle.push((since, handle));
         }
         idle.sort_unstable_by_key(|(since, _)| *since);
         let longest = idle.into_iter().take(limits::MAX_IDLE_PICKED).rev();
         Picked {
             weight,
-            idle: longest.map(|(since, open)| (since, open.clone())).collect(),
+            idle: longest
+                .map(|(since, handle)| (since, handle.clone()))
+                .collect(),
         }
     }
 }
@@ -112,14 +114,14 @@ impl All {
 /// Connections that were idle at the last scan.
 #[derive(Debug, Default)]
 struct Picked {
-    /// That of their networks.
+    /// The weight of their networks.
     weight: usize,
-    /// Each with the instant since which it is idle, the longest last.
-    idle: Vec<(u64, Arc<Open>)>,
+    /// Each with the instant since which it has been idle, the longest idle last.
+    idle: Vec<(u64, Arc<ConnectionHandle>)>,
 }
 
 impl Picked {
-    /// Whether they may make room for a newcomer of a network with this weight. A newcomer of a
+    /// Whether one of them may be closed for a newcomer of a network with this weight. The newcomer of a
     /// network with more connections than theirs closes one of its own.
     fn are_for(&self, weight: usize) -> bool {
         weight <= self.weight + self.weight / limits::WEIGHT_TOLERANCE
@@ -127,9 +129,9 @@ impl Picked {
 
     /// Closes the one that has been idle for longest. Returns whether there was one.
     fn close_one(&mut self, why: Close) -> bool {
-        while let Some((since, open)) = self.idle.pop() {
-            if open.idle_since() == Some(since) {
-                open.close(why);
+        while let Some((since, handle)) = self.idle.pop() {
+            if handle.usage.idle_since() == Some(since) {
+                handle.close(why);
                 return true;
             }
         }
@@ -137,13 +139,13 @@ impl Picked {
     }
 }
 
-/// A place for a connection. Dropping it frees the place.
+/// The permit of a connection. Dropping it frees the permit.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
-    pub(crate) open: Arc<Open>,
+    pub(crate) handle: Arc<ConnectionHandle>,
     connections: Arc<Connections>,
     number: u64,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for ConnectionPermit {
@@ -153,11 +155,11 @@ impl Drop for ConnectionPermit {
 }
 
 impl Connections {
-    /// The connections of a process that may have `limit` of them.
+    /// The connections of a process, at most `limit` at once.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
-            places: Arc::new(Semaphore::new(limit)),
+            permits: Arc::new(Semaphore::new(limit)),
             all: Mutex::new(All::new(limit)),
             next: AtomicU64::new(0),
             says_goodbye: AtomicBool::new(false),
@@ -167,42 +169,43 @@ impl Connections {
         }
     }
 
-    /// Waits for a place for a connection from this address. Near the limit, lets an idle connection
-    /// end; at the limit, first closes one.
+    /// Waits for a permit for a connection from this address. Near the limit, an idle connection is
+    /// drained; at the limit, one is closed first.
     pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> ConnectionPermit {
         let network = network_of(address.to_canonical());
-        let place = match self.places.clone().try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => self.wait_for_place(network).await,
+        let permit = match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self.wait_for_permit(network).await,
         };
-        if self.places.available_permits() < self.limit / limits::ROOM_SHARE {
+        if self.permits.available_permits() < self.limit / limits::ROOM_SHARE {
             self.end_longest_idle(network, Close::Drain);
         }
-        let open = Arc::new(Open::with_newcomers(address, self.newcomers.clone()));
+        let newcomers = self.newcomers.clone();
+        let handle = Arc::new(ConnectionHandle::with_newcomers(address, newcomers));
         let number = self.next.fetch_add(1, Relaxed);
-        lock(&self.all).add(number, open.clone());
+        lock(&self.all).add(number, handle.clone());
         if self.says_goodbye.load(Relaxed) {
-            open.close(Close::Leave);
+            handle.close(Close::Leave);
         }
         ConnectionPermit {
-            open,
+            handle,
             connections: self.clone(),
             number,
-            _place: place,
+            _permit: permit,
         }
     }
 
-    /// Closes an idle connection, or the next one that becomes idle, until there is a place.
-    async fn wait_for_place(&self, newcomer: IpAddr) -> OwnedSemaphorePermit {
+    /// Closes an idle connection, or the next one that becomes idle, until there is a permit.
+    async fn wait_for_permit(&self, newcomer: IpAddr) -> OwnedSemaphorePermit {
         self.note_limit();
         let waiting = self.newcomers.wait();
-        let mut place = pin!(self.places.clone().acquire_owned());
+        let mut permit = pin!(self.permits.clone().acquire_owned());
         let mut why = Close::MakeRoom;
         loop {
             let makes_room = self.end_longest_idle(newcomer, why);
             why = tokio::select! {
                 biased;
-                place = &mut place => return place.expect("the semaphore is never closed"),
+                permit = &mut permit => return permit.expect("the semaphore is never closed"),
                 // Its client may send the next request at this moment, which must not be lost.
                 () = waiting.for_idle(), if !makes_room => Close::Drain,
                 () = sleep(limits::ROOM_PATIENCE) => Close::MakeRoom,
@@ -223,7 +226,7 @@ impl Connections {
         }
     }
 
-    /// Ends an idle connection. Returns whether there is one.
+    /// Closes the connection that has been idle for longest. Returns whether there is one.
     fn end_longest_idle(&self, newcomer: IpAddr, why: Close) -> bool {
         let mut picked = lock(&self.picked);
         let all = lock(&self.all);
@@ -234,13 +237,13 @@ impl Connections {
         picked.close_one(why)
     }
 
-    /// Tells all clients to go elsewhere, and those of new connections.
+    /// Tells the clients of all connections to go elsewhere, also of those that come later.
     pub(crate) fn say_goodbye(&self) {
         self.says_goodbye.store(true, Relaxed);
-        self.for_each(|open| open.close(Close::Leave));
+        self.for_each(|handle| handle.close(Close::Leave));
     }
 
-    pub(crate) fn for_each(&self, look: impl FnMut(&Arc<Open>)) {
+    pub(crate) fn for_each(&self, look: impl FnMut(&Arc<ConnectionHandle>)) {
         lock(&self.all).open.values().for_each(look);
     }
 }
@@ -270,7 +273,7 @@ mod tests {
     fn told(connections: &[ConnectionPermit], why: Close) -> usize {
         let told = connections
             .iter()
-            .filter(|one| one.open.told_to_close() == Some(why));
+            .filter(|one| one.handle.told_to_close() == Some(why));
         told.count()
     }
 
@@ -285,7 +288,7 @@ mod tests {
         let mut newcomer = Box::pin(tokio::task::unconstrained(newcomer));
         assert!(newcomer.as_mut().now_or_never().is_none());
         for other in others {
-            other.retain(|one| one.open.told_to_close() != Some(Close::MakeRoom));
+            other.retain(|one| one.handle.told_to_close() != Some(Close::MakeRoom));
         }
         newcomer.now_or_never().expect("there is room")
     }
@@ -333,13 +336,13 @@ mod tests {
         let connections = Arc::new(Connections::new(3));
         let open = admit(&connections, ADDRESS, 3).await;
         for one in &open {
-            one.open.begin_request();
+            one.handle.usage.begin();
         }
         let mut newcomer = Box::pin(connections.admit(ADDRESS));
         assert!(newcomer.as_mut().now_or_never().is_none());
         assert_eq!(told(&open, Close::MakeRoom), 0, "none is idle");
-        open[1].open.end_request();
-        open[2].open.end_request();
+        open[1].handle.usage.end();
+        open[2].handle.usage.end();
         assert!(newcomer.as_mut().now_or_never().is_none());
         assert_eq!(told(&open, Close::Drain), 1, "one, and gently");
         // It does not end. After a while, it must.
@@ -348,8 +351,8 @@ mod tests {
         assert_eq!(told(&open, Close::MakeRoom), 1);
         drop(open);
         newcomer.await;
-        let places = connections.places.available_permits();
-        assert_eq!(places, 3);
+        let permits = connections.permits.available_permits();
+        assert_eq!(permits, 3);
     }
 
     #[tokio::test]
@@ -360,17 +363,17 @@ mod tests {
             open.push(connections.admit(ADDRESS).await);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        open[0].open.begin_request();
+        open[0].handle.usage.begin();
         let mut newcomer = Box::pin(connections.admit(ADDRESS));
         assert!(newcomer.as_mut().now_or_never().is_none());
-        let told = |index: usize| open[index].open.told_to_close();
+        let told = |index: usize| open[index].handle.told_to_close();
         assert_eq!(
             [told(0), told(1), told(2)],
             [None, Some(Close::MakeRoom), None]
         );
         drop(open.remove(1));
         let newcomer = newcomer.await;
-        assert!(newcomer.open.idle_since().is_some());
+        assert!(newcomer.handle.usage.idle_since().is_some());
     }
 
     #[tokio::test]
@@ -381,7 +384,7 @@ mod tests {
         for _ in 0..limit {
             open.push(connections.admit(ADDRESS).await);
         }
-        let told = open.iter().filter_map(|one| one.open.told_to_close());
+        let told = open.iter().filter_map(|one| one.handle.told_to_close());
         assert_eq!(told.collect::<Vec<_>>(), [Close::Drain; 2]);
     }
 
@@ -391,7 +394,7 @@ mod tests {
         let old = connections.admit(ADDRESS).await;
         connections.say_goodbye();
         let new = connections.admit(ADDRESS).await;
-        let told = || [&old, &new].map(|one| one.open.told_to_close());
+        let told = || [&old, &new].map(|one| one.handle.told_to_close());
         assert_eq!(told(), [Some(Close::Leave); 2]);
         assert!(connections.admit(ADDRESS).now_or_never().is_none());
         assert!(told().contains(&Some(Close::MakeRoom)));

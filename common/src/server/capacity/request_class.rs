@@ -1,4 +1,4 @@
-//! [`RequestClass`]: the kind of a request, which decides the limits that apply to it.
+//! [`RequestClass`]: which limits on requests in flight apply to a request; and [`PermitPool`]: these limits.
 
 use crate::endpoints;
 
@@ -8,12 +8,13 @@ const GRPC_HEALTH: &str = "/grpc.health.v1.Health/";
 /// The limits on requests in flight. Each has a count of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PermitPool {
-    RequestPermit,
+    /// All requests but probes.
+    Requests,
     LongLived,
     Probes,
 }
 
-/// The kind of a request, which decides the limits that apply to it.
+/// The class of a request, which decides the limits that apply to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestClass {
     Ordinary,
@@ -23,7 +24,7 @@ pub(crate) enum RequestClass {
 }
 
 impl RequestClass {
-    /// The kind of a request for this path. Probes have a limit of their own, because a service
+    /// The class of a request for this path. Probes have a limit of their own, because a service
     /// at its limit must still respond to them.
     pub(crate) fn of(path: &str, is_long_lived: bool) -> Self {
         match path {
@@ -43,10 +44,11 @@ impl RequestClass {
         }
     }
 
-    pub(crate) fn limits(self) -> &'static [PermitPool] {
+    /// The pools that a request of this class needs a permit of.
+    pub(crate) fn pools(self) -> &'static [PermitPool] {
         match self {
-            Self::Ordinary => &[PermitPool::RequestPermit],
-            Self::LongLived => &[PermitPool::LongLived, PermitPool::RequestPermit],
+            Self::Ordinary => &[PermitPool::Requests],
+            Self::LongLived => &[PermitPool::LongLived, PermitPool::Requests],
             Self::Probe => &[PermitPool::Probes],
         }
     }

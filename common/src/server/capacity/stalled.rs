@@ -1,9 +1,9 @@
-//! [`Stalled`]: the connections whose clients take nothing of their responses, one of which ends when
-//! there is no place for another request.
+//! [`Stalled`]: the connections whose clients take nothing of their responses. One of them is preempted when
+//! there is no permit for another request.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{clock::now, connections::Connections, open::Open};
+use super::{clock::now, connections::Connections, handle::ConnectionHandle};
 use crate::{limits, lock::lock, sync::Mutex};
 
 /// The connections whose clients take nothing, as of the last look.
@@ -18,7 +18,7 @@ struct Look {
     /// See [`now`].
     at: u64,
     /// Those that have taken nothing for [`limits::STALLED_AFTER`], the longest stalled last.
-    found: Vec<Arc<Open>>,
+    found: Vec<Arc<ConnectionHandle>>,
 }
 
 impl Stalled {
@@ -42,24 +42,24 @@ impl Stalled {
         }
     }
 
-    fn found_at(&self, now: u64) -> Vec<Arc<Open>> {
+    fn found_at(&self, now: u64) -> Vec<Arc<ConnectionHandle>> {
         let mut found = Vec::new();
-        self.connections.for_each(|open| {
-            if let Some(since) = open.held.look(now)
+        self.connections.for_each(|handle| {
+            if let Some(since) = handle.usage.look(now)
                 && since + millis(limits::STALLED_AFTER) <= now
             {
-                found.push((since, open.clone()));
+                found.push((since, handle.clone()));
             }
         });
         found.sort_unstable_by_key(|(since, _)| u64::MAX - since);
-        found.into_iter().map(|(_, open)| open).collect()
+        found.into_iter().map(|(_, handle)| handle).collect()
     }
 
-    /// Asks the connection that has been stalled for longest to end. Returns whether there is one.
-    pub(super) fn end_one(&self) -> bool {
+    /// Preempts the connection that has been stalled for longest. Returns whether there is one.
+    pub(super) fn preempt_one(&self) -> bool {
         let found = &mut lock(&self.last_look).found;
-        while let Some(open) = found.pop() {
-            if open.ask_to_give_way() {
+        while let Some(handle) = found.pop() {
+            if handle.preempt() {
                 return true;
             }
         }
@@ -94,15 +94,15 @@ mod tests {
     async fn a_client_that_takes_nothing_for_five_seconds_is_stalled_and_one_that_takes_a_little_is_not()
      {
         let (stalled, [one, other]) = stalled().await;
-        for open in [&one.open, &other.open] {
-            open.begin_request();
-            open.held.note_waits_for_service(false);
+        for usage in [&one.handle.usage, &other.handle.usage] {
+            usage.begin();
+            usage.note_waits_for_service(false);
         }
         assert!(stalled.found_at(NOW).is_empty());
         assert!(stalled.found_at(LATER - 1).is_empty());
-        other.open.held.note_taken();
+        other.handle.usage.note_taken();
         let found = stalled.found_at(LATER);
-        assert!(matches!(&found[..], [open] if Arc::ptr_eq(open, &one.open)));
+        assert!(matches!(&found[..], [handle] if Arc::ptr_eq(handle, &one.handle)));
         assert!(
             stalled.found_at(LATER + 5_000 - 1).len() < 2,
             "it has begun anew"
@@ -112,10 +112,11 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_waits_for_the_service_is_not_stalled_nor_is_a_service_of_the_mesh() {
         let (stalled, [one, other]) = stalled().await;
-        one.open.begin_request();
-        other.open.held.note_keeps_places();
-        other.open.begin_request();
-        other.open.held.note_waits_for_service(false);
+        one.handle.usage.begin();
+        let of_mesh = &other.handle.usage;
+        of_mesh.note_of_mesh();
+        of_mesh.begin();
+        of_mesh.note_waits_for_service(false);
         for now in [NOW, LATER] {
             assert!(stalled.found_at(now).is_empty());
         }

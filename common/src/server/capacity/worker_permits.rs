@@ -1,10 +1,11 @@
-//! [`WorkerPermits`]: a worker's access to the places of the process; and [`RequestPermit`]: the places of one
-//! request.
+//! [`WorkerPermits`]: a worker's access to the permits of the process; [`RequestPermit`]: the permits of one
+//! request; and [`UnreadRefusal`]: a
+//! response without a permit.
 
 use std::sync::Arc;
 
 use super::{
-    open::Open,
+    handle::ConnectionHandle,
     permits::{NoPermit, Permit, Permits},
     request_class::{PermitPool, RequestClass},
 };
@@ -13,100 +14,124 @@ use crate::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// A worker's access to the places of the process.
+/// A worker's access to the permits of the process.
 ///
-/// A share reserves a few places of [`PermitPool::RequestPermit`], so that most requests do not change the
+/// It takes a few permits of [`PermitPool::Requests`] in advance, so that most requests do not change the
 /// count that all workers share.
 #[derive(Debug)]
 pub(crate) struct WorkerPermits {
-    places: Arc<Permits>,
-    /// The reserved places. Only the thread of the worker changes their number.
+    permits: Arc<Permits>,
+    /// The permits that were taken in advance. Only the thread of the worker changes their number.
     spare: AtomicUsize,
     max_spare: usize,
+    /// The responses without a permit that clients of this worker have not read yet.
+    refusals: AtomicUsize,
 }
 
 impl WorkerPermits {
-    pub(crate) fn new(places: Arc<Permits>, workers: usize) -> Self {
+    pub(crate) fn new(permits: Arc<Permits>, workers: usize) -> Self {
         Self {
             max_spare: limits::MAX_SPARE
-                .min(places.max_in_flight() / limits::SPARE_SHARE / workers),
-            places,
+                .min(permits.max_in_flight() / limits::SPARE_SHARE / workers),
+            permits,
             spare: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
         }
     }
 
     pub(crate) fn max_in_flight(&self) -> usize {
-        self.places.max_in_flight()
+        self.permits.max_in_flight()
     }
 
-    /// The places of [`PermitPool::RequestPermit`] that requests hold, if the process has one worker.
+    /// The permits of [`PermitPool::Requests`] that requests hold, if the process has one worker.
     pub(crate) fn in_flight(&self) -> usize {
-        self.places.taken(PermitPool::RequestPermit) - self.spare.load(Relaxed)
+        self.permits.taken(PermitPool::Requests) - self.spare.load(Relaxed)
     }
 
     pub(crate) fn take(
         self: &Arc<Self>,
-        open: &Arc<Open>,
-        kind: RequestClass,
+        handle: &Arc<ConnectionHandle>,
+        class: RequestClass,
     ) -> Result<RequestPermit, NoPermit> {
-        let mut places = [None; 2];
-        for (index, limit) in kind.limits().iter().enumerate() {
-            match self.take_one(open, *limit) {
-                Ok(place) => places[index] = Some(place),
+        let mut taken = [None; 2];
+        for (index, pool) in class.pools().iter().enumerate() {
+            match self.take_one(handle, *pool) {
+                Ok(permit) => taken[index] = Some(permit),
                 Err(error) => {
-                    self.release(open, kind, places);
+                    self.release(handle, class, taken);
                     return Err(error);
                 }
             }
         }
-        open.begin_request();
+        handle.usage.begin();
         Ok(RequestPermit {
-            kind,
-            places,
-            open: open.clone(),
-            share: self.clone(),
+            class,
+            taken,
+            handle: handle.clone(),
+            permits: self.clone(),
             waits_for_service: true,
         })
     }
 
-    fn take_one(&self, open: &Open, limit: PermitPool) -> Result<Permit, NoPermit> {
-        if limit != PermitPool::RequestPermit {
-            return self.places.take(open, limit, 0);
+    fn take_one(&self, handle: &ConnectionHandle, pool: PermitPool) -> Result<Permit, NoPermit> {
+        if pool != PermitPool::Requests {
+            return self.permits.take(handle, pool, 0);
         }
         let spare = self.spare.load(Relaxed);
         if let Some(left) = spare.checked_sub(1) {
             self.spare.store(left, Relaxed);
             return Ok(Permit::Common { in_advance: 0 });
         }
-        let place = self.places.take(open, limit, self.max_spare / 2)?;
-        if let Permit::Common { in_advance } = place {
+        let permit = self.permits.take(handle, pool, self.max_spare / 2)?;
+        if let Permit::Common { in_advance } = permit {
             self.spare.store(in_advance, Relaxed);
         }
-        Ok(place)
+        Ok(permit)
     }
 
-    fn release(&self, open: &Open, kind: RequestClass, places: [Option<Permit>; 2]) {
-        for (limit, place) in kind.limits().iter().zip(places.into_iter().flatten()) {
+    fn release(
+        &self,
+        handle: &ConnectionHandle,
+        class: RequestClass,
+        permits: [Option<Permit>; 2],
+    ) {
+        for (pool, permit) in class.pools().iter().zip(permits.into_iter().flatten()) {
             let spare = self.spare.load(Relaxed);
-            if matches!(place, Permit::Reserve) {
-                self.places.leave_reserve(*limit, open.network);
-            } else if *limit == PermitPool::RequestPermit && spare < self.max_spare {
+            if matches!(permit, Permit::Reserve) {
+                self.permits.leave_reserve(*pool, handle.network);
+            } else if *pool == PermitPool::Requests && spare < self.max_spare {
                 self.spare.store(spare + 1, Relaxed);
                 continue;
             }
-            self.places.release(*limit, 1);
+            self.permits.release(*pool, 1);
         }
+    }
+
+    /// Counts a response without a permit. `None` if clients have left too many of them unread.
+    pub(crate) fn refuse(
+        self: &Arc<Self>,
+        handle: &Arc<ConnectionHandle>,
+    ) -> Option<UnreadRefusal> {
+        let is_allowed = self.refusals.load(Relaxed) < limits::MAX_REFUSALS;
+        is_allowed.then(|| {
+            self.refusals.fetch_add(1, Relaxed);
+            handle.usage.begin_refusal();
+            UnreadRefusal {
+                handle: handle.clone(),
+                permits: self.clone(),
+            }
+        })
     }
 }
 
-/// The places of a request. Dropping it frees them.
+/// The permits of a request. Dropping it frees them.
 #[derive(Debug)]
 pub(crate) struct RequestPermit {
-    kind: RequestClass,
-    /// In the order of the limits of `kind`.
-    places: [Option<Permit>; 2],
-    pub(crate) open: Arc<Open>,
-    share: Arc<WorkerPermits>,
+    class: RequestClass,
+    /// In the order of the pools of `class`.
+    taken: [Option<Permit>; 2],
+    handle: Arc<ConnectionHandle>,
+    permits: Arc<WorkerPermits>,
     /// Whether the client waits for the service, and not the service for the client.
     waits_for_service: bool,
 }
@@ -116,7 +141,7 @@ impl RequestPermit {
     pub(crate) fn note_waits_for_service(&mut self, waits: bool) {
         if self.waits_for_service != waits {
             self.waits_for_service = waits;
-            self.open.held.note_waits_for_service(waits);
+            self.handle.usage.note_waits_for_service(waits);
         }
     }
 }
@@ -124,7 +149,21 @@ impl RequestPermit {
 impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.note_waits_for_service(false);
-        self.open.end_request();
-        self.share.release(&self.open, self.kind, self.places);
+        self.handle.usage.end();
+        self.permits.release(&self.handle, self.class, self.taken);
+    }
+}
+
+/// A response without a permit, until its client has read it.
+#[derive(Debug)]
+pub(crate) struct UnreadRefusal {
+    handle: Arc<ConnectionHandle>,
+    permits: Arc<WorkerPermits>,
+}
+
+impl Drop for UnreadRefusal {
+    fn drop(&mut self) {
+        self.handle.usage.end_refusal();
+        self.permits.refusals.fetch_sub(1, Relaxed);
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! Behind a proxy, they are the requests of many clients.
 
-use std::{error::Error, fmt::Display, iter};
+use std::{error::Error, fmt::Display, iter, net::IpAddr};
 
 use h2::Reason;
 use tracing::info;
 
-use crate::{limits, rate_limit::RateLimit, server::capacity::open::Open, telemetry::metrics};
+use crate::{limits, rate_limit::RateLimit, telemetry::metrics};
 
 /// The last frame to a client that floods: GOAWAY (type 7) with `ENHANCE_YOUR_CALM` (11). It names
 /// the highest possible stream, because all requests in flight may have been processed.
@@ -20,13 +20,13 @@ thread_local! {
 }
 
 /// Counts a GOAWAY with this error code, and logs it unless there are many.
-pub(crate) fn note(open: &Open, code: Reason, reason: impl Display) {
+pub(crate) fn note(client: IpAddr, code: Reason, reason: impl Display) {
     metrics::count(|counters| &counters.connection_errors);
     if let Some(untold) = LINES.with(RateLimit::allow) {
         info!(
             action = "connection",
             status = "failure",
-            remote_address = %open.address,
+            remote_address = %client,
             ?code,
             %reason,
             untold,

@@ -24,9 +24,9 @@ use crate::{
         deadline::Deadline,
         id::RequestId,
     },
-    server::capacity::open::{Close, Open},
+    server::capacity::handle::{Close, ConnectionHandle},
     telemetry::metrics,
-    tls::{AllowedPeers, Tls},
+    tls::{AllowedPeers, Peer, Tls},
 };
 
 /// The first byte of each TLS connection: a handshake record (RFC 8446, 5.1).
@@ -36,6 +36,9 @@ const HANDSHAKE_RECORD: u8 = 22;
 const SPEAK_TLS: &str = "This port speaks TLS, and the request came without; send it over TLS: an \
     HTTP client with a URL that begins with https, a gRPC client with its certificate.";
 
+/// A connection with TLS, and the peer that mutual TLS has shown.
+type Shaken = (TlsStream<BufReader<TcpStream>>, Option<Peer>);
+
 /// The certificates of a port, and who may call it.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificates {
@@ -43,27 +46,27 @@ pub(crate) struct Certificates {
     pub(crate) allowed: Option<AllowedPeers>,
 }
 
-/// Opens TLS on a connection, and notes its peer in `open`. Failures are counted and logged, with
-/// an id that a client without TLS gets, too.
+/// Opens TLS on a connection. Returns it with the peer that mutual TLS has shown. Failures are counted and
+/// logged, with an id that a client without TLS gets, too.
 pub(crate) async fn handshake(
     certificates: &Certificates,
     socket: TcpStream,
-    open: &Open,
-) -> Option<TlsStream<BufReader<TcpStream>>> {
+    handle: &ConnectionHandle,
+) -> Option<Shaken> {
     let deadline = Deadline::after(limits::HANDSHAKE_TIMEOUT);
     let context = Context::new(RequestId::fresh(), deadline);
-    context.scope(attempt(certificates, socket, open)).await
+    context.scope(attempt(certificates, socket, handle)).await
 }
 
 async fn attempt(
     certificates: &Certificates,
     socket: TcpStream,
-    open: &Open,
-) -> Option<TlsStream<BufReader<TcpStream>>> {
+    handle: &ConnectionHandle,
+) -> Option<Shaken> {
     let shaken = async {
         tokio::select! {
-            shaken = take_turns(certificates, socket, open) => shaken,
-            () = makes_room(open) => Err(io::Error::other("another connection needs the place")),
+            shaken = take_turns(certificates, socket, handle) => shaken,
+            () = makes_room(handle) => Err(io::Error::other("another connection needs the place")),
         }
     };
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "not complete in time");
@@ -72,9 +75,9 @@ async fn attempt(
         .map_err(late)
         .flatten()
     {
-        Ok(stream) => {
+        Ok(shaken) => {
             metrics::count(|counters| &counters.tls_handshakes);
-            Some(stream)
+            Some(shaken)
         }
         Err(error) => {
             metrics::count(|counters| &counters.tls_handshake_failures);
@@ -82,7 +85,7 @@ async fn attempt(
                 info!(
                     action = "tls",
                     status = "failure",
-                    remote_address = %open.address,
+                    remote_address = %handle.address,
                     %error,
                     untold,
                     "a TLS handshake failed"
@@ -94,10 +97,10 @@ async fn attempt(
 }
 
 /// Completes when the connection must make room for another one.
-async fn makes_room(open: &Open) {
+async fn makes_room(handle: &ConnectionHandle) {
     poll_fn(|cx| {
-        open.wake_to_close(cx.waker());
-        if open.told_to_close() == Some(Close::MakeRoom) {
+        handle.wake_to_close(cx.waker());
+        if handle.told_to_close() == Some(Close::MakeRoom) {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -110,17 +113,17 @@ async fn makes_room(open: &Open) {
 async fn take_turns(
     certificates: &Certificates,
     socket: TcpStream,
-    open: &Open,
-) -> io::Result<TlsStream<BufReader<TcpStream>>> {
+    handle: &ConnectionHandle,
+) -> io::Result<Shaken> {
     let first = if let Some(first) = first_byte_by_now(&socket) {
         first
     } else {
-        let silent = Permit::take(Stage::Silent, open.network)?;
+        let silent = Permit::take(Stage::Silent, handle.network)?;
         silent.run(first_byte(&socket)).await?
     };
-    let begun = Permit::take(Stage::Begun, open.network)?;
+    let begun = Permit::take(Stage::Begun, handle.network)?;
     begun
-        .run(shake_hands(certificates, socket, first, open))
+        .run(shake_hands(certificates, socket, first, handle))
         .await
 }
 
@@ -145,8 +148,8 @@ async fn shake_hands(
     Certificates { tls, allowed }: &Certificates,
     mut socket: TcpStream,
     first: u8,
-    open: &Open,
-) -> io::Result<TlsStream<BufReader<TcpStream>>> {
+    handle: &ConnectionHandle,
+) -> io::Result<Shaken> {
     if first != HANDSHAKE_RECORD {
         refuse(&mut socket).await?;
         return Err(io::Error::other("the client speaks no TLS"));
@@ -156,14 +159,15 @@ async fn shake_hands(
     let stream = TlsAcceptor::from(generation.server.clone())
         .accept(socket)
         .await?;
-    if let Some(peer) = generation.peer(stream.get_ref().1, allowed.as_ref()) {
-        let _ = open.peer.set(peer); // it is not set yet
+    let peer = generation.peer(stream.get_ref().1, allowed.as_ref());
+    if let Some(peer) = &peer {
+        let _ = handle.trust.set(peer.trust); // it is not set yet
         // From now on, a change of the authorities reaches the connection.
         if tls.current().trust != generation.trust {
             return Err(io::Error::other("the authorities have changed meanwhile"));
         }
     }
-    Ok(stream)
+    Ok((stream, peer))
 }
 
 /// Tells a client that speaks no TLS, and reads what it sends until it closes.

@@ -1,25 +1,28 @@
 //! [`Lifetime`]: decides when a connection ends: when it is idle or old, when its client is too
 //! slow to send a head or to close, when the service drains, or when another connection needs its
-//! place.
+//! permit; and [`ConnectionLimits`], which it decides by.
 
 use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::state::ConnectionState;
 use crate::{
     config::settings::Config,
     limits,
     request::dialect::Dialect,
     server::capacity::{
         clock::now as clock,
-        open::{Close, Open},
+        handle::{Close, ConnectionHandle},
     },
 };
 
-/// The limits on the lifetime of connections.
+/// The limits on connections, each of which takes its own time.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Limits {
+pub(crate) struct ConnectionLimits {
+    /// The longest that a write waits for a client that reads nothing.
+    pub(crate) write_timeout: Duration,
     /// The longest time without a request. By default it is [`limits::IDLE_TIMEOUT`], and none for
     /// HTTP/2 on a gRPC port: the callers are services, which keep their connections.
     pub(crate) idle_timeout: Option<Duration>,
@@ -32,9 +35,10 @@ pub(crate) struct Limits {
     pub(crate) keep_alive: Option<HeaderValue>,
 }
 
-impl Limits {
+impl ConnectionLimits {
     pub(crate) fn of(config: &Config) -> Self {
         Self {
+            write_timeout: config.deadline,
             idle_timeout: config.idle_timeout,
             max_age: config.max_connection_age,
             drain_delay: config.drain_delay,
@@ -95,14 +99,18 @@ pub(crate) enum Verdict {
 }
 
 impl Lifetime {
-    pub(crate) fn new(limits: &Limits, port: &dyn Dialect, open: &Open) -> Self {
+    pub(crate) fn new(
+        limits: &ConnectionLimits,
+        port: &dyn Dialect,
+        handle: &ConnectionHandle,
+    ) -> Self {
         Self {
             idle_timeout: limits.idle_timeout.unwrap_or(limits::IDLE_TIMEOUT),
             serves_mesh: port.serves_mesh(),
             keeps_http2: limits.idle_timeout.is_none() && port.serves_mesh(),
             old_at: limits.max_age.map(|age| Instant::now() + age),
             longest_stay: limits.drain_delay / 2,
-            is_newcomer: open.told_to_close().is_some(),
+            is_newcomer: handle.told_to_close().is_some(),
             leaves_at: None,
             waits_since: None,
             phase: Phase::Serving,
@@ -111,22 +119,22 @@ impl Lifetime {
 
     /// Whether the last verdict still holds. Every poll of a connection calls this, so it does not
     /// read the clock.
-    pub(crate) fn goes_on(&mut self, open: &Open) -> bool {
-        let goes_on = matches!(self.phase, Phase::Serving)
-            && open.told_to_close().is_none()
-            && patience(open).is_none();
-        if goes_on {
+    pub(crate) fn still_holds(&mut self, connection: &ConnectionState) -> bool {
+        let still_holds = matches!(self.phase, Phase::Serving)
+            && connection.handle.told_to_close().is_none()
+            && patience(connection).is_none();
+        if still_holds {
             self.waits_since = None;
         }
-        goes_on
+        still_holds
     }
 
-    pub(crate) fn verdict(&mut self, open: &Open) -> Verdict {
+    pub(crate) fn verdict(&mut self, connection: &ConnectionState) -> Verdict {
         let now = Instant::now();
-        let must_make_room = open.told_to_close() == Some(Close::MakeRoom);
+        let must_make_room = connection.handle.told_to_close() == Some(Close::MakeRoom);
         match self.phase {
-            Phase::Serving => match open.told_to_close() {
-                None | Some(Close::Leave) => self.while_serving(open, now),
+            Phase::Serving => match connection.handle.told_to_close() {
+                None | Some(Close::Leave) => self.while_serving(connection, now),
                 Some(Close::MakeRoom) => self.end_within(Duration::ZERO, now),
                 Some(Close::Drain) => {
                     self.phase = Phase::LastRead(now + limits::LAST_READ);
@@ -136,7 +144,7 @@ impl Lifetime {
             Phase::LastRead(_) if must_make_room => self.end_within(Duration::ZERO, now),
             Phase::LastRead(until) if until > now => Verdict::Wait(Some(until)),
             Phase::LastRead(_) => self.end_within(limits::GOAWAY_GRACE, now),
-            Phase::Ending(_) | Phase::LastResponse(_) if open.is_busy() => {
+            Phase::Ending(_) | Phase::LastResponse(_) if connection.is_busy() => {
                 self.phase = Phase::LastResponse(now + limits::GOAWAY_GRACE);
                 Verdict::Wait(None)
             }
@@ -148,8 +156,8 @@ impl Lifetime {
 
     /// The longest time without a request. "None" is a year, so that the timer is set once, and not
     /// considered at each poll.
-    fn idle_timeout(&self, open: &Open) -> Duration {
-        if self.keeps_http2 && open.is_http2() {
+    fn idle_timeout(&self, connection: &ConnectionState) -> Duration {
+        if self.keeps_http2 && connection.is_http2.get() {
             limits::MAX_DURATION
         } else {
             self.idle_timeout
@@ -161,11 +169,14 @@ impl Lifetime {
     ///
     /// On a gRPC port it comes after the delay. A call that GOAWAY refuses is sent again, so that none is
     /// lost; and a caller that asks whether a replica serves, and has no other, would not come back.
-    fn leaves_at(&mut self, open: &Open, now: Instant) -> Option<Instant> {
-        if open.told_to_close().is_none() || !open.is_http2() || self.serves_mesh {
+    fn leaves_at(&mut self, connection: &ConnectionState, now: Instant) -> Option<Instant> {
+        if connection.handle.told_to_close().is_none()
+            || !connection.is_http2.get()
+            || self.serves_mesh
+        {
             return None;
         }
-        if self.is_newcomer && open.has_responded() {
+        if self.is_newcomer && connection.has_responded.get() {
             return Some(now);
         }
         let stay = if self.is_newcomer {
@@ -181,8 +192,8 @@ impl Lifetime {
         Verdict::End
     }
 
-    fn while_serving(&mut self, open: &Open, now: Instant) -> Verdict {
-        if let Some(patience) = patience(open) {
+    fn while_serving(&mut self, connection: &ConnectionState, now: Instant) -> Verdict {
+        if let Some(patience) = patience(connection) {
             let until = *self.waits_since.get_or_insert(now) + patience;
             return if until > now {
                 Verdict::Wait(Some(until))
@@ -192,15 +203,15 @@ impl Lifetime {
         }
         self.waits_since = None;
         if self.old_at.take_if(|at| *at <= now).is_some() {
-            if open.is_http2() {
+            if connection.is_http2.get() {
                 return self.end_within(limits::GOAWAY_GRACE, now);
             }
-            open.close(Close::Leave);
+            connection.handle.close(Close::Leave);
         }
-        let leaves_at = self.leaves_at(open, now);
-        let idle_until = open.idle_since().map(|since| {
+        let leaves_at = self.leaves_at(connection, now);
+        let idle_until = connection.handle.usage.idle_since().map(|since| {
             let idle = Duration::from_millis(clock().saturating_sub(since));
-            now + self.idle_timeout(open).saturating_sub(idle)
+            now + self.idle_timeout(connection).saturating_sub(idle)
         });
         let instants = idle_until.into_iter().chain(self.old_at).chain(leaves_at);
         match instants.min() {
@@ -211,10 +222,10 @@ impl Lifetime {
 }
 
 /// The time that the client has, if it is due to send or to close.
-fn patience(open: &Open) -> Option<Duration> {
-    if open.has_half_head() {
+fn patience(connection: &ConnectionState) -> Option<Duration> {
+    if connection.has_half_head() {
         Some(limits::HEADER_TIMEOUT)
-    } else if open.is_half_closed() {
+    } else if connection.is_half_closed() {
         Some(limits::HALF_CLOSE_TIMEOUT)
     } else {
         None
@@ -223,53 +234,56 @@ fn patience(open: &Open) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use tokio::time::advance;
 
     use super::*;
-    use crate::dialect::{grpc::GRPC, http::HTTP};
+    use crate::{
+        dialect::{grpc::GRPC, http::HTTP},
+        server::capacity::worker_capacity::WorkerCapacity,
+    };
 
     const AGE: Duration = Duration::from_mins(1);
     const DELAY: Duration = Duration::from_secs(10);
 
-    fn open() -> Open {
-        Open::new(Ipv4Addr::LOCALHOST.into())
+    fn connection() -> ConnectionState {
+        ConnectionState::alone(Arc::new(WorkerCapacity::alone(1)))
     }
 
     fn lifetime(max_age: Option<Duration>) -> Lifetime {
-        let limits = Limits {
+        let limits = ConnectionLimits {
             max_age,
-            ..Limits::default()
+            ..ConnectionLimits::default()
         };
-        Lifetime::new(&limits, HTTP, &open())
+        Lifetime::new(&limits, HTTP, &connection().handle)
     }
 
     /// The lifetime of a connection of a service that drains, or soon will.
-    fn draining(open: &Open) -> Lifetime {
-        let limits = Limits {
+    fn draining(connection: &ConnectionState) -> Lifetime {
+        let limits = ConnectionLimits {
             drain_delay: DELAY,
-            ..Limits::default()
+            ..ConnectionLimits::default()
         };
-        Lifetime::new(&limits, HTTP, open)
+        Lifetime::new(&limits, HTTP, &connection.handle)
     }
 
     #[tokio::test(start_paused = true)]
     async fn half_a_head_times_out_after_five_seconds_even_if_bytes_trickle_in() {
-        let (open, mut lifetime) = (open(), lifetime(None));
-        assert!(lifetime.goes_on(&open));
+        let (connection, mut lifetime) = (connection(), lifetime(None));
+        assert!(lifetime.still_holds(&connection));
         let begin = Instant::now();
         for _ in 0..5 {
-            open.note_bytes(b"G");
-            assert!(!lifetime.goes_on(&open));
-            let verdict = lifetime.verdict(&open);
+            connection.inbound.note_bytes(b"G");
+            assert!(!lifetime.still_holds(&connection));
+            let verdict = lifetime.verdict(&connection);
             assert_eq!(verdict, Verdict::Wait(Some(begin + limits::HEADER_TIMEOUT)));
             advance(limits::HEADER_TIMEOUT / 5).await;
         }
-        assert_eq!(lifetime.verdict(&open), Verdict::Drop);
+        assert_eq!(lifetime.verdict(&connection), Verdict::Drop);
         // The rest of the head has come.
-        open.begin_request();
-        assert!(lifetime.goes_on(&open));
+        connection.handle.usage.begin();
+        assert!(lifetime.still_holds(&connection));
     }
 
     #[tokio::test(start_paused = true)]
@@ -283,16 +297,16 @@ mod tests {
             (configured, HTTP, true, Duration::from_secs(7)),
             (configured, GRPC, true, Duration::from_secs(7)),
         ] {
-            let open = open();
-            let limits = Limits {
+            let connection = connection();
+            let limits = ConnectionLimits {
                 idle_timeout,
-                ..Limits::default()
+                ..ConnectionLimits::default()
             };
-            let mut lifetime = Lifetime::new(&limits, port, &open);
+            let mut lifetime = Lifetime::new(&limits, port, &connection.handle);
             if is_http2 {
-                open.note_http2();
+                connection.is_http2.set(true);
             }
-            let Verdict::Wait(Some(until)) = lifetime.verdict(&open) else {
+            let Verdict::Wait(Some(until)) = lifetime.verdict(&connection) else {
                 panic!("{port:?} {is_http2}");
             };
             // The connection was idle for a moment already.
@@ -307,64 +321,73 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_old_connection_over_http_1_waits_for_the_next_request() {
-        let (open, mut lifetime) = (open(), lifetime(Some(AGE)));
+        let (connection, mut lifetime) = (connection(), lifetime(Some(AGE)));
         advance(AGE).await;
-        assert!(matches!(lifetime.verdict(&open), Verdict::Wait(Some(_))));
-        assert_eq!(open.told_to_close(), Some(Close::Leave));
-        assert!(matches!(lifetime.verdict(&open), Verdict::Wait(Some(_))));
+        assert!(matches!(
+            lifetime.verdict(&connection),
+            Verdict::Wait(Some(_))
+        ));
+        assert_eq!(connection.handle.told_to_close(), Some(Close::Leave));
+        assert!(matches!(
+            lifetime.verdict(&connection),
+            Verdict::Wait(Some(_))
+        ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_old_connection_over_http_2_ends_with_its_requests() {
-        let (open, mut lifetime) = (open(), lifetime(Some(AGE)));
-        open.note_http2();
-        open.begin_request();
+        let (connection, mut lifetime) = (connection(), lifetime(Some(AGE)));
+        connection.is_http2.set(true);
+        connection.handle.usage.begin();
         let old_at = Instant::now() + AGE;
-        assert_eq!(lifetime.verdict(&open), Verdict::Wait(Some(old_at)));
+        assert_eq!(lifetime.verdict(&connection), Verdict::Wait(Some(old_at)));
         advance(AGE).await;
-        assert_eq!(lifetime.verdict(&open), Verdict::End);
+        assert_eq!(lifetime.verdict(&connection), Verdict::End);
         advance(10 * limits::GOAWAY_GRACE).await;
-        assert_eq!(lifetime.verdict(&open), Verdict::Wait(None), "busy");
-        open.end_request();
-        let verdict = lifetime.verdict(&open);
+        assert_eq!(lifetime.verdict(&connection), Verdict::Wait(None), "busy");
+        connection.handle.usage.end();
+        let verdict = lifetime.verdict(&connection);
         assert!(matches!(verdict, Verdict::Wait(Some(_))));
         advance(limits::GOAWAY_GRACE).await;
-        assert_eq!(lifetime.verdict(&open), Verdict::Drop);
+        assert_eq!(lifetime.verdict(&connection), Verdict::Drop);
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_a_goodbye_http_2_leaves_within_half_the_delay_and_http_1_waits_for_a_request() {
         let connections = [(); 20].map(|()| {
-            let open = open();
-            let lifetime = draining(&open);
-            open.note_http2();
-            open.close(Close::Leave);
-            (open, lifetime)
+            let connection = connection();
+            let lifetime = draining(&connection);
+            connection.is_http2.set(true);
+            connection.handle.close(Close::Leave);
+            (connection, lifetime)
         });
-        let leave_at = connections.map(|(open, mut lifetime)| match lifetime.verdict(&open) {
-            Verdict::Wait(Some(until)) => until - Instant::now(),
-            verdict => panic!("{verdict:?}"),
-        });
+        let leave_at =
+            connections.map(
+                |(connection, mut lifetime)| match lifetime.verdict(&connection) {
+                    Verdict::Wait(Some(until)) => until - Instant::now(),
+                    verdict => panic!("{verdict:?}"),
+                },
+            );
         assert!(leave_at.iter().all(|after| *after <= DELAY / 2));
         assert!(leave_at.iter().max() > leave_at.iter().min(), "spread");
 
-        let http1 = open();
+        let http1 = connection();
         let mut lifetime = draining(&http1);
-        http1.close(Close::Leave);
+        http1.handle.close(Close::Leave);
         advance(DELAY).await;
         assert!(matches!(lifetime.verdict(&http1), Verdict::Wait(Some(_))));
-        http1.close(Close::Drain);
+        http1.handle.close(Close::Drain);
         let until = Instant::now() + limits::LAST_READ;
         assert_eq!(lifetime.verdict(&http1), Verdict::Wait(Some(until)));
     }
 
     #[tokio::test]
     async fn on_a_grpc_port_a_connection_stays_after_the_goodbye() {
-        let open = open();
-        let mut lifetime = Lifetime::new(&Limits::default(), GRPC, &open);
-        open.note_http2();
-        open.close(Close::Leave);
-        let Verdict::Wait(Some(until)) = lifetime.verdict(&open) else {
+        let connection = connection();
+        let mut lifetime = Lifetime::new(&ConnectionLimits::default(), GRPC, &connection.handle);
+        connection.is_http2.set(true);
+        connection.handle.close(Close::Leave);
+        let Verdict::Wait(Some(until)) = lifetime.verdict(&connection) else {
             panic!("it ends");
         };
         assert!(until > Instant::now() + DELAY);
@@ -373,18 +396,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_comes_after_the_goodbye_leaves_after_a_response_or_a_second() {
         for has_response in [true, false] {
-            let open = open();
-            open.close(Close::Leave);
-            let mut lifetime = draining(&open);
-            open.note_http2();
+            let connection = connection();
+            connection.handle.close(Close::Leave);
+            let mut lifetime = draining(&connection);
+            connection.is_http2.set(true);
             let until = Instant::now() + limits::NEWCOMER_STAY;
-            assert_eq!(lifetime.verdict(&open), Verdict::Wait(Some(until)));
+            assert_eq!(lifetime.verdict(&connection), Verdict::Wait(Some(until)));
             if has_response {
-                open.note_response();
+                connection.has_responded.set(true);
             } else {
                 advance(limits::NEWCOMER_STAY).await;
             }
-            assert_eq!(lifetime.verdict(&open), Verdict::End);
+            assert_eq!(lifetime.verdict(&connection), Verdict::End);
         }
     }
 
@@ -401,32 +424,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_reads_what_was_sent_and_making_room_does_not_wait() {
-        let (draining, mut lifetime) = (open(), self::lifetime(None));
-        draining.close(Close::Drain);
-        assert!(!lifetime.goes_on(&draining));
+        let (draining, mut lifetime) = (connection(), self::lifetime(None));
+        draining.handle.close(Close::Drain);
+        assert!(!lifetime.still_holds(&draining));
         let until = Instant::now() + limits::LAST_READ;
         assert_eq!(lifetime.verdict(&draining), Verdict::Wait(Some(until)));
         advance(limits::LAST_READ).await;
         assert_eq!(lifetime.verdict(&draining), Verdict::End);
 
         let (ending, mut slow) = (draining, lifetime);
-        let (idle, mut lifetime) = (open(), self::lifetime(None));
-        idle.close(Close::MakeRoom);
+        let (idle, mut lifetime) = (connection(), self::lifetime(None));
+        idle.handle.close(Close::MakeRoom);
         assert_eq!(lifetime.verdict(&idle), Verdict::End);
         assert_eq!(lifetime.verdict(&idle), Verdict::Drop);
 
         // After its last read, the first one waits for its client.
         assert!(matches!(slow.verdict(&ending), Verdict::Wait(Some(_))));
-        ending.close(Close::MakeRoom);
+        ending.handle.close(Close::MakeRoom);
         assert_eq!(slow.verdict(&ending), Verdict::Drop);
 
         // A request has come in the meantime. Its response may arrive.
-        let (busy, mut lifetime) = (open(), self::lifetime(None));
-        busy.begin_request();
-        busy.close(Close::MakeRoom);
+        let (busy, mut lifetime) = (connection(), self::lifetime(None));
+        busy.handle.usage.begin();
+        busy.handle.close(Close::MakeRoom);
         assert_eq!(lifetime.verdict(&busy), Verdict::End);
         assert_eq!(lifetime.verdict(&busy), Verdict::Wait(None));
-        busy.end_request();
+        busy.handle.usage.end();
         assert!(matches!(lifetime.verdict(&busy), Verdict::Wait(Some(_))));
     }
 }

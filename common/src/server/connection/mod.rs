@@ -1,15 +1,15 @@
-//! One connection, from its first byte to its end.
+//! One connection, from its TLS handshake to its end.
 
-mod allowance;
-mod control_frames;
 pub(crate) mod error;
+mod frames;
 pub(crate) mod handshake;
 mod handshake_permits;
-pub(crate) mod hyper;
+mod hyper_service;
+pub(crate) mod inbound;
 pub(crate) mod lifetime;
+pub(crate) mod outbound;
 pub(crate) mod serve;
-pub(crate) mod socket;
-mod stream_errors;
-pub(crate) mod streams;
+mod socket;
+pub(crate) mod state;
 mod turns;
 mod unacknowledged;

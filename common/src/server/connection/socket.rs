@@ -31,13 +31,12 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{
-    allowance::TooMany,
-    control_frames::ControlFrames,
     error::{self, GOAWAY_CALM},
-    stream_errors::StreamErrors,
+    frames::FrameLimits,
+    state::ConnectionState,
     unacknowledged::unacknowledged,
 };
-use crate::{limits, server::capacity::open::Open, telemetry::metrics};
+use crate::{limits, telemetry::metrics};
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -49,10 +48,10 @@ pin_project_lite::pin_project! {
     pub(crate) struct Socket<S> {
         #[pin]
         inner: S,
-        open: Arc<Open>,
+        connection: Arc<ConnectionState>,
         undecided: Option<Undecided>,
         // `None` until the first bytes show HTTP/2.
-        frames: Option<Frames>,
+        frames: Option<FrameLimits>,
         // Whether the last write was complete, and so ended at the end of a frame.
         is_between_frames: bool,
         write_timeout: Duration,
@@ -66,34 +65,6 @@ pin_project_lite::pin_project! {
     }
 }
 
-/// The limits on the frames of an HTTP/2 connection.
-#[derive(Debug)]
-struct Frames {
-    control: ControlFrames,
-    errors: StreamErrors,
-}
-
-impl Frames {
-    /// Checks the bytes that have come. Returns what there was too much of.
-    fn check(&mut self, read: &[u8]) -> Result<(), &'static str> {
-        let errors = self.errors.check();
-        errors.map_err(|TooMany| "too many stream errors")?;
-        let control = self.control.count(read);
-        control.map_err(|TooMany| "too many control frames")
-    }
-
-    /// Notes the first `written` bytes of the slices.
-    fn note_written(&mut self, slices: &[io::IoSlice<'_>], written: usize) {
-        self.control.note_written(written);
-        let mut left = written;
-        for slice in slices {
-            let bytes = &slice[..left.min(slice.len())];
-            self.errors.note_written(bytes);
-            left -= bytes.len();
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Undecided {
     /// Bytes of the preface that have been read.
@@ -102,20 +73,15 @@ struct Undecided {
 }
 
 impl<S> Socket<S> {
-    pub(crate) fn new(
-        inner: S,
-        open: Arc<Open>,
-        first_bytes_timeout: Duration,
-        write_timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(inner: S, connection: Arc<ConnectionState>, write_timeout: Duration) -> Self {
         Self {
             inner,
-            open,
+            connection,
             frames: None,
             is_between_frames: true,
             undecided: Some(Undecided {
                 matched: 0,
-                timeout: Box::pin(sleep(first_bytes_timeout)),
+                timeout: Box::pin(sleep(limits::HEADER_TIMEOUT)),
             }),
             write_timeout,
             stalled: None,
@@ -172,10 +138,12 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
         let before = buffer.filled().len();
         let poll = this.inner.as_mut().poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            this.open.note_bytes(&buffer.filled()[before..]);
+            this.connection
+                .inbound
+                .note_bytes(&buffer.filled()[before..]);
         } else if matches!(poll, Poll::Ready(Ok(())))
             && this.frames.is_none()
-            && this.open.note_end()
+            && this.connection.note_end()
         {
             // The client may wait for the response.
             return Poll::Pending;
@@ -185,7 +153,11 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
                 && let Err(reason) = frames.check(&buffer.filled()[before..])
             {
                 metrics::count(|counters| &counters.floods);
-                error::note(this.open, Reason::ENHANCE_YOUR_CALM, reason);
+                error::note(
+                    this.connection.handle.address,
+                    Reason::ENHANCE_YOUR_CALM,
+                    reason,
+                );
                 if *this.is_between_frames {
                     // If the frame does not fit at once, the client does not read.
                     let _ = this.inner.poll_write(cx, &GOAWAY_CALM);
@@ -203,11 +175,8 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
         let so_far = undecided.matched - read.len();
         let is_preface = PREFACE[so_far..].starts_with(read);
         if is_preface && undecided.matched == PREFACE.len() {
-            *this.frames = Some(Frames {
-                control: ControlFrames::new(),
-                errors: StreamErrors::new(),
-            });
-            this.open.note_http2();
+            *this.frames = Some(FrameLimits::new());
+            this.connection.is_http2.set(true);
         }
         if read.is_empty() || !is_preface || undecided.matched == PREFACE.len() {
             *this.undecided = None;
@@ -224,15 +193,16 @@ impl<S: AsyncWrite + 'static> Socket<S> {
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let mut this = self.as_mut().project();
-        if *this.ends_with_reset != this.open.ends_response() {
-            *this.ends_with_reset = this.open.ends_response();
+        let ends_response = this.connection.http1.ends_response.get();
+        if *this.ends_with_reset != ends_response {
+            *this.ends_with_reset = ends_response;
             end_with_reset(this.inner.as_ref().get_ref(), *this.ends_with_reset);
         }
         let poll = write(this.inner.as_mut(), cx);
-        this.open.outbound.note_writing(poll.is_pending());
+        this.connection.outbound.note_writing(poll.is_pending());
         if let Poll::Ready(written) = &poll {
             if this.stalled.take().is_some() {
-                this.open.held.note_taken();
+                this.connection.handle.usage.note_taken();
             }
             if let (Some(frames), Ok(written)) = (this.frames, written) {
                 frames.note_written(slices, *written);
@@ -262,7 +232,7 @@ impl<S: AsyncWrite + 'static> Socket<S> {
             let now = Instant::now();
             let unacknowledged = look();
             if unacknowledged < stalled.unacknowledged {
-                this.open.held.note_taken();
+                this.connection.handle.usage.note_taken();
                 stalled.until = now + timeout;
             } else if stalled.until <= now {
                 return Poll::Ready(timed_out("the peer takes nothing"));
@@ -312,16 +282,16 @@ impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
         let mut this = self.as_mut().project();
         match this.inner.as_mut().poll_flush(cx) {
             Poll::Pending => {
-                this.open.outbound.note_writing(true);
+                this.connection.outbound.note_writing(true);
                 *this.is_flushing = true;
                 self.poll_stalled(cx).map(Err)
             }
             ready @ Poll::Ready(_) => {
-                this.open.outbound.note_flushed();
+                this.connection.outbound.note_flushed();
                 if mem::take(this.is_flushing) {
-                    this.open.outbound.note_writing(false);
+                    this.connection.outbound.note_writing(false);
                     *this.stalled = None;
-                    this.open.held.note_taken();
+                    this.connection.handle.usage.note_taken();
                 }
                 ready
             }
@@ -372,12 +342,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, duplex};
 
     use super::*;
+    use crate::server::capacity::worker_capacity::WorkerCapacity;
 
-    const TIMEOUT: Duration = Duration::from_secs(5);
+    const TIMEOUT: Duration = limits::HEADER_TIMEOUT;
 
     fn socket<S>(inner: S) -> Socket<S> {
-        let open = Open::new(std::net::Ipv4Addr::LOCALHOST.into());
-        Socket::new(inner, Arc::new(open), TIMEOUT, TIMEOUT)
+        let connection = ConnectionState::alone(Arc::new(WorkerCapacity::alone(1)));
+        Socket::new(inner, Arc::new(connection), TIMEOUT)
     }
 
     /// Sends `bytes` and nothing more. Returns whether the next read times out.
@@ -418,12 +389,15 @@ mod tests {
         let (_client, server) = duplex(64);
         let mut server = socket(BufWriter::with_capacity(1_024, server));
         server.write_all(&[0; 512]).await.unwrap();
-        assert!(!server.open.outbound.is_writing(), "the buffer has it all");
+        assert!(
+            !server.connection.outbound.is_writing(),
+            "the buffer has it all"
+        );
         let begin = tokio::time::Instant::now();
         let error = server.flush().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(begin.elapsed(), TIMEOUT);
-        assert!(server.open.outbound.is_writing());
+        assert!(server.connection.outbound.is_writing());
     }
 
     #[tokio::test(start_paused = true)]

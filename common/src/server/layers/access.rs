@@ -9,6 +9,7 @@ use http::{
 use tonic::Code;
 use tracing::{Level, debug, info, warn};
 
+use super::cause::Cause;
 #[cfg(feature = "traces")]
 use crate::telemetry::traces;
 use crate::{
@@ -20,13 +21,7 @@ use crate::{
         dialect::{Dialect, Ended},
         identity::Identity,
     },
-    server::{
-        capacity::{
-            cause::{self, Cause},
-            open::Open,
-        },
-        routes::Paths,
-    },
+    server::{connection::state::ConnectionState, routes::Paths},
     telemetry::{logging::Cut, metrics},
 };
 
@@ -46,7 +41,7 @@ pub(crate) struct ConnectionInfo {
     pub(super) peer: Option<Identity>,
     remote_address: RemoteAddress,
     /// The state of the connection, if this server serves it.
-    pub(super) open: Option<Arc<Open>>,
+    pub(super) state: Option<Arc<ConnectionState>>,
     /// The `Keep-Alive` of responses over HTTP/1.
     pub(super) keep_alive: Option<HeaderValue>,
 }
@@ -64,15 +59,15 @@ impl ConnectionInfo {
     pub(crate) fn new(
         port: &'static dyn Dialect,
         paths: Paths,
-        open: Arc<Open>,
+        state: Arc<ConnectionState>,
         keep_alive: Option<HeaderValue>,
     ) -> Self {
         Self {
             port,
             paths,
-            peer: open.peer.get().map(|peer| peer.identity.clone()),
-            remote_address: RemoteAddress::Known(open.address.to_string()),
-            open: Some(open),
+            peer: state.peer.as_ref().map(|peer| peer.identity.clone()),
+            remote_address: RemoteAddress::Known(state.handle.address.to_string()),
+            state: Some(state),
             keep_alive,
         }
     }
@@ -84,7 +79,7 @@ impl ConnectionInfo {
             paths,
             peer: None,
             remote_address: RemoteAddress::In(|_| None),
-            open: None,
+            state: None,
             keep_alive: None,
         }
     }
@@ -232,8 +227,8 @@ impl AccessLine {
         let has_rest = self.end == End::Complete
             && self.size > limits::SENT_AT_ONCE
             && self.version < Version::HTTP_2;
-        let open = self.connection.open.as_ref().filter(|_| has_rest);
-        match open.map(|open| &open.outbound) {
+        let state = self.connection.state.as_ref().filter(|_| has_rest);
+        match state.map(|state| &state.outbound) {
             Some(outbound) if outbound.is_watched() => {
                 let line = self.clone();
                 outbound.add_rest(move |has_left| {
@@ -268,10 +263,14 @@ impl AccessLine {
         self.log(&outcome);
     }
 
-    /// Whether the connection ended at a limit, because its client took nothing.
-    fn preempted(&self) -> bool {
-        let open = self.connection.open.as_ref();
-        open.is_some_and(|open| open.held.gives_way())
+    /// Why a response was dropped. hyper drops it together with its stream or connection, and can't pass
+    /// on a reason.
+    fn cause_of_drop(&self) -> Cause {
+        match &self.connection.state {
+            Some(state) if state.handle.is_preempted() => Cause::Preempted,
+            Some(state) if state.capacity.stops() => Cause::Stop,
+            _ => Cause::Client,
+        }
     }
 
     fn outcome(&self) -> Outcome<'_> {
@@ -279,8 +278,7 @@ impl AccessLine {
         let cause = match self.end {
             End::Complete => None,
             End::Cut(cause) => Some(cause),
-            End::Dropped if self.preempted() => Some(Cause::GivesWay),
-            End::Dropped => Some(cause::current()),
+            End::Dropped => Some(self.cause_of_drop()),
         };
         let (status, reason) = match (self.end, cause) {
             (_, None) => (self.status, None),
@@ -289,7 +287,7 @@ impl AccessLine {
                 unavailable,
                 Some("the service stopped before the response was over"),
             ),
-            (_, Some(Cause::GivesWay)) => (
+            (_, Some(Cause::Preempted)) => (
                 unavailable,
                 Some("the client took nothing, and others needed the place"),
             ),

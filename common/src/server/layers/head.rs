@@ -14,7 +14,7 @@ use crate::{
     limits,
     problem::Problem,
     request::{context, dialect::Mismatch, identity::Identity},
-    server::capacity::open::Open,
+    server::connection::state::ConnectionState,
 };
 
 /// The bytes that a field counts beside its name and value (RFC 9113, 6.5.2).
@@ -100,8 +100,8 @@ pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
 }
 
 /// Whether the peer of a connection may call.
-pub(crate) fn check_peer(open: &Open) -> Result<(), Refusal> {
-    match open.peer.get() {
+pub(crate) fn check_peer(connection: &ConnectionState) -> Result<(), Refusal> {
+    match &connection.peer {
         Some(peer) if !peer.is_allowed => Err(Refusal::Peer(peer.identity.clone())),
         _ => Ok(()),
     }

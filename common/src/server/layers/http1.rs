@@ -32,24 +32,30 @@ use super::access::length_of;
 use crate::{
     body::wrappers::DroppableBody,
     limits,
-    server::capacity::{open::Open, tail::Tail},
+    server::connection::{inbound::Tail, state::ConnectionState},
 };
 
 /// Returns the request with a body whose rest is read after an early response.
-pub(crate) fn read_to_end<B>(request: Request<B>, open: &Arc<Open>) -> Request<Http1Body<B>>
+pub(crate) fn read_to_end<B>(
+    request: Request<B>,
+    connection: &Arc<ConnectionState>,
+) -> Request<Http1Body<B>>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
 {
     let is_http1 = request.version() < Version::HTTP_2;
     if is_http1 {
-        open.note_http1(request.version(), asks_to_close(request.headers()));
+        let http1 = &connection.http1;
+        http1.is_1_0.set(request.version() == Version::HTTP_10);
+        http1.asks_to_close.set(asks_to_close(request.headers()));
     }
     let has_rest = is_http1 && !request.body().is_end_stream();
-    let lingers_on = has_rest.then(|| open.clone());
-    if let Some(open) = &lingers_on {
-        open.note_body_begins();
-        open.note_waits_with_body(waits_with_body(&request));
+    let lingers_on = has_rest.then(|| connection.clone());
+    if let Some(connection) = &lingers_on {
+        connection.inbound.note_body_begins();
+        let waits = waits_with_body(&request);
+        connection.http1.waits_with_body.set(waits);
     }
     request.map(|body| Http1Body {
         last: body.size_hint().exact().map(|_| Tail::default()),
@@ -73,30 +79,36 @@ fn asks_to_close(headers: &HeaderMap) -> bool {
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Marks the last response of a connection: one that is to end, or whose client waits with its body.
-/// Other responses say with `keep_alive` how long an idle connection stays open.
-pub(crate) fn say_goodbye(headers: &mut HeaderMap, open: &Open, keep_alive: Option<&HeaderValue>) {
-    let is_last = open.told_to_close().is_some();
-    if open.is_http2() {
+/// Marks the response as the last one of a connection that is to end, or of one whose client may still
+/// send the body of its request or not. Other responses say with `keep_alive` how long the connection
+/// stays open without a request.
+pub(crate) fn say_goodbye(
+    headers: &mut HeaderMap,
+    connection: &ConnectionState,
+    keep_alive: Option<&HeaderValue>,
+) {
+    let is_last = connection.handle.told_to_close().is_some();
+    if connection.is_http2.get() {
         if is_last {
-            open.note_response();
+            connection.has_responded.set(true);
         }
-    } else if is_last || open.waits_with_body() {
+    } else if is_last || connection.http1.waits_with_body.get() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     } else if let Some(keep_alive) = keep_alive
-        && !open.asks_to_close()
+        && !connection.http1.asks_to_close.get()
     {
         headers.insert(KEEP_ALIVE, keep_alive.clone());
     }
 }
 
-/// Notes whether this response ends with its connection. hyper decides that by the versions of the
-/// request and of the response, which a handler may pass on (h1/role.rs, `encode_headers`).
-pub(crate) fn note_framing<R: Body>(response: &Response<R>, open: &Open) {
-    if !open.is_http2() {
-        let is_1_0 = open.is_http_1_0() || response.version() == Version::HTTP_10;
+/// Notes whether the end of the connection is the end of this response. hyper decides by the version of
+/// the request and that of the response, which a handler may pass on (h1/role.rs, `encode_headers`).
+pub(crate) fn note_framing<R: Body>(response: &Response<R>, connection: &ConnectionState) {
+    if !connection.is_http2.get() {
+        let http1 = &connection.http1;
+        let is_1_0 = http1.is_1_0.get() || response.version() == Version::HTTP_10;
         let has_length = || response.body().is_end_stream() || length_of(response).is_some();
-        open.note_ends_response(is_1_0 && !has_length());
+        http1.ends_response.set(is_1_0 && !has_length());
     }
 }
 
@@ -110,7 +122,7 @@ where
     body: DroppableBody<B>,
     /// The last bytes, unless it is chunked.
     last: Option<Tail>,
-    lingers_on: Option<Arc<Open>>,
+    lingers_on: Option<Arc<ConnectionState>>,
 }
 
 impl<B> Body for Http1Body<B>
@@ -125,8 +137,8 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        if let Some(open) = &self.lingers_on {
-            open.note_waits_with_body(false); // hyper sends `100 Continue` now
+        if let Some(connection) = &self.lingers_on {
+            connection.http1.waits_with_body.set(false); // hyper sends `100 Continue` now
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let (Some(last), Some(Ok(frame))) = (&mut self.last, &frame) {
@@ -150,19 +162,19 @@ where
     B::Data: Send,
 {
     fn drop(&mut self) {
-        let Some((open, body)) = self.lingers_on.take().zip(self.body.take()) else {
+        let Some((connection, body)) = self.lingers_on.take().zip(self.body.take()) else {
             return;
         };
         let mut last = self.last;
         match Handle::try_current() {
             Ok(runtime) if !body.is_end_stream() => {
                 runtime.spawn(async move {
-                    open.note_waits_with_body(false);
+                    connection.http1.waits_with_body.set(false);
                     let _ = timeout(limits::LINGER_TIMEOUT, read_on(body, &mut last)).await;
-                    open.note_body_ends(last);
+                    connection.inbound.note_body_ends(last);
                 });
             }
-            _ => open.note_body_ends(last),
+            _ => connection.inbound.note_body_ends(last),
         }
     }
 }
@@ -190,30 +202,31 @@ async fn read_on<B: Body + Unpin>(mut body: B, last: &mut Option<Tail>) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
-    use crate::server::capacity::open::Close;
+    use crate::server::capacity::{handle::Close, worker_capacity::WorkerCapacity};
 
     #[test]
     fn a_response_says_how_long_its_connection_stays() {
         const TOLD: HeaderValue = HeaderValue::from_static("timeout=70");
-        let headers_of = |prepare: fn(&Open)| {
-            let open = Open::new(Ipv4Addr::LOCALHOST.into());
-            prepare(&open);
+        let headers_of = |prepare: fn(&ConnectionState)| {
+            let connection = ConnectionState::alone(Arc::new(WorkerCapacity::alone(1)));
+            prepare(&connection);
             let mut headers = HeaderMap::new();
-            say_goodbye(&mut headers, &open, Some(&TOLD));
+            say_goodbye(&mut headers, &connection, Some(&TOLD));
             let header = |name| Some(headers.get(name)?.to_str().unwrap().to_owned());
             (header(CONNECTION), header(KEEP_ALIVE))
         };
         let (close, told) = (Some("close".to_owned()), Some("timeout=70".to_owned()));
         assert_eq!(headers_of(|_| ()), (None, told));
-        let asks_to_close = |open: &Open| open.note_http1(Version::HTTP_11, true);
+        let asks_to_close = |connection: &ConnectionState| connection.http1.asks_to_close.set(true);
         assert_eq!(headers_of(asks_to_close), (None, None));
-        assert_eq!(headers_of(|open| open.close(Close::Leave)), (close, None));
-        let over_http_2 = |open: &Open| {
-            open.note_http2();
-            open.close(Close::Leave);
+        assert_eq!(
+            headers_of(|connection| connection.handle.close(Close::Leave)),
+            (close, None)
+        );
+        let over_http_2 = |connection: &ConnectionState| {
+            connection.is_http2.set(true);
+            connection.handle.close(Close::Leave);
         };
         assert_eq!(headers_of(over_http_2), (None, None));
     }

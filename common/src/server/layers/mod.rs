@@ -1,6 +1,7 @@
 //! The inbound layers, one file each. `stack` lists them in their order.
 
 pub(crate) mod access;
+mod cause;
 pub(crate) mod guard;
 pub(crate) mod head;
 pub(crate) mod http1;

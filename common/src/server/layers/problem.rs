@@ -30,7 +30,7 @@ use crate::{
     limits,
     problem::Problem,
     request::{context, deadline::DeadlineExceeded, dialect::Dialect},
-    server::capacity::{Overloaded, long_lived::Draining},
+    server::capacity::{long_lived::Draining, worker_capacity::Overloaded},
 };
 
 /// Turns errors, and error responses without a document, into a [`Problem`] in the dialect of the

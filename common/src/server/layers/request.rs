@@ -21,6 +21,7 @@ use tracing::warn;
 
 use super::{
     access::{AccessLine, ConnectionInfo, End},
+    cause::Cause,
     http1,
 };
 use crate::{
@@ -36,7 +37,7 @@ use crate::{
         timings::{SERVER_TIMING, Timings},
         trace::Trace,
     },
-    server::{capacity::cause::Cause, routes::note},
+    server::routes::note,
 };
 #[cfg(feature = "traces")]
 use crate::{server::capacity::request_class::RequestClass, telemetry::traces};
@@ -228,10 +229,10 @@ where
             response.map(DroppableBody::new)
         };
         line.see_response(&response);
-        if let Some(open) = &line.connection.open {
+        if let Some(state) = &line.connection.state {
             let keep_alive = line.connection.keep_alive.as_ref();
-            http1::note_framing(&response, open);
-            http1::say_goodbye(response.headers_mut(), open, keep_alive);
+            http1::note_framing(&response, state);
+            http1::say_goodbye(response.headers_mut(), state, keep_alive);
         }
         let is_stream = !line.has_length() && !response.body().is_end_stream();
         let headers = response.headers_mut();

@@ -19,14 +19,14 @@ pub(crate) async fn accept(
     listener: usize,
     socket: TcpListener,
     connections: Arc<Connections>,
-    mut hand_out: Dispatcher,
+    mut dispatcher: Dispatcher,
     draining: CancellationToken,
 ) {
     let mut take = async |accepted: io::Result<(std::net::TcpStream, SocketAddr)>| {
         let (stream, peer) = accepted?;
         set_options(&stream)?;
-        let connection = connections.admit(peer.ip()).await;
-        hand_out.give(stream, listener, connection);
+        let permit = connections.admit(peer.ip()).await;
+        dispatcher.give(stream, listener, permit);
         Ok(())
     };
     loop {
@@ -88,7 +88,7 @@ impl Dispatcher {
         }
     }
 
-    fn give(&mut self, stream: std::net::TcpStream, listener: usize, connection: ConnectionPermit) {
+    fn give(&mut self, stream: std::net::TcpStream, listener: usize, permit: ConnectionPermit) {
         let count = self.workers.len();
         let in_turns = (0..count).map(|offset| (self.next + offset) % count);
         let Some(worker) =
@@ -97,13 +97,13 @@ impl Dispatcher {
             return;
         };
         self.next = worker + 1;
-        let (inbox, open) = &self.workers[worker];
+        let (inbox, counter) = &self.workers[worker];
         // A worker closes its inbox when it ends, and then the process ends, too.
         let _ = inbox.send(Accepted {
             stream,
             listener,
-            open: open.clone(),
-            connection,
+            counter: counter.clone(),
+            permit,
         });
     }
 }
@@ -117,14 +117,14 @@ mod tests {
 
     /// Hands out a connection and returns the worker that got it.
     fn give(
-        hand_out: &mut Dispatcher,
+        dispatcher: &mut Dispatcher,
         inboxes: &mut [UnboundedReceiver<Accepted>],
     ) -> (usize, Accepted) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let address = stream.peer_addr().unwrap().ip();
-        let connection = Arc::new(Connections::new(1)).admit(address).now_or_never();
-        hand_out.give(stream, 0, connection.unwrap());
+        let permit = Arc::new(Connections::new(1)).admit(address).now_or_never();
+        dispatcher.give(stream, 0, permit.unwrap());
         let mut received = inboxes
             .iter_mut()
             .map(UnboundedReceiver::try_recv)
@@ -138,11 +138,13 @@ mod tests {
     fn connections_go_to_the_worker_with_the_fewest() {
         let (senders, mut inboxes): (Vec<_>, Vec<_>) =
             (0..3).map(|_| mpsc::unbounded_channel()).unzip();
-        let mut hand_out = Dispatcher::new(senders);
-        let mut open: Vec<_> = (0..6).map(|_| give(&mut hand_out, &mut inboxes)).collect();
+        let mut dispatcher = Dispatcher::new(senders);
+        let mut open: Vec<_> = (0..6)
+            .map(|_| give(&mut dispatcher, &mut inboxes))
+            .collect();
         let workers: Vec<_> = open.iter().map(|(worker, _)| *worker).collect();
         assert_eq!(workers, [0, 1, 2, 0, 1, 2]);
         open.retain(|(worker, _)| *worker != 1);
-        assert_eq!(give(&mut hand_out, &mut inboxes).0, 1);
+        assert_eq!(give(&mut dispatcher, &mut inboxes).0, 1);
     }
 }

@@ -1,4 +1,4 @@
-//! [`Admin`]: the port for operators. It has a thread, connections and places of its own, so it
+//! [`Admin`]: the port for operators. It has a thread, connections and permits of its own, so it
 //! responds while the workers are busy and the other ports are full, and to the end of the drain.
 
 use std::{
@@ -18,13 +18,14 @@ use super::{
     bind::bind,
     error::Error,
     threads::Threads,
-    worker_thread::{self, Accepted, Settings},
+    worker_thread::{self, Accepted},
 };
 use crate::{
     limits,
     server::{
-        capacity::{connections::Connections, open::Close, permits::Permits},
+        capacity::{connections::Connections, permits::Permits},
         service::{admin, status::Status},
+        worker::{Worker, WorkerSettings},
     },
 };
 
@@ -32,21 +33,22 @@ use crate::{
 pub(crate) struct Admin {
     pub(crate) address: SocketAddr,
     socket: TcpListener,
-    connections: Arc<Connections>,
+    settings: WorkerSettings,
     inbox: UnboundedSender<Accepted>,
     threads: Threads,
 }
 
 impl Admin {
     /// Binds the port, and starts its thread. `settings` are those of the workers.
-    pub(crate) fn bind(port: u16, settings: &Settings, host: IpAddr) -> Result<Self, Error> {
+    pub(crate) fn bind(port: u16, settings: &WorkerSettings, host: IpAddr) -> Result<Self, Error> {
         let connections = Arc::new(Connections::new(limits::ADMIN_CONNECTIONS));
-        let places = Permits::new(limits::ADMIN_IN_FLIGHT, connections.clone());
+        let permits = Permits::new(limits::ADMIN_IN_FLIGHT, connections.clone());
         let status = Status::new(settings.process.clone(), settings.workers);
-        let settings = Settings {
+        let settings = WorkerSettings {
             workers: 1,
             drain_timeout: limits::ADMIN_DRAIN,
-            places: Arc::new(places),
+            connections,
+            permits: Arc::new(permits),
             mesh_certificates: None,
             edge_certificates: None,
             ..settings.clone()
@@ -54,14 +56,16 @@ impl Admin {
         let (socket, address) = bind(host, port, "admin")?;
         let (inbox, accepted) = unbounded_channel();
         let mut threads = Threads::new(settings.process.clone());
+        let port = admin::face(status, settings.deadline);
+        let worker_settings = settings.clone();
         threads.spawn("admin".into(), Error::Worker, move || {
-            let build = || Some(vec![admin::face(status, settings.deadline)]);
-            Ok(worker_thread::run(&settings, build, accepted)?)
+            let build = || Some(Worker::new(worker_settings, vec![port]));
+            Ok(worker_thread::run(build, accepted)?)
         })?;
         Ok(Self {
             address,
             socket,
-            connections,
+            settings,
             inbox,
             threads,
         })
@@ -73,14 +77,14 @@ impl Admin {
         let accepting = tokio::spawn(accept(
             0,
             tokio::net::TcpListener::from_std(self.socket)?,
-            self.connections.clone(),
+            self.settings.connections.clone(),
             Dispatcher::new(vec![self.inbox]),
             ending.clone(),
         ));
         Ok(Serving {
             ending,
             accepting,
-            connections: self.connections,
+            settings: self.settings,
             threads: self.threads,
         })
     }
@@ -90,7 +94,7 @@ impl Admin {
 pub(crate) struct Serving {
     ending: CancellationToken,
     accepting: JoinHandle<()>,
-    connections: Arc<Connections>,
+    settings: WorkerSettings,
     threads: Threads,
 }
 
@@ -100,7 +104,7 @@ impl Serving {
         self.ending.cancel();
         let _ = timeout(limits::LAST_ACCEPTED, &mut self.accepting).await;
         self.accepting.abort();
-        self.connections.for_each(|open| open.close(Close::Drain));
+        self.settings.drain();
         let _ = timeout(2 * limits::ADMIN_DRAIN, self.threads.wait()).await;
     }
 }

@@ -9,25 +9,18 @@ use std::{
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
-    admin::Admin,
-    bind::bind,
-    error::Error,
-    files::max_connections,
-    server::Server,
-    task::Task,
-    threads::Threads,
-    worker_thread::{self, Settings},
+    admin::Admin, bind::bind, error::Error, files::max_connections, server::Server, task::Task,
+    threads::Threads, worker_thread,
 };
 use crate::{
     config::settings::Config,
     ports,
     server::{
-        capacity::{connections::Connections, permits::Permits},
-        connection::{handshake::Certificates, lifetime::Limits},
         service::{
-            listener::{Listener, Port, ServedPort},
+            listener::{Listener, Port},
             process::Process,
         },
+        worker::{Worker, WorkerSettings},
     },
     telemetry::metrics,
 };
@@ -110,30 +103,10 @@ impl Builder {
         if SystemTime::now() < SystemTime::UNIX_EPOCH {
             return Err(Error::Clock);
         }
-        let process = Process::new();
         let max_connections = max_connections(config);
         metrics::set_limits(config.max_in_flight.get(), max_connections);
-        let connections = Arc::new(Connections::new(max_connections));
-        let settings = Settings {
-            workers: config.workers.get(),
-            deadline: config.deadline,
-            drain_timeout: config.drain_timeout,
-            lifetime: Limits::of(config),
-            places: Arc::new(Permits::new(
-                config.max_in_flight.get(),
-                connections.clone(),
-            )),
-            process: process.clone(),
-            mesh_certificates: config.mesh_tls.clone().map(|tls| Certificates {
-                tls,
-                allowed: config.mesh_allowed_peers.clone(),
-            }),
-            edge_certificates: config
-                .edge_tls
-                .clone()
-                .map(|tls| Certificates { tls, allowed: None }),
-        };
-        let mut threads = Threads::new(process.clone());
+        let settings = WorkerSettings::new(config, max_connections);
+        let mut threads = Threads::new(settings.process.clone());
         let (report, reports) = mpsc::channel();
         let mut inboxes = Vec::with_capacity(settings.workers);
         for number in 0..settings.workers {
@@ -141,10 +114,10 @@ impl Builder {
             inboxes.push(inbox);
             let (settings, faces, report) = (settings.clone(), self.faces.clone(), report.clone());
             threads.spawn(format!("worker-{number}"), Error::Worker, move || {
-                // Only the receiver of another worker's error is gone by then.
+                // Fails only if `bind` has already returned another worker's error.
                 let report = move |ports| drop(report.send(ports));
-                let build = || build_and_report(&*faces, &settings, report);
-                Ok(worker_thread::run(&settings, build, accepted)?)
+                let build = || build_and_report(&*faces, settings, report);
+                Ok(worker_thread::run(build, accepted)?)
             })?;
         }
         drop(report);
@@ -172,18 +145,16 @@ impl Builder {
                 speaks_tls,
             })
         };
-        process.ports().note_bound(ports::Bound {
+        settings.process.ports().note_bound(ports::Bound {
             http: first(false, config.edge_tls.is_some()),
             grpc: first(true, config.mesh_tls.is_some()),
             admin: admin.as_ref().map(|admin| admin.address),
         });
         Ok(Server {
             admin,
-            config: config.clone(),
-            process,
+            settings,
             threads,
             tasks: self.tasks,
-            connections,
             inboxes,
             sockets,
             addresses,
@@ -191,19 +162,18 @@ impl Builder {
     }
 }
 
-/// Builds the faces of a worker, and reports their ports or the error.
+/// Builds a worker, and reports its ports or the error.
 fn build_and_report(
     faces: &Faces,
-    settings: &Settings,
+    settings: WorkerSettings,
     report: impl FnOnce(Result<Vec<Port>, Error>),
-) -> Option<Vec<ServedPort>> {
+) -> Option<Worker> {
     let listeners = faces(&settings.process);
     let ports = listeners.iter().map(Listener::port).collect();
-    let face = |listener: Listener| listener.build(&settings.process, settings.deadline);
-    match listeners.into_iter().map(face).collect() {
-        Ok(faces) => {
+    match settings.build(listeners) {
+        Ok(served) => {
             report(Ok(ports));
-            Some(faces)
+            Some(Worker::new(settings, served))
         }
         Err(error) => {
             report(Err(Error::Face(error)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    server::capacity::{connections::Connections, open::Close},
+    server::capacity::{connections::Connections, handle::Close},
     tls::{Tls, time_to_drain},
 };
 
@@ -18,15 +18,15 @@ pub(crate) async fn drain_outdated(tls: Tls, connections: Arc<Connections>) {
         trust = tls.current().trust;
         let begin = Instant::now();
         let mut outdated = Vec::new();
-        connections.for_each(|open| {
-            if open.peer.get().is_some_and(|peer| peer.trust < trust) {
-                outdated.push((begin + time_to_drain(), open.clone()));
+        connections.for_each(|handle| {
+            if handle.trust.get().is_some_and(|its| *its < trust) {
+                outdated.push((begin + time_to_drain(), handle.clone()));
             }
         });
         outdated.sort_unstable_by_key(|(at, _)| *at);
-        for (at, open) in outdated {
+        for (at, handle) in outdated {
             sleep_until(at).await;
-            open.close(Close::Drain);
+            handle.close(Close::Drain);
         }
     }
 }

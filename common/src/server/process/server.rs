@@ -4,15 +4,9 @@ use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
     pin::pin,
-    sync::Arc,
-    time::Duration,
 };
 
-use tokio::{
-    sync::mpsc::UnboundedSender,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{sync::mpsc::UnboundedSender, task::JoinSet, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
@@ -25,14 +19,7 @@ use super::{
     threads::Threads,
     worker_thread::Accepted,
 };
-use crate::{
-    config::settings::Config,
-    limits,
-    server::{
-        capacity::{connections::Connections, open::Close},
-        service::process::Process,
-    },
-};
+use crate::{limits, server::worker::WorkerSettings};
 
 /// A service whose ports are bound, and which does not accept connections yet.
 ///
@@ -63,12 +50,10 @@ use crate::{
 /// # }
 /// ```
 pub struct Server {
-    pub(crate) config: Config,
+    pub(crate) settings: WorkerSettings,
     pub(crate) admin: Option<Admin>,
-    pub(crate) process: Process,
     pub(crate) threads: Threads,
     pub(crate) tasks: Vec<Task>,
-    pub(crate) connections: Arc<Connections>,
     pub(crate) inboxes: Vec<UnboundedSender<Accepted>>,
     pub(crate) sockets: Vec<TcpListener>,
     pub(crate) addresses: Vec<SocketAddr>,
@@ -95,10 +80,15 @@ impl Server {
     ///
     /// If a worker or a task panics before the drain.
     pub async fn serve(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let draining = self.process.token().clone();
+        let WorkerSettings {
+            process,
+            drain_timeout,
+            ..
+        } = &self.settings;
+        let draining = process.token().clone();
         let _drain_at_drop = draining.clone().drop_guard();
         for task in self.tasks {
-            let (process, drain_timeout) = (self.process.clone(), self.config.drain_timeout);
+            let (process, drain_timeout) = (process.clone(), *drain_timeout);
             let (name, panicked) = (task.name.to_owned(), Error::Task(task.name));
             self.threads.spawn(
                 name,
@@ -111,14 +101,14 @@ impl Server {
             accepting.spawn(accept(
                 index,
                 tokio::net::TcpListener::from_std(socket)?,
-                self.connections.clone(),
+                self.settings.connections.clone(),
                 Dispatcher::new(self.inboxes.clone()),
                 draining.clone(),
             ));
         }
         let admin = self.admin.map(Admin::serve).transpose()?;
-        let _renewing = self.config.mesh_tls.map(|tls| {
-            let renewing = drain_outdated(tls, self.connections.clone());
+        let _renewing = self.settings.mesh_certificates.clone().map(|mesh| {
+            let renewing = drain_outdated(mesh.tls, self.settings.connections.clone());
             AbortOnDropHandle::new(tokio::spawn(renewing))
         });
         drop(self.inboxes); // the workers end when accepting has ended
@@ -130,15 +120,12 @@ impl Server {
                 end = self.threads.next_end() => end?, // a task may end well
             }
         }
-        announce_drain(&self.process, &self.connections, self.config.drain_delay).await;
+        self.settings.announce_drain().await;
         draining.cancel();
         // At the limit of connections, accepting may have to wait. The drain does not wait for it.
         let _ = timeout(limits::LAST_ACCEPTED, accepting.join_all()).await;
-        self.connections.for_each(|open| open.close(Close::Drain));
-        let bound = self
-            .config
-            .drain_timeout
-            .saturating_add(limits::STUCK_WORKER);
+        self.settings.drain();
+        let bound = drain_timeout.saturating_add(limits::STUCK_WORKER);
         if timeout(bound, self.threads.wait()).await.is_ok() {
             info!(action = "stop", status = "success", "stopped");
         } else {
@@ -153,15 +140,4 @@ impl Server {
         }
         Ok(())
     }
-}
-
-/// Announces the drain to those who ask and to the clients, and waits for the time in which they go
-/// elsewhere.
-pub(crate) async fn announce_drain(process: &Process, connections: &Connections, delay: Duration) {
-    process.readiness().drain();
-    if !delay.is_zero() {
-        connections.say_goodbye();
-    }
-    info!(action = "drain", status = "success", "draining");
-    sleep(delay).await;
 }

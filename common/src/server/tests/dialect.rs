@@ -1,6 +1,6 @@
 //! A third dialect: requests and failures are lines. No layer knows of it.
 
-use std::{future::pending, net::Ipv4Addr};
+use std::future::pending;
 
 use axum::BoxError;
 #[cfg(feature = "traces")]
@@ -16,7 +16,8 @@ use crate::{
         id::RequestId,
     },
     server::{
-        capacity::{Capacity, open::Open},
+        capacity::worker_capacity::WorkerCapacity,
+        connection::state::ConnectionState,
         routes::{Paths, Routes, noted},
         service::listener::ServedPort,
         stack::inbound,
@@ -111,8 +112,8 @@ async fn ask(path: &str, line: Option<&str>) -> (HeaderMap, String, Line) {
         dialect: &LineDialect,
         body_limit: 0,
     };
-    let open = Arc::new(Open::new(Ipv4Addr::LOCALHOST.into()));
-    let stack = inbound(port, open, Arc::new(Capacity::alone(1)), None);
+    let connection = ConnectionState::alone(Arc::new(WorkerCapacity::alone(1)));
+    let stack = inbound(port, Arc::new(connection), None);
     let request = Request::get(path).version(Version::HTTP_2);
     let request = line
         .into_iter()

@@ -1,22 +1,16 @@
 //! The limits on requests in flight.
 
-#[path = "../../../../common/src/server/capacity/held.rs"]
-mod held;
+#[path = "../../../../common/src/server/capacity/handle.rs"]
+pub(crate) mod handle;
 pub mod models;
-#[path = "../../../../common/src/server/capacity/newcomers.rs"]
-mod newcomers;
-#[path = "../../../../common/src/server/capacity/open.rs"]
-pub(crate) mod open;
-#[path = "../../../../common/src/server/capacity/outbound.rs"]
-pub(crate) mod outbound;
 #[path = "../../../../common/src/server/capacity/permits.rs"]
 pub(crate) mod permits;
 #[path = "../../../../common/src/server/capacity/request_class.rs"]
 pub(crate) mod request_class;
 #[path = "../../../../common/src/server/capacity/stalled.rs"]
 mod stalled;
-#[path = "../../../../common/src/server/capacity/tail.rs"]
-pub(crate) mod tail;
+#[path = "../../../../common/src/server/capacity/usage.rs"]
+mod usage;
 #[path = "../../../../common/src/server/capacity/worker_permits.rs"]
 pub(crate) mod worker_permits;
 
@@ -30,14 +24,14 @@ pub(crate) mod clock {
 pub(crate) mod connections {
     use std::sync::Arc;
 
-    use super::open::Open;
+    use super::handle::ConnectionHandle;
 
     /// The open connections, of which none comes or goes.
     #[derive(Debug)]
-    pub(crate) struct Connections(pub(super) Vec<Arc<Open>>);
+    pub(crate) struct Connections(pub(super) Vec<Arc<ConnectionHandle>>);
 
     impl Connections {
-        pub(crate) fn for_each(&self, look: impl FnMut(&Arc<Open>)) {
+        pub(crate) fn for_each(&self, look: impl FnMut(&Arc<ConnectionHandle>)) {
             self.0.iter().for_each(look);
         }
     }

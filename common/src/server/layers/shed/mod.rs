@@ -6,7 +6,6 @@ mod tests;
 
 use std::{
     future::Future,
-    net::Ipv4Addr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -24,19 +23,21 @@ use crate::{
     body::wrappers::DroppableBody,
     limits,
     request::context,
-    server::capacity::{
-        Capacity,
-        long_lived::{self, Draining},
-        open::Open,
-        request_class::RequestClass,
-        worker_permits::RequestPermit,
+    server::{
+        capacity::{
+            long_lived::{self, Draining},
+            request_class::RequestClass,
+            worker_capacity::WorkerCapacity,
+            worker_permits::RequestPermit,
+        },
+        connection::state::ConnectionState,
     },
 };
 
 /// The permit of a request in flight, and its count in the metrics.
 struct Admitted {
-    in_flight: RequestPermit,
-    capacity: Arc<Capacity>,
+    permit: RequestPermit,
+    connection: Arc<ConnectionState>,
     long_lived: Option<long_lived::Call>,
 }
 
@@ -50,7 +51,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let in_flight = &self.capacity.counters.in_flight;
+        let in_flight = &self.connection.capacity.counters.in_flight;
         in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -62,18 +63,16 @@ pub(crate) struct ShedLayer(Arc<Admission>);
 
 #[derive(Debug)]
 struct Admission {
-    capacity: Arc<Capacity>,
-    open: Arc<Open>,
+    connection: Arc<ConnectionState>,
     /// Whether long-lived requests have a limit of their own, and end with the drain.
     limits_long_lived: bool,
 }
 
 impl ShedLayer {
     /// A layer for the requests of one connection.
-    pub(crate) fn new(capacity: Arc<Capacity>, open: Arc<Open>) -> Self {
+    pub(crate) fn new(connection: Arc<ConnectionState>) -> Self {
         Self(Arc::new(Admission {
-            capacity,
-            open,
+            connection,
             limits_long_lived: true,
         }))
     }
@@ -81,9 +80,9 @@ impl ShedLayer {
     /// A layer for the requests of another server: all its connections count as one, and a request is
     /// in flight until its body ends.
     pub(crate) fn of_other_server(max_in_flight: usize) -> Self {
+        let capacity = Arc::new(WorkerCapacity::alone(max_in_flight));
         Self(Arc::new(Admission {
-            capacity: Arc::new(Capacity::alone(max_in_flight)),
-            open: Arc::new(Open::new(Ipv4Addr::UNSPECIFIED.into())),
+            connection: Arc::new(ConnectionState::alone(capacity)),
             limits_long_lived: false,
         }))
     }
@@ -92,23 +91,25 @@ impl ShedLayer {
 impl Admission {
     fn admit<B>(&self, request: &Request<B>) -> Result<Admitted, BoxError> {
         head::check(request)?;
-        head::check_peer(&self.open)?;
+        head::check_peer(&self.connection)?;
         let is_long_lived =
             self.limits_long_lived && context::terms().is_some_and(|terms| terms.is_long_lived);
-        let kind = RequestClass::of(request.uri().path(), is_long_lived);
-        let capacity = &self.capacity;
-        let in_flight = capacity.share.take(&self.open, kind);
-        let in_flight = in_flight.map_err(|no_place| capacity.refuse(kind, no_place))?;
+        let class = RequestClass::of(request.uri().path(), is_long_lived);
+        let ConnectionState {
+            handle, capacity, ..
+        } = &*self.connection;
+        let permit = capacity.permits.take(handle, class);
+        let permit = permit.map_err(|no_permit| capacity.refuse(class, no_permit))?;
         if request.version() == Version::HTTP_2
             && let Some(deadline) = context::deadline()
         {
-            self.open.held.note_admitted(deadline);
+            self.connection.note_admitted(deadline);
         }
         capacity.counters.in_flight.fetch_add(1, Ordering::Relaxed);
         Ok(Admitted {
-            in_flight,
-            capacity: capacity.clone(),
+            permit,
             long_lived: is_long_lived.then(|| capacity.long_lived.begin()),
+            connection: self.connection.clone(),
         })
     }
 }
@@ -153,7 +154,7 @@ where
                 served: Some(served),
             },
             Err(error) => {
-                self.admission.open.note_refusal();
+                self.admission.connection.handle.usage.restart_idle_time();
                 ResponseFuture::Refused { error: Some(error) }
             }
         }
@@ -198,7 +199,7 @@ where
                 }
                 let response = ready!(inner.poll(cx)).map_err(Into::into)?;
                 let mut served = served.take().expect(NOT_DONE);
-                served.in_flight.note_waits_for_service(false);
+                served.permit.note_waits_for_service(false);
                 Poll::Ready(Ok(response.map(|body| ShedBody {
                     is_http2: *is_http2,
                     ends_alone: *is_http2 && !body.is_end_stream(),
@@ -235,9 +236,9 @@ pin_project_lite::pin_project! {
             let this = this.project();
             let has_rest = !*this.is_http2 && *this.given > limits::SENT_AT_ONCE;
             if let Some(served) = this.served.take_if(|_| has_rest) {
-                let open = served.in_flight.open.clone();
-                if open.outbound.is_watched() {
-                    open.outbound.add_rest(move |_| drop(served));
+                let connection = served.connection.clone();
+                if connection.outbound.is_watched() {
+                    connection.outbound.add_rest(move |_| drop(served));
                 }
             }
         }
@@ -268,14 +269,14 @@ where
             let end = dialect.break_off(Code::Unavailable, Draining.into());
             return Poll::Ready(Some(end));
         }
-        let open = &served.in_flight.open;
-        open.held.note_taken();
-        if *this.is_http2 && !open.outbound.has_room(cx.waker()) {
+        let connection = &served.connection;
+        connection.handle.usage.note_taken();
+        if *this.is_http2 && !connection.outbound.has_room(cx.waker()) {
             return Poll::Pending;
         }
         if this.rest.is_empty() {
             let frame = this.body.as_mut().poll_frame(cx);
-            served.in_flight.note_waits_for_service(frame.is_pending());
+            served.permit.note_waits_for_service(frame.is_pending());
             let Some(frame) = ready!(frame).transpose().map_err(Into::into)? else {
                 *this.ends_alone = false;
                 return Poll::Ready(None);
@@ -287,7 +288,7 @@ where
         }
         let data = this.rest.split_to(this.rest.len().min(limits::FRAME));
         *this.given += data.len() as u64;
-        let outbound = &served.in_flight.open.outbound;
+        let outbound = &served.connection.outbound;
         if *this.is_http2 {
             outbound.note_given(data.len());
         } else {

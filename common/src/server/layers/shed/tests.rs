@@ -1,4 +1,4 @@
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
 use futures_util::{FutureExt, stream};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -13,10 +13,10 @@ use crate::{
     request::methods::Terms,
     request::{context::Context as RequestContext, deadline::Deadline, id::RequestId},
     server::capacity::{
-        Overloaded,
         connections::{ConnectionPermit, Connections},
         long_lived::LongLived,
         permits::Permits,
+        worker_capacity::Overloaded,
     },
 };
 
@@ -25,20 +25,26 @@ const PATIENCE: Duration = Duration::from_secs(5);
 type Silence = StreamBody<stream::Pending<Result<Frame<Bytes>, Infallible>>>;
 
 /// The capacity for this number of requests in flight.
-fn capacity(max_in_flight: usize) -> (Arc<Capacity>, Arc<Connections>) {
+fn capacity(max_in_flight: usize) -> (Arc<WorkerCapacity>, Arc<Connections>) {
     let connections = Arc::new(Connections::new(128));
-    let places = Arc::new(Permits::new(max_in_flight, connections.clone()));
+    let permits = Arc::new(Permits::new(max_in_flight, connections.clone()));
     let long_lived = LongLived::new(CancellationToken::new(), PATIENCE);
-    (Arc::new(Capacity::new(places, 1, long_lived)), connections)
+    let capacity = WorkerCapacity::new(permits, 1, long_lived);
+    (Arc::new(capacity), connections)
 }
 
 async fn connect(connections: &Arc<Connections>) -> ConnectionPermit {
     connections.admit(Ipv4Addr::LOCALHOST.into()).await
 }
 
+fn state(capacity: &Arc<WorkerCapacity>, permit: &ConnectionPermit) -> Arc<ConnectionState> {
+    let state = ConnectionState::new(permit.handle.clone(), capacity.clone(), None);
+    Arc::new(state)
+}
+
 /// A service whose bodies never end. `/Wait` never responds.
 fn service(
-    capacity: &Arc<Capacity>,
+    capacity: &Arc<WorkerCapacity>,
     connection: &ConnectionPermit,
 ) -> BoxCloneSyncService<Request<()>, Response<ShedBody<Silence>>, BoxError> {
     let service = service_fn(async |request: Request<()>| {
@@ -48,14 +54,13 @@ fn service(
         let silence = StreamBody::new(stream::pending());
         Ok::<_, Infallible>(Response::new(silence))
     });
-    let open = connection.open.clone();
-    let layer = ShedLayer::new(capacity.clone(), open);
+    let layer = ShedLayer::new(state(capacity, connection));
     BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service(service))
 }
 
 /// Calls the service. `/Watch` and `/Wait` are long-lived.
 async fn ask(
-    capacity: &Arc<Capacity>,
+    capacity: &Arc<WorkerCapacity>,
     connection: &ConnectionPermit,
     path: &str,
 ) -> Result<Response<ShedBody<Silence>>, BoxError> {
@@ -71,7 +76,7 @@ async fn ask(
 
 /// Whether the access line of a refused request has its usual level.
 async fn is_refusal_logged(
-    capacity: &Arc<Capacity>,
+    capacity: &Arc<WorkerCapacity>,
     connection: &ConnectionPermit,
     path: &str,
 ) -> bool {
@@ -104,14 +109,14 @@ async fn requests_beyond_the_limit_are_refused_and_one_refusal_is_logged() {
 async fn a_client_whose_requests_are_refused_is_not_idle() {
     let (capacity, connections) = capacity(0);
     let peer = connect(&connections).await;
-    let before = peer.open.idle_since();
+    let before = peer.handle.usage.idle_since();
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert!(ask(&capacity, &peer, "/").await.is_err());
-    assert!(peer.open.idle_since() > before);
+    assert!(peer.handle.usage.idle_since() > before);
 }
 
 #[tokio::test]
-async fn long_lived_calls_leave_a_part_of_the_places_to_others() {
+async fn long_lived_calls_leave_a_part_of_the_permits_to_others() {
     let (capacity, connections) = capacity(8);
     let peer = connect(&connections).await;
     let long_lived = [
@@ -137,8 +142,8 @@ async fn the_last_eighth_is_for_connections_that_hold_little() {
     let first = ask(&capacity, &modest, "/").await;
     assert!(first.is_ok());
     let second = ask(&capacity, &modest, "/").await;
-    assert!(second.is_err(), "seven places are free, and it has one");
-    assert!(held.iter_mut().all(is_served), "no request gives way");
+    assert!(second.is_err(), "seven permits are free, and it has one");
+    assert!(held.iter_mut().all(is_served), "no connection is preempted");
     drop((first, held.pop()));
     assert!(ask(&capacity, &greedy, "/").await.is_ok());
 }
@@ -147,7 +152,7 @@ async fn the_last_eighth_is_for_connections_that_hold_little() {
 async fn a_service_of_the_mesh_leaves_a_part_of_the_last_eighth_to_others() {
     let (capacity, connections) = capacity(64);
     let [service, other] = [connect(&connections).await, connect(&connections).await];
-    service.open.held.note_keeps_places();
+    service.handle.usage.note_of_mesh();
     let mut held = Vec::new();
     for _ in 0..64 {
         held.extend(ask(&capacity, &service, "/").await);
@@ -179,16 +184,16 @@ async fn the_clients_of_one_network_leave_half_of_the_reserve_to_others() {
     for _ in 0..64 {
         again.extend(ask(&capacity, &peer, "/").await);
     }
-    assert_eq!(again.len(), 56, "all places were given back");
+    assert_eq!(again.len(), 56, "all permits were given back");
 }
 
 #[tokio::test]
 async fn over_http_2_a_body_waits_for_the_socket() {
     let (capacity, connections) = capacity(1);
     let peer = connect(&connections).await;
-    let outbound = &peer.open.outbound;
-    outbound.watch();
-    let layer = ShedLayer::new(capacity, peer.open.clone());
+    let connection = state(&capacity, &peer);
+    connection.outbound.watch();
+    let layer = ShedLayer::new(connection.clone());
     let service = service_fn(async |_: Request<()>| {
         let body = Full::new(Bytes::from(vec![0; 4 * limits::FRAME]));
         Ok::<_, Infallible>(Response::new(body))
@@ -203,7 +208,7 @@ async fn over_http_2_a_body_waits_for_the_socket() {
     let more = tokio::spawn(async move { body.frame().await.is_some() });
     tokio::task::yield_now().await;
     assert!(!more.is_finished(), "128 KiB wait for the socket");
-    outbound.drained();
+    connection.outbound.drained();
     assert!(timeout(PATIENCE, more).await.unwrap().unwrap());
 }
 
@@ -213,8 +218,7 @@ async fn a_request_is_in_flight_until_its_client_has_read_all_of_a_long_body() {
     let (capacity, connections) = capacity(1);
     let peer = connect(&connections).await;
     for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
-        let open = peer.open.clone();
-        let layer = ShedLayer::new(capacity.clone(), open);
+        let layer = ShedLayer::new(state(&capacity, &peer));
         let service = service_fn(async |_: Request<()>| {
             let body = Full::new(Bytes::from(vec![0; LENGTH]));
             Ok::<_, Infallible>(Response::new(body))
@@ -234,11 +238,11 @@ async fn a_request_is_in_flight_until_its_client_has_read_all_of_a_long_body() {
             assert_eq!((data.len(), hint), (frame, Some(left as u64)));
         }
         assert_eq!(body.is_end_stream(), !ends_alone);
-        assert_eq!(peer.open.in_flight(), 1);
+        assert_eq!(peer.handle.usage.in_flight(), 1);
         assert!(body.frame().await.is_none());
         assert!(body.is_end_stream());
         drop(body);
-        assert_eq!(peer.open.in_flight(), 0);
+        assert_eq!(peer.handle.usage.in_flight(), 0);
     }
 }
 

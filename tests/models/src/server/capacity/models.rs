@@ -1,4 +1,4 @@
-//! Models of the places for requests, and of connections that must end.
+//! Models of the permits for requests, and of connections that must end.
 
 use std::{
     future::poll_fn,
@@ -15,59 +15,59 @@ use loom::{future::block_on, thread};
 
 use super::{
     connections::Connections,
-    open::{Close, Open},
+    handle::{Close, ConnectionHandle},
     permits::{Permit, Permits},
     request_class::{PermitPool, RequestClass},
     worker_permits::{RequestPermit, WorkerPermits},
 };
 use crate::check;
 
-/// So many that each worker's share reserves nothing.
+/// So many that each worker takes nothing in advance.
 const MANY_WORKERS: usize = usize::MAX;
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn open() -> Arc<Open> {
-    Arc::new(Open::new(ADDRESS))
+fn handle() -> Arc<ConnectionHandle> {
+    Arc::new(ConnectionHandle::new(ADDRESS))
 }
 
-fn places(limit: usize, connections: &[&Arc<Open>]) -> Arc<Permits> {
+fn permits(limit: usize, connections: &[&Arc<ConnectionHandle>]) -> Arc<Permits> {
     let connections = connections.iter().copied().cloned().collect();
     Arc::new(Permits::new(limit, Arc::new(Connections(connections))))
 }
 
-fn share(places: &Arc<Permits>) -> Arc<WorkerPermits> {
-    Arc::new(WorkerPermits::new(places.clone(), MANY_WORKERS))
+fn worker(permits: &Arc<Permits>) -> Arc<WorkerPermits> {
+    Arc::new(WorkerPermits::new(permits.clone(), MANY_WORKERS))
 }
 
-fn take(share: &Arc<WorkerPermits>, open: &Arc<Open>) -> Option<RequestPermit> {
-    share.take(open, RequestClass::Ordinary).ok()
+fn take(worker: &Arc<WorkerPermits>, handle: &Arc<ConnectionHandle>) -> Option<RequestPermit> {
+    worker.take(handle, RequestClass::Ordinary).ok()
 }
 
-/// The places that one connection after the other can take.
-fn free(share: &Arc<WorkerPermits>) -> usize {
-    let all: Vec<_> = std::iter::from_fn(|| take(share, &open())).collect();
+/// The permits that one connection after the other can take.
+fn free(worker: &Arc<WorkerPermits>) -> usize {
+    let all: Vec<_> = std::iter::from_fn(|| take(worker, &handle())).collect();
     all.len()
 }
 
-/// Two workers want the only place: never do both have it, one has it, and it comes back.
-pub fn one_place_is_never_taken_twice() {
+/// Two workers want the only permit: never do both have it, one has it, and it comes back.
+pub fn one_permit_is_never_taken_twice() {
     check(|| {
-        let places = places(1, &[]);
+        let permits = permits(1, &[]);
         let held = Arc::new(AtomicUsize::new(0));
         let ask = {
             let held = held.clone();
-            move |share: Arc<WorkerPermits>| {
-                let place = take(&share, &open());
-                if place.is_some() {
+            move |worker: Arc<WorkerPermits>| {
+                let permit = take(&worker, &handle());
+                if permit.is_some() {
                     assert_eq!(held.fetch_add(1, SeqCst), 0);
                     thread::yield_now();
                     held.fetch_sub(1, SeqCst);
                 }
-                place.is_some()
+                permit.is_some()
             }
         };
-        let (mine, others) = (share(&places), share(&places));
+        let (mine, others) = (worker(&permits), worker(&permits));
         let other = {
             let ask = ask.clone();
             thread::spawn(move || ask(others))
@@ -78,22 +78,22 @@ pub fn one_place_is_never_taken_twice() {
     });
 }
 
-/// Two connections of a network want the last place, which is a reserve: one gets it, and it comes back to
+/// Two connections of a network want the last permit, which is a reserve: one gets it, and it comes back to
 /// the process and to its network.
-pub fn a_place_of_the_reserve_comes_back() {
+pub fn a_permit_of_the_reserve_comes_back() {
     check(|| {
-        let places = places(8, &[]);
-        let of_process = share(&places);
-        let busy = open();
+        let permits = permits(8, &[]);
+        let of_process = worker(&permits);
+        let busy = handle();
         let _all_but_one: Vec<_> = (0..7).map_while(|_| take(&of_process, &busy)).collect();
         let held = Arc::new(AtomicUsize::new(0));
         let ask = {
-            let share = of_process.clone();
+            let worker = of_process.clone();
             move || {
-                if let Some(place) = take(&share, &open()) {
+                if let Some(permit) = take(&worker, &handle()) {
                     assert_eq!(held.fetch_add(1, SeqCst), 0);
                     held.fetch_sub(1, SeqCst);
-                    drop(place);
+                    drop(permit);
                 }
             }
         };
@@ -104,47 +104,47 @@ pub fn a_place_of_the_reserve_comes_back() {
     });
 }
 
-/// The only place, and the client that has it and takes nothing.
-fn stalled() -> (Arc<Open>, Arc<WorkerPermits>, RequestPermit) {
-    let stalled = open();
-    let share = share(&places(1, &[&stalled]));
-    let mut its = take(&share, &stalled).expect("it is free");
+/// The only permit, and the client that has it and takes nothing.
+fn stalled() -> (Arc<ConnectionHandle>, Arc<WorkerPermits>, RequestPermit) {
+    let stalled = handle();
+    let worker = worker(&permits(1, &[&stalled]));
+    let mut its = take(&worker, &stalled).expect("it is free");
     its.note_waits_for_service(false);
-    stalled.held.look(1);
-    (stalled, share, its)
+    stalled.usage.look(1);
+    (stalled, worker, its)
 }
 
-/// Two requests come while a client that takes nothing has the only place: one of them gets it in advance,
-/// and once all have ended there is one place.
-pub fn a_place_is_given_in_advance_once() {
+/// Two requests come while a client that takes nothing has the only permit: one of them gets it in advance,
+/// and once all have ended there is one permit.
+pub fn a_permit_is_given_in_advance_once() {
     check(|| {
-        let (stalled, share, its) = stalled();
+        let (stalled, worker, its) = stalled();
         let ask = {
-            let share = share.clone();
-            move || take(&share, &open())
+            let worker = worker.clone();
+            move || take(&worker, &handle())
         };
         let other = thread::spawn(ask.clone());
         let mine = ask();
         let others = other.join().expect("it ends");
         assert_ne!(mine.is_some(), others.is_some());
-        assert!(stalled.held.gives_way());
+        assert!(stalled.is_preempted());
         drop((mine, others, its));
-        assert_eq!(free(&share), 1);
+        assert_eq!(free(&worker), 1);
     });
 }
 
-/// A request comes for which a connection gives way: it gets the place, the connection hears of that, and in
-/// the end there is one place again.
-pub fn a_connection_gives_way() {
+/// A request comes for which a connection is preempted: it gets the permit, the connection hears of that, and in
+/// the end there is one permit again.
+pub fn a_connection_is_preempted() {
     check(|| {
-        let (stalled, share, its) = stalled();
+        let (stalled, worker, its) = stalled();
         let asks = {
-            let share = share.clone();
-            thread::spawn(move || take(&share, &open()).is_some())
+            let worker = worker.clone();
+            thread::spawn(move || take(&worker, &handle()).is_some())
         };
         block_on(poll_fn(|cx| {
             stalled.wake_to_close(cx.waker());
-            if stalled.held.gives_way() {
+            if stalled.is_preempted() {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -152,26 +152,26 @@ pub fn a_connection_gives_way() {
         }));
         drop(its);
         assert!(asks.join().expect("it ends"));
-        assert_eq!(free(&share), 1);
+        assert_eq!(free(&worker), 1);
     });
 }
 
-/// In a process with threads of another maker, requests of one share end on any of them: no place is lost
+/// In a process with threads of another maker, requests end on any of them: no permit is lost
 /// or made up.
-pub fn a_share_without_a_worker_of_its_own_loses_no_place() {
+pub fn threads_of_another_maker_lose_no_permit() {
     check(|| {
-        // So many that a share of one worker would reserve some; few of them are left for one client.
-        let places = places(100, &[]);
-        let (share, client) = (share(&places), open());
+        // So many that one worker would take some in advance; few of them are left for one client.
+        let permits = permits(100, &[]);
+        let (worker, client) = (worker(&permits), handle());
         for in_advance in [60, 13] {
-            let taken = places.take(&client, PermitPool::RequestPermit, in_advance);
+            let taken = permits.take(&client, PermitPool::Requests, in_advance);
             assert!(matches!(taken, Ok(Permit::Common { .. })));
         }
-        let [one, another] = [(); 2].map(|()| take(&share, &client).expect("it is free"));
+        let [one, another] = [(); 2].map(|()| take(&worker, &client).expect("it is free"));
         let other = thread::spawn(move || drop(one));
         drop(another);
         other.join().expect("it ends");
-        let left: Vec<_> = std::iter::from_fn(|| take(&share, &client)).collect();
+        let left: Vec<_> = std::iter::from_fn(|| take(&worker, &client)).collect();
         assert_eq!(left.len(), 13);
     });
 }
@@ -180,19 +180,19 @@ pub fn a_share_without_a_worker_of_its_own_loses_no_place() {
 /// second that comes while it hears of the first.
 pub fn a_connection_hears_each_reason_to_close() {
     check(|| {
-        let open = open();
+        let handle = handle();
         let connection = {
-            let open = open.clone();
+            let handle = handle.clone();
             thread::spawn(move || {
-                // As in `Drive`.
+                // As in `ServeConnection`.
                 let mut waker: Option<Waker> = None;
                 block_on(poll_fn(|cx| {
                     let is_known = |waker: &Waker| waker.will_wake(cx.waker());
                     if !waker.as_ref().is_some_and(is_known) {
-                        open.wake_to_close(cx.waker());
+                        handle.wake_to_close(cx.waker());
                         waker = Some(cx.waker().clone());
                     }
-                    if open.told_to_close() == Some(Close::MakeRoom) {
+                    if handle.told_to_close() == Some(Close::MakeRoom) {
                         Poll::Ready(())
                     } else {
                         Poll::Pending
@@ -200,8 +200,8 @@ pub fn a_connection_hears_each_reason_to_close() {
                 }));
             })
         };
-        open.close(Close::Leave);
-        open.close(Close::MakeRoom);
+        handle.close(Close::Leave);
+        handle.close(Close::MakeRoom);
         connection.join().expect("it ends");
     });
 }

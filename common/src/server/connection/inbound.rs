@@ -1,6 +1,53 @@
-//! [`Tail`]: the last bytes that have come, which show whether anything has come behind a request.
+//! [`Inbound`]: which part of a request the last bytes of a connection were; and [`Tail`]: these bytes.
+//!
+//! hyper reads what comes behind a request at once with it, and does not read it again. So only the last
+//! bytes show whether something has come behind the request.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+/// Which part of a request over HTTP/1 the last bytes of a connection were.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
+    tail: SharedTail,
+    /// Bytes have come that are not yet a request.
+    has_unparsed: AtomicBool,
+    /// The next bytes are the body of a request.
+    is_in_body: AtomicBool,
+}
+
+impl Inbound {
+    pub(crate) fn note_bytes(&self, bytes: &[u8]) {
+        self.tail.add(bytes);
+        self.has_unparsed.store(true, Relaxed);
+    }
+
+    /// Notes that the bytes were the head of a request. What is behind it is a part of the next one,
+    /// unless it is a body.
+    pub(crate) fn note_request(&self) {
+        self.has_unparsed.store(!self.tail.is_empty_line(), Relaxed);
+    }
+
+    /// Notes that the next bytes are the body of a request.
+    pub(crate) fn note_body_begins(&self) {
+        self.is_in_body.store(true, Relaxed);
+    }
+
+    /// Notes that the body has been read or is not needed any more. `last` are its last bytes; `None`
+    /// stands for a chunked body.
+    pub(crate) fn note_body_ends(&self, last: Option<Tail>) {
+        let is_all = match last {
+            Some(last) => self.tail.ends_with(last),
+            None => self.tail.is_empty_line(),
+        };
+        self.is_in_body.store(false, Relaxed);
+        self.has_unparsed.store(!is_all, Relaxed);
+    }
+
+    /// Whether a part of a head has come, if no request is in flight.
+    pub(super) fn has_half_head(&self) -> bool {
+        self.has_unparsed.load(Relaxed) && !self.is_in_body.load(Relaxed)
+    }
+}
 
 /// The last bytes of a connection or of a body, at most four.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,10 +71,10 @@ impl Tail {
 
 /// The last four bytes that have come over a connection.
 #[derive(Debug, Default)]
-pub(super) struct SharedTail(AtomicU32);
+struct SharedTail(AtomicU32);
 
 impl SharedTail {
-    pub(super) fn add(&self, bytes: &[u8]) {
+    fn add(&self, bytes: &[u8]) {
         let mut tail = Tail {
             bytes: self.0.load(Relaxed),
             count: 0,
@@ -37,12 +84,12 @@ impl SharedTail {
     }
 
     /// Whether they end with an empty line, as a head and a chunked body do.
-    pub(super) fn is_empty_line(&self) -> bool {
+    fn is_empty_line(&self) -> bool {
         let bytes = self.bytes();
         bytes.ends_with(b"\n\r\n") || bytes.ends_with(b"\n\n")
     }
 
-    pub(super) fn ends_with(&self, tail: Tail) -> bool {
+    fn ends_with(&self, tail: Tail) -> bool {
         let last = tail.bytes.to_be_bytes();
         self.bytes().ends_with(&last[SIZE - tail.count..])
     }

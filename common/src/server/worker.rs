@@ -1,0 +1,168 @@
+//! [`Worker`]: serves connections with routers and a capacity of its own; and [`WorkerSettings`], which all
+//! workers of a process share.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::sleep,
+};
+use tracing::info;
+
+use super::{
+    capacity::{
+        connections::Connections,
+        handle::{Close, ConnectionHandle},
+        long_lived::LongLived,
+        permits::Permits,
+        worker_capacity::WorkerCapacity,
+    },
+    connection::{
+        handshake::{Certificates, handshake},
+        lifetime::ConnectionLimits,
+        serve::serve,
+        state::ConnectionState,
+    },
+    service::{
+        invalid::InvalidFace,
+        listener::{Listener, ServedPort},
+        process::Process,
+    },
+    stack::inbound,
+};
+use crate::{config::settings::Config, request::dialect::Dialect, tls::Peer};
+
+/// What the workers of a process share.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerSettings {
+    pub(crate) workers: usize,
+    /// The longest that a request may take, if nothing else is declared for it.
+    pub(crate) deadline: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) limits: ConnectionLimits,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) process: Process,
+    /// The certificates of the gRPC ports, if they speak TLS.
+    pub(crate) mesh_certificates: Option<Certificates>,
+    /// The certificates of the HTTP ports, if they speak TLS.
+    pub(crate) edge_certificates: Option<Certificates>,
+}
+
+impl WorkerSettings {
+    /// The settings of a new process with at most this number of connections.
+    pub(crate) fn new(config: &Config, max_connections: usize) -> Self {
+        let connections = Arc::new(Connections::new(max_connections));
+        let permits = Permits::new(config.max_in_flight.get(), connections.clone());
+        Self {
+            workers: config.workers.get(),
+            deadline: config.deadline,
+            drain_timeout: config.drain_timeout,
+            limits: ConnectionLimits::of(config),
+            connections,
+            permits: Arc::new(permits),
+            process: Process::new(),
+            mesh_certificates: config.mesh_tls.clone().map(|tls| Certificates {
+                tls,
+                allowed: config.mesh_allowed_peers.clone(),
+            }),
+            edge_certificates: config
+                .edge_tls
+                .clone()
+                .map(|tls| Certificates { tls, allowed: None }),
+        }
+    }
+
+    /// Builds the ports of one worker.
+    pub(crate) fn build(
+        &self,
+        listeners: impl IntoIterator<Item = Listener>,
+    ) -> Result<Vec<ServedPort>, InvalidFace> {
+        let listeners = listeners.into_iter();
+        let ports = listeners.map(|listener| listener.build(&self.process, self.deadline));
+        ports.collect()
+    }
+
+    fn certificates(&self, port: &dyn Dialect) -> Option<&Certificates> {
+        let certificates = match port.serves_mesh() {
+            true => &self.mesh_certificates,
+            false => &self.edge_certificates,
+        };
+        certificates.as_ref()
+    }
+
+    /// Announces the drain to health checks and to clients, and waits for the time in which they go
+    /// elsewhere.
+    pub(crate) async fn announce_drain(&self) {
+        let delay = self.limits.drain_delay;
+        self.process.readiness().drain();
+        if !delay.is_zero() {
+            self.connections.say_goodbye();
+        }
+        info!(action = "drain", status = "success", "draining");
+        sleep(delay).await;
+    }
+
+    /// Drains all connections.
+    pub(crate) fn drain(&self) {
+        self.connections
+            .for_each(|handle| handle.close(Close::Drain));
+    }
+}
+
+/// Serves connections with routers and a capacity of its own.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) settings: WorkerSettings,
+    pub(crate) ports: Vec<ServedPort>,
+    pub(crate) capacity: Arc<WorkerCapacity>,
+}
+
+impl Worker {
+    pub(crate) fn new(settings: WorkerSettings, ports: Vec<ServedPort>) -> Self {
+        let draining = settings.process.token().clone();
+        let long_lived = LongLived::new(draining, settings.drain_timeout);
+        let permits = settings.permits.clone();
+        let capacity = WorkerCapacity::new(permits, settings.workers, long_lived);
+        Self {
+            settings,
+            ports,
+            capacity: Arc::new(capacity),
+        }
+    }
+
+    /// Serves a TCP connection to its end, over TLS if there are certificates for the port.
+    pub(crate) async fn serve_tcp(
+        &self,
+        port: usize,
+        handle: Arc<ConnectionHandle>,
+        socket: TcpStream,
+    ) {
+        let dialect = self.ports[port].dialect;
+        let Some(certificates) = self.settings.certificates(dialect) else {
+            return self.serve(port, handle, None, socket).await;
+        };
+        // On the heap, because what follows is far larger than a connection that waits for its handshake.
+        let shaken = Box::pin(handshake(certificates, socket, &handle)).await;
+        if let Some((socket, peer)) = shaken {
+            Box::pin(self.serve(port, handle, peer, socket)).await;
+        }
+    }
+
+    /// Serves a connection to its end. `peer` is the one that mutual TLS has shown.
+    pub(crate) async fn serve<T>(
+        &self,
+        port: usize,
+        handle: Arc<ConnectionHandle>,
+        peer: Option<Peer>,
+        socket: T,
+    ) where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (port, limits) = (&self.ports[port], &self.settings.limits);
+        let connection = Arc::new(ConnectionState::new(handle, self.capacity.clone(), peer));
+        let service = inbound(port.clone(), connection.clone(), limits.keep_alive.clone());
+        serve(socket, port.dialect, limits, connection, service).await;
+    }
+}
