@@ -10,7 +10,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE, HOST},
 };
 
-use crate::{endpoints, server::Ports};
+use crate::{endpoints, ports::Ports};
 
 /// The media type of a page.
 pub(crate) const HTML: &str = "text/html; charset=utf-8";
