@@ -15,9 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    Purpose,
-    identity::{AllowedPeers, Peer},
-    material::{CheckedFiles, Files, InvalidTls},
+    identity::{AllowedPeers, Peer, TrustVersion},
+    material::{CheckedFiles, Files, InvalidTls, Purpose},
 };
 use crate::limits;
 
@@ -25,11 +24,6 @@ use crate::limits;
 const MESH_PROTOCOLS: &[&[u8]] = &[b"h2"];
 /// The protocols of the edge, the preferred first.
 const EDGE_PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
-
-/// Numbers the sets of authorities of a directory, one after the other. A set that has grown keeps
-/// its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TrustVersion(u64);
 
 /// The certificates of one reading, ready for use.
 pub(crate) struct LoadedTls {

@@ -5,7 +5,6 @@ use std::{str::FromStr, sync::Arc};
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-use super::generation::TrustVersion;
 use crate::request::identity::Identity;
 
 /// The names in a certificate: URIs first, then DNS names.
@@ -52,6 +51,11 @@ impl FromStr for AllowedPeers {
             .map(Self)
     }
 }
+
+/// Numbers the sets of authorities of a directory, one after the other. A set that has grown keeps
+/// its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TrustVersion(pub(super) u64);
 
 /// The peer of a connection with mutual TLS.
 #[derive(Debug, Clone)]

@@ -20,8 +20,6 @@ use rustls::{
 };
 use webpki::{EndEntityCert, KeyUsage};
 
-use super::Purpose;
-
 /// The certificate of the service, followed by its intermediate certificates.
 const CERTIFICATE: &str = "tls.crt";
 /// The private key of the service.
@@ -31,6 +29,24 @@ const AUTHORITIES: &str = "ca.crt";
 
 /// The longest file that is read, in bytes. A bundle of all public authorities has 220 KB.
 const MAX_FILE: u64 = 1_024 * 1_024;
+
+/// What a directory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Calls between services: both sides show a certificate.
+    Mesh,
+    /// HTTP from outside: only the server shows a certificate.
+    Edge,
+}
+
+impl Purpose {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Edge => "edge",
+        }
+    }
+}
 
 /// The files of a directory.
 #[derive(PartialEq, Eq)]

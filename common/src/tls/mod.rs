@@ -15,37 +15,14 @@ mod material;
 pub(crate) mod plain_calls;
 mod reload;
 
-use std::time::Duration;
-
-pub(crate) use self::{generation::is_of_other_name, identity::Peer, reload::expiries};
+pub(crate) use self::{
+    generation::is_of_other_name,
+    identity::Peer,
+    reload::{expiries, time_to_drain},
+};
 pub use self::{
     identity::{AllowedPeers, InvalidPeers},
     material::InvalidTls,
     reload::Tls,
 };
-use crate::limits;
 pub use crate::request::identity::Identity;
-
-/// What a directory is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Calls between services: both sides show a certificate.
-    Mesh,
-    /// HTTP from outside: only the server shows a certificate.
-    Edge,
-}
-
-impl Purpose {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Mesh => "mesh",
-            Self::Edge => "edge",
-        }
-    }
-}
-
-/// A random time after which a connection that former authorities have vouched for drains, so that
-/// not all of them are opened again at once.
-pub(crate) fn time_to_drain() -> Duration {
-    limits::DRAIN_OUTDATED.mul_f64(fastrand::f64())
-}

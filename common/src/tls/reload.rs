@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
-    Purpose,
-    generation::{LoadedTls, TrustVersion},
-    material::{Files, InvalidTls},
+    generation::LoadedTls,
+    identity::TrustVersion,
+    material::{Files, InvalidTls, Purpose},
 };
-use crate::{lock::lock, telemetry::metrics};
+use crate::{limits, lock::lock, telemetry::metrics};
 
 /// The interval of looks for new files: certificates are renewed hours before they expire.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -100,6 +100,12 @@ impl Tls {
         let newer = current.wait_for(|generation| generation.trust != trust);
         drop(newer.await.expect("self has the sender"));
     }
+}
+
+/// A random time after which a connection that former authorities have vouched for drains, so that
+/// not all of them are opened again at once.
+pub(crate) fn time_to_drain() -> Duration {
+    limits::DRAIN_OUTDATED.mul_f64(fastrand::f64())
 }
 
 static ALL: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
