@@ -102,7 +102,6 @@ pub use request::{
     context::Context,
     deadline::Deadline,
     id::{InvalidRequestId, RequestId},
-    timings,
 };
 pub use telemetry::{logging, metrics};
 
@@ -122,6 +121,22 @@ pub mod deadline {
     pub use crate::{
         dialect::grpc_timeout::{InvalidTimeout, format_timeout, parse_timeout},
         request::deadline::DeadlineExceeded,
+    };
+}
+
+/// The calls that a request made, and the time that each took.
+///
+/// The server times each HTTP request, and each gRPC call that asks with the metadata
+/// `want-server-timing`. The client adds each call. The response carries the times in its
+/// [`Server-Timing`](https://www.w3.org/TR/server-timing/) header.
+///
+/// A handler that asks with [`context::record`] also gets the attempts of each call: see
+/// [`Record`](timings::Record).
+pub mod timings {
+    pub use crate::request::{
+        attempt::{Attempt, AttemptKind},
+        record::Record,
+        timings::Call,
     };
 }
 

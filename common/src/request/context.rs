@@ -8,6 +8,7 @@ use std::{
     cell::RefCell,
     future::Future,
     marker::PhantomData,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
@@ -23,7 +24,8 @@ use super::{
     id::RequestId,
     identity::Identity,
     methods::Terms,
-    timings::{Call, Record, Timings},
+    record::{Record, RunningAttempt},
+    timings::{Call, Timings},
     trace::Trace,
 };
 
@@ -236,6 +238,16 @@ pub fn calls() -> Vec<Call> {
 /// for each attempt and each line.
 pub fn record() -> Option<Record> {
     timings().map(Record::begin)
+}
+
+/// Begins an attempt of the current call. `None` unless the current request is recorded.
+pub(crate) fn begin_attempt(is_hedge: bool, replica: SocketAddr) -> Option<RunningAttempt> {
+    with_current(|context| {
+        let context = context?;
+        let timings = context.shared.timings.as_ref()?;
+        let left = context.deadline.remaining().unwrap_or_default();
+        RunningAttempt::begin(timings, is_hedge, replica, left)
+    })
 }
 
 /// Runs `work` with these timings in the current context.

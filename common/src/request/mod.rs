@@ -2,6 +2,7 @@
 //! calls, its record, and [`Context`](context::Context), which carries them; and the declarations of
 //! methods.
 
+pub(crate) mod attempt;
 pub(crate) mod codes;
 pub(crate) mod context;
 pub(crate) mod deadline;
@@ -11,5 +12,7 @@ pub(crate) mod id;
 pub(crate) mod identity;
 pub(crate) mod methods;
 pub(crate) mod record;
-pub mod timings;
+pub(crate) mod timings;
 pub(crate) mod trace;
+#[cfg(feature = "server")]
+pub(crate) mod trace_headers;

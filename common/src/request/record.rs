@@ -11,11 +11,10 @@ use http::HeaderMap;
 use tonic::Code;
 
 use super::{
-    codes::code_name,
-    context,
+    attempt::{Attempt, AttemptKind},
     timings::{Call, SERVER_TIMING, Timings, total_of},
 };
-use crate::{limits, lock::lock};
+use crate::lock::lock;
 
 /// The calls of one request with their attempts, and its log lines. They grow until the request has
 /// ended. Clones share their state.
@@ -64,75 +63,6 @@ impl Record {
     }
 }
 
-/// The log lines of a request.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    kept: Vec<u8>,
-    left_out: usize,
-}
-
-/// Why an attempt was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttemptKind {
-    /// The first attempt of a call.
-    First,
-    /// The attempt before it failed, or was not processed.
-    Retry,
-    /// The attempt before it was late, and went on beside this one.
-    Hedge,
-}
-
-/// An attempt of a call, on one replica.
-#[derive(Debug, Clone)]
-pub struct Attempt {
-    kind: AttemptKind,
-    replica: SocketAddr,
-    started: Instant,
-    left: Duration,
-    replica_took: Option<Duration>,
-    end: Option<(Duration, Code)>,
-}
-
-impl Attempt {
-    /// Why the attempt was made.
-    pub fn kind(&self) -> AttemptKind {
-        self.kind
-    }
-
-    /// The address of the replica.
-    pub fn replica(&self) -> SocketAddr {
-        self.replica
-    }
-
-    /// The start of the attempt.
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
-    /// What was left of the deadline when the attempt began.
-    pub fn left(&self) -> Duration {
-        self.left
-    }
-
-    /// The time from the start of the attempt to the end of its response, or until now.
-    pub fn duration(&self) -> Duration {
-        self.end
-            .map_or_else(|| self.started.elapsed(), |(took, _)| took)
-    }
-
-    /// The time that the replica says it took to begin its response. It is never longer than the
-    /// wait for it, whatever the replica says. `None` if it says nothing.
-    pub fn replica_took(&self) -> Option<Duration> {
-        self.replica_took
-    }
-
-    /// How the attempt ended, such as `UNAVAILABLE`, or `None` while it runs. An attempt that was
-    /// given up, as another one has won, is `CANCELLED`.
-    pub fn outcome(&self) -> Option<&'static str> {
-        self.end.map(|(_, code)| code_name(code))
-    }
-}
-
 /// An attempt that is recorded until this is dropped.
 #[derive(Debug)]
 pub(crate) struct RunningAttempt {
@@ -142,32 +72,34 @@ pub(crate) struct RunningAttempt {
 }
 
 impl RunningAttempt {
-    /// Begins an attempt of the call in hand. `None` unless its request is recorded.
-    pub(crate) fn begin(is_hedge: bool, replica: SocketAddr) -> Option<Self> {
-        context::with_current(|context| {
-            let context = context?;
-            let timings = context.shared.timings.as_ref()?;
-            let call = timings.call?;
-            let mut calls = timings.lock();
-            let attempts = &mut calls.first[call].attempts;
-            let index = attempts.len();
-            attempts.push(Attempt {
-                kind: match index {
-                    _ if is_hedge => AttemptKind::Hedge,
-                    0 => AttemptKind::First,
-                    _ => AttemptKind::Retry,
-                },
-                replica,
-                started: Instant::now(),
-                left: context.deadline.remaining().unwrap_or_default(),
-                replica_took: None,
-                end: None,
-            });
-            Some(Self {
-                timings: timings.clone(),
-                call,
-                index,
-            })
+    /// Begins an attempt of the current call, with what is left of its deadline. `None` unless the
+    /// request is recorded.
+    pub(super) fn begin(
+        timings: &Timings,
+        is_hedge: bool,
+        replica: SocketAddr,
+        left: Duration,
+    ) -> Option<Self> {
+        let call = timings.call?;
+        let mut calls = timings.lock();
+        let attempts = &mut calls.first[call].attempts;
+        let index = attempts.len();
+        attempts.push(Attempt {
+            kind: match index {
+                _ if is_hedge => AttemptKind::Hedge,
+                0 => AttemptKind::First,
+                _ => AttemptKind::Retry,
+            },
+            replica,
+            started: Instant::now(),
+            left,
+            replica_took: None,
+            end: None,
+        });
+        Some(Self {
+            timings: timings.clone(),
+            call,
+            index,
         })
     }
 
@@ -188,27 +120,18 @@ impl RunningAttempt {
     }
 }
 
-impl Timings {
-    /// Keeps a log line of the request, if the request is recorded.
-    pub(crate) fn keep_line(&self, line: &[u8]) {
-        let Some(lines) = self.request.lines.get() else {
-            return;
-        };
-        let mut lines = lock(lines);
-        if lines.kept.len() + line.len() <= limits::RECORDED_LINES {
-            lines.kept.extend_from_slice(line);
-        } else {
-            lines.left_out += 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::task::yield_now;
 
     use super::*;
-    use crate::request::{context::Context, deadline::Deadline};
+    use crate::{
+        limits,
+        request::{
+            context::{self, Context},
+            deadline::Deadline,
+        },
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -233,7 +156,7 @@ mod tests {
                 let call = running.recorded().expect("it is recorded");
                 let attempts = context::with_timings(call, || {
                     [false, false, true].map(|is_hedge| {
-                        RunningAttempt::begin(is_hedge, replica(port)).expect("a call is in hand")
+                        context::begin_attempt(is_hedge, replica(port)).expect("a call is in hand")
                     })
                 });
                 attempts[0].end(SECOND, Code::Unavailable);
@@ -264,7 +187,7 @@ mod tests {
             let timings = context::timings().unwrap();
             let running = timings.begin(&"/a.Service/Get".parse().unwrap());
             assert!(running.recorded().is_none());
-            assert!(RunningAttempt::begin(false, replica(1)).is_none());
+            assert!(context::begin_attempt(false, replica(1)).is_none());
             timings.keep_line(b"a line\n");
             assert_eq!(context::record().unwrap().lines(), "");
         });
@@ -278,7 +201,7 @@ mod tests {
             let running = context::timings().unwrap();
             let running = running.begin(&"/a.Service/Get".parse().unwrap());
             context::with_timings(running.recorded().unwrap(), || {
-                let attempt = RunningAttempt::begin(false, replica(1)).unwrap();
+                let attempt = context::begin_attempt(false, replica(1)).unwrap();
                 for (told, is_read) in [
                     ("total;dur=0.000", true),
                     ("total;dur=86400000.000", true),

@@ -1,12 +1,4 @@
-//! [`Call`] and `Timings`: the calls that a request made, and the time that each took; see
-//! [`context::calls`](crate::context::calls).
-//!
-//! The server times each HTTP request, and each gRPC call that asks with the metadata
-//! `want-server-timing`. The client adds each call. The response carries the times in its
-//! [`Server-Timing`](https://www.w3.org/TR/server-timing/) header.
-//!
-//! A handler that asks with [`context::record`](crate::context::record) also gets the attempts of
-//! each call: see [`Record`].
+//! [`Timings`]: the calls that a request made, and the time that each took.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock},
@@ -16,9 +8,7 @@ use std::{
 use axum::extract::MatchedPath;
 use http::{HeaderName, HeaderValue, Uri, uri::PathAndQuery};
 
-use super::record::Lines;
-pub(crate) use super::record::RunningAttempt;
-pub use super::record::{Attempt, AttemptKind, Record};
+use super::attempt::Attempt;
 use crate::{limits, lock::lock};
 
 /// The bytes that the last two entries of the header may take: the sum of the calls that have no
@@ -80,6 +70,13 @@ pub(super) struct Request {
     calls: Mutex<Calls>,
     /// The log lines of the request, if it is recorded.
     pub(super) lines: OnceLock<Mutex<Lines>>,
+}
+
+/// The log lines of a request.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    pub(super) kept: Vec<u8>,
+    pub(super) left_out: usize,
 }
 
 #[derive(Debug, Default)]
@@ -182,6 +179,19 @@ impl Timings {
         }
         push_entry(&mut text, "total", elapsed);
         HeaderValue::try_from(text).ok()
+    }
+
+    /// Keeps a log line of the request, if the request is recorded.
+    pub(crate) fn keep_line(&self, line: &[u8]) {
+        let Some(lines) = self.request.lines.get() else {
+            return;
+        };
+        let mut lines = lock(lines);
+        if lines.kept.len() + line.len() <= limits::RECORDED_LINES {
+            lines.kept.extend_from_slice(line);
+        } else {
+            lines.left_out += 1;
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Calls> {

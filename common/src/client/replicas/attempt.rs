@@ -22,11 +22,7 @@ use crate::{
         method::called::CalledMethod,
         wire::{attempt::Until, request_body::RequestBody, response_body::ResponseBody},
     },
-    request::{
-        context,
-        deadline::Deadline,
-        timings::{RunningAttempt, WANT_SERVER_TIMING},
-    },
+    request::{context, deadline::Deadline, record::RunningAttempt, timings::WANT_SERVER_TIMING},
     telemetry::metrics::{self, Measure},
 };
 #[cfg(feature = "traces")]
@@ -73,7 +69,7 @@ impl Replica {
         self.cost.begin();
         #[cfg(feature = "traces")]
         let span = traces::of_attempt();
-        let recorded = RunningAttempt::begin(is_hedge, self.address);
+        let recorded = context::begin_attempt(is_hedge, self.address);
         if recorded.is_some() {
             let yes = HeaderValue::from_static("1");
             request.headers_mut().insert(WANT_SERVER_TIMING, yes);

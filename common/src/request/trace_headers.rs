@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue};
 
-use super::{PARENT, STATE, Trace};
+use super::trace::{PARENT, STATE, Trace};
 
 /// The longest `tracestate` that is passed on, in bytes. The specification asks for as much.
 const MAX_STATE: usize = 512;
