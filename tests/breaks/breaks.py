@@ -122,7 +122,7 @@ BREAKS = [
     ),
     Break(
         "the last log lines do not wait for a slow reader",
-        "logging::stdout::finish();",
+        "logging::finish();",
         "",
         f"{PROCESSES} log::",
     ),
@@ -164,8 +164,8 @@ BREAKS = [
     ),
     Break(
         "two metrics have one name",
-        'assert!( is_new, "the name {sample:?} of the metric',
-        'assert!( is_new || true, "the name {sample:?} of the metric',
+        'taken.insert(name.clone()), "the name {name:?} of a metric',
+        'taken.insert(name.clone()) || true, "the name {name:?} of a metric',
         f"{UNIT} metrics::",
     ),
     Break(

@@ -6,13 +6,11 @@ use tokio::runtime;
 use tracing::warn;
 
 use super::{builder::Builder, error::Error, files::raise_file_limit, server::Server, signals};
-#[cfg(feature = "traces")]
-use crate::telemetry::traces;
 use crate::{
     calls::CALLS,
-    config::settings::Config,
+    config::{about::about, settings::Config},
     server::service::{listener::Listener, process::Process},
-    telemetry::logging,
+    telemetry,
     tls::plain_calls,
 };
 
@@ -85,17 +83,13 @@ impl Builder {
     pub fn run(self, service: &'static str, config: &Config) -> ExitCode {
         // First, as what is in memory already stays there. Fails only on kernels without them.
         let _ = rustix::thread::disable_transparent_huge_pages(true);
-        logging::init(service, config.log.clone());
-        #[cfg(feature = "traces")]
-        traces::init(service);
+        telemetry::start(service, &about().version, config.log.clone());
         if let Err(error) = raise_file_limit() {
             warn!(action = "start", status = "failure", %error, "the limit of open files stays");
         }
         CALLS.set_limit(config.max_calls());
         let ended = self.serve_until_signal(config);
-        #[cfg(feature = "traces")]
-        traces::finish();
-        logging::stdout::finish();
+        telemetry::finish();
         match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -11,10 +11,11 @@ use std::{
 
 use serde::Serialize;
 
-use super::cut::MARK;
-
 /// The most bytes of JSON for a byte of text: `\u007f`.
 const LONGEST_ESCAPE: usize = 6;
+
+/// The end of a text that was cut.
+const MARK: &str = "…";
 
 /// Appends a string, of which at most `most` bytes are between the quotes.
 pub(crate) fn string(bytes: &mut Vec<u8>, string: &str, most: usize) {
@@ -145,6 +146,23 @@ fn length_at(inside: &[u8]) -> usize {
     }
 }
 
+/// The text if it has at most `most` bytes. A longer one is cut to that length, [`MARK`] included.
+pub(crate) struct Cut<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) most: usize,
+}
+
+impl fmt::Display for Cut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.text.len() <= self.most {
+            return f.write_str(self.text);
+        }
+        let end = self.most.saturating_sub(MARK.len());
+        f.write_str(&self.text[..self.text.floor_char_boundary(end)])?;
+        f.write_str(MARK)
+    }
+}
+
 /// Appends any other value.
 pub(crate) fn value<V: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &V) {
     serde_json::to_writer(bytes, value)
@@ -233,5 +251,17 @@ mod tests {
         let mut bytes = Vec::new();
         text(&mut bytes, format_args!("{Endless}"), 16);
         assert_eq!(String::from_utf8(bytes).unwrap(), "\"again again a…\"");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_ends_with_the_mark() {
+        for (text, shown) in [
+            ("", ""),
+            ("12345678", "12345678"),
+            ("123456789", "12345…"),
+            ("1234éé678", "1234…"),
+        ] {
+            assert_eq!(Cut { text, most: 8 }.to_string(), shown);
+        }
     }
 }

@@ -1,8 +1,13 @@
 //! An event as a bunyan record, written straight into the buffer.
 //!
-//! The formatter defines the format. A test in [`super`] compares the two.
+//! The formatter defines the format. A test in [`subscriber`](super::subscriber) compares the two.
 
-use std::{cell::RefCell, fmt, process, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    fmt, process,
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use ahash::AHashMap;
 use rustix::system::uname;
@@ -15,7 +20,7 @@ use tracing::{
 use tracing_bunyan_formatter::JsonStorage;
 use tracing_subscriber::{layer::Context, registry::LookupSpan};
 
-use super::{json, time};
+use super::json;
 use crate::limits;
 
 /// The bytes of a record that its fields leave free: for the message of a record without one, the
@@ -56,7 +61,7 @@ impl Format {
         bytes.extend_from_slice(&self.begin);
         bytes.extend_from_slice(bunyan_level(*metadata.level()));
         bytes.extend_from_slice(br#","time":""#);
-        time::now(bytes);
+        append_time(bytes);
         bytes.extend_from_slice(&site.source);
         let span = context.lookup_current();
         let mut fields = Fields {
@@ -88,8 +93,16 @@ struct Site {
     keys: Vec<Option<Vec<u8>>>,
 }
 
+/// The text of a second: `2026-01-31T12:34:56`.
+type Second = [u8; 19];
+
 thread_local! {
+    /// The places in the code that this thread has logged from.
     static SITES: RefCell<AHashMap<Identifier, Rc<Site>>> = RefCell::default();
+
+    /// The last second that this thread has written, since 1970, and its text. Calling humantime for
+    /// each record would cost 30 ns and 440 instructions more.
+    static LAST_SECOND: Cell<(u64, Second)> = const { Cell::new((0, *b"1970-01-01T00:00:00")) };
 }
 
 impl Site {
@@ -130,6 +143,30 @@ fn key(name: &str) -> Vec<u8> {
     json::string(&mut key, name, limits::LOG_NAME);
     key.push(b':');
     key
+}
+
+/// Appends the time in the form of RFC 3339, in UTC and to the nanosecond.
+fn append_time(bytes: &mut Vec<u8>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    append_instant(bytes, now.unwrap_or_default()); // before 1970 only if the clock was never set
+}
+
+fn append_instant(bytes: &mut Vec<u8>, now: Duration) {
+    let (mut second, mut text) = LAST_SECOND.get();
+    if second != now.as_secs() {
+        second = now.as_secs();
+        let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(second));
+        for (byte, new) in text.iter_mut().zip(date.to_string().bytes()) {
+            *byte = new;
+        }
+        LAST_SECOND.set((second, text));
+    }
+    bytes.extend_from_slice(&text);
+    let nanos = 1_000_000_000 + now.subsec_nanos(); // ten digits; a point replaces the first
+    let at = bytes.len();
+    bytes.extend_from_slice(itoa::Buffer::new().format(nanos).as_bytes());
+    bytes[at] = b'.';
+    bytes.push(b'Z');
 }
 
 fn bunyan_level(level: Level) -> &'static [u8] {
@@ -279,6 +316,29 @@ impl Visit for Fields<'_> {
             _ => self.field(field, |bytes, room| {
                 json::text(bytes, format_args!("{value:?}"), room);
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_the_same_as_from_humantime() {
+        let times = [
+            (0, 0),
+            (1_700_000_000, 1),
+            (1_700_000_000, 999_999_999),
+            (1_700_000_001, 0),
+            (4_102_444_800, 120_000_000),
+        ];
+        for (seconds, nanos) in times {
+            let time = Duration::new(seconds, nanos);
+            let mut bytes = Vec::new();
+            append_instant(&mut bytes, time);
+            let theirs = humantime::format_rfc3339_nanos(UNIX_EPOCH + time).to_string();
+            assert_eq!(String::from_utf8(bytes).unwrap(), theirs);
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{buffer, settings::Protocol};
-use crate::{config::about::about, lock::lock, telemetry::metrics};
+use crate::{lock::lock, telemetry::metrics};
 
 /// The time between two exports. OpenTelemetry's default of 5 s would need larger buffers.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -40,8 +40,8 @@ struct Running {
 }
 
 /// Starts the thread. Returns whether it could start.
-pub(crate) fn start(service: &str, protocol: Protocol) -> bool {
-    let resource = resource(service);
+pub(crate) fn start(service: &str, version: &str, protocol: Protocol) -> bool {
+    let resource = resource(service, version);
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let (end, ended) = mpsc::channel();
@@ -89,7 +89,7 @@ pub(crate) fn finish() {
 }
 
 /// What the spans say of their service: the environment has priority.
-fn resource(service: &str) -> Resource {
+fn resource(service: &str, version: &str) -> Resource {
     let attributes = env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
     let has_name = env::var("OTEL_SERVICE_NAME").is_ok_and(|name| !name.is_empty())
         || attributes
@@ -99,9 +99,8 @@ fn resource(service: &str) -> Resource {
     if !has_name {
         resource = resource.with_service_name(service.to_owned());
     }
-    let version = &about().version;
     if !version.is_empty() && !attributes.contains("service.version=") {
-        resource = resource.with_attribute(KeyValue::new("service.version", version.as_str()));
+        resource = resource.with_attribute(KeyValue::new("service.version", version.to_owned()));
     }
     resource.build()
 }

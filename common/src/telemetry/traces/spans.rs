@@ -164,12 +164,9 @@ pub(crate) fn end(
 }
 
 fn scope() -> InstrumentationScope {
-    thread_local! {
-        static SCOPE: InstrumentationScope = InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
-            .with_version(env!("CARGO_PKG_VERSION"))
-            .build();
-    }
-    SCOPE.with(Clone::clone)
+    InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .build()
 }
 
 #[cfg(test)]

@@ -1,47 +1,53 @@
-//! [`OwnSpans`]: makes spans of a service's own `tracing` spans, such as those of `#[instrument]`.
+//! [`UserSpans`]: makes spans of a service's own `tracing` spans, such as those of `#[instrument]`.
 //! Their parent is the span of the request, or the `tracing` span around them.
 
-use std::{cell::Cell, fmt, sync::Arc};
+use std::fmt;
 
 use opentelemetry::{KeyValue, Value, trace::SpanKind};
 use tokio::time::Instant;
 use tracing::{
-    Subscriber,
+    Subscriber, dispatcher,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
 };
-use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
+use tracing_subscriber::{
+    Layer, Registry,
+    layer::Context,
+    registry::{LookupSpan, SpanRef},
+};
 
-use super::{child_of, spans};
+use super::spans;
 use crate::request::{context, trace::Trace};
 
 /// The most fields of a span.
 const MAX_FIELDS: usize = 32;
 
-thread_local! {
-    /// The span of the service's own that this thread is in, within a recorded request.
-    static CURRENT: Cell<Option<u64>> = const { Cell::new(None) };
+/// The innermost `tracing` span entered on this thread, if the request is recorded.
+pub(crate) fn current_span() -> Option<u64> {
+    dispatcher::get_default(|dispatch| {
+        let registry = dispatch.downcast_ref::<Registry>()?;
+        innermost(&registry.span(dispatch.current_span().id()?)?)
+    })
 }
 
-/// The span of the service's own that this thread is in.
-pub(crate) fn current_span() -> Option<u64> {
-    CURRENT.get()
+/// The id of this span or, if it is not recorded, of the nearest one around it that is.
+fn innermost<'a, S: LookupSpan<'a>>(span: &SpanRef<'a, S>) -> Option<u64> {
+    let id_of = |span: SpanRef<'a, S>| Some(span.extensions().get::<Recorded>()?.trace.numbers().1);
+    span.scope().find_map(id_of)
 }
 
 /// The layer. Outside of a request that is recorded, it does nothing.
 #[derive(Debug)]
-pub(crate) struct OwnSpans;
+pub(crate) struct UserSpans;
 
 /// A span that is recorded.
-struct Own {
-    trace: Arc<Trace>,
+struct Recorded {
+    trace: Trace,
     begin: Instant,
     fields: Vec<KeyValue>,
-    /// The span around this one, while the thread is in it.
-    outer: Option<u64>,
 }
 
-impl<S> Layer<S> for OwnSpans
+impl<S> Layer<S> for UserSpans
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -51,55 +57,48 @@ where
             let Some(trace) = trace.filter(|trace| trace.recording.is_some()) else {
                 return;
             };
-            let mut own = Own {
-                trace: Arc::new(child_of(trace)),
+            let Some(span) = context.span(id) else {
+                return;
+            };
+            let outer = span.parent().and_then(|outer| innermost(&outer));
+            let mut recorded = Recorded {
+                trace: trace.child(outer),
                 begin: Instant::now(),
                 fields: Vec::new(),
-                outer: None,
             };
-            attributes.record(&mut Fields(&mut own.fields));
-            if let Some(span) = context.span(id) {
-                span.extensions_mut().insert(own);
-            }
+            attributes.record(&mut Fields(&mut recorded.fields));
+            span.extensions_mut().insert(recorded);
         });
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        with_own(id, &context, |own| {
-            values.record(&mut Fields(&mut own.fields));
-        });
-    }
-
-    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
-        with_own(id, &context, |own| {
-            own.outer = CURRENT.replace(Some(own.trace.numbers().1));
-        });
-    }
-
-    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
-        with_own(id, &context, |own| CURRENT.set(own.outer.take()));
+        if let Some(span) = context.span(id)
+            && let Some(recorded) = span.extensions_mut().get_mut::<Recorded>()
+        {
+            values.record(&mut Fields(&mut recorded.fields));
+        }
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let Some(span) = context.span(&id) else {
             return;
         };
-        if let Some(own) = span.extensions_mut().remove::<Own>() {
-            let took = own.begin.elapsed();
+        if let Some(recorded) = span.extensions_mut().remove::<Recorded>() {
+            let Recorded {
+                trace,
+                begin,
+                fields,
+            } = recorded;
             let name = span.name().into();
-            spans::end(&own.trace, SpanKind::Internal, name, took, own.fields, None);
+            spans::end(
+                &trace,
+                SpanKind::Internal,
+                name,
+                begin.elapsed(),
+                fields,
+                None,
+            );
         }
-    }
-}
-
-fn with_own<S>(id: &Id, context: &Context<'_, S>, work: impl FnOnce(&mut Own))
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    if let Some(span) = context.span(id)
-        && let Some(own) = span.extensions_mut().get_mut::<Own>()
-    {
-        work(own);
     }
 }
 
@@ -145,11 +144,11 @@ impl Visit for Fields<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use opentelemetry_sdk::trace::SpanData;
     use tracing::{info_span, instrument};
-    use tracing_subscriber::{Registry, layer::SubscriberExt};
+    use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
     use crate::request::{
@@ -176,7 +175,7 @@ mod tests {
         let deadline = Deadline::after(Duration::from_secs(1));
         let request = Request::new(RequestId::fresh(), deadline)
             .with(|shared| shared.trace = Some(Arc::new(trace)));
-        let _subscriber = tracing::subscriber::set_default(Registry::default().with(OwnSpans));
+        let _subscriber = tracing::subscriber::set_default(Registry::default().with(UserSpans));
         info_span!("outside of any request").in_scope(|| {});
         request.scope(outer(17)).await;
         assert_eq!(current_span(), None);
