@@ -1,14 +1,10 @@
 //! [`Counters`]: what each thread counts.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
 };
 
-use super::replicas::Replica;
 #[cfg(feature = "server")]
 use super::usage::Used;
 use crate::lock::lock;
@@ -42,7 +38,8 @@ macro_rules! declare {
         pub(crate) struct Counters {
             $(#[doc = $counter_help] pub(crate) $counter: Counter,)*
             $(#[doc = $gauge_help] pub(crate) $gauge: AtomicI64,)*
-            pub(super) replicas: Mutex<Vec<(SocketAddr, Arc<Replica>)>>,
+            /// The number of the thread.
+            pub(super) thread: usize,
         }
 
         /// Each counter with its name in `/metrics` and its help.
@@ -108,9 +105,14 @@ declare! {
 static ALL: Mutex<Vec<Arc<Counters>>> = Mutex::new(Vec::new());
 
 thread_local! {
+    /// The counters of this thread, which are in [`ALL`], too.
     static MINE: Arc<Counters> = {
-        let mine = Arc::<Counters>::default();
-        lock(&ALL).push(mine.clone());
+        let mut all = lock(&ALL);
+        let mine = Arc::new(Counters {
+            thread: all.len(),
+            ..Counters::default()
+        });
+        all.push(mine.clone());
         mine
     };
 }

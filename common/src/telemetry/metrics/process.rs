@@ -122,7 +122,7 @@ impl Collector for ProcessMetrics {
         encode_build(&mut encoder)?;
         encode_usage(&mut encoder)?;
         durations::encode(&mut encoder)?;
-        replicas::encode(&all, &mut encoder)
+        replicas::encode(&mut encoder)
     }
 }
 
@@ -148,7 +148,7 @@ fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
     Ok(())
 }
 
-/// Writes what the process is.
+/// Writes the service and its version.
 fn encode_build(encoder: &mut DescriptorEncoder) -> fmt::Result {
     let [name, version] = BUILD
         .get()
@@ -165,8 +165,8 @@ fn encode_build(encoder: &mut DescriptorEncoder) -> fmt::Result {
         .encode_gauge(&1_u64)
 }
 
-/// Writes what the process uses, under the names that all Prometheus clients have for it. A system
-/// that does not tell has no such lines.
+/// Writes what the process uses, under the names that all Prometheus clients have for it. What the
+/// system does not tell has no line.
 fn encode_usage(encoder: &mut DescriptorEncoder) -> fmt::Result {
     let mut gauge = |name, help, value: Option<u64>| match value {
         Some(value) => encoder

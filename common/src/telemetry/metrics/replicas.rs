@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 use super::{
-    counters::{Counter, Counters, of_all_threads, of_this_thread},
+    counters::{Counter, of_this_thread},
     targets,
 };
 use crate::{limits, lock::lock};
@@ -103,35 +103,35 @@ impl Replica {
     }
 }
 
+/// A replica, its address, and the number of the thread that calls it.
+type Entry = (usize, SocketAddr, Arc<Replica>);
+
+/// The replicas of all threads.
+static ALL: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
 /// A replica in `/metrics`. Dropping this removes the replica.
 #[derive(Debug)]
 pub(crate) struct CountedReplica {
-    counters: Arc<Counters>,
     pub(crate) address: SocketAddr,
     pub(crate) replica: Arc<Replica>,
 }
 
 impl CountedReplica {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        let counters = of_this_thread();
         let replica = Arc::new(Replica {
             picks: Counter::default(),
             state: Mutex::new((ReplicaState::Connecting, SystemTime::now())),
             connected: Mutex::default(),
             last_error: Mutex::default(),
         });
-        lock(&counters.replicas).push((address, replica.clone()));
-        Self {
-            counters,
-            address,
-            replica,
-        }
+        lock(&ALL).push((of_this_thread().thread, address, replica.clone()));
+        Self { address, replica }
     }
 }
 
 impl Drop for CountedReplica {
     fn drop(&mut self) {
-        lock(&self.counters.replicas).retain(|(_, replica)| !Arc::ptr_eq(replica, &self.replica));
+        lock(&ALL).retain(|(_, _, replica)| !Arc::ptr_eq(replica, &self.replica));
     }
 }
 
@@ -159,7 +159,7 @@ pub(crate) struct View {
 /// The replicas that this process calls.
 pub(crate) fn summaries() -> Vec<ReplicaSummary> {
     let mut summaries = BTreeMap::new();
-    for (worker, address, replica) in entries(&of_all_threads()) {
+    for (worker, address, replica) in entries() {
         let summary = summaries.entry(address).or_insert_with(|| ReplicaSummary {
             address,
             views: Vec::new(),
@@ -187,20 +187,18 @@ pub(crate) fn summaries() -> Vec<ReplicaSummary> {
     summaries.into_values().collect()
 }
 
-/// The replicas of all threads, each with the number of its thread.
-fn entries(all: &[Arc<Counters>]) -> impl Iterator<Item = (usize, SocketAddr, Arc<Replica>)> {
-    all.iter().enumerate().flat_map(|(worker, counters)| {
-        let replicas = lock(&counters.replicas).clone();
-        let with_worker = move |(address, replica)| (worker, address, replica);
-        replicas.into_iter().map(with_worker)
-    })
+/// The replicas of all threads, in the order of the threads.
+fn entries() -> Vec<Entry> {
+    let mut all = lock(&ALL).clone();
+    all.sort_by_key(|(thread, ..)| *thread);
+    all
 }
 
 /// Writes the replicas. A name without a replica has its series, too, with 0 for each state: alerts
 /// compare what there is.
-pub(crate) fn encode(all: &[Arc<Counters>], encoder: &mut DescriptorEncoder) -> fmt::Result {
+pub(crate) fn encode(encoder: &mut DescriptorEncoder) -> fmt::Result {
     let mut sums = BTreeMap::<String, (Option<u64>, Vec<ReplicaState>)>::new();
-    for (_, address, replica) in entries(all) {
+    for (_, address, replica) in entries() {
         let (picks, states) = sums.entry(address.to_string()).or_default();
         *picks = Some(picks.unwrap_or_default() + replica.picks.get());
         states.push(lock(&replica.state).0);
