@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     calls::ServiceCalls,
+    config::settings,
     request::methods::{Method, RouteTable, declared_in},
     tls::{Tls, plain_calls},
 };
@@ -89,7 +90,7 @@ impl Channel {
         target: &Target,
         descriptors: &[u8],
         config: &Config,
-        common: &crate::Config,
+        common: &settings::Config,
     ) -> Self {
         if common.mesh_tls.is_none() {
             plain_calls::note_channel_without_tls(target);

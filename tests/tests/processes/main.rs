@@ -8,6 +8,7 @@ mod channel;
 mod context;
 mod drain;
 mod failures;
+mod floors;
 mod goodbye;
 mod items;
 mod limits;
