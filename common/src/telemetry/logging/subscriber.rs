@@ -73,12 +73,13 @@ where
 mod tests {
     use std::{
         io,
+        num::{NonZeroU8, Wrapping},
         sync::{Arc, Mutex},
     };
 
     use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
     use serde_json::Value;
-    use tracing::{info, info_span};
+    use tracing::{field, info, info_span};
     use tracing_bunyan_formatter::BunyanFormattingLayer;
 
     use super::*;
@@ -134,7 +135,23 @@ mod tests {
         info!(error, list = ?[1, 2], bytes = [0_u8, 255].as_slice());
         info!(name = "dropped", msg = 1, level = 2, time = %3, pid = ?4, v = 5, hostname = 6);
         info!(r#type = "a raw name", r#fn = ?"a debug one", r#name = ?"dropped", dotted.name = 1);
+        info!(
+            single = 1.5_f32,
+            small = -1_i8,
+            size = usize::MAX,
+            nonzero = NonZeroU8::MIN,
+            wrapping = Wrapping(1_u64),
+            owned = String::from("owned"),
+            boxed = Box::new(1_u16),
+            arguments = format_args!("{}", 1),
+            empty = field::Empty,
+        );
         info!(message = 1);
+        info!(message = 1_u64);
+        info!(message = 1.5);
+        info!(message = true);
+        info!(message = i128::MIN);
+        info!(message = error);
         info!(message = ?"a debug message", log.line = ?"dropped");
         tracing::error!("an error");
         tracing::warn!("a warning");
@@ -158,7 +175,20 @@ mod tests {
             log_all_kinds();
             let _outer = info_span!("outer", from_outer = "ä\u{85}", both = 1).entered();
             log_all_kinds();
-            let _inner = info_span!("inner", both = ?"2", pid = 3, float = f64::NAN).entered();
+            let inner = info_span!(
+                "inner",
+                both = ?"2",
+                pid = 3,
+                float = f64::NAN,
+                of_span = -1,
+                unsigned = u64::MAX,
+                wide = u128::MAX,
+                is = true,
+                text = %"a text",
+                late = field::Empty,
+            );
+            inner.record("late", 1.5);
+            let _inner = inner.entered();
             info!(own = 3, "deep");
         });
         let mut ours = records(&buffer::take());
@@ -171,7 +201,7 @@ mod tests {
             let msg = record["msg"].as_str().unwrap();
             !msg.ends_with(" - START]") && !msg.ends_with(" - END]")
         });
-        assert_eq!(ours.len(), 31);
+        assert_eq!(ours.len(), 43);
         assert_eq!(ours, theirs);
     }
 
