@@ -3,30 +3,25 @@
 //!
 //! # The map
 //!
-//! The values come first, then the code that carries them, then the two stacks:
+//! The rooms stand on floors, the lowest first. Each uses those before it; only [`server`] and [`client`]
+//! never use each other. A test holds this (`tests/tests/processes/floors.rs`).
 //!
-//! | module | what is in it |
+//! | room | what is in it |
 //! |---|---|
-//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its dialect, its trace, the timings of its calls, its record, and [`Context`], the task-local that carries them; and what methods declare |
-//! | [`logging`] | bunyan records on stdout, a buffer for each worker |
-//! | `problem` | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
-//! | [`config`] | [`Config`]: the flags and variables of every service; [`config::parse`] reads them |
-//! | `limits` | every limit that is not configuration |
-//! | `calls` | how many calls to other services are in flight, and how many may be |
-//! | `body` | a future and a body that end at a deadline, and two wrappers of bodies |
-//! | `dialect` | HTTP and gRPC: the only files that know how requests, failures and ends of each look |
-//! | `openapi` | the description of an API, for programs and for people; with the feature `openapi` |
-//! | [`metrics`] | a set of counters for each worker, for `/metrics`; and those of the service |
-//! | `traces` | spans of requests and attempts, and their export; with the feature `traces` |
+//! | `limits`, `endpoints`, `ports` | values: every limit that is not configuration; the paths of every HTTP port; where the process listens |
+//! | `sync`, `lock`, `rate_limit` | tools: what threads share state with; locks a mutex, even after a panic; a rate limit for log lines |
 //! | [`pages`] | what the pages of a service share, and the links between them |
-//! | `rate_limit` | a rate limit, for log lines that could flood |
-//! | `lock` | locks a mutex, even after a panic |
-//! | `sync` | what threads share state with, for the types that have models in `tests/models` |
+//! | `request` | the values of a request: [`RequestId`], [`Deadline`], its dialect, trace, timings and record, and [`Context`], which carries them; and what methods declare |
+//! | `body` | bodies that wrap others, and the deadline of a future or a body |
+//! | `telemetry` | [`metrics`]: counters of each thread, and those of the service; [`logging`]: bunyan records on stdout, a buffer for each worker; `traces`: spans and their export |
 //! | [`tls`] | certificates: those of the service, and who its peers are |
-//! | `endpoints` | the paths that HTTP ports serve beside those of the service |
-//! | `healthcheck` | the subcommand that asks a running service whether it is ready |
+//! | `calls` | how many calls to other services are in flight, and how many may be |
+//! | [`config`] | [`Config`], the flags and variables of every service; [`config::parse`]; the subcommand `healthcheck` |
+//! | `problem` | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
+//! | `dialect` | HTTP and gRPC: the only files that know how requests, failures and ends of each look |
 //! | [`server`] | **the inbound stack**, and the process below it |
 //! | [`client`] | **the outbound stack**, over a channel that is opened once and reused |
+//! | `openapi` | the description of an API, for programs and for people |
 //!
 //! Read [`server`] and [`client`] next. Each of them has a file `stack.rs` that lists its layers,
 //! top to bottom, one a line.
@@ -64,7 +59,7 @@
 //! | `openapi` | no | `openapi`: `/openapi.json` and the page `/docs` |
 //! | `traces` | no | spans for OpenTelemetry, exported over OTLP where `OTEL_EXPORTER_OTLP_ENDPOINT` says |
 
-// A part of the ground floor serves only one of the two sides.
+// With one side off, shared modules hold items that only the other uses.
 #![cfg_attr(
     not(all(feature = "server", feature = "client")),
     allow(dead_code, unused_imports, unreachable_pub)
