@@ -1,9 +1,9 @@
 //! The paths that HTTP ports serve beside those of the service.
 
-/// Whether the process lives.
+/// The liveness check.
 pub(crate) const LIVE: &str = "/healthz";
 
-/// Whether the process wants traffic. The subcommand `healthcheck` requests it.
+/// The readiness check, which the subcommand `healthcheck` requests.
 pub(crate) const READY: &str = "/readyz";
 
 /// The metrics of the process, on the port for operators.
@@ -12,14 +12,14 @@ pub(crate) const METRICS: &str = "/metrics";
 /// The state of the process for people, on the port for operators.
 pub(crate) const STATUS: &str = "/status";
 
-/// Its style sheet.
+/// The style sheet of that page.
 pub(crate) const STATUS_STYLE: &str = "/status.css";
 
 /// The description of the API for people, and for programs, where a service has one.
 pub(crate) const DOCS: &str = "/docs";
 pub(crate) const OPENAPI: &str = "/openapi.json";
 
-/// The icon that browsers request for what is no page.
+/// The icon that browsers request on their own.
 pub(crate) const ICON: &str = "/favicon.ico";
 
 /// The paths that every HTTP port has.

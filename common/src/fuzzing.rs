@@ -1,3 +1,3 @@
-//! What the fuzzer of this repository (`fuzz/`) needs of the inside. It is no part of the API.
+//! For the fuzzer of this repository (`fuzz/`). Not part of the API.
 
 pub use crate::telemetry::logging::fuzzing::log_line;

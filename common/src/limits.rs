@@ -68,8 +68,7 @@ pub(crate) const MAX_HANDSHAKES: usize = 256;
 /// of its time; the others are refused before they cost anything.
 pub(crate) const LEAST_HANDSHAKE: Duration = Duration::from_millis(250);
 
-/// The longest that a connection goes on which the former authorities of a directory have vouched
-/// for.
+/// The longest that a connection lasts after the authority of its peer has left `ca.crt`.
 pub(crate) const DRAIN_OUTDATED: Duration = Duration::from_secs(10);
 
 /// The buffer for what the kernel has read of a TLS connection, in bytes: a record. rustls itself
@@ -117,15 +116,15 @@ pub(crate) const BYTES_PER_WINDOW_UPDATE: u32 = 8;
 /// The most window updates, and the most resets, that can be explained in advance.
 pub(crate) const MAX_EXPLAINED_FRAMES: u32 = 64 * 1_024;
 
-/// The time that a client over HTTP/2 has to read a response without a place.
+/// The time limit for a client over HTTP/2 to read the response that refuses its request.
 pub(crate) const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most streams of a worker whose requests were refused and whose clients do not read the
 /// response. Further streams are reset: refusals must not hold more memory than responses.
 pub(crate) const MAX_REFUSALS: usize = 4_096;
 
-/// The time that the streams of one connection have at once before the other connections of its worker
-/// have theirs: some dozens of short requests. A connection writes only when the worker polls it, so
+/// The longest turn of the streams of one connection, before the other connections of its worker have
+/// theirs: some dozens of short requests. A connection writes only when the worker polls it, so
 /// shorter turns cost a write each.
 pub(crate) const TURN: Duration = Duration::from_micros(250);
 
@@ -219,23 +218,23 @@ pub(crate) const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 /// below 100 for each worker is exact, and a higher one is exact within 1 %.
 pub(crate) const SPARE_SHARE: usize = 100;
 
-/// The most places that one worker reserves: enough for the requests that come with one poll of its
+/// The most permits that one worker reserves: enough for the requests that come with one poll of its
 /// sockets.
 pub(crate) const MAX_SPARE: usize = 16;
 
-/// The divisor for the part of the places that is kept for clients that hold little; for the part of it
-/// that is kept from services of the mesh, too; and for the part of what is free of it that the requests of
-/// a connection may be as many as.
+/// The divisor for the reserve: the permits that only clients with few requests in flight get. The same
+/// divisor gives the part of the reserve that services of the mesh do not get, and the part of its free
+/// permits up to which a connection has few requests.
 pub(crate) const RESERVE_SHARE: usize = 8;
 
-/// A client that has taken nothing of its responses for this time gives way at the limit. One that
+/// A client that has taken nothing of its responses for this time is preempted at the limit. One that
 /// reads at 64 kbit/s acknowledges a packet of 1,500 bytes five times a second.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(5);
 
-/// The shortest interval between two looks at all connections, near the limit.
+/// The shortest interval between two scans of all connections, near the limit.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The interval at which a write that waits looks what its peer has acknowledged.
+/// The interval at which a waiting write checks what its peer has acknowledged.
 pub(crate) const STALLED_LOOK: Duration = Duration::from_secs(1);
 
 /// The divisor for the part of `MAX_CONNECTIONS` that is kept free while there are idle connections:
@@ -263,7 +262,7 @@ pub(crate) const WEIGHT_TOLERANCE: usize = 8;
 pub(crate) const ROOM_PATIENCE: Duration = Duration::from_millis(25);
 
 /// The files of a process for its ports, its log, look-ups of names, certificates and the collector of
-/// traces, and for a connection of each port that waits for its place.
+/// traces, and for a connection of each port that waits for its permit.
 pub(crate) const OWN_FILES: usize = 48;
 
 /// The files of a worker's runtime: two epoll instances, what wakes it, and a socket for signals.

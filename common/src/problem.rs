@@ -111,7 +111,7 @@ impl Problem {
         )
     }
 
-    /// The service has no place for this request.
+    /// The service has no permit left for this request.
     pub(crate) fn overloaded() -> Self {
         let problem = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -1,5 +1,5 @@
-//! What threads share state with, for the types whose orders of steps `tests/models` tries out: it builds
-//! their files with its own form of this module.
+//! The primitives that threads share state with. `tests/models` compiles the files that use them with its
+//! own form of this module, and tries all orders of their steps.
 
 pub(crate) use std::sync::{Arc, Mutex, MutexGuard, atomic};
 

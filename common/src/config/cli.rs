@@ -21,7 +21,7 @@ const EXIT_BAD_CONFIGURATION: i32 = 2;
 /// The subcommand of every service.
 const HEALTHCHECK: &str = "healthcheck";
 
-/// Its help.
+/// The help of the subcommand `healthcheck`.
 const ABOUT_HEALTHCHECK: &str = "Ask the service that runs on this host with the same settings \
     whether it is ready; the exit code is 0 if it is ready and 1 if it is not";
 

@@ -74,13 +74,14 @@ pub(crate) struct Shared {
 }
 
 thread_local! {
+    /// The context of the request that this thread works on.
     static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
 }
 
-/// Its context is the current one until this is dropped, and then the one before.
+/// Keeps a context current until this is dropped. Then the previous one is current again.
 pub(crate) struct Entered {
     before: Option<Context>,
-    /// It belongs to its thread.
+    /// Not `Send`: the current context is that of a thread.
     _thread: PhantomData<*const ()>,
 }
 
@@ -116,7 +117,7 @@ impl<F: Future> Future for Scope<F> {
         let this = self.project();
         let _entered = this.context.clone().enter();
         let future = this.future.as_pin_mut();
-        future.expect("it is pinned until it is dropped").poll(cx)
+        future.expect("it is set until it is dropped").poll(cx)
     }
 }
 
@@ -155,7 +156,7 @@ impl Context {
         }
     }
 
-    /// A context of its own, with this change.
+    /// The context with this change, which its clones do not have.
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
         change(Arc::make_mut(&mut self.shared));
         self
@@ -181,7 +182,7 @@ impl Context {
         work()
     }
 
-    /// The same without a closure, into which large values would be moved.
+    /// As [`sync_scope`](Self::sync_scope), without a closure, into which large values would be moved.
     pub(crate) fn enter(self) -> Entered {
         Entered {
             before: CURRENT.replace(Some(self)),
@@ -320,7 +321,7 @@ where
 /// meanwhile: a query, a file, a lock that is held for long, a computation of more than a
 /// millisecond or so. Peers take a worker that is silent for seconds for dead.
 ///
-/// Work that has begun goes on when its request ends. The runtime of a worker has at most 512 such
+/// Work that has begun continues when its request ends. The runtime of a worker has at most 512 such
 /// threads; further work waits for one.
 ///
 /// ```
@@ -347,8 +348,7 @@ pub fn spawn_blocking<R: Send + 'static>(
 
 /// The headers that carry the current request on to a service that is called over HTTP, for clients
 /// that are not of this crate: `x-request-id`, and `traceparent` and `tracestate` if the request has
-/// a trace. Outside of a request there are none. Bound such a
-/// call by what is left of the [`deadline`].
+/// a trace. Outside of a request there are none. Bound such a call by what is left of the [`deadline`].
 ///
 /// ```
 /// use common::{Context, Deadline, context};

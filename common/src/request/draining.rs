@@ -5,7 +5,7 @@ use std::{cell::OnceCell, future::Future};
 use tokio_util::sync::CancellationToken;
 
 thread_local! {
-    /// The drain of the process that this thread belongs to.
+    /// Cancelled when the process of this thread drains.
     static DRAINING: OnceCell<CancellationToken> = const { OnceCell::new() };
 }
 
@@ -16,10 +16,10 @@ pub(crate) fn join_process(token: CancellationToken) {
         .expect("once in a thread");
 }
 
-/// Completes when the process drains that this thread belongs to, which is a worker or the thread of
-/// a task. On any other thread it never completes.
+/// Completes when the process drains. Call it on a worker or in a task: on any other thread it never
+/// completes.
 ///
-/// A stream that lasts until one side ends it ends then:
+/// It ends a stream that would last until its client leaves:
 ///
 /// ```
 /// use common::context;

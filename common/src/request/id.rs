@@ -23,7 +23,7 @@ use uuid::Builder;
 pub struct RequestId(HeaderValue);
 
 thread_local! {
-    /// Ids have to be unique, not secret: a client may choose them.
+    /// The generator of this thread. Ids have to be unique, not secret: a client may choose them.
     static RANDOM: RefCell<SmallRng> = RefCell::new(SmallRng::from_os_rng());
 }
 
@@ -62,7 +62,7 @@ impl RequestId {
             .expect("checked to be visible ASCII when it was made")
     }
 
-    /// The id as it stands in a header or in metadata.
+    /// The id as the value of a header or of metadata.
     pub fn header_value(&self) -> HeaderValue {
         self.0.clone()
     }

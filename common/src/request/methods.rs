@@ -144,8 +144,8 @@ impl Terms {
     }
 }
 
-/// The methods of a service in the order of [`by_length`], with the longest that a call may take: the
-/// deadline of the method, or the default.
+/// The declared methods of a service, sorted by [`by_length`], and the deadline of those that declare
+/// none.
 #[derive(Debug, Clone)]
 pub(crate) struct RouteTable {
     default: Duration,

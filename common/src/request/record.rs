@@ -103,7 +103,7 @@ impl RunningAttempt {
         })
     }
 
-    /// Takes the time of the replica from the head of its response.
+    /// Notes the time that the replica says it took, from the head of its response.
     pub(crate) fn see_response(&self, head: &HeaderMap) {
         let told = head.get(SERVER_TIMING).and_then(total_of);
         self.change(|attempt| {

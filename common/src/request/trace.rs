@@ -1,14 +1,14 @@
 //! [`Trace`]: the W3C trace context of a request: `traceparent` and `tracestate`.
 //!
-//! See <https://www.w3.org/TR/trace-context/>. Both headers go on to every call of a request, whether
+//! See <https://www.w3.org/TR/trace-context/>. Every call of a request carries both headers, whether
 //! this service records spans or not.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The trace and the place in it.
+/// The header with the ids of the trace and of the span.
 pub(crate) const PARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What the tracing systems of the way add to it.
+/// The header with what tracing systems on the way have added.
 pub(crate) const STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The flag that says that the caller records.
@@ -46,13 +46,13 @@ impl Trace {
     }
 }
 
-/// How a span that is recorded hangs together with the others of its trace.
+/// The parent of a recorded span.
 #[cfg(feature = "traces")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Recording {
-    /// The span above, if there is one.
+    /// The id of the parent, if there is one.
     pub(crate) parent: Option<u64>,
-    /// Whether another process has the span above.
+    /// Whether the parent is a span of another process.
     pub(crate) is_remote: bool,
 }
 
@@ -95,7 +95,7 @@ impl Trace {
         }
     }
 
-    /// The same, as a span that is recorded.
+    /// The same span, recorded by this process.
     pub(crate) fn recorded(self, recording: Recording) -> Self {
         Self {
             recording: Some(recording),
@@ -120,7 +120,7 @@ impl Trace {
         )
     }
 
-    /// What the tracing systems of the way have added.
+    /// What tracing systems on the way have added.
     pub(crate) fn state(&self) -> Option<&str> {
         self.state.as_ref()?.to_str().ok()
     }

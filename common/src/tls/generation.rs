@@ -1,4 +1,4 @@
-//! [`LoadedTls`]: the configurations for rustls, from one reading of the directory.
+//! [`LoadedTls`]: the settings for rustls, from one reading of the directory.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -37,7 +37,7 @@ pub(crate) struct LoadedTls {
 }
 
 impl LoadedTls {
-    /// The generation of these files, after `before`.
+    /// Loads these files, in place of those of `before`.
     pub(super) fn new(
         files: &Files,
         directory: &Path,
@@ -62,7 +62,7 @@ impl LoadedTls {
         })
     }
 
-    /// Whether all authorities of this generation are among these.
+    /// Whether all authorities of this reading are among these.
     fn is_within(&self, authorities: &[CertificateDer<'_>]) -> bool {
         let mut own = self.authorities.iter();
         own.all(|authority| authorities.contains(authority))
@@ -97,7 +97,7 @@ impl LoadedTls {
         connector.connect(name, socket).await
     }
 
-    /// A configuration and a name for asking the service itself.
+    /// For `healthcheck`: the settings of a client and the server name to reach this same service.
     #[cfg(feature = "cli")]
     pub(crate) fn of_itself(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
         let name = ServerName::try_from(self.name.clone()).ok()?;
@@ -105,7 +105,7 @@ impl LoadedTls {
     }
 }
 
-/// Whether TLS failed for the certificate of the peer, which is not of the name that was asked for.
+/// Whether TLS failed because the certificate of the peer is for another name.
 pub(crate) fn is_of_other_name(error: &io::Error) -> bool {
     use rustls::{
         CertificateError::{NotValidForName, NotValidForNameContext},

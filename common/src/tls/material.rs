@@ -1,5 +1,4 @@
-//! [`CheckedFiles`]: what the files of a directory hold, read at one moment, and the checks before its
-//! use.
+//! [`CheckedFiles`]: the files of a directory, read at one moment and checked.
 
 use std::{
     fs::{self, File},
@@ -159,7 +158,7 @@ impl CheckedFiles {
             name: name.ok_or_else(|| fail(CERTIFICATE, Why::Nameless))?,
             expiries: [
                 expiry(&own.cert[0]),
-                authorities_expire.expect("there is one"),
+                authorities_expire.expect("there is an authority"),
             ],
             own: Arc::new(own),
             authorities,

@@ -3,10 +3,10 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `material` | what the files of a directory hold, and the checks before its use |
-//! | `generation` | the configurations for rustls, from one reading of the directory |
+//! | `material` | the files of a directory, checked |
+//! | `generation` | the settings for rustls, from one reading of the directory |
 //! | `plain_calls` | whether calls would be plain text although nobody has said so |
-//! | `reload` | [`Tls`]: the current generation, and the thread that looks for new files |
+//! | `reload` | [`Tls`]: the last reading that passed, and the thread that looks for new files |
 //! | `identity` | who a peer is, and who may call |
 
 pub(crate) mod generation;

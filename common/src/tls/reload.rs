@@ -1,4 +1,4 @@
-//! [`Tls`]: the current generation of a directory, and the thread that looks for new files.
+//! [`Tls`]: the certificates of a directory, and the thread that looks for new files.
 
 use std::{
     fmt,
@@ -24,9 +24,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// The certificates of a directory with `tls.crt`, `tls.key` and `ca.crt`, the layout of a TLS
 /// secret of Kubernetes. Clones share their state.
 ///
-/// The directory is looked at every 5 s. New files that pass all checks are used for all further
+/// A thread looks for new files every 5 s. Files that pass all checks are used for all further
 /// connections. Files that do not are reported once, and the last good ones stay. When an authority
-/// leaves `ca.crt`, the connections that the former ones have vouched for drain within 10 s.
+/// leaves `ca.crt`, the connections of the peers that it has vouched for drain within 10 s.
 ///
 /// ```
 /// use common::tls::Tls;
@@ -102,8 +102,8 @@ impl Tls {
     }
 }
 
-/// A random time after which a connection that former authorities have vouched for drains, so that
-/// not all of them are opened again at once.
+/// A random delay before a connection drains whose peer a former authority has vouched for, so that
+/// not all such peers reconnect at once.
 pub(crate) fn time_to_drain() -> Duration {
     limits::DRAIN_OUTDATED.mul_f64(fastrand::f64())
 }
@@ -162,7 +162,7 @@ fn look_for_changes(shared: &Weak<Shared>, mut used: Files) {
 }
 
 impl Shared {
-    /// Reads the files, and makes a generation of them unless they are those in use.
+    /// Reads the files, and loads them unless they are those in use.
     fn look(&self, used: &Files) -> Result<Option<(Files, LoadedTls)>, InvalidTls> {
         // Again, if the files were swapped and the old ones removed meanwhile.
         let read = || Files::read(&self.directory);

@@ -32,7 +32,7 @@ pub(crate) const CLIENT_GONE: &str = "client_gone";
 /// makes them up: its further series are not counted.
 const MAX_SERIES: usize = 4_096;
 
-/// What a histogram is of.
+/// The histogram that a duration is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Measure {
     /// An HTTP request, with its method.

@@ -1,4 +1,4 @@
-//! [`register`]: the metrics of a service, beside those of `common`.
+//! [`register`]: lets a service add metrics of its own to `/metrics`.
 
 use std::{collections::HashSet, sync::Mutex};
 

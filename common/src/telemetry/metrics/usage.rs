@@ -12,7 +12,7 @@ use procfs::{
     process::{LimitValue, Process},
 };
 
-/// A figure, and the limit of it.
+/// A figure and its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Used {
     pub(crate) now: u64,

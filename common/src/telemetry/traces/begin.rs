@@ -40,7 +40,7 @@ pub(crate) fn of_request(inbound: Option<Trace>) -> Option<Trace> {
             Some(inbound.at(span_id, true).recorded(recording(parent)))
         }
         Some(inbound) if inbound.is_sampled() => Some(inbound.at(span_id, false)),
-        // Nothing is recorded, so it may go on as it came.
+        // Nothing is recorded, so the trace is passed on unchanged.
         Some(inbound) => Some(inbound),
         None => {
             let trace_id = fastrand::u128(1..);
