@@ -10,7 +10,7 @@
 //! | `identity` | who a peer is, and who may call |
 
 pub(crate) mod generation;
-mod identity;
+pub(crate) mod identity;
 mod material;
 pub(crate) mod plain_calls;
 mod reload;

@@ -1,7 +1,7 @@
 //! The few lines that the files need of the rest of `common`.
 
 pub(crate) mod tls {
-    pub(crate) mod generation {
+    pub(crate) mod identity {
         /// The authorities that have vouched for a client.
         #[derive(Debug)]
         pub(crate) struct TrustVersion;

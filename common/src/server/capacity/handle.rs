@@ -13,7 +13,7 @@ use crate::{
         Mutex,
         atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
-    tls::generation::TrustVersion,
+    tls::identity::TrustVersion,
 };
 
 /// The network that counts as one peer: an IPv4 address, or an IPv6 network of 64 bits, because
