@@ -1,32 +1,71 @@
 //! The server: the stack that every inbound request passes, over HTTP and gRPC alike, and the
 //! process around it.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | `stack` | **the inbound stack**, top to bottom, a layer a line |
 //! | `layers` | the layers of the stack, one file each |
-//! | `faces` | the parts of routers: [`Grpc`], [`Query`], health, and the port for operators |
-//! | `capacity` | the limits on connections and requests, and which of them give way at a limit |
-//! | `mesh_layer` | [`MeshLayer`]: the layers for other servers |
-//! | `process` | listeners, workers, connections, signals and the drain |
+//! | `service` | what a service serves on each port ([`Listener`], [`Grpc`], [`Query`]), its health, and the port for operators |
+//! | `routes` | what a port knows of a path before any handler runs |
+//! | `connection` | one connection, from its TLS handshake to its end |
+//! | `capacity` | the limits on connections and requests, and which client gets the last permits |
+//! | `worker` | what one worker serves, and the settings that all workers share |
+//! | `process` | sockets, threads, signals and the drain |
 //! | `in_memory` | [`InMemory`]: a service without sockets and threads, for tests |
+//! | `mesh_layer` | [`MeshLayer`]: the layers for other servers |
 //!
-//! Modules use each other in one direction: `in_memory`, `process`, `stack`, `faces`, `mesh_layer`,
-//! `layers`, `capacity`. Each uses only those after it.
+//! Modules use each other in one direction: `in_memory` and `process`, `worker`, `stack`, `service`, `mesh_layer`,
+//! `layers`, `connection`, `capacity`. Each uses only those after it.
 //!
-//! The path of a request:
+//! # The way of a request
 //!
-//! 1. [`Server`]: the main thread accepts the connection and hands it to a worker.
-//! 2. `process::worker_thread`: one thread for each core, with its own runtime, routers, channels and log
-//!    buffer. To serve requests, workers share only the counts of places and, near a limit, the
-//!    list of connections.
-//! 3. `process::drive`: hyper serves the connection over HTTP/1.1 or HTTP/2, depending on its first
-//!    bytes.
-//! 4. `stack`: the inbound stack.
-//! 5. The router of the service: an [`axum::Router`], which [`Grpc`] makes for gRPC.
+//! In:
+//!
+//! 1. `process/accept.rs`: the main thread accepts the connection, gets a permit for it from
+//!    `capacity/connections.rs`, and sends it to the worker with the fewest connections.
+//! 2. `process/worker_thread.rs`: the worker is a thread with its own runtime, routers, channels and log
+//!    buffer. It spawns a task for the connection. Workers share only the counts of permits and, near a
+//!    limit, the list of connections.
+//! 3. `worker.rs`: opens TLS (`connection/handshake.rs`) if the port speaks it, and makes the inbound stack of
+//!    the connection.
+//! 4. `connection/serve.rs`: hyper serves the connection over HTTP/1.1 or HTTP/2, depending on its first
+//!    bytes, which it reads through `connection/socket.rs`.
+//! 5. `connection/hyper_service.rs`: hyper calls the stack with each head. Over HTTP/2, the streams of the
+//!    connection run in turns (`connection/turns.rs`).
+//! 6. `stack.rs`, top to bottom: `layers/request.rs` makes the [`Context`](crate::Context) of the request, and
+//!    `layers/shed/` checks the head (`layers/head.rs`) and gets a permit (`capacity/worker_permits.rs`).
+//!    `layers/guard.rs` starts the deadline.
+//! 7. The router of the service: an [`axum::Router`], which `service/listener.rs` has completed. It reads the
+//!    body through `layers/http1.rs` and `dialect/messages.rs`.
+//!
+//! Back:
+//!
+//! 1. `layers/guard.rs` puts the rest of the deadline on the body.
+//! 2. `layers/shed/`: the body holds the permit. It gives a frame when `connection/outbound.rs` has room.
+//! 3. `layers/problem.rs` turns an error of the layers below into a response.
+//! 4. `layers/request.rs` adds the id and `Server-Timing`; `layers/http1.rs` adds what ends or keeps the
+//!    connection. Each frame and the end of the body are noted for the access line.
+//! 5. hyper takes the frames, and writes them to `connection/socket.rs`, which ends a connection whose client
+//!    takes nothing.
+//! 6. `connection/serve.rs` sees that the socket has taken the last byte. `connection/outbound.rs` then ends the
+//!    requests that wait for that: the permit is free, and `layers/access.rs` counts and logs the request. If
+//!    the response is dropped before, the connection and the worker know the cause.
 //!
 //! hyper itself responds to a bad request line and to a head of more than 24 KiB (64 KiB over
 //! HTTP/2). Such a response has no id and no access line.
+//!
+//! # Thread-locals
+//!
+//! Two hand something over, both to code of the service, which gets no argument from this crate:
+//!
+//! | in | set by | taken by |
+//! |---|---|---|
+//! | `request/context.rs` | `layers/request.rs`, while it polls or drops a request | log lines, calls, layers below, handlers |
+//! | `request/draining.rs` | `process/threads.rs`, once for each thread | [`context::draining`](crate::context::draining) |
+//!
+//! The others are state of one worker, which no other code reads: the rates of warnings in
+//! `connection/error.rs`, `connection/handshake.rs` and `layers/request.rs`, and the handshakes of
+//! `connection/handshake_permits.rs`.
 
 mod capacity;
 mod connection;
