@@ -43,12 +43,12 @@ const CLIENT: &[&[&str]] = &[
 /// The same for the rooms of the server.
 const SERVER: &[&[&str]] = &[
     &["capacity", "routes"],
+    &["connection"],
     &["layers"],
     &["mesh_layer", "service"],
     &["stack"],
-    &["connection"],
-    &["process"],
-    &["in_memory"],
+    &["worker"],
+    &["in_memory", "process"],
     &["testing"],
 ];
 
