@@ -9,7 +9,7 @@
 //! | `reload` | [`Tls`]: the last reading that passed, and the thread that looks for new files |
 //! | `identity` | who a peer is, and who may call |
 
-pub(crate) mod generation;
+mod generation;
 pub(crate) mod identity;
 mod material;
 pub(crate) mod plain_calls;
