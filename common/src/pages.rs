@@ -114,12 +114,12 @@ impl Links {
     }
 }
 
-/// Whether clients on this machine reach what listens on the address by the name of loopback.
+/// Whether clients on this machine reach a listener on the address through loopback.
 fn is_on_loopback(address: IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified()
 }
 
-/// The name or the address in a `Host` header, without the port, if it is that of loopback.
+/// The host of a `Host` header, without the port, if it names loopback.
 fn name_of_loopback(host: &str) -> Option<&str> {
     let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
     let name = if port.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -108,8 +108,8 @@ impl ConnectionHandle {
         }
     }
 
-    /// Calls the waker, in place of the last one, whenever there is a reason to end. The caller looks for
-    /// reasons that came before.
+    /// Replaces the waker, which is called whenever there is a reason to end. The caller looks for reasons
+    /// that came before.
     pub(crate) fn wake_to_close(&self, waker: &Waker) {
         let _last = lock(&self.waker).replace(waker.clone());
     }

@@ -1,4 +1,4 @@
-//! [`Permits`]: the limits on requests in flight, and who gets the last places.
+//! [`Permits`]: the limits on requests in flight, and which client gets the last permits.
 //!
 //! A request holds its permit from its admission until the socket has taken the response, and no other
 //! request gets the permit in between. Below seven eighths of a limit, every request gets a permit.

@@ -1,6 +1,6 @@
-//! [`note`]: the connections that the server ends with an error, and so all requests on them.
+//! [`note`]: counts and logs the connections that the server ends with an error.
 //!
-//! Behind a proxy, they are the requests of many clients.
+//! All requests on such a connection end, and behind a proxy they are those of many clients.
 
 use std::{error::Error, fmt::Display, iter, net::IpAddr};
 
@@ -16,10 +16,11 @@ pub(crate) const GOAWAY_CALM: [u8; 17] = [
 ];
 
 thread_local! {
+    /// The lines of this worker alone, so that workers share nothing.
     static LINES: RateLimit = RateLimit::per_second(limits::CONNECTION_ERROR_LINES);
 }
 
-/// Counts a GOAWAY with this error code, and logs it unless there are many.
+/// Counts a GOAWAY with this error code to a client, and logs it unless there are many.
 pub(crate) fn note(client: IpAddr, code: Reason, reason: impl Display) {
     metrics::count(|counters| &counters.connection_errors);
     if let Some(untold) = LINES.with(RateLimit::allow) {

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::info;
 
-use super::handshake_permits::{Permit, Stage};
+use super::handshake_permits::{HandshakePermit, Stage};
 use crate::{
     limits,
     problem::Problem,
@@ -65,8 +65,8 @@ async fn attempt(
 ) -> Option<Shaken> {
     let shaken = async {
         tokio::select! {
-            shaken = take_turns(certificates, socket, handle) => shaken,
-            () = makes_room(handle) => Err(io::Error::other("another connection needs the place")),
+            shaken = with_permits(certificates, socket, handle) => shaken,
+            () = makes_room(handle) => Err(io::Error::other("another connection needs the permit")),
         }
     };
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "not complete in time");
@@ -109,8 +109,8 @@ async fn makes_room(handle: &ConnectionHandle) {
     .await;
 }
 
-/// Shakes hands in the places that handshakes have. Without a place, none of the costly part is done.
-async fn take_turns(
+/// Shakes hands with a permit for each stage. Without one, none of the costly part is done.
+async fn with_permits(
     certificates: &Certificates,
     socket: TcpStream,
     handle: &ConnectionHandle,
@@ -118,10 +118,10 @@ async fn take_turns(
     let first = if let Some(first) = first_byte_by_now(&socket) {
         first
     } else {
-        let silent = Permit::take(Stage::Silent, handle.network)?;
+        let silent = HandshakePermit::take(Stage::Silent, handle.network)?;
         silent.run(first_byte(&socket)).await?
     };
-    let begun = Permit::take(Stage::Begun, handle.network)?;
+    let begun = HandshakePermit::take(Stage::Begun, handle.network)?;
     begun
         .run(shake_hands(certificates, socket, first, handle))
         .await
@@ -190,9 +190,10 @@ async fn refuse(socket: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The time that such a client has to close.
+/// The time that a client without TLS has to close.
 const LINGER: Duration = Duration::from_secs(1);
 
 thread_local! {
+    /// The lines of this worker alone, so that workers share nothing.
     static LINES: RateLimit = RateLimit::per_second(limits::HANDSHAKE_LINES);
 }

@@ -1,9 +1,9 @@
-//! [`Permit`]: the place of a handshake among those of its worker, and which one gives way at the
-//! limit.
+//! [`HandshakePermit`]: a limit on the TLS handshakes of a worker, and which of them is given up for a
+//! new one.
 //!
-//! With places that clients keep until the timeout, a few slow clients would keep the others out.
-//! With places that always go to the newest, one fast client would. So at the limit the oldest
-//! handshake of the network with the most of them gives way, and the newcomer counts: a flood
+//! With permits that clients keep until the timeout, a few slow clients would keep the others out.
+//! With permits that always go to the newest, one fast client would. So at the limit the oldest
+//! handshake of the network with the most of them is given up, and the newcomer counts: a flood
 //! from one network displaces itself.
 
 use std::{
@@ -21,6 +21,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::limits;
 
 thread_local! {
+    // The handshakes of this worker alone, so that workers share nothing.
     static SILENT: RefCell<Running> = RefCell::default();
     static BEGUN: RefCell<Running> = RefCell::default();
 }
@@ -44,7 +45,7 @@ impl Stage {
         running.with_borrow_mut(look)
     }
 
-    /// The time that a handshake has before the next one of its network takes its place.
+    /// How long a handshake keeps its permit from the next one of its network.
     fn least_time(self) -> Duration {
         match self {
             Self::Silent => Duration::ZERO,
@@ -53,7 +54,7 @@ impl Stage {
     }
 }
 
-/// The handshakes of a worker that are at one stage.
+/// The handshakes of a worker at one stage.
 #[derive(Default)]
 struct Running {
     next: u64,
@@ -69,8 +70,7 @@ struct Handshake {
 }
 
 impl Running {
-    /// Adds a handshake of this network. Returns its number, or `None` if the handshake is the one
-    /// that gives way.
+    /// Adds a handshake of this network. Returns its number, or `None` if there is no room for it.
     fn add(&mut self, network: IpAddr, stage: Stage, keeps: oneshot::Sender<()>) -> Option<u64> {
         if self.count >= limits::MAX_HANDSHAKES {
             self.make_room(network, stage)?;
@@ -119,16 +119,16 @@ impl Running {
     }
 }
 
-/// The place of a handshake at one stage. Dropping it frees the place.
-pub(crate) struct Permit {
+/// The permit of a handshake at one stage. Dropping it frees the permit.
+pub(crate) struct HandshakePermit {
     stage: Stage,
     network: IpAddr,
     number: u64,
     lost: oneshot::Receiver<()>,
 }
 
-impl Permit {
-    /// Takes a place for a handshake with a client of this network.
+impl HandshakePermit {
+    /// Takes a permit for a handshake with a client of this network.
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl Permit {
         })
     }
 
-    /// Runs a part of the handshake, until it is complete or another handshake has the place.
+    /// Runs a part of the handshake, until it is complete or another handshake has the permit.
     pub(crate) async fn run<T>(
         mut self,
         part: impl Future<Output = io::Result<T>>,
@@ -160,7 +160,7 @@ fn too_many() -> io::Error {
     io::Error::other("too many handshakes at once")
 }
 
-impl Drop for Permit {
+impl Drop for HandshakePermit {
     fn drop(&mut self) {
         self.stage
             .with(|running| running.remove(self.network, self.number));
@@ -187,8 +187,8 @@ mod tests {
     }
 
     fn take(stage: Stage, network: IpAddr) -> Option<Part> {
-        let place = Permit::take(stage, network).ok()?;
-        Some(Box::pin(place.run(pending())))
+        let permit = HandshakePermit::take(stage, network).ok()?;
+        Some(Box::pin(permit.run(pending())))
     }
 
     fn many(stage: Stage, network: IpAddr, count: usize) -> Vec<Part> {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_newcomer_takes_the_place_of_the_oldest_of_a_flood_at_once() {
+    async fn a_newcomer_gets_the_permit_of_the_oldest_of_a_flood_at_once() {
         for stage in BOTH {
             let mut flood = many(stage, FLOOD, limits::MAX_HANDSHAKES);
             let mut newcomer = take(stage, honest(1)).expect("it has fewer");
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_begun_handshakes_of_a_network_have_a_round_trip_and_the_silent_ones_give_way() {
+    async fn the_begun_handshakes_of_a_network_have_a_round_trip_and_the_silent_ones_have_none() {
         let mut silent = many(Stage::Silent, FLOOD, limits::MAX_HANDSHAKES);
         assert!(take(Stage::Silent, FLOOD).is_some());
         assert!(is_lost(&mut silent[0]));
@@ -249,12 +249,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_places_of_handshakes_that_have_ended_are_free() {
+    async fn the_permits_of_handshakes_that_have_ended_are_free() {
         for stage in BOTH {
             drop(many(stage, FLOOD, limits::MAX_HANDSHAKES));
             drop(many(stage, honest(1), limits::MAX_HANDSHAKES));
-            let place = Permit::take(stage, FLOOD).expect("there is room");
-            place.run(async { Ok(()) }).await.expect("it is complete");
+            let permit = HandshakePermit::take(stage, FLOOD).expect("there is room");
+            permit.run(async { Ok(()) }).await.expect("it is complete");
             stage.with(|running| assert!(running.count == 0 && running.networks.is_empty()));
         }
     }

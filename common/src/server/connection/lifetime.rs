@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The limits on connections, each of which takes its own time.
+/// The time limits of connections.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConnectionLimits {
     /// The longest that a write waits for a client that reads nothing.
@@ -62,17 +62,17 @@ fn keep_alive(idle_timeout: Duration) -> Option<HeaderValue> {
 pub(crate) struct Lifetime {
     idle_timeout: Duration,
     serves_mesh: bool,
-    /// Whether the connection stays open while it is idle, if it is HTTP/2.
+    /// An idle connection over HTTP/2 stays open.
     keeps_http2: bool,
     /// The instant at which the connection reaches its maximum age; `None` afterwards.
     old_at: Option<Instant>,
-    /// The longest time from a goodbye to GOAWAY.
+    /// The longest time from [`Close::Leave`] to GOAWAY.
     longest_stay: Duration,
-    /// Whether the goodbye is older than the connection.
+    /// The connection was told to leave when it was opened.
     is_newcomer: bool,
-    /// The instant of GOAWAY, once the client is to go elsewhere.
+    /// The instant of GOAWAY, once the client is told to go elsewhere.
     leaves_at: Option<Instant>,
-    /// The instant since which the client has been due to send or to close.
+    /// The instant since which the client has owed the rest of a head, or a close.
     waits_since: Option<Instant>,
     phase: Phase,
 }
@@ -117,8 +117,8 @@ impl Lifetime {
         }
     }
 
-    /// Whether the last verdict still holds. Every poll of a connection calls this, so it does not
-    /// read the clock.
+    /// Whether the last verdict still holds. Each poll of a connection asks this, so it does not read the
+    /// clock.
     pub(crate) fn still_holds(&mut self, connection: &ConnectionState) -> bool {
         let still_holds = matches!(self.phase, Phase::Serving)
             && connection.handle.told_to_close().is_none()
@@ -154,8 +154,8 @@ impl Lifetime {
         }
     }
 
-    /// The longest time without a request. "None" is a year, so that the timer is set once, and not
-    /// considered at each poll.
+    /// The longest time without a request. No limit is a year, so that the timer is set once, and not at each
+    /// poll.
     fn idle_timeout(&self, connection: &ConnectionState) -> Duration {
         if self.keeps_http2 && connection.is_http2.get() {
             limits::MAX_DURATION
@@ -221,7 +221,7 @@ impl Lifetime {
     }
 }
 
-/// The time that the client has, if it is due to send or to close.
+/// How long to wait for a client that owes the rest of a head, or a close.
 fn patience(connection: &ConnectionState) -> Option<Duration> {
     if connection.has_half_head() {
         Some(limits::HEADER_TIMEOUT)

@@ -65,7 +65,7 @@ struct Queue {
     /// The streams that have not been polled yet.
     new: VecDeque<Stream>,
     /// Such streams whose requests were refused. A client that repeats each of them at once would
-    /// otherwise take the worker, and its own time, from the requests that have a place.
+    /// otherwise take the worker, and its own time, from the requests that have a permit.
     refused: VecDeque<Stream>,
     /// The keys of the streams that were woken.
     woken: VecDeque<usize>,

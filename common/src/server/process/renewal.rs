@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Whenever the authorities change, drains the connections that only the former ones have vouched
-/// for, each at a random time. Goes on for ever.
+/// for, each at a random time. Never ends.
 pub(crate) async fn drain_outdated(tls: Tls, connections: Arc<Connections>) {
     let mut trust = tls.current().trust;
     loop {

@@ -60,7 +60,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The addresses that it listens on, in the order of its listeners.
+    /// The bound addresses, in the order of the listeners.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }

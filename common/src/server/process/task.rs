@@ -46,7 +46,7 @@ impl Task {
                     action = "drain",
                     status = "failure",
                     task = self.name,
-                    "a task goes on after the drain timeout; it is dropped"
+                    "a task has not ended within the drain timeout; it is dropped"
                 ),
             }
         });

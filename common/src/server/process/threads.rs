@@ -1,4 +1,4 @@
-//! [`Threads`]: the workers and tasks of a process, each a thread, and how they end.
+//! [`Threads`]: the threads of a process, one for each worker and task, and how they end.
 
 use std::{
     io,

@@ -35,7 +35,7 @@ fn ready(state: State) -> Result<&'static str, Problem> {
     }
 }
 
-/// A response whose access line is at `debug`.
+/// Marks the response so that its access line is logged at `debug`.
 pub(crate) fn quiet(response: impl IntoResponse) -> Response {
     let mut response = response.into_response();
     response.extensions_mut().insert(LogAtDebug);

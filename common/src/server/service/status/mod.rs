@@ -1,8 +1,8 @@
-//! [`Status`]: the page `/status`, for people who want to know how the process is.
+//! [`Status`]: the page `/status`, which shows operators the state of the process.
 //!
 //! | file | contents |
 //! |---|---|
-//! | `verdict` | from the facts to the headline and to what is wrong |
+//! | `verdict` | the headline and what is wrong, from the facts |
 //! | `rows` | the rows of the tables |
 //! | `words` | figures and times in words |
 
@@ -48,10 +48,10 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base
 /// The seconds after which the page may load itself again.
 const REFRESH_SECONDS: RangeInclusive<u64> = 1..=3_600;
 
-/// The seconds that the link on the page has.
+/// The seconds in the link with which the page loads itself again.
 const USUAL_REFRESH: u64 = 10;
 
-/// What the page shows, beside the metrics. Clones share their state.
+/// The facts of the page that are no metrics. Clones share their state.
 #[derive(Debug, Clone)]
 pub(crate) struct Status {
     process: Process,
@@ -144,7 +144,7 @@ struct Page {
     uptime: String,
     workers: usize,
     usage: Vec<(&'static str, String)>,
-    /// The time that the figures of routes and calls are of.
+    /// The period that the figures of routes and calls cover.
     window: String,
     routes: Vec<Route>,
     calls: Calls,
@@ -225,7 +225,7 @@ fn is_own(it: &RouteSummary) -> bool {
     }
 }
 
-/// The time that the figures are of. In the first minute it is shorter.
+/// The period that the figures cover: a minute, or less just after the start.
 fn window_of(window: Duration) -> String {
     let usual = metrics::SNAPSHOT_INTERVAL * 11..=metrics::SNAPSHOT_INTERVAL * 12;
     if usual.contains(&window) {

@@ -10,7 +10,7 @@ use crate::telemetry::metrics::{
     NameSummary, Percentile, ReplicaState, ReplicaSummary, RouteSummary, Used, View,
 };
 
-/// What stands for a figure that there is not.
+/// The text in place of a figure that is not known.
 const NONE: &str = "–";
 
 /// A route or a method, in the last minute and since the start.

@@ -16,8 +16,7 @@ use crate::{
 /// The most lines about one kind of trouble: the first show what it is.
 const MAX_LINES: usize = 8;
 
-/// The time before the end of a certificate in which it is trouble, as in the alert: new ones come
-/// much sooner.
+/// How long before its end a certificate is trouble, as in the alert: new ones come much sooner.
 const EXPIRES_SOON: Duration = Duration::from_hours(4);
 
 /// What is known of the process.
@@ -68,7 +67,7 @@ impl Level {
     }
 }
 
-/// How far the workers reach the service of a target.
+/// Whether the workers reach the service of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
     /// No worker calls it, or its names are being looked up for the first time.
