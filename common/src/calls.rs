@@ -1,5 +1,5 @@
-//! [`Calls`]: the calls of the process that wait for another service, and how many may do so. So a
-//! service that hangs can't hold every request that this one may have.
+//! [`CallPermits`]: limits the calls that wait for other services, so that a service that hangs can't
+//! hold every request of this process.
 
 use std::{
     sync::{
@@ -14,24 +14,24 @@ use tracing::warn;
 
 use crate::{limits, lock::lock, rate_limit::RateLimit, telemetry::metrics};
 
-/// A service works, however busy it is, if one of its responses has begun within this time.
+/// A busy service still works if one of its responses has begun within this time.
 const WORKS: Duration = Duration::from_millis(100);
 
-/// The share of the limit that the calls to one service may always have: while another service
-/// hangs and holds the rest.
+/// One part in so many of the limit is always free for the calls to each service, also while another
+/// service hangs and holds the rest.
 const FEW: usize = 16;
 
-/// The calls in flight, and their limit. Long-lived calls are counted apart, up to the same limit.
+/// The permits of the calls in flight. Long-lived calls are counted apart, up to the same limit.
 #[derive(Debug)]
-pub(crate) struct Calls {
+pub(crate) struct CallPermits {
     limit: AtomicUsize,
     ordinary: AtomicUsize,
     long_lived: AtomicUsize,
 }
 
-/// The calls of the process. All workers change one count, twice a call: a count for each worker
-/// would not be exact, and the limit is too low to reserve places for each.
-pub(crate) static CALLS: Calls = Calls::unlimited();
+/// The permits of the process. All workers change one count, twice a call: a count for each worker
+/// would not be exact, and the limit is too low for a reserve on each.
+pub(crate) static CALLS: CallPermits = CallPermits::unlimited();
 
 /// The calls to one service, of all workers.
 #[derive(Debug, Default)]
@@ -42,14 +42,14 @@ pub(crate) struct ServiceCalls {
 }
 
 impl ServiceCalls {
-    /// Whether another call would not wait behind a service that hangs.
+    /// Whether a call may exceed the limit, as the service does not hang.
     fn may_exceed(&self, limit: usize) -> bool {
         self.in_flight.load(Relaxed) <= (limit / FEW).max(1)
             || lock(&self.responded).is_some_and(|at| at.elapsed() < WORKS)
     }
 }
 
-impl Calls {
+impl CallPermits {
     pub(crate) const fn unlimited() -> Self {
         Self {
             limit: AtomicUsize::new(usize::MAX),
@@ -64,13 +64,13 @@ impl Calls {
 
     /// Counts a call until the result is dropped.
     ///
-    /// Beyond the limit, only calls to a service that hangs are refused. The others are bounded with
-    /// the requests that make them, and requests give way to each other fairly.
+    /// Beyond the limit, only calls to a service that hangs are refused. The limits of requests bound
+    /// the others.
     pub(crate) fn begin(
         &'static self,
         service: &Arc<ServiceCalls>,
         is_long_lived: bool,
-    ) -> Result<InFlight, TooManyCalls> {
+    ) -> Result<CallPermit, TooManyCalls> {
         static WARNINGS: LazyLock<RateLimit> =
             LazyLock::new(|| RateLimit::per_second(limits::LIMIT_WARNINGS));
         let limit = self.limit.load(Relaxed);
@@ -81,7 +81,7 @@ impl Calls {
         };
         service.in_flight.fetch_add(1, Relaxed);
         let before = count.fetch_add(1, Relaxed);
-        let call = InFlight {
+        let call = CallPermit {
             count,
             limit,
             service: service.clone(),
@@ -103,15 +103,15 @@ impl Calls {
     }
 }
 
-/// A call in flight.
+/// The permit of a call in flight.
 #[derive(Debug)]
-pub struct InFlight {
+pub struct CallPermit {
     count: &'static AtomicUsize,
     limit: usize,
     service: Arc<ServiceCalls>,
 }
 
-impl InFlight {
+impl CallPermit {
     /// Notes that the service has responded, or failed.
     pub(crate) fn note_response(&self) {
         // Few calls pay for the time.
@@ -121,14 +121,14 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for CallPermit {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Relaxed);
         self.service.in_flight.fetch_sub(1, Relaxed);
     }
 }
 
-/// As many calls are in flight as there may be.
+/// All permits are taken.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("as many calls are in flight as MAX_CALLS allows")]
 pub(crate) struct TooManyCalls;

@@ -17,9 +17,11 @@ use tokio::{
 };
 
 use super::{
-    choice::balancer::{Balancer, Waiting},
+    choice::balancer::{Balancer, ChannelCounts},
     config::{Config, RequestIdNames},
-    discovery::{keeper::keep_replicas, names::Names, reconnect::keep_io, subset::Subset},
+    discovery::{
+        keeper::keep_replicas, names::Names, reconnect::keep_open_connection, subset::Subset,
+    },
     ejection::memory::Memory,
     method::latencies::UsualLatency,
     replicas::replica::Replica,
@@ -27,7 +29,7 @@ use super::{
     retry_policy::RetryPolicy,
     stack::{Client, outbound},
     target::Target,
-    wire::headers::RequestHeaders,
+    wire::origin::Origin,
 };
 use crate::{
     calls::ServiceCalls,
@@ -59,7 +61,7 @@ struct Shared {
     methods: HashMap<String, (Method, Arc<UsualLatency>)>,
     budget: Arc<Budget>,
     memory: Arc<Memory>,
-    waiting: Waiting,
+    waiting: ChannelCounts,
     calls: Arc<ServiceCalls>,
     workers: watch::Sender<usize>,
     next_worker: AtomicUsize,
@@ -128,7 +130,7 @@ impl Channel {
                 .collect(),
             budget: Arc::new(Budget::new(&config.retries)),
             memory: Arc::default(),
-            waiting: Waiting::default(),
+            waiting: ChannelCounts::default(),
             calls: Arc::default(),
             workers: watch::Sender::new(0),
             next_worker: AtomicUsize::new(0),
@@ -155,8 +157,8 @@ impl Channel {
     #[must_use]
     pub fn connect(&self) -> Client {
         let names = self.0.names.clone();
-        let share = Subset::join(self.0.next_worker.fetch_add(1, Relaxed), &self.0.workers);
-        self.client(|balancer| keep_replicas(names, share, balancer))
+        let subset = Subset::join(self.0.next_worker.fetch_add(1, Relaxed), &self.0.workers);
+        self.client(|balancer| keep_replicas(names, subset, balancer))
     }
 
     /// Returns a client over an open connection, such as a [`tokio::io::duplex`], for tests. A
@@ -168,8 +170,8 @@ impl Channel {
     #[must_use]
     pub fn with_io(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Client {
         let no_address = SocketAddr::from(([0; 4], 0));
-        let head = RequestHeaders::in_memory(self.0.request_id_names);
-        self.client(|balancer| keep_io(io, no_address, head, balancer))
+        let head = Origin::in_memory(self.0.request_id_names);
+        self.client(|balancer| keep_open_connection(io, no_address, head, balancer))
     }
 
     fn client<F>(&self, task: impl FnOnce(Balancer<Replica>) -> F) -> Client

@@ -21,8 +21,8 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
-    choice::balancer::Balancer, config::RequestIdNames, discovery::reconnect::keep_io,
-    ending::reading::ENCODING, replicas::replica::Replica, wire::headers::RequestHeaders,
+    choice::balancer::Balancer, config::RequestIdNames, discovery::reconnect::keep_open_connection,
+    ending::reading::ENCODING, replicas::replica::Replica, wire::origin::Origin,
 };
 use crate::problem::PUSHBACK;
 
@@ -88,7 +88,7 @@ pub(crate) const MESSAGE: &[u8] = &[0, 0, 0, 0, 3, b'a', b'b', b'c'];
 pub(crate) struct Served {
     calls: Arc<AtomicUsize>,
     received: Arc<AtomicUsize>,
-    questions: Arc<AtomicUsize>,
+    health_checks: Arc<AtomicUsize>,
 }
 
 impl Served {
@@ -101,12 +101,12 @@ impl Served {
         self.received.load(Relaxed)
     }
 
-    pub(crate) fn questions(&self) -> usize {
-        self.questions.load(Relaxed)
+    pub(crate) fn health_checks(&self) -> usize {
+        self.health_checks.load(Relaxed)
     }
 }
 
-/// Adds a replica to a balance. `script` maps the number of each call, from 0, to what the replica
+/// Adds a replica to a balancer. `script` maps the number of each call, from 0, to what the replica
 /// does.
 pub(crate) fn replica(
     balancer: &Balancer<Replica>,
@@ -117,8 +117,8 @@ pub(crate) fn replica(
     let (ours, theirs) = duplex(64 * 1_024);
     let port = u16::try_from(tasks.len()).expect("few");
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let head = RequestHeaders::in_memory(RequestIdNames::Both);
-    tasks.spawn(keep_io(ours, address, head, balancer.clone()));
+    let head = Origin::in_memory(RequestIdNames::Both);
+    tasks.spawn(keep_open_connection(ours, address, head, balancer.clone()));
     tokio::spawn(serve(theirs, served.clone(), script));
     served
 }
@@ -133,7 +133,7 @@ async fn serve(io: tokio::io::DuplexStream, served: Served, script: impl Fn(usiz
     let mut responses = JoinSet::new();
     while let Some(Ok((request, mut stream))) = streams.accept().await {
         if request.uri().path().starts_with("/grpc.health.v1") {
-            served.questions.fetch_add(1, Relaxed);
+            served.health_checks.fetch_add(1, Relaxed);
             fail(&mut stream, Code::Unimplemented, None);
             continue;
         }

@@ -12,7 +12,7 @@ use tokio::{
 const LATE: Duration = Duration::from_millis(5);
 
 /// Waits for this time, as long as a peer may take. A worker that computes for seconds neither sends a
-/// question nor reads the reply meanwhile: the time by which the wait was too long does not count, so
+/// health check nor reads the reply meanwhile: the time by which the wait was too long does not count, so
 /// the peer gets as much again. In the end the connections of this worker read what has arrived.
 pub(crate) async fn patience(time: Duration) {
     let end = Instant::now() + time;

@@ -6,7 +6,7 @@ use tonic::Code;
 
 use super::backoff::Backoff;
 
-/// When a client makes further attempts of a call. Both clients have it, for gRPC and for HTTP.
+/// When a client makes further attempts of a call.
 ///
 /// ```
 /// use common::client::{Config, RetryPolicy};

@@ -40,9 +40,9 @@ pub(crate) mod telemetry {
         }
 
         #[derive(Debug)]
-        pub(crate) struct Replica;
+        pub(crate) struct ReplicaMetrics;
 
-        impl Replica {
+        impl ReplicaMetrics {
             #[expect(clippy::unused_self)] // as its callers have it
             pub(crate) fn set_state(&self, _state: ReplicaState) {}
         }
@@ -50,12 +50,12 @@ pub(crate) mod telemetry {
         #[derive(Debug)]
         pub(crate) struct CountedReplica {
             pub(crate) address: SocketAddr,
-            pub(crate) replica: Arc<Replica>,
+            pub(crate) replica: Arc<ReplicaMetrics>,
         }
 
         impl CountedReplica {
             pub(crate) fn new(address: SocketAddr) -> Self {
-                let replica = Arc::new(Replica);
+                let replica = Arc::new(ReplicaMetrics);
                 Self { address, replica }
             }
         }

@@ -34,8 +34,8 @@ FAULTS = [
     ),
     Fault(
         "a hung connection is not asked while its streams are full",
-        "let mut since_ping = (!is_asking && pings.send(signs)).then_some(0);",
-        "let mut since_ping = (!is_asking && !FAULT && pings.send(signs)).then_some(0);",
+        "let mut since_ping = (!is_asking && pings.send(activity)).then_some(0);",
+        "let mut since_ping = (!is_asking && !FAULT && pings.send(activity)).then_some(0);",
     ),
     Fault(
         "a change of addresses drops connections that work before new ones do",
@@ -54,8 +54,8 @@ FAULTS = [
     ),
     Fault(
         "a GOAWAY during a question ends the calls that it spares",
-        "let reply = timeout(TICK * REPLY, question).await; see(reply.ok().flatten(), signs);",
-        "let reply = timeout(TICK * REPLY, question).await.ok().flatten(); see(reply, signs); "
+        "let reply = timeout(TICK * REPLY, health_check).await; note_reply(reply.ok().flatten(), activity);",
+        "let reply = timeout(TICK * REPLY, health_check).await.ok().flatten(); note_reply(reply, activity); "
         "if reply.is_none() && FAULT { connection.break_off(); }",
     ),
     Fault(
@@ -76,9 +76,9 @@ FAULTS = [
     ),
     Fault(
         "one address more opens most connections again",
-        "all.sort_by_cached_key(|address| hasher.hash_one((self.seed, share.number, address)));",
+        "all.sort_by_cached_key(|address| hasher.hash_one((self.seed, subset.number, address)));",
         "let count = if FAULT { all.len() } else { 0 }; all.sort_by_cached_key("
-        "|address| hasher.hash_one((self.seed, share.number, address, count)));",
+        "|address| hasher.hash_one((self.seed, subset.number, address, count)));",
     ),
     Fault(
         "a pushback beyond the deadline is waited for",
@@ -93,8 +93,8 @@ FAULTS = [
     ),
     Fault(
         "a replica that hangs and is healthy stays",
-        "let late = |is_late, evidence| if is_late { evidence } else { Nothing };",
-        "let late = |is_late, evidence| if is_late && !FAULT { evidence } else { Nothing };",
+        "let late = |is_late, judgement| if is_late { judgement } else { Nothing };",
+        "let late = |is_late, judgement| if is_late && !FAULT { judgement } else { Nothing };",
     ),
     Fault(
         "the failure of a long stream is forgotten",

@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::{config::RequestIdNames, wire::headers::write_context},
+        client::{config::RequestIdNames, wire::origin::write_context},
         request::id::RequestId,
         request::methods::{Method, Methods},
     };

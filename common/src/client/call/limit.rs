@@ -1,4 +1,4 @@
-//! [`CallLimit`]: at most so many calls in flight in the process.
+//! [`CallLimit`]: limits the calls in flight of the process.
 
 use std::{
     pin::Pin,
@@ -13,20 +13,20 @@ use tower::Service;
 
 use crate::{
     body::wrappers::HoldingBody,
-    calls::{Calls, InFlight, ServiceCalls},
+    calls::{CallPermit, CallPermits, ServiceCalls},
     request::methods::RouteTable,
 };
 
-/// Fails a call to a service that hangs at once, while as many calls are in flight, over all
-/// channels, as `MAX_CALLS` allows. A
-/// call is in flight until the first data of its response, as the limit is there for services that
-/// hang. What comes after it goes at the pace of who reads it, which `MAX_IN_FLIGHT` bounds.
+/// Refuses calls to a service that hangs while `MAX_CALLS` calls are in flight over all channels.
+///
+/// A call counts until the first data of its response. What follows comes at the pace of its reader,
+/// which `MAX_IN_FLIGHT` bounds.
 #[derive(Debug, Clone)]
 pub struct CallLimit<S> {
     inner: S,
-    /// Tells which calls are long-lived, and counted apart.
+    /// Which calls are long-lived: they are counted apart.
     deadlines: RouteTable,
-    calls: &'static Calls,
+    calls: &'static CallPermits,
     service: Arc<ServiceCalls>,
 }
 
@@ -34,7 +34,7 @@ impl<S> CallLimit<S> {
     pub(crate) fn new(
         inner: S,
         deadlines: RouteTable,
-        calls: &'static Calls,
+        calls: &'static CallPermits,
         service: Arc<ServiceCalls>,
     ) -> Self {
         Self {
@@ -51,7 +51,7 @@ where
     S: Service<Request<B>, Response = Response<R>, Error = Status>,
     R: Body,
 {
-    type Response = Response<HoldingBody<R, InFlight>>;
+    type Response = Response<HoldingBody<R, CallPermit>>;
     type Error = Status;
     type Future = ResponseFuture<S::Future>;
 
@@ -81,7 +81,7 @@ pin_project_lite::pin_project! {
         Begun {
             #[pin]
             call: F,
-            in_flight: Option<InFlight>,
+            in_flight: Option<CallPermit>,
         },
         /// There are too many calls.
         Refused { status: Option<Status> },
@@ -95,7 +95,7 @@ where
     F: Future<Output = Result<Response<R>, Status>>,
     R: Body,
 {
-    type Output = Result<Response<HoldingBody<R, InFlight>>, Status>;
+    type Output = Result<Response<HoldingBody<R, CallPermit>>, Status>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
@@ -133,18 +133,18 @@ mod tests {
     const GET: &str = "/a.Service/Get";
     const HANG: &str = "/a.Service/Hang";
 
-    type Outcome = Result<Response<HoldingBody<Full<Bytes>, InFlight>>, Status>;
+    type Outcome = Result<Response<HoldingBody<Full<Bytes>, CallPermit>>, Status>;
 
     /// A function that makes a call of a method, with at most two in flight. The method `Hang` has
     /// no response.
     fn caller() -> impl Fn(&'static str) -> JoinHandle<Outcome> {
-        let calls: &'static Calls = Box::leak(Box::new(Calls::unlimited()));
+        let calls: &'static CallPermits = Box::leak(Box::new(CallPermits::unlimited()));
         calls.set_limit(2);
         caller_of(calls)
     }
 
     /// The same, of a service of its own.
-    fn caller_of(calls: &'static Calls) -> impl Fn(&'static str) -> JoinHandle<Outcome> {
+    fn caller_of(calls: &'static CallPermits) -> impl Fn(&'static str) -> JoinHandle<Outcome> {
         let watch = Method {
             deadline: Some(Duration::MAX),
             ..Method::default()
@@ -194,7 +194,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_service_that_hangs_leaves_room_for_another() {
-        let calls: &'static Calls = Box::leak(Box::new(Calls::unlimited()));
+        let calls: &'static CallPermits = Box::leak(Box::new(CallPermits::unlimited()));
         calls.set_limit(2);
         let (call, other) = (caller_of(calls), caller_of(calls));
         let _hanging = [call(HANG), call(HANG)];

@@ -34,10 +34,10 @@ use crate::{
     telemetry::metrics::{self, CountedReplica},
 };
 
-/// The calls that wait for a replica, and the connections, of a channel in the whole process. Clones
-/// share their counts.
+/// Counts the waiting calls and the connections of a channel, over all workers. Clones share their
+/// state.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Waiting {
+pub(crate) struct ChannelCounts {
     calls: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
 }
@@ -52,15 +52,15 @@ impl Drop for CountedConnection {
     }
 }
 
-/// A place among the waiting calls.
-struct Place<'a> {
+/// The permit of a call that waits for a replica.
+struct WaitingPermit<'a> {
     process: &'a AtomicUsize,
     worker: &'a AtomicUsize,
 }
 
-impl<'a> Place<'a> {
-    /// Takes a place, or returns `None` if there is no free one.
-    fn take(process: &'a Waiting, worker: &'a AtomicUsize) -> Option<Self> {
+impl<'a> WaitingPermit<'a> {
+    /// Takes a permit, or returns `None` if all are taken.
+    fn take(process: &'a ChannelCounts, worker: &'a AtomicUsize) -> Option<Self> {
         worker.fetch_add(1, Relaxed);
         let process = &*process.calls;
         let place = Self { process, worker };
@@ -68,7 +68,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitingPermit<'_> {
     fn drop(&mut self) {
         self.process.fetch_sub(1, Relaxed);
         self.worker.fetch_sub(1, Relaxed);
@@ -89,7 +89,7 @@ struct Shared<R> {
     away: watch::Sender<Option<Instant>>,
     failfast: Duration,
     /// The calls that wait in the process, and on this worker.
-    waiting: Waiting,
+    waiting: ChannelCounts,
     waiting_here: AtomicUsize,
     /// Notified by each call that finds no replica, whether or not the call waits.
     wanted: Notify,
@@ -105,8 +105,8 @@ impl<R> Clone for Balancer<R> {
 }
 
 impl<R: Candidate> Balancer<R> {
-    /// Creates a balance without replicas. The service counts as away from now on.
-    pub(crate) fn new(failfast: Duration, waiting: Waiting, memory: Arc<Memory>) -> Self {
+    /// Creates a balancer without replicas. The service counts as away from now on.
+    pub(crate) fn new(failfast: Duration, waiting: ChannelCounts, memory: Arc<Memory>) -> Self {
         Self(Arc::new(Shared {
             replica_set: Mutex::new(ReplicaSet::new(memory.clone())),
             memory,
@@ -215,8 +215,8 @@ impl<R: Candidate> Balancer<R> {
         self.lock().pick(tried)
     }
 
-    /// Takes the trial of an ejected replica that is due, if one is. An idempotent call may be the
-    /// trial; else a question has to be, a little later.
+    /// Takes the trial of an ejected replica whose pause is over, if there is one. An idempotent call
+    /// may be the trial; otherwise a health check is, a little later.
     pub(crate) fn take_trial(&self, is_idempotent: bool) -> Option<Arc<R>> {
         let mut replica_set = self.lock();
         // Few calls need the time.
@@ -262,7 +262,7 @@ impl<R: Candidate> Balancer<R> {
             return Ok(());
         };
         self.0.wanted.notify_waiters();
-        let place = Place::take(&self.0.waiting, &self.0.waiting_here);
+        let place = WaitingPermit::take(&self.0.waiting, &self.0.waiting_here);
         let Some(_place) = place else {
             let why = "too many calls wait for a replica";
             return Err(Failure::new(Ending::NoReplica, why));
@@ -286,12 +286,12 @@ impl<R: Candidate> Balancer<R> {
     }
 }
 
-/// A replica of a balance. It leaves when this is dropped.
+/// A replica of a balancer. It leaves when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Membership<R: Candidate> {
     pub(crate) balancer: Balancer<R>,
     pub(crate) address: SocketAddr,
-    pub(crate) metrics: Arc<metrics::Replica>,
+    pub(crate) metrics: Arc<metrics::ReplicaMetrics>,
     pub(crate) record: Arc<Record>,
 }
 
@@ -321,7 +321,7 @@ mod tests {
 
     /// A balance with one replica that is not connected.
     fn balancer() -> (Balancer<Fake>, Membership<Fake>) {
-        let balancer = Balancer::new(FAILFAST, Waiting::default(), Arc::default());
+        let balancer = Balancer::new(FAILFAST, ChannelCounts::default(), Arc::default());
         let membership = balancer.join(([127, 0, 0, 1], 1).into());
         (balancer, membership)
     }
@@ -381,7 +381,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_waiting_calls_of_all_workers_have_one_limit() {
-        let waiting = Waiting::default();
+        let waiting = ChannelCounts::default();
         let workers =
             [0; 2].map(|_| Balancer::<Fake>::new(FAILFAST, waiting.clone(), Arc::default()));
         let mut calls = Vec::new();

@@ -23,8 +23,8 @@ use crate::{
 /// uneven.
 const FAR_LESS: f64 = 2.5;
 
-/// How much longer a trial that is due waits for an idempotent call, before a question takes it.
-const QUESTION_AFTER: Duration = Duration::from_secs(1);
+/// How much longer a trial waits for an idempotent call before a health check takes it.
+const HEALTH_CHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// A replica that was late for this long has been away rather than slow: when it is back, its next
 /// trial need not wait.
@@ -141,7 +141,7 @@ impl<R: Candidate> ReplicaSet<R> {
         let due = if is_idempotent {
             Some(now)
         } else {
-            now.checked_sub(QUESTION_AFTER)
+            now.checked_sub(HEALTH_CHECK_AFTER)
         };
         let mut replica_set = self.all.iter();
         let member = replica_set.find(|member| {
@@ -296,7 +296,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::client::ending::class::Evidence;
+    use crate::client::ending::class::Judgement;
 
     #[derive(Debug)]
     struct Fake(f64);
@@ -335,15 +335,15 @@ mod tests {
     }
 
     /// A call of any worker ends now.
-    fn end(replica_set: &ReplicaSet<Fake>, number: usize, evidence: Evidence) {
+    fn end(replica_set: &ReplicaSet<Fake>, number: usize, judgement: Judgement) {
         let record = replica_set.memory.record(address(number));
         let now = Instant::now();
         let memory = &replica_set.memory;
-        memory.learn(address(number), &record, evidence, now, now);
+        memory.learn(address(number), &record, judgement, now, now);
     }
 
     fn fail(replica_set: &ReplicaSet<Fake>, number: usize) {
-        (0..5).for_each(|_| end(replica_set, number, Evidence::Failure));
+        (0..5).for_each(|_| end(replica_set, number, Judgement::Failure));
     }
 
     /// How often each cost was picked in 3,000 picks.
@@ -409,7 +409,7 @@ mod tests {
         assert!((trial.0 - 1.0).abs() < 0.1);
         assert!(replica_set.take_trial(true, now).is_none(), "one is enough");
         assert_eq!(picks(&mut replica_set)["9"], 3_000);
-        end(&replica_set, 0, Evidence::Success);
+        end(&replica_set, 0, Judgement::Success);
         assert!(picks(&mut replica_set)["1"] > 1_000);
     }
 
@@ -462,7 +462,7 @@ mod tests {
         fail(&replica_set, 0);
         tokio::time::advance(Duration::from_millis(1_300)).await;
         assert!(replica_set.take_trial(true, Instant::now()).is_some());
-        end(&replica_set, 0, Evidence::Failure);
+        end(&replica_set, 0, Judgement::Failure);
         tokio::time::advance(Duration::from_secs(1)).await;
         let now = Instant::now();
         assert!(replica_set.take_trial(true, now).is_none());
@@ -485,7 +485,7 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     enum Happening {
         Event(Event),
-        End(Evidence),
+        End(Judgement),
     }
 
     fn happening() -> impl Strategy<Value = Happening> {
@@ -498,14 +498,14 @@ mod tests {
             Just(Event::Succeeded),
             (0..60_u64).prop_map(|seconds| Event::PushedBack(Duration::from_secs(seconds))),
         ];
-        let evidence = prop_oneof![
-            1 => Just(Evidence::Success),
-            4 => Just(Evidence::Failure),
-            4 => Just(Evidence::Doubt),
+        let judgement = prop_oneof![
+            1 => Just(Judgement::Success),
+            4 => Just(Judgement::Failure),
+            4 => Just(Judgement::Ambiguous),
         ];
         prop_oneof![
             event.prop_map(Happening::Event),
-            evidence.prop_map(Happening::End),
+            judgement.prop_map(Happening::End),
         ]
     }
 
@@ -530,9 +530,9 @@ mod tests {
                     Happening::Event(event) => {
                         replica_set.apply(address(number), event, now);
                     }
-                    Happening::End(evidence) => {
+                    Happening::End(judgement) => {
                         let record = replica_set.memory.record(address(number));
-                        replica_set.memory.learn(address(number), &record, evidence, now, now);
+                        replica_set.memory.learn(address(number), &record, judgement, now, now);
                     }
                 }
                 replica_set.end_rests(now);
@@ -557,7 +557,7 @@ mod tests {
                     });
                     let on_trial = address(on_trial.expect("a trial is of a connected replica"));
                     let record = replica_set.memory.record(on_trial);
-                    replica_set.memory.learn(on_trial, &record, Evidence::Success, now, now);
+                    replica_set.memory.learn(on_trial, &record, Judgement::Success, now, now);
                 }
             }
             replica_set.look();

@@ -1,4 +1,4 @@
-//! [`keep_replicas`]: the task of a worker that connects to its share of the addresses of a service.
+//! [`keep_replicas`]: the task of a worker that connects to its subset of the replicas.
 //!
 //! Changes are soft. A connection to an address that has left is used, and never opened again, until
 //! there is one to an address that has not left.
@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     family::Family,
     names::{Addresses, Names},
-    reconnect::{Dial, HeadersOf, Tcp, keep_connected},
+    reconnect::{Connect, Connector, Origins, keep_connected},
     subset::Subset,
 };
 use crate::client::{
@@ -28,33 +28,33 @@ use crate::client::{
     replicas::{connected::Connected, replica::Replica},
 };
 
-/// Keeps a worker's share of the replicas in its balance while polled.
-pub(crate) async fn keep_replicas(names: Arc<Names>, share: Subset, balancer: Balancer<Replica>) {
-    keep(names, share, balancer, Tcp).await;
+/// Keeps a worker's subset of the replicas in its balancer while polled.
+pub(crate) async fn keep_replicas(names: Arc<Names>, subset: Subset, balancer: Balancer<Replica>) {
+    keep(names, subset, balancer, Connector).await;
 }
 
 async fn keep<R: Connected + 'static>(
     names: Arc<Names>,
-    share: Subset,
+    subset: Subset,
     balancer: Balancer<R>,
-    dial: impl Dial<R>,
+    connector: impl Connect<R>,
 ) {
     let looking_up = names.clone();
     let looking_up = tokio::spawn(async move { looking_up.keep_looking_up().await });
     let _looking_up = AbortOnDropHandle::new(looking_up);
     let mut found = names.found.subscribe();
-    let mut workers = share.workers.subscribe();
+    let mut workers = subset.workers.subscribe();
     let mut keepers = Keepers {
         families: names.all.iter().map(|_| Family::default()).collect(),
         all: HashMap::new(),
         names: names.clone(),
         balancer: balancer.clone(),
-        dial,
+        connector,
     };
     loop {
         let addresses = found.borrow_and_update().clone();
         workers.mark_unchanged();
-        let again = keepers.change(&addresses, &share);
+        let again = keepers.change(&addresses, &subset);
         let again = async {
             match again {
                 Some(at) => sleep_until(at).await,
@@ -71,27 +71,27 @@ async fn keep<R: Connected + 'static>(
 }
 
 /// The keepers of a worker: a task for each replica.
-struct Keepers<R: Connected, D> {
+struct Keepers<R: Connected, C> {
     names: Arc<Names>,
-    /// That of each name.
+    /// By name.
     families: Vec<Family>,
     all: HashMap<SocketAddr, Keeper>,
     balancer: Balancer<R>,
-    dial: D,
+    connector: C,
 }
 
 struct Keeper {
     /// The names that have the address or, once it has left, those that had it.
     names: Vec<usize>,
-    /// The heads of those names; none once the address has left.
-    heads: watch::Sender<HeadersOf>,
+    /// Those names, as the task of the replica connects them.
+    origins: watch::Sender<Origins>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
-    /// Starts and ends keepers, as the addresses of each name and what can be reached demand.
-    /// Returns when to do so again if nothing changes.
-    fn change(&mut self, found: &[Addresses], share: &Subset) -> Option<Instant> {
+impl<R: Connected + 'static, C: Connect<R>> Keepers<R, C> {
+    /// Starts and ends keepers, as addresses come and go and can be reached. Returns when to do so again
+    /// if nothing changes.
+    fn change(&mut self, found: &[Addresses], subset: &Subset) -> Option<Instant> {
         let states = self.balancer.states();
         let state =
             |address: &SocketAddr| states.get(address).copied().unwrap_or(State::Connecting);
@@ -107,12 +107,12 @@ impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
         }
         let is_unreachable = |address: &SocketAddr| state(address) == State::Unreachable;
         let chosen = owners.keys().copied().collect();
-        let wanted = self.names.ranks.subset(share, chosen, is_unreachable);
+        let wanted = self.names.ranks.subset(subset, chosen, is_unreachable);
 
         let is_connected = |address: &SocketAddr| state(address).is_connected();
         let connected = wanted.iter().filter(|address| is_connected(address));
         let served: HashSet<_> = connected.flat_map(|address| &owners[address]).collect();
-        // An address that its names still have gives way to others of the worker's share.
+        // An address that its names still have gives way to others of the worker's subset.
         let is_needed = |address: &SocketAddr, keeper: &Keeper| {
             let has_left = !owners.contains_key(address);
             let is_last = keeper.names.iter().any(|name| !served.contains(name));
@@ -121,7 +121,7 @@ impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
         let still_wanted: HashSet<_> = wanted.iter().collect();
         self.all.retain(|address, keeper| {
             still_wanted.contains(address) || {
-                keeper.set_heads(HeadersOf::default());
+                keeper.set_origins(Origins::default());
                 is_needed(address, keeper)
             }
         });
@@ -134,28 +134,30 @@ impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
 
     /// Keeps a replica connected, under these names.
     fn keep(&mut self, address: SocketAddr, names: Vec<usize>) {
-        let heads = || {
-            let heads = names.iter().map(|name| self.names.all[*name].head.clone());
-            heads.collect::<HeadersOf>()
+        let origins = || {
+            let origins = names
+                .iter()
+                .map(|name| self.names.all[*name].origin.clone());
+            origins.collect::<Origins>()
         };
         if let Some(keeper) = self.all.get_mut(&address) {
-            if keeper.names != names || keeper.heads.borrow().is_empty() {
-                keeper.set_heads(heads());
+            if keeper.names != names || keeper.origins.borrow().is_empty() {
+                keeper.set_origins(origins());
                 keeper.names = names;
             }
             return;
         }
-        let (heads, of_keeper) = watch::channel(heads());
+        let (origins, of_keeper) = watch::channel(origins());
         let task = keep_connected(
             address,
             of_keeper,
             self.balancer.clone(),
             self.names.ended.clone(),
-            self.dial.clone(),
+            self.connector.clone(),
         );
         let keeper = Keeper {
             names,
-            heads,
+            origins,
             _task: AbortOnDropHandle::new(tokio::spawn(task)),
         };
         self.all.insert(address, keeper);
@@ -163,8 +165,8 @@ impl<R: Connected + 'static, D: Dial<R>> Keepers<R, D> {
 }
 
 impl Keeper {
-    fn set_heads(&self, heads: HeadersOf) {
-        self.heads.send_replace(heads);
+    fn set_origins(&self, origins: Origins) {
+        self.origins.send_replace(origins);
     }
 }
 
@@ -178,12 +180,12 @@ mod tests {
     use crate::{
         client::{
             choice::{
-                balancer::{Membership, Waiting},
+                balancer::{ChannelCounts, Membership},
                 replica_set::Candidate,
             },
             config::Config,
             discovery::names::fake::Answers,
-            wire::{activity::Closed, headers::RequestHeaders},
+            wire::{activity::Closed, origin::Origin},
         },
         lock::lock,
     };
@@ -265,16 +267,12 @@ mod tests {
         }
     }
 
-    impl Dial<Fake> for Network {
-        async fn dial(
-            &self,
-            membership: &Membership<Fake>,
-            head: RequestHeaders,
-        ) -> io::Result<Fake> {
+    impl Connect<Fake> for Network {
+        async fn connect(&self, membership: &Membership<Fake>, origin: Origin) -> io::Result<Fake> {
             let address = membership.address;
             let host = {
                 let mut state = lock(&self.0);
-                let name = head.authority.host().to_owned();
+                let name = origin.authority.host().to_owned();
                 state.dials.push((address, name));
                 state.hosts.get(&address).copied()
             };
@@ -309,9 +307,9 @@ mod tests {
                 ..Config::default()
             };
             let names = Names::new(&target, &config, None);
-            let share = Subset::join(0, &watch::Sender::new(0));
-            let balancer = Balancer::<Fake>::new(SECOND, Waiting::default(), Arc::default());
-            let task = keep(Arc::new(names), share, balancer, network.clone());
+            let subset = Subset::join(0, &watch::Sender::new(0));
+            let balancer = Balancer::<Fake>::new(SECOND, ChannelCounts::default(), Arc::default());
+            let task = keep(Arc::new(names), subset, balancer, network.clone());
             Self {
                 answers,
                 network,

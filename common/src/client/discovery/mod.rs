@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `names` | the addresses of the service, looked up once for the process |
 //! | `family` | IPv4 or IPv6, where a name has both |
-//! | `subset` | which replicas a worker connects to, if there are more than its share |
-//! | `keeper` | the task of a worker that connects to its share of the addresses |
+//! | `subset` | which replicas a worker connects to, if there are more than its subset |
+//! | `keeper` | the task of a worker that connects to its subset of the replicas |
 //! | `reconnect` | the task that keeps a replica connected |
 
 pub(crate) mod family;

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::subset::Ranks;
 use crate::{
-    client::{config::Config, target::Target, wire::headers::RequestHeaders},
+    client::{config::Config, target::Target, wire::origin::Origin},
     limits,
     lock::lock,
     telemetry::metrics,
@@ -38,7 +38,7 @@ pub(crate) struct Names {
     /// Notified when a connection of any worker has ended.
     pub(crate) ended: watch::Sender<()>,
     /// What operators see of the look-ups.
-    pub(crate) metrics: Arc<metrics::Target>,
+    pub(crate) metrics: Arc<metrics::TargetMetrics>,
     pub(crate) ranks: Ranks,
     /// The worker that has the lock looks the names up, for all workers.
     turn: sync::Mutex<()>,
@@ -46,7 +46,7 @@ pub(crate) struct Names {
 
 #[derive(Debug)]
 pub(crate) struct Name {
-    pub(crate) head: RequestHeaders,
+    pub(crate) origin: Origin,
     last: Mutex<Last>,
 }
 
@@ -65,7 +65,7 @@ impl Names {
             .map(|name| Vec::from_iter(ip_address(name)));
         let found: Vec<_> = found.collect();
         let all = authorities.iter().map(|name| Name {
-            head: RequestHeaders {
+            origin: Origin {
                 authority: name.clone(),
                 request_id_names: config.request_id_names,
                 tls: tls.cloned(),
@@ -77,7 +77,9 @@ impl Names {
             all: all.collect(),
             found: watch::Sender::new(found.iter().map(|it| it[..].into()).collect()),
             ended: watch::Sender::new(()),
-            metrics: metrics::Target::new(authorities.iter().map(ToString::to_string).zip(found)),
+            metrics: metrics::TargetMetrics::new(
+                authorities.iter().map(ToString::to_string).zip(found),
+            ),
             ranks: Ranks::new(),
             turn: sync::Mutex::new(()),
         }
@@ -87,7 +89,7 @@ impl Names {
     pub(crate) async fn keep_looking_up(&self) {
         let _turn = self.turn.lock().await;
         let names = (0..self.all.len()).filter(|index| {
-            let name = &self.all[*index].head.authority;
+            let name = &self.all[*index].origin.authority;
             ip_address(name).is_none()
         });
         // Each on its own, so that a slow look-up delays no other.
@@ -115,9 +117,9 @@ impl Names {
 
     /// Looks up a name. If that fails, or finds nothing, the last addresses stay.
     async fn look_up(&self, index: usize) {
-        let head = &self.all[index].head;
-        let name = &head.authority;
-        let found = timeout(limits::LOOKUP_TIMEOUT, addresses_of(head)).await;
+        let origin = &self.all[index].origin;
+        let name = &origin.authority;
+        let found = timeout(limits::LOOKUP_TIMEOUT, addresses_of(origin)).await;
         let found = found.unwrap_or_else(|elapsed| Err(elapsed.into()));
         let found = found.and_then(|mut addresses| {
             addresses.sort_unstable();
@@ -154,7 +156,7 @@ impl Names {
 }
 
 /// Looks a name up in its network.
-async fn addresses_of(name: &RequestHeaders) -> io::Result<Vec<SocketAddr>> {
+async fn addresses_of(name: &Origin) -> io::Result<Vec<SocketAddr>> {
     let authority = &name.authority;
     match &name.network {
         Some(network) => {

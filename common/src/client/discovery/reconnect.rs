@@ -1,5 +1,4 @@
-//! The keeper of a replica: a task that connects it whenever it is not connected, and reports to
-//! the balance.
+//! The task that keeps a replica connected, and reports each change to the balancer.
 
 use std::{
     future::pending,
@@ -26,7 +25,7 @@ use crate::{
         },
         ejection::state::Event,
         replicas::{connected::Connected, replica::Replica},
-        wire::{activity::Closed, connection::Connection, headers::RequestHeaders},
+        wire::{activity::Closed, connection::Connection, origin::Origin},
     },
     limits,
     tls::is_of_other_name,
@@ -57,30 +56,31 @@ const BESIDE: Backoff = Backoff {
 /// A connection that ends earlier counts as a failure to connect: the pauses keep growing.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
-/// The heads of the names that an address has.
-pub(crate) type HeadersOf = Arc<[RequestHeaders]>;
+/// The names that have an address. Empty once the address has left them.
+pub(crate) type Origins = Arc<[Origin]>;
 
 /// How a replica is connected.
-pub(crate) trait Dial<R: Candidate>: Clone + Send + Sync + 'static {
+pub(crate) trait Connect<R: Candidate>: Clone + Send + Sync + 'static {
     /// Opens a connection to the replica, under one of its names.
-    fn dial(
+    fn connect(
         &self,
         membership: &Membership<R>,
-        head: RequestHeaders,
+        origin: Origin,
     ) -> impl Future<Output = io::Result<R>> + Send;
 }
 
-/// Connects replicas over TCP.
+/// Connects replicas over the network, and checks their health.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tcp;
+pub(crate) struct Connector;
 
-impl Dial<Replica> for Tcp {
-    async fn dial(
+impl Connect<Replica> for Connector {
+    async fn connect(
         &self,
         membership: &Membership<Replica>,
-        head: RequestHeaders,
+        origin: Origin,
     ) -> io::Result<Replica> {
-        let connection = Connection::open_and_ask(membership.address, head, Arc::default()).await?;
+        let connection =
+            Connection::open_and_check(membership.address, origin, Arc::default()).await?;
         Ok(Replica::new(membership, connection))
     }
 }
@@ -89,26 +89,26 @@ impl Dial<Replica> for Tcp {
 /// connected again. Notifies `ended` of the end of each connection.
 pub(crate) async fn keep_connected<R: Connected>(
     address: SocketAddr,
-    heads: watch::Receiver<HeadersOf>,
+    origins: watch::Receiver<Origins>,
     balancer: Balancer<R>,
     ended: watch::Sender<()>,
-    dial: impl Dial<R>,
+    connector: impl Connect<R>,
 ) {
     let membership = balancer.join(address);
     let connect = async || {
-        let mut heads = heads.clone();
-        let heads = heads.wait_for(|heads| !heads.is_empty()).await;
-        let Ok(heads) = heads.map(|heads| heads.clone()) else {
+        let mut origins = origins.clone();
+        let origins = origins.wait_for(|origins| !origins.is_empty()).await;
+        let Ok(origins) = origins.map(|origins| origins.clone()) else {
             return pending().await; // this task ends
         };
-        let (last, others) = heads.split_last().expect("they are not empty");
-        for head in others {
-            match dial.dial(&membership, head.clone()).await {
+        let (last, others) = origins.split_last().expect("they are not empty");
+        for origin in others {
+            match connector.connect(&membership, origin.clone()).await {
                 Err(error) if is_of_other_name(&error) => {}
                 outcome => return outcome,
             }
         }
-        dial.dial(&membership, last.clone()).await
+        connector.connect(&membership, last.clone()).await
     };
     let report = |change| {
         if let Change::Ended(_) = change {
@@ -119,15 +119,15 @@ pub(crate) async fn keep_connected<R: Connected>(
     keep(&membership, connect, report).await;
 }
 
-/// Keeps an open connection in `balance` until its end, as the replica at `address`.
-pub(crate) async fn keep_io(
+/// Keeps an open connection in `balancer` until its end, as the replica at `address`.
+pub(crate) async fn keep_open_connection(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     address: SocketAddr,
-    head: RequestHeaders,
+    origin: Origin,
     balancer: Balancer<Replica>,
 ) {
     let membership = balancer.join(address);
-    if let Ok(connection) = Connection::with_io(io, head, Arc::default()).await {
+    if let Ok(connection) = Connection::with_io(io, origin, Arc::default()).await {
         let replica = Arc::new(Replica::new(&membership, connection));
         balancer.connect(address, replica.clone());
         replica.ended().await;
@@ -184,7 +184,7 @@ async fn keep<R: Connected, F: Future<Output = io::Result<R>>>(
     }
 }
 
-/// Keeps a connected replica in the balance until it takes no new calls. If it is silent for long,
+/// Keeps a connected replica in the balancer until it takes no new calls. If it is silent for long,
 /// another connection takes its place, as long as few others have calls left.
 async fn stay_connected<R: Connected, F: Future<Output = io::Result<R>>>(
     membership: &Membership<R>,
@@ -301,7 +301,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::client::choice::{balancer::Waiting, replica_set::Candidate};
+    use crate::client::choice::{balancer::ChannelCounts, replica_set::Candidate};
 
     /// The outcome of an attempt to connect, after this many milliseconds.
     #[derive(Debug, Clone, Copy)]
@@ -373,8 +373,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_beside_a_silent_one_takes_its_place() {
-        let balancer =
-            Balancer::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let balancer = Balancer::<Fake>::new(
+            Duration::from_secs(3),
+            ChannelCounts::default(),
+            Arc::default(),
+        );
         let membership = balancer.join(([127, 0, 0, 1], 1).into());
         let begin = Instant::now();
         let silent = Fake {
@@ -405,8 +408,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_connection_takes_the_place_of_one_that_responds_after_all() {
-        let balancer =
-            Balancer::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let balancer = Balancer::<Fake>::new(
+            Duration::from_secs(3),
+            ChannelCounts::default(),
+            Arc::default(),
+        );
         let membership = balancer.join(([127, 0, 0, 1], 1).into());
         let begin = Instant::now();
         let paused = Fake {
@@ -452,8 +458,11 @@ mod tests {
     }
 
     async fn follow(script: VecDeque<Outcome>, is_wanted: bool) {
-        let balancer =
-            Balancer::<Fake>::new(Duration::from_secs(3), Waiting::default(), Arc::default());
+        let balancer = Balancer::<Fake>::new(
+            Duration::from_secs(3),
+            ChannelCounts::default(),
+            Arc::default(),
+        );
         let membership = balancer.join(([127, 0, 0, 1], 1).into());
         let script = RefCell::new(script);
         // The time since which nothing has happened to the replica, unless it is connected.

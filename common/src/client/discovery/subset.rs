@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::limits;
 
-/// A worker's share of the connections of the process.
+/// A worker's part of the connections of the process.
 #[derive(Debug)]
 pub(crate) struct Subset {
     number: usize,
@@ -17,7 +17,7 @@ pub(crate) struct Subset {
 }
 
 impl Subset {
-    /// Returns the share of one more worker. `number` is the worker's own, `workers` counts them
+    /// Adds a worker. `number` is the worker's own, `workers` counts them
     /// all.
     pub(crate) fn join(number: usize, workers: &watch::Sender<usize>) -> Self {
         workers.send_modify(|workers| *workers += 1);
@@ -41,7 +41,7 @@ impl Drop for Subset {
 }
 
 /// Ranks addresses, for each worker of each process in another order (rendezvous hashing, gRFC
-/// A68). The rank of an address does not depend on the others, so a worker with a share of all
+/// A68). The rank of an address does not depend on the others, so a worker with a subset of the
 /// addresses hardly changes its connections when one of them comes or goes.
 #[derive(Debug)]
 pub(crate) struct Ranks {
@@ -56,20 +56,20 @@ impl Ranks {
         }
     }
 
-    /// The addresses that a worker connects to, of `all`: the first in its order that make up its
-    /// share, without counting the unreachable ones among them.
+    /// The addresses that a worker connects to, of `all`: the first in its order that fill its
+    /// subset, without counting the unreachable ones among them.
     pub(crate) fn subset(
         &self,
-        share: &Subset,
+        subset: &Subset,
         mut all: Vec<SocketAddr>,
         is_unreachable: impl Fn(&SocketAddr) -> bool,
     ) -> Vec<SocketAddr> {
-        let mut left = share.replicas();
+        let mut left = subset.replicas();
         if all.len() <= left {
             return all;
         }
         let hasher = BuildHasherDefault::<DefaultHasher>::new();
-        all.sort_by_cached_key(|address| hasher.hash_one((self.seed, share.number, address)));
+        all.sort_by_cached_key(|address| hasher.hash_one((self.seed, subset.number, address)));
         let end = all.iter().position(|address| {
             if left == 0 {
                 return true;

@@ -5,7 +5,7 @@
 //! A replica is ejected for its own failures, as [`Class`](crate::client::ending::class::Class) has them:
 //!
 //! - so many in a row, where calls that got no response for long count as well, or
-//! - a share of the calls of the last ten seconds that is clearly above the share of the others.
+//! - a failure rate over the last ten seconds that is clearly above that of the others.
 //!   If all fail alike, nobody is an outlier.
 //!
 //! An ejected replica gets single idempotent calls as trials, after pauses that grow. The first
@@ -27,9 +27,9 @@ use std::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::record::{Record, Share};
+use super::record::{FailureRate, Record};
 use crate::{
-    client::ending::class::Evidence,
+    client::ending::class::Judgement,
     lock::lock,
     sync::{
         Mutex, Notified, Notify,
@@ -43,11 +43,11 @@ use crate::{
 /// The failures in a row that eject a replica (Envoy's figure).
 const IN_A_ROW: u32 = 5;
 
-/// The fewest failures in the window that can be a share.
+/// The fewest failures that make a failure rate.
 const FEWEST: u32 = 3;
 
-/// How many standard deviations the failures of an outlier are above what the share of the others
-/// lets expect. Each failure is an evaluation, so chance must be rare.
+/// How many standard deviations the failures of an outlier are above those that the failure rate of
+/// the others predicts. Each failure is an evaluation, so chance must be rare.
 const DEVIATIONS: f64 = 4.0;
 
 /// What the process remembers of the replicas of a channel.
@@ -95,36 +95,36 @@ impl Memory {
         self.readmitted.notified()
     }
 
-    /// Remembers what a call says that ended `now`.
+    /// Counts a call that ended `now`, as its ending was judged.
     pub(crate) fn learn(
         &self,
         address: SocketAddr,
         record: &Record,
-        evidence: Evidence,
+        judgement: Judgement,
         start: Instant,
         now: Instant,
     ) {
-        match evidence {
-            Evidence::Nothing => return,
-            Evidence::Success => {
+        match judgement {
+            Judgement::Nothing => return,
+            Judgement::Success => {
                 record.succeed();
                 if record.was_trial(start) {
                     self.readmit(address, record, now);
                 }
                 return;
             }
-            Evidence::Silence => record.add(now, 1, 0),
-            Evidence::Failure | Evidence::Doubt => record.add(now, 1, 1),
+            Judgement::NoResponse => record.add(now, 1, 0),
+            Judgement::Failure | Judgement::Ambiguous => record.add(now, 1, 1),
         }
-        let in_a_row = match evidence {
-            Evidence::Failure | Evidence::Silence => record.fail(),
+        let in_a_row = match judgement {
+            Judgement::Failure | Judgement::NoResponse => record.fail(),
             _ => 0,
         };
         if record.is_ejected() {
             if record.was_trial(start) {
                 record.prolong(now);
             }
-        } else if in_a_row >= IN_A_ROW || record.share(now).failures >= FEWEST {
+        } else if in_a_row >= IN_A_ROW || record.failure_rate(now).failures >= FEWEST {
             self.judge(address, record, in_a_row, now);
         }
     }
@@ -132,17 +132,17 @@ impl Memory {
     /// Ejects a replica if the others do better, and enough of them are left.
     fn judge(&self, address: SocketAddr, record: &Record, in_a_row: u32, now: Instant) {
         let records = lock(&self.records);
-        let (mut known, mut ejected, mut others) = (0, 0, Share::default());
+        let (mut known, mut ejected, mut others) = (0, 0, FailureRate::default());
         for one in records.values().filter_map(Weak::upgrade) {
             known += 1;
             if one.is_ejected() {
                 ejected += 1;
             } else if !std::ptr::eq(&raw const *one, record) {
-                others += one.share(now);
+                others += one.failure_rate(now);
             }
         }
         let has_room = (ejected + 1) * 2 <= known;
-        let own = record.share(now);
+        let own = record.failure_rate(now);
         let is_bad = in_a_row >= IN_A_ROW && 2 * others.failures <= others.calls;
         if !has_room || record.is_ejected() || !(is_bad || is_outlier(own, others)) {
             return;
@@ -176,8 +176,8 @@ impl Memory {
     }
 }
 
-/// Whether the failures are clearly more than the share of the others lets expect.
-fn is_outlier(own: Share, others: Share) -> bool {
+/// Whether the failures are clearly more than the failure rate of the others predicts.
+fn is_outlier(own: FailureRate, others: FailureRate) -> bool {
     let (calls, failures) = (f64::from(own.calls), f64::from(own.failures));
     // Laplace's rule: a few good calls prove little.
     let share = (f64::from(others.failures) + 1.0) / (f64::from(others.calls) + 2.0);
@@ -212,13 +212,13 @@ mod tests {
             Self { memory, records }
         }
 
-        fn end(&self, number: usize, evidence: Evidence, now: Instant) {
+        fn end(&self, number: usize, judgement: Judgement, now: Instant) {
             let record = &self.records[number];
-            if evidence == Evidence::Success {
+            if judgement == Judgement::Success {
                 record.add(now, 1, 0);
             }
             self.memory
-                .learn(address(number), record, evidence, now, now);
+                .learn(address(number), record, judgement, now, now);
         }
 
         fn ejected(&self) -> usize {
@@ -227,7 +227,7 @@ mod tests {
 
         /// Calls go to all in turn, a hundred a second, and this share of them fails at each.
         /// Returns after how many failures of the first it was ejected.
-        fn run(&self, shares: &[f64], seconds: u32, evidence: Evidence) -> Option<u32> {
+        fn run(&self, shares: &[f64], seconds: u32, judgement: Judgement) -> Option<u32> {
             let mut random = fastrand::Rng::with_seed(7);
             let mut failures = 0;
             let calls = 100 * seconds / u32::try_from(shares.len()).unwrap();
@@ -238,7 +238,7 @@ mod tests {
                     failures += u32::from(fails && number == 0);
                     self.end(
                         number,
-                        if fails { evidence } else { Evidence::Success },
+                        if fails { judgement } else { Judgement::Success },
                         now,
                     );
                 }
@@ -252,12 +252,12 @@ mod tests {
 
     #[test]
     fn a_replica_that_fails_more_than_the_others_is_ejected_after_few_failures() {
-        for evidence in [Evidence::Failure, Evidence::Doubt] {
+        for judgement in [Judgement::Failure, Judgement::Ambiguous] {
             for (share, most) in [(1.0, 5), (0.3, 6), (0.1, 8)] {
                 for others in [1, 2, 9] {
                     let mut shares = vec![0.0; others + 1];
                     shares[0] = share;
-                    let after = Replicas::new(shares.len()).run(&shares, 60, evidence);
+                    let after = Replicas::new(shares.len()).run(&shares, 60, judgement);
                     let after = after.expect("it is found");
                     assert!(after <= most, "{share} of {others}: after {after} failures");
                 }
@@ -270,13 +270,13 @@ mod tests {
         for share in [0.02, 0.1, 0.3] {
             let replicas = Replicas::new(2);
             assert_eq!(
-                replicas.run(&[share; 2], 60, Evidence::Doubt),
+                replicas.run(&[share; 2], 60, Judgement::Ambiguous),
                 None,
                 "{share}"
             );
         }
         let replicas = Replicas::new(2);
-        assert_eq!(replicas.run(&[1.0; 2], 60, Evidence::Failure), None);
+        assert_eq!(replicas.run(&[1.0; 2], 60, Judgement::Failure), None);
         assert_eq!(replicas.ejected(), 0);
     }
 
@@ -287,11 +287,11 @@ mod tests {
             let now = replicas.memory.epoch;
             for number in 0..count {
                 for _ in 0..IN_A_ROW {
-                    replicas.end(number, Evidence::Failure, now);
+                    replicas.end(number, Judgement::Failure, now);
                 }
                 // The others are well.
                 for other in number + 1..count {
-                    (0..20).for_each(|_| replicas.end(other, Evidence::Success, now));
+                    (0..20).for_each(|_| replicas.end(other, Judgement::Success, now));
                 }
             }
             assert!(
@@ -308,14 +308,14 @@ mod tests {
         let replicas = Replicas::new(2);
         let now = replicas.memory.epoch;
         let (row, mut rest) = (IN_A_ROW - 1, 0);
-        for evidence in [Evidence::Doubt, Evidence::Nothing] {
+        for judgement in [Judgement::Ambiguous, Judgement::Nothing] {
             (0..row).for_each(|_| rest = replicas.records[0].fail());
-            replicas.end(0, evidence, now);
-            assert_eq!(rest, row, "{evidence:?}");
+            replicas.end(0, judgement, now);
+            assert_eq!(rest, row, "{judgement:?}");
             replicas.records[0].succeed();
         }
         (0..row).for_each(|_| rest = replicas.records[0].fail());
-        replicas.end(0, Evidence::Success, now);
+        replicas.end(0, Judgement::Success, now);
         assert_eq!(replicas.records[0].fail(), 1);
     }
 
@@ -323,10 +323,10 @@ mod tests {
     #[test]
     fn silence_ejects_a_replica_only_in_a_row() {
         assert_eq!(
-            Replicas::new(2).run(&[0.1, 0.0], 60, Evidence::Silence),
+            Replicas::new(2).run(&[0.1, 0.0], 60, Judgement::NoResponse),
             None
         );
-        let found = Replicas::new(2).run(&[1.0, 0.0], 60, Evidence::Silence);
+        let found = Replicas::new(2).run(&[1.0, 0.0], 60, Judgement::NoResponse);
         assert_eq!(found, Some(IN_A_ROW));
     }
 
@@ -334,20 +334,20 @@ mod tests {
     fn a_trial_that_succeeds_ends_an_ejection_and_one_that_fails_prolongs_it() {
         let replicas = Replicas::new(2);
         let begin = replicas.memory.epoch + SECOND;
-        (0..IN_A_ROW).for_each(|_| replicas.end(0, Evidence::Failure, begin));
+        (0..IN_A_ROW).for_each(|_| replicas.end(0, Judgement::Failure, begin));
         assert_eq!(replicas.ejected(), 1);
-        replicas.end(0, Evidence::Success, begin);
+        replicas.end(0, Judgement::Success, begin);
         assert_eq!(replicas.ejected(), 1, "the call began before");
         let record = &replicas.records[0];
         let tries = |at| record.take_trial(at, at);
         assert!(!tries(begin + SECOND / 2));
         let trial = begin + 2 * SECOND;
         assert!(tries(trial));
-        replicas.end(0, Evidence::Failure, trial);
+        replicas.end(0, Judgement::Failure, trial);
         assert!(!tries(trial + SECOND));
         let trial = trial + 3 * SECOND;
         assert!(tries(trial));
-        replicas.end(0, Evidence::Success, trial);
+        replicas.end(0, Judgement::Success, trial);
         assert_eq!(replicas.ejected(), 0);
     }
 
@@ -355,7 +355,7 @@ mod tests {
     fn an_address_that_comes_back_starts_clean() {
         let mut replicas = Replicas::new(2);
         let now = replicas.memory.epoch;
-        (0..IN_A_ROW).for_each(|_| replicas.end(0, Evidence::Failure, now));
+        (0..IN_A_ROW).for_each(|_| replicas.end(0, Judgement::Failure, now));
         let same = replicas.memory.record(address(0));
         assert!(same.is_ejected(), "another worker still knows it");
         drop(same);

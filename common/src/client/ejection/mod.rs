@@ -1,10 +1,10 @@
-//! What is known of each replica, and which replicas are ejected.
+//! Outlier detection: the state of each replica, and which replicas are ejected.
 //!
 //! | file | contents |
 //! |---|---|
 //! | `state` | the state of a replica as one worker sees it, and the events that change it |
-//! | `memory` | what the process remembers of the replicas, and which are ejected |
-//! | `record` | what it remembers of one |
+//! | `memory` | the failures of all replicas, as all workers see them, and the decision to eject one |
+//! | `record` | the failures of one replica |
 //! | `tally` | the successes of a worker that are still to be added to a record |
 
 pub(crate) mod memory;

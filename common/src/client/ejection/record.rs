@@ -9,7 +9,7 @@ use crate::{
     sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-/// The window in which failures are a share of the calls, and the parts that leave it one by one.
+/// The window of the failure rate, and the parts that leave it one by one.
 const PARTS: usize = 10;
 const PART: Duration = Duration::from_secs(1);
 
@@ -21,17 +21,17 @@ const TRIAL: Backoff = Backoff {
     jitter: 0.2,
 };
 
-/// A replica that was well for this long is ejected as if for the first time.
+/// After this long without an ejection, the next one counts as the first.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
 
 /// The calls of one replica in the window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Share {
+pub(crate) struct FailureRate {
     pub(crate) calls: u32,
     pub(crate) failures: u32,
 }
 
-impl std::ops::AddAssign for Share {
+impl std::ops::AddAssign for FailureRate {
     fn add_assign(&mut self, other: Self) {
         self.calls += other.calls;
         self.failures += other.failures;
@@ -53,7 +53,7 @@ pub(crate) struct Record {
     ejected: AtomicU64,
     readmitted: AtomicU64,
     next_trial: AtomicU64,
-    /// How often it was ejected, or failed in a trial, since it was well for long.
+    /// The ejections and failed trials since the last [`FORGOTTEN_AFTER`] without one.
     ejections: AtomicU32,
 }
 
@@ -71,7 +71,7 @@ impl Part {
         (packed >> (2 * Self::BITS), calls, packed & Self::MOST)
     }
 
-    fn add(&self, number: u64, more: Share) {
+    fn add(&self, number: u64, more: FailureRate) {
         let add = |packed| {
             let (of, calls, failures) = match Self::unpack(packed) {
                 (of, calls, failures) if of == number => (of, calls, failures),
@@ -84,13 +84,13 @@ impl Part {
         let _ = self.0.fetch_update(Relaxed, Relaxed, add);
     }
 
-    fn share(&self, now: u64) -> Share {
+    fn failure_rate(&self, now: u64) -> FailureRate {
         let (of, calls, failures) = Self::unpack(self.0.load(Relaxed));
         if now - of.min(now) >= PARTS as u64 {
-            return Share::default();
+            return FailureRate::default();
         }
         let count = |count| u32::try_from(count).expect("it has 20 bits");
-        Share {
+        FailureRate {
             calls: count(calls),
             failures: count(failures),
         }
@@ -125,15 +125,15 @@ impl Record {
     pub(crate) fn add(&self, now: Instant, calls: u32, failures: u32) {
         let part = self.part(now);
         let index = usize::try_from(part % PARTS as u64).expect("it is small");
-        self.window[index].add(part, Share { calls, failures });
+        self.window[index].add(part, FailureRate { calls, failures });
     }
 
     /// The calls in the window.
-    pub(crate) fn share(&self, now: Instant) -> Share {
+    pub(crate) fn failure_rate(&self, now: Instant) -> FailureRate {
         let now = self.part(now);
-        let mut sum = Share::default();
+        let mut sum = FailureRate::default();
         for part in &self.window {
-            sum += part.share(now);
+            sum += part.failure_rate(now);
         }
         sum
     }
@@ -176,7 +176,7 @@ impl Record {
             .compare_exchange(0, self.micros(now), Relaxed, Relaxed);
     }
 
-    /// Lets the next trial be after a longer pause, as one has failed. Does not eject the replica again
+    /// Delays the next trial by a longer pause, as one has failed. Does not eject the replica again
     /// that another worker may have readmitted meanwhile: nobody would judge whether enough are left.
     pub(crate) fn prolong(&self, now: Instant) {
         let ejections = self.ejections.fetch_add(1, Relaxed).saturating_add(1);
@@ -191,8 +191,8 @@ impl Record {
         self.ejected.store(0, Relaxed);
     }
 
-    /// Takes the trial of an ejected replica that has been due since `since`, if one is. The next one
-    /// is due after a pause, for all workers.
+    /// Takes the trial of an ejected replica if its pause was over at `since`. The next trial comes
+    /// after another pause, for all workers.
     pub(crate) fn take_trial(&self, since: Instant, now: Instant) -> bool {
         let due = self.next_trial.load(Relaxed);
         if !self.is_ejected() || due > self.micros(since) {
@@ -205,13 +205,13 @@ impl Record {
         taken.is_ok()
     }
 
-    /// Lets the next trial be soon, as the last one proved nothing.
+    /// Brings the next trial forward, as the last one proved nothing.
     pub(crate) fn try_again_soon(&self, now: Instant) {
         let soon = self.micros(now + TRIAL.pause(1));
         self.next_trial.fetch_min(soon, Relaxed);
     }
 
-    /// Lets the next trial be now, and the pauses begin anew.
+    /// Brings the next trial forward to now, and resets the pauses.
     pub(crate) fn hurry(&self, now: Instant) {
         self.ejections.store(0, Relaxed);
         self.next_trial.fetch_min(self.micros(now), Relaxed);
@@ -261,16 +261,16 @@ mod tests {
         for second in 0..10 {
             record.add(begin + second * SECOND, 3, 1);
         }
-        let share = |calls, failures| Share { calls, failures };
-        assert_eq!(record.share(begin + 9 * SECOND), share(30, 10));
-        assert_eq!(record.share(begin + 12 * SECOND), share(21, 7));
+        let share = |calls, failures| FailureRate { calls, failures };
+        assert_eq!(record.failure_rate(begin + 9 * SECOND), share(30, 10));
+        assert_eq!(record.failure_rate(begin + 12 * SECOND), share(21, 7));
         record.add(begin + 12 * SECOND, 1, 0);
-        assert_eq!(record.share(begin + 12 * SECOND), share(22, 7));
-        assert_eq!(record.share(begin + 1_000 * SECOND), share(0, 0));
+        assert_eq!(record.failure_rate(begin + 12 * SECOND), share(22, 7));
+        assert_eq!(record.failure_rate(begin + 1_000 * SECOND), share(0, 0));
         record.add(begin + 12 * SECOND, u32::MAX, u32::MAX);
         let most = u32::try_from(Part::MOST).unwrap();
         assert_eq!(
-            record.share(begin + 12 * SECOND),
+            record.failure_rate(begin + 12 * SECOND),
             share(most + 21, most + 7)
         );
     }

@@ -16,7 +16,7 @@ pub(crate) enum State {
     Unreachable,
     /// The replica is connected and gets calls.
     Up,
-    /// The replica was asked whether it serves and has not responded yet.
+    /// A health check was sent and has no reply yet.
     Late,
     /// The replica asked for no calls for some time.
     PushedBack { until: Instant },
@@ -48,15 +48,15 @@ pub(crate) enum Event {
     ConnectFailed,
     /// The connection takes no new calls.
     Closed,
-    /// A call is late, and the replica was asked whether it serves.
+    /// A call is late, and a health check was sent.
     HealthCheckSent,
-    /// The replica responded to the question.
+    /// The replica responded to the health check.
     Responded,
     /// A call succeeded.
     Succeeded,
     /// The replica asked for no calls for this time.
     PushedBack(Duration),
-    /// The time of a rest may be over.
+    /// The time of a pushback may be over.
     TimePassed,
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::record::Record;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// How long a worker keeps its successes. So a busy worker touches what all share a hundred times a
+/// How long a worker keeps its successes: a busy worker touches the shared record a hundred times a
 /// second, not with each call.
 const KEPT: Duration = Duration::from_millis(10);
 

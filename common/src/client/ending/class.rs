@@ -70,17 +70,17 @@ pub(crate) enum Ending {
 
 /// What an attempt says about its replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Evidence {
+pub(crate) enum Judgement {
     /// The replica does its work.
     Success,
     /// The replica is at fault.
     Failure,
     /// No response came for long, and nobody knows whether one would have. This counts only if the
     /// replica does nothing else.
-    Silence,
+    NoResponse,
     /// The replica or the caller is at fault. This counts only if the replica has more of it than
     /// the others.
-    Doubt,
+    Ambiguous,
     /// Nothing.
     Nothing,
 }
@@ -105,7 +105,7 @@ pub(crate) enum Next {
 pub(crate) struct Class {
     /// For the metric, the span, the log line and the caller.
     pub(crate) code: Code,
-    pub(crate) evidence: Evidence,
+    pub(crate) judgement: Judgement,
     pub(crate) next: Next,
     pub(crate) pushback: Pushback,
 }
@@ -164,15 +164,15 @@ impl Ending {
 
     pub(crate) fn class(self) -> Class {
         use Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
-        use Evidence::{Doubt, Failure, Nothing, Silence};
+        use Judgement::{Ambiguous, Failure, NoResponse, Nothing};
         use Next::{Elsewhere, Resend, Retry, Unprocessed};
-        let late = |is_late, evidence| if is_late { evidence } else { Nothing };
-        let (code, evidence, next) = match self {
+        let late = |is_late, judgement| if is_late { judgement } else { Nothing };
+        let (code, judgement, next) = match self {
             Self::Status(code, pushback) => return of_status(code, pushback),
             Self::Shed(code, pushback) => {
                 return Class {
                     code,
-                    evidence: Nothing,
+                    judgement: Nothing,
                     next: Unprocessed,
                     pushback,
                 };
@@ -182,7 +182,7 @@ impl Ending {
             // The caller may have asked for too much: a message, or a head over our limit, for which
             // h2 has the reason of any malformed response.
             Self::Undecodable | Self::Invalid(Reason::PROTOCOL_ERROR) => {
-                (Internal, Doubt, Elsewhere)
+                (Internal, Ambiguous, Elsewhere)
             }
             Self::CutShort
             | Self::UnknownEncoding
@@ -203,11 +203,11 @@ impl Ending {
             Self::DeadlineExceeded { is_late } => {
                 (DeadlineExceeded, late(is_late, Failure), Next::None)
             }
-            Self::Abandoned { is_late } => (Cancelled, late(is_late, Silence), Next::None),
+            Self::Abandoned { is_late } => (Cancelled, late(is_late, NoResponse), Next::None),
         };
         Class {
             code,
-            evidence,
+            judgement,
             next,
             pushback: Pushback::Unspecified,
         }
@@ -215,46 +215,46 @@ impl Ending {
 }
 
 fn of_status(code: Code, pushback: Pushback) -> Class {
-    use Evidence::{Doubt, Failure, Nothing, Success};
+    use Judgement::{Ambiguous, Failure, Nothing, Success};
     let rests = matches!(pushback, Pushback::After(_));
-    let (evidence, next) = match code {
+    let (judgement, next) = match code {
         Code::Unavailable => (Failure, Next::Retry),
         Code::Internal | Code::Unknown | Code::DataLoss => (Failure, Next::Elsewhere),
         // The replica has no room. Another one may have.
         Code::ResourceExhausted if rests => (Nothing, Next::Elsewhere),
         // The replica may be older than the others.
-        Code::Unimplemented => (Doubt, Next::Elsewhere),
+        Code::Unimplemented => (Ambiguous, Next::Elsewhere),
         // The caller may be at fault; a replica that is alone with it is.
         Code::ResourceExhausted
         | Code::DeadlineExceeded
         | Code::PermissionDenied
-        | Code::Unauthenticated => (Doubt, Next::None),
+        | Code::Unauthenticated => (Ambiguous, Next::None),
         _ => (Success, Next::None),
     };
     Class {
         code,
-        evidence,
+        judgement,
         next,
         pushback,
     }
 }
 
-fn of_http(status: StatusCode) -> (Code, Evidence, Next) {
-    use Evidence::{Doubt, Failure, Nothing};
+fn of_http(status: StatusCode) -> (Code, Judgement, Next) {
+    use Judgement::{Ambiguous, Failure, Nothing};
     match status.as_u16() {
         // One user's long header must not count against replicas.
         400 => (Code::Internal, Nothing, Next::None),
         413 | 431 => (Code::Unknown, Nothing, Next::None),
-        401 => (Code::Unauthenticated, Doubt, Next::None),
-        403 => (Code::PermissionDenied, Doubt, Next::None),
-        404 => (Code::Unimplemented, Doubt, Next::Elsewhere),
+        401 => (Code::Unauthenticated, Ambiguous, Next::None),
+        403 => (Code::PermissionDenied, Ambiguous, Next::None),
+        404 => (Code::Unimplemented, Ambiguous, Next::Elsewhere),
         429 | 502 | 503 | 504 => (Code::Unavailable, Failure, Next::Retry),
         _ => (Code::Unknown, Failure, Next::Elsewhere),
     }
 }
 
-fn of_reset(reason: Reason) -> (Code, Evidence, Next) {
-    use Evidence::Failure;
+fn of_reset(reason: Reason) -> (Code, Judgement, Next) {
+    use Judgement::Failure;
     match reason {
         Reason::REFUSED_STREAM => (Code::Unavailable, Failure, Next::Retry),
         // The replica refuses, which is no fault of the caller.

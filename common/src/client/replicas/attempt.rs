@@ -20,7 +20,7 @@ use crate::{
     client::{
         ending::{class::Ending, codec::Refusal, details, failure::Failure, reading::Reading},
         method::called::CalledMethod,
-        wire::{attempt::Until, request_body::RequestBody, response_body::ResponseBody},
+        wire::{attempt::ReadUntil, request_body::RequestBody, response_body::ResponseBody},
     },
     request::{context, deadline::Deadline, record::RunningAttempt, timings::WANT_SERVER_TIMING},
     telemetry::metrics::{self, Measure},
@@ -91,9 +91,9 @@ impl Replica {
             recorded,
         };
         let until = if is_unary {
-            Until::FirstFrame
+            ReadUntil::FirstFrame
         } else {
-            Until::RequestHeaders
+            ReadUntil::Head
         };
         let sent = attempt.replica.connections.attempt(request, until);
         #[cfg(feature = "traces")]
@@ -334,7 +334,7 @@ impl ReplicaBody {
             }
             _ => is_too_long && attempt.method.was_too_long(),
         };
-        if !is_refused || !attempt.replica.is_doubted(Instant::now()) {
+        if !is_refused || !attempt.replica.has_failed_lately(Instant::now()) {
             return Ok(());
         }
         attempt.ending = Some(Ending::Undecodable);

@@ -13,7 +13,7 @@ use crate::{
         choice::replica_set::Candidate,
         ejection::state::Event,
         wire::{
-            activity::{Closed, Doubt},
+            activity::{Closed, Suspicion},
             connection::Connection,
         },
     },
@@ -54,17 +54,17 @@ impl Connected for Replica {
     }
 
     async fn ended(&self) -> Closed {
-        let signs = &self.connections.first.signs;
-        let mut doubts = signs.doubts();
+        let activity = &self.connections.first.activity;
+        let mut suspicions = activity.suspicions();
         loop {
             select! {
                 biased;
-                // First, as the end of a connection ends the doubts about it.
-                why = signs.closed() => return why,
-                Ok(()) = doubts.changed() => {
-                    let is_doubted = *doubts.borrow_and_update() != Doubt::None;
-                    let event = if is_doubted { Event::HealthCheckSent } else { Event::Responded };
-                    if is_doubted {
+                // First, as the end of a connection ends the suspicion.
+                why = activity.closed() => return why,
+                Ok(()) = suspicions.changed() => {
+                    let is_suspected = *suspicions.borrow_and_update() != Suspicion::None;
+                    let event = if is_suspected { Event::HealthCheckSent } else { Event::Responded };
+                    if is_suspected {
                         self.was_late.store(true, Relaxed);
                     }
                     self.apply(event);
@@ -74,13 +74,17 @@ impl Connected for Replica {
     }
 
     async fn suspected(&self) {
-        let mut doubts = self.connections.first.signs.doubts();
-        let _ = doubts.wait_for(|doubt| *doubt == Doubt::Suspect).await;
+        let mut suspicions = self.connections.first.activity.suspicions();
+        let _ = suspicions
+            .wait_for(|suspicion| *suspicion == Suspicion::Suspect)
+            .await;
     }
 
     async fn responded(&self) {
-        let mut doubts = self.connections.first.signs.doubts();
-        let _ = doubts.wait_for(|doubt| *doubt == Doubt::None).await;
+        let mut suspicions = self.connections.first.activity.suspicions();
+        let _ = suspicions
+            .wait_for(|suspicion| *suspicion == Suspicion::None)
+            .await;
     }
 
     fn replace(&self) {
@@ -88,8 +92,8 @@ impl Connected for Replica {
     }
 
     async fn grow(&self) {
-        let head = &self.connections.first.head;
-        let open = |room| Connection::open_and_ask(self.address, head.clone(), room);
+        let head = &self.connections.first.origin;
+        let open = |room| Connection::open_and_check(self.address, head.clone(), room);
         let count = || self.balancer.count_further_connection();
         self.connections.grow(open, count).await;
     }

@@ -23,7 +23,7 @@ use crate::{
         choice::balancer::CountedConnection,
         ending::{class::Ending, failure::Failure},
         wire::{
-            activity::Doubt, attempt::Until, connection::Connection, in_flight::InFlight,
+            activity::Suspicion, attempt::ReadUntil, connection::Connection, in_flight::InFlight,
             request_body::RequestBody, response_body::ResponseBody, room::Room,
         },
     },
@@ -75,7 +75,7 @@ impl Connections {
 
     /// The calls in flight on all connections.
     pub(crate) fn in_flight(&self) -> u64 {
-        let mut in_flight = self.first.signs.in_flight();
+        let mut in_flight = self.first.activity.in_flight();
         if self.has_further.load(Relaxed) {
             let further = lock(&self.further);
             in_flight += further.iter().map(Further::in_flight).sum::<u64>();
@@ -87,7 +87,7 @@ impl Connections {
     pub(crate) async fn attempt(
         &self,
         request: Request<RequestBody>,
-        until: Until,
+        until: ReadUntil,
     ) -> Result<Response<ResponseBody>, Failure> {
         let free = if self.room().is_waited_for() {
             None
@@ -107,12 +107,12 @@ impl Connections {
     }
 
     fn room(&self) -> &Arc<Room> {
-        self.first.signs.room()
+        self.first.activity.room()
     }
 
     /// Takes a free stream, if there is one. Fails if the replica takes no new calls.
     fn take_stream(&self) -> Result<Option<InFlight>, Failure> {
-        if self.first.signs.is_closed() {
+        if self.first.activity.is_closed() {
             let why = "the connection was closed before the call";
             return Err(Failure::new(Ending::NotSent, why));
         }
@@ -131,9 +131,9 @@ impl Connections {
 
     /// Makes sure that the end of a call on any connection is seen from now on, or sees that this one waits.
     fn meet_ends(&self) {
-        self.first.signs.meet_ends();
+        self.first.activity.meet_ends();
         for further in lock(&self.further).iter() {
-            further.connection.signs.meet_ends();
+            further.connection.activity.meet_ends();
         }
     }
 
@@ -194,9 +194,9 @@ impl Connections {
     /// A replica that may be silent gets no further connection: it is not known to need one.
     fn may_grow(&self) -> bool {
         let mut further = lock(&self.further);
-        further.retain(|further| !further.connection.signs.is_closed());
-        let first = &self.first.signs;
-        let is_healthy = !first.is_closed() && first.doubt() == Doubt::None;
+        further.retain(|further| !further.connection.activity.is_closed());
+        let first = &self.first.activity;
+        let is_healthy = !first.is_closed() && first.suspicion() == Suspicion::None;
         is_healthy && further.len() + 1 < limits::MAX_REPLICA_CONNECTIONS
     }
 
@@ -215,9 +215,9 @@ impl Connections {
     fn close_idle(&self) {
         let mut further = lock(&self.further);
         further.retain_mut(|further| {
-            let begun = further.connection.signs.counts().begun;
+            let begun = further.connection.activity.counts().begun;
             let was_used = std::mem::replace(&mut further.begun, begun) != begun;
-            (was_used || further.in_flight() > 0) && !further.connection.signs.is_closed()
+            (was_used || further.in_flight() > 0) && !further.connection.activity.is_closed()
         });
         self.has_further.store(!further.is_empty(), Relaxed);
     }
@@ -225,14 +225,16 @@ impl Connections {
 
 impl Further {
     fn in_flight(&self) -> u64 {
-        self.connection.signs.in_flight()
+        self.connection.activity.in_flight()
     }
 }
 
 /// Whether a connection beside others takes a call.
 fn takes_calls(connection: &Connection) -> bool {
-    let signs = &connection.signs;
-    !signs.is_closed() && signs.doubt() < Doubt::Silent && connection.has_free_stream()
+    let activity = &connection.activity;
+    !activity.is_closed()
+        && activity.suspicion() < Suspicion::Silent
+        && connection.has_free_stream()
 }
 
 #[cfg(test)]
@@ -251,10 +253,10 @@ mod tests {
 
     use super::*;
     use crate::client::{
-        choice::balancer::{Balancer, Waiting},
+        choice::balancer::{Balancer, ChannelCounts},
         config::RequestIdNames,
         replicas::replica::Replica,
-        wire::headers::RequestHeaders,
+        wire::origin::Origin,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -283,8 +285,7 @@ mod tests {
             let streams = u64::from(self.streams);
             tokio::spawn(self.serve(theirs));
             let connection =
-                Connection::with_io(ours, RequestHeaders::in_memory(RequestIdNames::Both), room)
-                    .await?;
+                Connection::with_io(ours, Origin::in_memory(RequestIdNames::Both), room).await?;
             while connection.max_streams() != streams {
                 yield_now().await;
             }
@@ -317,20 +318,20 @@ mod tests {
     }
 
     fn connections(first: Arc<Connection>) -> Arc<Connections> {
-        let balancer = Balancer::<Replica>::new(SECOND, Waiting::default(), Arc::default());
+        let balancer = Balancer::<Replica>::new(SECOND, ChannelCounts::default(), Arc::default());
         Arc::new(Connections::new(first, balancer.count_connection()))
     }
 
     async fn call(connections: &Connections) -> Result<Response<ResponseBody>, Failure> {
         let message = RequestBody::Message(Bytes::from_static(b"message"));
         let request = Request::post("/a.Service/Method").body(message).unwrap();
-        connections.attempt(request, Until::FirstFrame).await
+        connections.attempt(request, ReadUntil::FirstFrame).await
     }
 
     /// Lets `connections` grow, as long as the result lives.
     fn grow(connections: &Arc<Connections>, fake: &Fake) -> AbortOnDropHandle<()> {
         let (connections, fake) = (connections.clone(), fake.clone());
-        let balancer = Balancer::<Replica>::new(SECOND, Waiting::default(), Arc::default());
+        let balancer = Balancer::<Replica>::new(SECOND, ChannelCounts::default(), Arc::default());
         AbortOnDropHandle::new(tokio::spawn(async move {
             let open = |room| fake.clone().open(room);
             connections
@@ -397,7 +398,7 @@ mod tests {
     async fn no_further_connection_opens_beyond_the_bound_of_the_process() {
         let fake = Fake::new(1);
         let connections = fake.connections().await;
-        let balancer = Balancer::<Replica>::new(SECOND, Waiting::default(), Arc::default());
+        let balancer = Balancer::<Replica>::new(SECOND, ChannelCounts::default(), Arc::default());
         let mut all: Vec<_> = (1..limits::MAX_CHANNEL_CONNECTIONS)
             .map(|_| balancer.count_connection())
             .collect();
@@ -424,7 +425,7 @@ mod tests {
     async fn with_one_stream() -> (Arc<Connections>, DuplexStream) {
         let (ours, mut theirs) = duplex(64 * 1_024);
         theirs.write_all(&settings(1)).await.unwrap();
-        let head = RequestHeaders::in_memory(RequestIdNames::Both);
+        let head = Origin::in_memory(RequestIdNames::Both);
         let first = Connection::with_io(ours, head, Arc::default()).await;
         let first = first.unwrap();
         while first.max_streams() != 1 {

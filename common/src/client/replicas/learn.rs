@@ -12,7 +12,7 @@ use crate::{
     client::{
         ejection::state::Event,
         ending::{
-            class::{Class, Ending, Evidence},
+            class::{Class, Ending, Judgement},
             pushback::Pushback,
         },
         method::called::CalledMethod,
@@ -22,7 +22,7 @@ use crate::{
 
 impl Replica {
     /// Asks an ejected replica whether it serves, for lack of an idempotent call that could try it.
-    pub(crate) fn try_by_question(self: Arc<Self>) {
+    pub(crate) fn try_by_health_check(self: Arc<Self>) {
         tokio::spawn(async move {
             if self.connections.first.serves().await.is_ok() {
                 let memory = self.balancer.memory();
@@ -32,8 +32,8 @@ impl Replica {
     }
 
     /// Whether a call has failed lately, on any worker.
-    pub(crate) fn is_doubted(&self, now: Instant) -> bool {
-        self.record.share(now).failures > 0
+    pub(crate) fn has_failed_lately(&self, now: Instant) -> bool {
+        self.record.failure_rate(now).failures > 0
     }
 
     /// Learns how long a good response took to begin.
@@ -53,8 +53,8 @@ impl Replica {
     ) {
         let class = ending.class();
         let is_unary = method.declared.has_one_response;
-        match (class.evidence, responded) {
-            (Evidence::Success, Some(responded)) if is_unary => {
+        match (class.judgement, responded) {
+            (Judgement::Success, Some(responded)) if is_unary => {
                 self.learn_latency(method, responded - start, now);
             }
             (_, None) if ending.is_without_response() && !method.is_endless() => {
@@ -63,13 +63,13 @@ impl Replica {
             _ => {}
         }
         self.remember(class, start, responded, now);
-        match class.evidence {
-            Evidence::Failure => {
+        match class.judgement {
+            Judgement::Failure => {
                 let code = code_name(class.code);
                 self.metrics
                     .set_last_error(format!("{code} to {}", method.name));
             }
-            Evidence::Success if self.was_late.swap(false, Relaxed) => {
+            Judgement::Success if self.was_late.swap(false, Relaxed) => {
                 self.apply(Event::Succeeded);
             }
             _ => {}
@@ -77,7 +77,7 @@ impl Replica {
         if let Pushback::After(rest) = class.pushback {
             self.apply(Event::PushedBack(rest));
         }
-        if ending.is_of_closed_connection() && self.connections.first.signs.is_closed() {
+        if ending.is_of_closed_connection() && self.connections.first.activity.is_closed() {
             // At once, or the next attempt would pick the replica again.
             self.balancer.close(self.address, self);
         }
@@ -85,13 +85,13 @@ impl Replica {
 
     fn remember(&self, class: Class, start: Instant, responded: Option<Instant>, now: Instant) {
         let memory = self.balancer.memory();
-        if class.evidence == Evidence::Success {
+        if class.judgement == Judgement::Success {
             self.successes.add(&self.record, now);
         } else {
             self.successes.flush(&self.record, now);
         }
-        memory.learn(self.address, &self.record, class.evidence, start, now);
-        let proves_nothing = class.evidence == Evidence::Nothing && responded.is_some();
+        memory.learn(self.address, &self.record, class.judgement, start, now);
+        let proves_nothing = class.judgement == Judgement::Nothing && responded.is_some();
         if proves_nothing && self.record.was_trial(start) {
             // Its caller or its deadline ended a response that went on.
             self.record.try_again_soon(now);

@@ -26,13 +26,13 @@ pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Connections,
     pub(crate) cost: Cost,
-    pub(crate) metrics: Arc<metrics::Replica>,
+    pub(crate) metrics: Arc<metrics::ReplicaMetrics>,
     pub(super) balancer: Balancer<Self>,
     /// What all workers know of it.
     pub(super) record: Arc<Record>,
     /// The successes that are still to be added to the record.
     pub(super) successes: Tally,
-    /// Whether to report the next success to the balance.
+    /// Whether to report the next success to the balancer.
     pub(super) was_late: AtomicBool,
 }
 
@@ -50,7 +50,7 @@ impl Replica {
         }
     }
 
-    /// Waits until a connection to the replica is silent: it has not answered a question, although a
+    /// Waits until a connection to the replica is silent: a health check has no reply, although a
     /// reply usually comes at once.
     pub(crate) async fn silent(&self) {
         self.connections.silent().await;

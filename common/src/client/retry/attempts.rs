@@ -140,7 +140,7 @@ impl Shared {
             let is_idempotent = call.method.declared.is_idempotent;
             match self.balancer.take_trial(is_idempotent) {
                 Some(trial) if is_idempotent => return Ok(trial),
-                Some(trial) => trial.try_by_question(),
+                Some(trial) => trial.try_by_health_check(),
                 None => {}
             }
         }

@@ -31,9 +31,9 @@ pub(crate) struct Budget(Mutex<State>);
 
 /// The number of calls of one worker.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Calls(Arc<AtomicU64>);
+pub(crate) struct CallCounter(Arc<AtomicU64>);
 
-impl Calls {
+impl CallCounter {
     pub(crate) fn add(&self) {
         self.0.fetch_add(1, Relaxed);
     }
@@ -44,7 +44,7 @@ struct State {
     /// What a call adds, and what a second adds.
     per_call: f64,
     per_second: f64,
-    workers: Vec<Calls>,
+    workers: Vec<CallCounter>,
     balance: f64,
     /// The calls that the balance includes.
     counted: u64,
@@ -68,8 +68,8 @@ impl Budget {
     }
 
     /// Adds a worker and returns its counter.
-    pub(crate) fn join(&self) -> Calls {
-        let calls = Calls::default();
+    pub(crate) fn join(&self) -> CallCounter {
+        let calls = CallCounter::default();
         let mut state = lock(&self.0);
         state.remove_ended_workers();
         state.workers.push(calls.clone());
@@ -104,7 +104,7 @@ impl Budget {
 impl State {
     fn remove_ended_workers(&mut self) {
         let ended = &mut self.ended;
-        self.workers.retain(|Calls(calls)| {
+        self.workers.retain(|CallCounter(calls)| {
             let has_ended = Arc::strong_count(calls) == 1;
             if has_ended {
                 fence(Acquire); // of what the worker has counted: the count of owners is read without it
@@ -120,7 +120,10 @@ impl State {
         let now = Instant::now();
         let windows = (now - self.at).as_secs_f64() / WINDOW.as_secs_f64();
         let workers = self.workers.iter();
-        let calls = self.ended + workers.map(|Calls(calls)| calls.load(Relaxed)).sum::<u64>();
+        let calls = self.ended
+            + workers
+                .map(|CallCounter(calls)| calls.load(Relaxed))
+                .sum::<u64>();
         #[allow(clippy::cast_precision_loss)] // far below 2⁵²
         let new = (calls - self.counted) as f64;
         let income = new * self.per_call + (now - self.at).as_secs_f64() * self.per_second;

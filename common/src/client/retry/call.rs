@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use http::{HeaderName, HeaderValue, Request, Response, request};
 use tokio::task::JoinSet;
 
-use super::budget::{Budget, Calls};
+use super::budget::{Budget, CallCounter};
 use crate::client::{
     choice::balancer::Balancer,
     ending::{
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) undeclared: Arc<CalledMethod>,
     pub(super) policy: Arc<RetryPolicy>,
     pub(super) budget: Arc<Budget>,
-    pub(super) calls: Calls,
+    pub(super) calls: CallCounter,
     /// The tasks that connect the replicas.
     pub(super) _tasks: JoinSet<()>,
 }

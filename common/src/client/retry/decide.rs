@@ -26,19 +26,19 @@ use crate::{
 
 /// What was done for a call so far.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct History {
+struct History {
     /// The attempts so far.
-    pub(crate) attempts: u32,
-    pub(crate) is_idempotent: bool,
+    attempts: u32,
+    is_idempotent: bool,
     /// Whether all that was sent can be sent again.
-    pub(crate) is_whole: bool,
+    is_whole: bool,
     /// Whether a replica is up that was not tried.
-    pub(crate) has_other: bool,
+    has_other: bool,
 }
 
 /// Whether another attempt follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decision {
+enum Decision {
     /// None follows.
     Final(Why),
     /// The call is sent again, as if for the first time.
@@ -49,7 +49,7 @@ pub(crate) enum Decision {
 
 /// Why no attempt follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
+enum Why {
     Hopeless,
     NotIdempotent,
     Policy,
@@ -79,12 +79,7 @@ impl Why {
 }
 
 /// Decides what follows an attempt. `left` is what is left of the deadline.
-pub(crate) fn decide(
-    policy: &RetryPolicy,
-    class: &Class,
-    history: History,
-    left: Duration,
-) -> Decision {
+fn decide(policy: &RetryPolicy, class: &Class, history: History, left: Duration) -> Decision {
     let History {
         attempts,
         is_idempotent,
@@ -183,7 +178,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::client::ending::class::Evidence;
+    use crate::client::ending::class::Judgement;
 
     const LEFT: Duration = Duration::from_secs(10);
     const MILLI: Duration = Duration::from_millis(1);
@@ -191,7 +186,7 @@ mod tests {
     fn class(next: Next, pushback: Pushback) -> Class {
         Class {
             code: Code::Unavailable,
-            evidence: Evidence::Failure,
+            judgement: Judgement::Failure,
             next,
             pushback,
         }

@@ -14,5 +14,5 @@
 pub(crate) mod attempts;
 pub(crate) mod budget;
 mod call;
-pub(crate) mod decide;
+mod decide;
 mod hedge;

@@ -1,4 +1,4 @@
-//! [`ConnectionActivity`]: what a connection shows of its peer, as the pool judges it.
+//! [`ConnectionActivity`]: counts the bytes and calls of a connection; its replica is judged by them.
 
 use std::{mem, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::sync::{
     },
 };
 
-/// The signs of one connection, shared by its driver, its calls and the task that watches it.
+/// The activity of one connection, shared by its driver, its calls and the task that watches it.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
     /// Reads that brought at least one byte.
@@ -22,7 +22,7 @@ pub(crate) struct ConnectionActivity {
     settled: AtomicU64,
     ended: AtomicU64,
     closed: SetOnce<Closed>,
-    doubt: watch::Sender<Doubt>,
+    suspicion: watch::Sender<Suspicion>,
     /// Whether HEADERS or DATA have come since the last PING, as far as they were read.
     has_answered: AtomicBool,
     room: Arc<Room>,
@@ -49,13 +49,13 @@ pub(crate) enum Closed {
     Silent,
 }
 
-/// What the replica's lack of a reply to a question says about a connection.
+/// How long a health check has had no reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd)]
-pub(crate) enum Doubt {
+pub(crate) enum Suspicion {
     /// Bytes come, or no call waits for any.
     #[default]
     None,
-    /// A call is late, and the replica was asked.
+    /// A call is late, and a health check was sent.
     HealthCheckSent,
     /// There is no reply, although one usually comes at once.
     Silent,
@@ -107,7 +107,7 @@ impl ConnectionActivity {
     pub(crate) fn close(&self, why: Closed) {
         let _ = self.closed.set(why);
         if matches!(why, Closed::Lost | Closed::Silent) {
-            self.set_doubt(Doubt::None);
+            self.set_suspicion(Suspicion::None);
         }
         self.room.wake_all();
     }
@@ -129,25 +129,25 @@ impl ConnectionActivity {
         *self.closed.wait().await
     }
 
-    pub(crate) fn set_doubt(&self, doubt: Doubt) {
-        self.doubt.send_if_modified(|last| {
-            let before = mem::replace(last, doubt);
-            match (before >= Doubt::Silent, doubt >= Doubt::Silent) {
+    pub(crate) fn set_suspicion(&self, suspicion: Suspicion) {
+        self.suspicion.send_if_modified(|last| {
+            let before = mem::replace(last, suspicion);
+            match (before >= Suspicion::Silent, suspicion >= Suspicion::Silent) {
                 (false, true) => self.room.count_silent(),
                 (true, false) => self.room.count_heard(),
                 _ => {}
             }
-            before != doubt
+            before != suspicion
         });
     }
 
-    pub(crate) fn doubt(&self) -> Doubt {
-        *self.doubt.borrow()
+    pub(crate) fn suspicion(&self) -> Suspicion {
+        *self.suspicion.borrow()
     }
 
-    /// Follows the doubts about the connection.
-    pub(crate) fn doubts(&self) -> watch::Receiver<Doubt> {
-        self.doubt.subscribe()
+    /// Follows the suspicion.
+    pub(crate) fn suspicions(&self) -> watch::Receiver<Suspicion> {
+        self.suspicion.subscribe()
     }
 
     /// Notes that HEADERS or DATA have come.
@@ -175,7 +175,7 @@ impl ConnectionActivity {
         self.reads.fetch_add(u64::from(!bytes.is_empty()), Relaxed);
     }
 
-    /// Makes sure that the end of a call which the caller does not see from now on sees that it waits.
+    /// Orders this call's wait before the ends of calls that it has not seen: they see that it waits.
     pub(crate) fn meet_ends(&self) {
         self.ended.fetch_add(0, AcqRel);
     }

@@ -13,10 +13,10 @@ use crate::client::ending::{class::Ending, failure::Failure};
 
 /// How far an attempt reads before the call gets its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Until {
+pub(crate) enum ReadUntil {
     /// The head of the response. A caller of a stream may wait for the head before it sends, and
     /// the first message may take any time.
-    RequestHeaders,
+    Head,
     /// The first frame after the head. A server may send an error as a head that looks fine,
     /// followed by trailers.
     FirstFrame,
@@ -27,16 +27,16 @@ impl InFlight {
     pub(crate) async fn attempt(
         mut self,
         request: Request<RequestBody>,
-        until: Until,
+        until: ReadUntil,
     ) -> Result<Response<ResponseBody>, Failure> {
         let exchanged = self.connection.exchange(request).await;
         let mut response = exchanged.inspect_err(|failure| {
             if failure.ending.is_of_closed_connection() {
                 // At once, or the next attempt would take the connection again.
-                self.connection.signs.close(Closed::GoingAway);
+                self.connection.activity.close(Closed::GoingAway);
             }
         })?;
-        if until == Until::FirstFrame {
+        if until == ReadUntil::FirstFrame {
             response.body_mut().read_first_frame().await?;
         }
         self.settle();
@@ -53,11 +53,11 @@ impl Connection {
     ) -> Result<Response<ResponseBody>, Failure> {
         let mut sender = self.sender();
         if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
-            self.signs.close(Closed::Lost);
+            self.activity.close(Closed::Lost);
             let why = "the connection was closed before the call";
             return Err(Failure::new(Ending::NotSent, why));
         }
-        self.head.write_to(&mut request);
+        self.origin.write_to(&mut request);
         let (head, body) = request.into_parts();
         let (response, mut stream) = sender
             .send_request(Request::from_parts(head, ()), false)
@@ -70,7 +70,7 @@ impl Connection {
             RequestBody::Stream(body) => Some(Upload::start(&body, stream)),
         };
         let response = head_of(response, upload.as_mut()).await?;
-        self.signs.note_answer();
+        self.activity.note_answer();
         Ok(response.map(|body| ResponseBody::new(body, upload)))
     }
 }

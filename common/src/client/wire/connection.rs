@@ -15,17 +15,17 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    activity::{Closed, ConnectionActivity, Doubt},
-    headers::RequestHeaders,
+    activity::{Closed, ConnectionActivity, Suspicion},
+    origin::Origin,
 };
 use crate::lock::lock;
 
 /// An open connection to a replica. It closes once this is dropped and its calls have ended.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) head: RequestHeaders,
+    pub(crate) origin: Origin,
     sender: Arc<Mutex<SendRequest<Bytes>>>,
-    pub(crate) signs: Arc<ConnectionActivity>,
+    pub(crate) activity: Arc<ConnectionActivity>,
     driver: AbortHandle,
     /// Watches the calls, and the trusted authorities.
     _watch: AbortOnDropHandle<()>,
@@ -36,21 +36,21 @@ impl Connection {
     pub(super) fn drive<W: Future<Output = ()> + Send + 'static>(
         connection: client::Connection<impl AsyncRead + AsyncWrite + Send + Unpin + 'static, Bytes>,
         sender: SendRequest<Bytes>,
-        head: RequestHeaders,
-        signs: Arc<ConnectionActivity>,
+        origin: Origin,
+        activity: Arc<ConnectionActivity>,
         watch: impl FnOnce(Weak<Self>) -> W,
     ) -> Arc<Self> {
         let sender = Arc::new(Mutex::new(sender));
         let driver = tokio::spawn(Driver {
             connection,
             sender: Arc::downgrade(&sender),
-            signs: signs.clone(),
+            activity: activity.clone(),
             reads: 0,
         });
         Arc::new_cyclic(|connection| Self {
-            head,
+            origin,
             sender,
-            signs,
+            activity,
             driver: driver.abort_handle(),
             _watch: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone()))),
         })
@@ -58,12 +58,12 @@ impl Connection {
 
     /// Closes the connection to new calls, as another one has taken its place.
     pub(crate) fn replace(&self) {
-        self.signs.close(Closed::Replaced);
+        self.activity.close(Closed::Replaced);
     }
 
     /// Breaks off the connection, as it is silent, and the calls in flight.
     pub(crate) fn break_off(&self) {
-        self.signs.close(Closed::Silent);
+        self.activity.close(Closed::Silent);
         self.driver.abort();
     }
 
@@ -74,7 +74,7 @@ impl Connection {
 
     /// Whether the peer takes one more stream now. If not, the next call has to wait.
     pub(crate) fn has_free_stream(&self) -> bool {
-        self.signs.in_flight() < self.max_streams()
+        self.activity.in_flight() < self.max_streams()
     }
 
     /// The most streams that the peer takes at once.
@@ -89,8 +89,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // The connections to a replica share their doubts.
-        self.signs.set_doubt(Doubt::None);
+        // Their room counts the silent connections to a replica.
+        self.activity.set_suspicion(Suspicion::None);
     }
 }
 
@@ -99,7 +99,7 @@ impl Drop for Connection {
 struct Driver<T> {
     connection: client::Connection<T, Bytes>,
     sender: Weak<Mutex<SendRequest<Bytes>>>,
-    signs: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     reads: u64,
 }
 
@@ -108,24 +108,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let end = Pin::new(&mut self.connection).poll(cx);
-        let reads = self.signs.counts().reads;
+        let reads = self.activity.counts().reads;
         if reads != self.reads {
             self.reads = reads;
             if let Some(sender) = self.sender.upgrade() {
                 let mut sender = lock(&sender);
                 if let Poll::Ready(Err(error)) = sender.poll_ready(cx) {
                     let is_going_away = error.is_go_away() && error.is_remote();
-                    self.signs.close(if is_going_away {
+                    self.activity.close(if is_going_away {
                         Closed::GoingAway
                     } else {
                         Closed::Lost
                     });
                 }
                 // The peer may have raised its limit.
-                if self.signs.room().is_waited_for()
-                    && self.signs.in_flight() < sender.current_max_send_streams() as u64
+                if self.activity.room().is_waited_for()
+                    && self.activity.in_flight() < sender.current_max_send_streams() as u64
                 {
-                    self.signs.room().wake_one();
+                    self.activity.room().wake_one();
                 }
             }
         }
@@ -135,6 +135,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
 impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
-        self.signs.close(Closed::Lost);
+        self.activity.close(Closed::Lost);
     }
 }

@@ -1,5 +1,4 @@
-//! The question to a replica whether it is there: a health check, as gRPC's servers allow those at
-//! any rate.
+//! The health check of a replica. gRPC's servers allow health checks at any rate, unlike PINGs.
 
 use std::{pin::pin, time::Duration};
 
@@ -23,17 +22,17 @@ use crate::{
     request::{context::Context, deadline::Deadline, id::RequestId},
 };
 
-/// The clock of questions. Time counts in ticks: if this worker is stuck for seconds, that is one tick,
-/// and it is a [tick without that time](patience).
+/// The clock of health checks. Time counts in ticks that leave out the [time for which this worker was
+/// stuck](patience).
 pub(crate) const TICK: Duration = Duration::from_millis(125);
 
 /// The ticks that a reply may take: 1 s.
 pub(crate) const REPLY: u32 = 8;
 
-/// The deadline that a question carries.
+/// The deadline that a health check carries.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The reply to a question.
+/// The reply to a health check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HealthReply {
     /// The replica is there, as most responses mean.
@@ -48,13 +47,13 @@ impl Connection {
     /// Asks whether the other end serves. Any bytes mean that it does, unless it says otherwise; an
     /// error says why it does not.
     pub(crate) async fn serves(&self) -> Result<(), &'static str> {
-        let before = self.signs.counts().reads;
-        let mut question = pin!(ask(self));
+        let before = self.activity.counts().reads;
+        let mut health_check = pin!(check(self));
         let mut reply = None;
         for _ in 0..REPLY {
             select! {
                 biased;
-                it = &mut question => {
+                it = &mut health_check => {
                     reply = it;
                     break;
                 }
@@ -65,14 +64,16 @@ impl Connection {
             Some(HealthReply::Present) => Ok(()),
             Some(HealthReply::NotServing) => Err("it says that it does not serve"),
             Some(HealthReply::Unavailable) => Err("it says that it is unavailable"),
-            None if self.signs.takes_streams() && self.signs.counts().reads > before => Ok(()),
+            None if self.activity.takes_streams() && self.activity.counts().reads > before => {
+                Ok(())
+            }
             None => Err("it does not respond"),
         }
     }
 }
 
 /// Asks a replica whether it serves. There is no reply if the connection ends before.
-pub(crate) async fn ask(connection: &Connection) -> Option<HealthReply> {
+pub(crate) async fn check(connection: &Connection) -> Option<HealthReply> {
     let exchange = service_fn(async |request: Request<tonic::body::Body>| {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, RequestBody::message(body).await?);
@@ -84,7 +85,7 @@ pub(crate) async fn ask(connection: &Connection) -> Option<HealthReply> {
     let is_unavailable = |status: &Status| status.code() == Code::Unavailable;
     match reply {
         Ok(ServingStatus::NotServing) => Some(HealthReply::NotServing),
-        Err(_) if !connection.signs.takes_streams() => None,
+        Err(_) if !connection.activity.takes_streams() => None,
         Err(status) if is_unavailable(&status) => Some(HealthReply::Unavailable),
         _ => Some(HealthReply::Present),
     }
@@ -111,18 +112,18 @@ mod tests {
     use super::*;
     use crate::client::{
         config::RequestIdNames,
-        wire::{headers::RequestHeaders, tests::listen},
+        wire::{origin::Origin, tests::listen},
     };
 
     #[tokio::test]
     async fn a_worker_that_was_stuck_does_not_take_the_replica_for_dead() {
-        let head = RequestHeaders::in_memory(RequestIdNames::Both);
+        let head = Origin::in_memory(RequestIdNames::Both);
         let connection = Connection::open(listen(), head, Arc::default())
             .await
             .unwrap();
         assert_eq!(connection.serves().await, Ok(()));
         for _ in 0..3 {
-            let question = connection.serves();
+            let health_check = connection.serves();
             let stuck = async {
                 // The question is on its way when the worker is stuck.
                 for _ in 0..3 {
@@ -130,7 +131,7 @@ mod tests {
                 }
                 thread::sleep(TICK * (REPLY + 2));
             };
-            let (reply, ()) = tokio::join!(question, stuck);
+            let (reply, ()) = tokio::join!(health_check, stuck);
             assert_eq!(reply, Ok(()));
         }
     }

@@ -13,7 +13,7 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     pub(crate) fn begin(connection: Arc<Connection>) -> Self {
-        connection.signs.count_begun();
+        connection.activity.count_begun();
         Self {
             connection,
             is_settled: false,
@@ -22,14 +22,14 @@ impl InFlight {
 
     /// Notes that a part of the response has come.
     pub(crate) fn note_answer(&self) {
-        self.connection.signs.note_answer();
+        self.connection.activity.note_answer();
     }
 
     /// Notes that the response has begun.
     pub(crate) fn settle(&mut self) {
         if !self.is_settled {
             self.is_settled = true;
-            self.connection.signs.count_settled();
+            self.connection.activity.count_settled();
         }
     }
 }
@@ -37,6 +37,6 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.settle();
-        self.connection.signs.count_ended();
+        self.connection.activity.count_ended();
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::io::InspectReader;
 use super::{
     activity::{Closed, ConnectionActivity},
     connection::Connection,
-    headers::RequestHeaders,
+    origin::Origin,
     pings::Pings,
     room::Room,
     settings,
@@ -24,12 +24,12 @@ use crate::{limits, tls::time_to_drain};
 
 impl Connection {
     /// Opens a connection to a replica that serves. Calls that wait in `room` may take its streams.
-    pub(crate) async fn open_and_ask(
+    pub(crate) async fn open_and_check(
         address: SocketAddr,
-        head: RequestHeaders,
+        origin: Origin,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
-        let connection = Self::open(address, head, room).await?;
+        let connection = Self::open(address, origin, room).await?;
         match connection.serves().await {
             Ok(()) => Ok(connection),
             Err(why) => {
@@ -42,12 +42,12 @@ impl Connection {
     /// Opens a connection. Whether the other end serves is not known yet.
     pub(crate) async fn open(
         address: SocketAddr,
-        head: RequestHeaders,
+        origin: Origin,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
-        if let Some(network) = head.network.clone() {
+        if let Some(network) = origin.network.clone() {
             let io = timeout(limits::CONNECT_TIMEOUT, network.connect(address)).await??;
-            return Self::secure(io, head, room).await;
+            return Self::secure(io, origin, room).await;
         }
         let socket = timeout(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
@@ -57,62 +57,62 @@ impl Connection {
             .with_time(limits::TCP_KEEPALIVE_IDLE)
             .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
         options.set_tcp_keepalive(&keepalive)?;
-        Self::secure(socket, head, room).await
+        Self::secure(socket, origin, room).await
     }
 
-    /// Starts HTTP/2, over TLS if the head has it.
+    /// Starts HTTP/2, over TLS if the origin has it.
     async fn secure(
         socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: RequestHeaders,
+        origin: Origin,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
-        let Some(tls) = head.tls.clone() else {
-            return Self::with_io(socket, head, room).await;
+        let Some(tls) = origin.tls.clone() else {
+            return Self::with_io(socket, origin, room).await;
         };
         let generation = tls.current();
-        let host = head.authority.host();
+        let host = origin.authority.host();
         let socket = timeout(limits::HANDSHAKE_TIMEOUT, generation.connect(socket, host)).await??;
         let trust = generation.trust;
         let outdated = async move {
             tls.outdates(trust).await;
             sleep(time_to_drain()).await;
         };
-        Self::start(socket, head, room, outdated).await
+        Self::start(socket, origin, room, outdated).await
     }
 
     /// Starts HTTP/2 on a connection that is open already.
     pub(crate) async fn with_io(
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: RequestHeaders,
+        origin: Origin,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
-        Self::start(io, head, room, pending()).await
+        Self::start(io, origin, room, pending()).await
     }
 
     /// Starts HTTP/2. The connection takes no new calls once it is `outdated`.
     async fn start(
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        head: RequestHeaders,
+        origin: Origin,
         room: Arc<Room>,
         outdated: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<Arc<Self>> {
-        let signs = Arc::new(ConnectionActivity::new(room));
+        let activity = Arc::new(ConnectionActivity::new(room));
         let io = {
-            let signs = signs.clone();
-            InspectReader::new(io, move |bytes: &[u8]| signs.note_read(bytes))
+            let activity = activity.clone();
+            InspectReader::new(io, move |bytes: &[u8]| activity.note_read(bytes))
         };
         let handshake = settings::builder().handshake(io);
         let (sender, mut connection) = handshake.await.map_err(io::Error::other)?;
         let pings = Pings::new(connection.ping_pong().expect("first call of `ping_pong`"));
         let outdating = {
-            let signs = signs.clone();
+            let activity = activity.clone();
             async move {
                 outdated.await;
-                signs.close(Closed::Outdated);
+                activity.close(Closed::Outdated);
             }
         };
-        let watched = signs.clone();
+        let watched = activity.clone();
         let watch = |weak| join(watch(weak, watched, pings), outdating).map(drop);
-        Ok(Self::drive(connection, sender, head, signs, watch))
+        Ok(Self::drive(connection, sender, origin, activity, watch))
     }
 }

@@ -28,10 +28,10 @@ impl Pings {
     }
 
     /// Sends a PING, unless a server could count it as one too many. Returns whether it was sent.
-    pub(crate) fn send(&mut self, signs: &ConnectionActivity) -> bool {
+    pub(crate) fn send(&mut self, activity: &ConnectionActivity) -> bool {
         let is_long_ago = |last: Instant| last.elapsed() >= limits::PING_INTERVAL;
-        // HealthCheckSent in any case: the frames so far are forgotten.
-        let has_answered = signs.take_answered();
+        // Taken in any case: the server forgets its count with these frames.
+        let has_answered = activity.take_answered();
         let may_send = has_answered || self.last.is_none_or(is_long_ago);
         if may_send {
             // h2 sends no PING before the last acknowledgement was taken (share.rs:556,

@@ -24,7 +24,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Takes a place among the waiting calls, or returns `None` if there is no free one.
+    /// Joins the waiting calls, or returns `None` if there are too many.
     pub(crate) fn wait(&self) -> Option<Waiting<'_>> {
         let others = self.waiting.fetch_add(1, Relaxed);
         let waiting = Waiting {
@@ -81,7 +81,7 @@ impl Room {
     }
 }
 
-/// A place among the calls that wait for a stream.
+/// A call that waits for a stream.
 pub(crate) struct Waiting<'a> {
     room: &'a Room,
     is_first: bool,

@@ -11,7 +11,7 @@
 //! | `max_local_error_reset_streams` | none, in place of 1,024 | counts over the life of the connection (proto/streams/counts.rs:167), and late frames of calls that were given up count: impatient clients would end the calls of all others |
 //! | `max_concurrent_reset_streams` | [`REMEMBERED_RESETS`](limits::REMEMBERED_RESETS), in place of 50 | h2 ignores late frames of the calls that it remembers, and answers those of others with a reset each (proto/streams/streams.rs:500, 630) |
 //! | `reset_stream_duration` | 1 s, the default | late frames come within a round trip of the reset. Later ones, of a replica that stood still, cost a reset each and nothing else |
-//! | `initial_max_send_streams` | no limit, the default | no call leaves before the reply to the first question, which follows the replica's own settings |
+//! | `initial_max_send_streams` | no limit, the default | no call leaves before the reply to the first health check, which follows the replica's own settings |
 //! | `max_send_buffer_size` | [`SEND_BUFFER`](limits::SEND_BUFFER), in place of 400 KB | the memory of an upload to a slow replica, as of a download to a slow client |
 //! | `enable_push` | off | nobody reads what is pushed |
 //! | `max_concurrent_streams`, `max_pending_accept_reset_streams` | the defaults | they bound pushed streams |

@@ -2,13 +2,13 @@
 //! when the replica has left the pool.
 //!
 //! A slow response alone says nothing. When a call is late and nothing at all comes over its
-//! connection, the replica is asked. Two decisions follow from the lack of a reply, with two
+//! connection, a health check is sent. Two decisions follow from the lack of a reply, with two
 //! patiences:
 //!
 //! | nothing has come for | what follows |
 //! |---|---|
-//! | 125 ms after the question | calls that may go elsewhere do ([`Doubt::Silent`]) |
-//! | 1 s after the question | another connection to the replica is tried ([`Doubt::Suspect`]), and a PING is sent |
+//! | 125 ms after the health check | calls that may go elsewhere do ([`Suspicion::Silent`]) |
+//! | 1 s after the health check | another connection to the replica is tried ([`Suspicion::Suspect`]), and a PING is sent |
 //! | 20 s after the PING | the connection is broken off, with the calls on it |
 //!
 //! A pause of some seconds, as of a garbage collection or a migration, costs no stream.
@@ -25,9 +25,9 @@ use tokio::{
 };
 
 use super::{
-    activity::{Closed, ConnectionActivity, Counts, Doubt},
+    activity::{Closed, ConnectionActivity, Counts, Suspicion},
     connection::Connection,
-    health_check::{HealthReply, REPLY, TICK, ask},
+    health_check::{HealthReply, REPLY, TICK, check},
     pings::Pings,
 };
 use crate::client::patience::patience;
@@ -36,15 +36,15 @@ use crate::client::patience::patience;
 /// to this much later.
 const LATE_AFTER: Duration = Duration::from_millis(250);
 
-/// The longest pause between two questions while nothing but the replies to them comes. The pauses
+/// The longest pause between two health checks while nothing but the replies to them comes. The pauses
 /// double up to it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Streams whose responses have begun may be quiet for hours: the replica is asked after so many
+/// Streams whose responses have begun may be quiet for hours: a health check is sent after so many
 /// looks without a byte, which take 10 s.
 const QUIET_LOOKS: u32 = 40;
 
-/// The ticks from a question to the doubts: 125 ms, which a busy replica may take for a reply, and as
+/// The ticks from a health check to each suspicion: 125 ms, which a busy replica may take for a reply, and as
 /// long as a new connection has for its first one.
 const SILENT: u32 = 1;
 const SUSPECT: u32 = REPLY;
@@ -52,72 +52,76 @@ const SUSPECT: u32 = REPLY;
 /// The ticks from a PING to the end of the connection: 20 s (gRPC's default, gRFC A8).
 const BROKEN: u32 = 160;
 
-/// Watches the calls of a connection while polled. Keeps the connection open only during questions.
+/// Watches the calls of a connection while polled. Keeps the connection open only during health checks.
 pub(crate) async fn watch(
     connection: Weak<Connection>,
-    signs: Arc<ConnectionActivity>,
+    activity: Arc<ConnectionActivity>,
     mut pings: Pings,
 ) {
     loop {
-        signs.call_begun().await;
-        watch_calls(&connection, &signs, &mut pings).await;
+        activity.call_begun().await;
+        watch_calls(&connection, &activity, &mut pings).await;
     }
 }
 
-/// Asks whenever a call is late, until none is in flight.
-async fn watch_calls(connection: &Weak<Connection>, signs: &ConnectionActivity, pings: &mut Pings) {
-    let mut looks = Looks::new(signs.counts());
+/// Sends a health check whenever a call is late, until none is in flight.
+async fn watch_calls(
+    connection: &Weak<Connection>,
+    activity: &ConnectionActivity,
+    pings: &mut Pings,
+) {
+    let mut looks = Looks::new(activity.counts());
     let mut pause = LATE_AFTER;
-    let mut next_question = Instant::now();
+    let mut next_check = Instant::now();
     loop {
         patience(LATE_AFTER).await;
-        match looks.look(signs.counts()) {
+        match looks.look(activity.counts()) {
             Activity::Idle => return,
             Activity::Responses => pause = LATE_AFTER,
             Activity::Silence => {}
-            Activity::Late if Instant::now() < next_question => {}
+            Activity::Late if Instant::now() < next_check => {}
             Activity::Late => {
                 let Some(connection) = connection.upgrade() else {
                     return;
                 };
                 wait_for_bytes(&connection, pings).await;
-                looks = Looks::new(signs.counts());
-                next_question = Instant::now() + pause;
+                looks = Looks::new(activity.counts());
+                next_check = Instant::now() + pause;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
 }
 
-/// Asks a replica, and waits until anything comes or the connection ends.
+/// Sends a health check, and waits until anything comes or the connection ends.
 ///
-/// A question that has to wait for a free stream would prove nothing, and after a GOAWAY there is no
+/// A health check that has to wait for a free stream would prove nothing, and after a GOAWAY there is no
 /// stream: a PING is sent then. Where a server would not forgive the PING either, nothing is asked.
 async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
-    let signs = &connection.signs;
-    let before = signs.counts().reads;
-    let mut is_asking = connection.has_free_stream() && signs.takes_streams();
-    let mut since_ping = (!is_asking && pings.send(signs)).then_some(0);
+    let activity = &connection.activity;
+    let before = activity.counts().reads;
+    let mut is_asking = connection.has_free_stream() && activity.takes_streams();
+    let mut since_ping = (!is_asking && pings.send(activity)).then_some(0);
     if !is_asking && since_ping.is_none() {
         return;
     }
-    let mut question = pin!(ask(connection));
-    signs.set_doubt(Doubt::HealthCheckSent);
+    let mut health_check = pin!(check(connection));
+    activity.set_suspicion(Suspicion::HealthCheckSent);
     let mut ticks = 0;
     loop {
         select! {
             biased;
-            reply = &mut question, if is_asking => {
+            reply = &mut health_check, if is_asking => {
                 is_asking = false;
-                see(reply, signs);
+                note_reply(reply, activity);
             }
             () = patience(TICK) => ticks += 1,
         }
-        if signs.counts().reads != before {
-            signs.set_doubt(Doubt::None);
+        if activity.counts().reads != before {
+            activity.set_suspicion(Suspicion::None);
             if is_asking {
-                let reply = timeout(TICK * REPLY, question).await;
-                see(reply.ok().flatten(), signs);
+                let reply = timeout(TICK * REPLY, health_check).await;
+                note_reply(reply.ok().flatten(), activity);
             }
             return;
         }
@@ -126,11 +130,11 @@ async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
             return;
         }
         if ticks == SILENT {
-            signs.set_doubt(Doubt::Silent);
+            activity.set_suspicion(Suspicion::Silent);
         }
         if ticks >= SUSPECT {
-            signs.set_doubt(Doubt::Suspect);
-            since_ping = since_ping.or_else(|| pings.send(signs).then_some(ticks));
+            activity.set_suspicion(Suspicion::Suspect);
+            since_ping = since_ping.or_else(|| pings.send(activity).then_some(ticks));
         }
         if since_ping.is_some_and(|since| ticks - since >= BROKEN) {
             connection.break_off();
@@ -139,9 +143,9 @@ async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
     }
 }
 
-fn see(reply: Option<HealthReply>, signs: &ConnectionActivity) {
+fn note_reply(reply: Option<HealthReply>, activity: &ConnectionActivity) {
     if reply == Some(HealthReply::NotServing) {
-        signs.close(Closed::NotServing);
+        activity.close(Closed::NotServing);
     }
 }
 

@@ -27,8 +27,8 @@ pub(crate) use self::{
     counters::{Counters, count, of_this_thread},
     durations::{CLIENT_GONE, Measure, OTHER, count_duration},
     process::{LOG_LOST_BYTES, LOG_WRITTEN_BYTES, read_expiries_with},
-    replicas::{CountedReplica, Live, Replica, ReplicaState},
-    targets::Target,
+    replicas::{CountedReplica, Live, ReplicaMetrics, ReplicaState},
+    targets::TargetMetrics,
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{

@@ -74,7 +74,7 @@ pub(crate) trait Live: fmt::Debug + Send + Sync {
 
 /// A replica, as one client sees it.
 #[derive(Debug)]
-pub(crate) struct Replica {
+pub(crate) struct ReplicaMetrics {
     pub(crate) picks: Counter,
     /// The state, and since when.
     state: Mutex<(ReplicaState, SystemTime)>,
@@ -82,7 +82,7 @@ pub(crate) struct Replica {
     last_error: Mutex<Option<(SystemTime, String)>>,
 }
 
-impl Replica {
+impl ReplicaMetrics {
     pub(crate) fn set_state(&self, state: ReplicaState) {
         let mut last = lock(&self.state);
         if last.0 != state {
@@ -113,12 +113,12 @@ static ALL: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 pub(crate) struct CountedReplica {
     pub(crate) address: SocketAddr,
-    pub(crate) replica: Arc<Replica>,
+    pub(crate) replica: Arc<ReplicaMetrics>,
 }
 
 impl CountedReplica {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        let replica = Arc::new(Replica {
+        let replica = Arc::new(ReplicaMetrics {
             picks: Counter::default(),
             state: Mutex::new((ReplicaState::Connecting, SystemTime::now())),
             connected: Mutex::default(),

@@ -10,11 +10,11 @@ use std::{
 use crate::{limits, lock::lock};
 
 /// The targets of the process, while their channels live.
-static ALL: Mutex<Vec<Weak<Target>>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<Weak<TargetMetrics>>> = Mutex::new(Vec::new());
 
 /// The service that a channel calls.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct TargetMetrics {
     /// What people call it; without it, its names are.
     title: OnceLock<String>,
     names: Vec<Name>,
@@ -35,7 +35,7 @@ struct LookUp {
     addresses: Vec<SocketAddr>,
 }
 
-impl Target {
+impl TargetMetrics {
     /// A target with these hosts and ports, on `/status` and in `/metrics`.
     ///
     /// A name that is an address has it from the start.
@@ -97,13 +97,13 @@ pub(crate) struct NameSummary {
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
-fn all() -> Vec<Arc<Target>> {
+fn all() -> Vec<Arc<TargetMetrics>> {
     lock(&ALL).iter().filter_map(Weak::upgrade).collect()
 }
 
 /// The services that this process calls. Clones of a channel share one.
 pub(crate) fn summaries() -> Vec<TargetSummary> {
-    let summary = |target: Arc<Target>| {
+    let summary = |target: Arc<TargetMetrics>| {
         let names = target.names.iter().map(|name| {
             let last = lock(&name.last).clone();
             NameSummary {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_name_without_an_address_has_its_series_with_0_until_it_has_one() {
-        let target = Target::new([("nowhere.test:1".to_owned(), Vec::new())].into_iter());
+        let target = TargetMetrics::new([("nowhere.test:1".to_owned(), Vec::new())].into_iter());
         let up = r#"replicas{replica="nowhere.test:1",state="up"} 0"#;
         assert!(!has(up), "it was not looked up yet");
         target.looked_up(0, Err("no such name".into()));
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_target_has_its_title_or_its_names() {
         let names = ["a.test:1", "b.test:2"].map(|name| (name.to_owned(), Vec::new()));
-        let target = Target::new(names.into_iter());
+        let target = TargetMetrics::new(names.into_iter());
         let title = || {
             let all = summaries().into_iter();
             let mut ours = all.filter(|it| it.names[0].authority == "a.test:1");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::{
-    retry::budget::{Budget, Calls},
+    retry::budget::{Budget, CallCounter},
     retry_policy::RetryPolicy,
 };
 use crate::check;
@@ -47,7 +47,7 @@ pub fn the_calls_of_a_worker_that_ends_count_once() {
         let calls = budget.join();
         let ends = thread::spawn(move || {
             calls.add();
-            drop::<Calls>(calls);
+            drop::<CallCounter>(calls);
         });
         let _begins = budget.join();
         let taken = usize::from(budget.grant_retry());

@@ -13,10 +13,10 @@ use super::{
     choice::replica_set::{Candidate, ReplicaSet},
     ejection::{
         memory::Memory,
-        record::{Record, Share},
+        record::{FailureRate, Record},
         tally::Tally,
     },
-    ending::class::Evidence,
+    ending::class::Judgement,
 };
 use crate::{check, telemetry::metrics::CountedReplica};
 
@@ -59,9 +59,9 @@ impl Worker {
     }
 
     /// Learns of a call that began and ended now.
-    fn end(&mut self, evidence: Evidence, now: Instant) {
+    fn end(&mut self, judgement: Judgement, now: Instant) {
         self.memory
-            .learn(address(0), &self.record, evidence, now, now);
+            .learn(address(0), &self.record, judgement, now, now);
     }
 
     /// Whether the worker gives calls by what the record says, and tries the replica if it is ejected.
@@ -115,8 +115,8 @@ fn beside(
 pub fn workers_agree_where_trials_end_differently() {
     beside(
         Record::eject,
-        |worker, trial| worker.end(Evidence::Success, trial),
-        |worker, trial| worker.end(Evidence::Failure, trial),
+        |worker, trial| worker.end(Judgement::Success, trial),
+        |worker, trial| worker.end(Judgement::Failure, trial),
     );
 }
 
@@ -124,7 +124,7 @@ pub fn workers_agree_where_trials_end_differently() {
 pub fn workers_agree_where_a_replica_is_forgotten_and_readmitted() {
     beside(
         Record::eject,
-        |worker, trial| worker.end(Evidence::Success, trial),
+        |worker, trial| worker.end(Judgement::Success, trial),
         |worker, _| worker.memory.forget(&worker.record),
     );
 }
@@ -133,7 +133,7 @@ pub fn workers_agree_where_a_replica_is_forgotten_and_readmitted() {
 pub fn workers_agree_where_a_replica_is_forgotten_and_ejected() {
     beside(
         |record, _| (0..4).for_each(|_| _ = record.fail()),
-        |worker, trial| worker.end(Evidence::Failure, trial),
+        |worker, trial| worker.end(Judgement::Failure, trial),
         |worker, _| worker.memory.forget(&worker.record),
     );
 }
@@ -170,7 +170,7 @@ pub fn half_of_the_replicas_are_left() {
             (0..4).for_each(|_| _ = record.fail());
             move || {
                 let address = address(number);
-                memory.learn(address, &record, Evidence::Failure, now, now);
+                memory.learn(address, &record, Judgement::Failure, now, now);
             }
         });
         let [one, other] = workers;
@@ -203,7 +203,7 @@ pub fn the_window_loses_no_call() {
         count();
         other.join().expect("it ends");
         let (calls, failures) = (4, 2);
-        assert_eq!(record.share(now), Share { calls, failures });
+        assert_eq!(record.failure_rate(now), FailureRate { calls, failures });
     });
 }
 

@@ -3,11 +3,11 @@
 pub(in crate::client) mod class {
     /// What an attempt says about its replica.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(crate) enum Evidence {
+    pub(crate) enum Judgement {
         Success,
         Failure,
-        Silence,
-        Doubt,
+        NoResponse,
+        Ambiguous,
         Nothing,
     }
 }

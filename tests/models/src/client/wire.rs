@@ -15,6 +15,6 @@ pub(in crate::client) mod connection {
     /// A connection without HTTP/2.
     #[derive(Debug)]
     pub(crate) struct Connection {
-        pub(crate) signs: Arc<ConnectionActivity>,
+        pub(crate) activity: Arc<ConnectionActivity>,
     }
 }

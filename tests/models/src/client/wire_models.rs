@@ -10,8 +10,8 @@ use super::wire::{
 use crate::check;
 
 fn connection(room: &Arc<Room>) -> Arc<Connection> {
-    let signs = Arc::new(ConnectionActivity::new(room.clone()));
-    Arc::new(Connection { signs })
+    let activity = Arc::new(ConnectionActivity::new(room.clone()));
+    Arc::new(Connection { activity })
 }
 
 /// A call that begins while the watch goes to sleep wakes it.
@@ -20,10 +20,10 @@ pub fn each_call_is_watched() {
         let connection = connection(&Arc::default());
         // The watch was awake for this one.
         drop(InFlight::begin(connection.clone()));
-        let signs = connection.signs.clone();
+        let activity = connection.activity.clone();
         let watch = thread::spawn(move || {
-            while signs.in_flight() == 0 {
-                block_on(signs.call_begun());
+            while activity.in_flight() == 0 {
+                block_on(activity.call_begun());
             }
         });
         let _call = InFlight::begin(connection);
@@ -33,17 +33,17 @@ pub fn each_call_is_watched() {
 
 /// Waits for the only stream, as `Connections` does.
 fn wait_for_stream(connection: &Arc<Connection>) -> InFlight {
-    let signs = &connection.signs;
-    let is_free = || signs.in_flight() == 0;
-    let waiting = signs.room().wait().expect("few wait");
+    let activity = &connection.activity;
+    let is_free = || activity.in_flight() == 0;
+    let waiting = activity.room().wait().expect("few wait");
     let mut is_turn = waiting.is_first();
-    signs.meet_ends();
+    activity.meet_ends();
     loop {
         if is_turn && is_free() {
             let taken = InFlight::begin(connection.clone());
             drop(waiting);
             if is_free() {
-                signs.room().wake_one();
+                activity.room().wake_one();
             }
             return taken;
         }

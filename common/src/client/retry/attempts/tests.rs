@@ -21,10 +21,10 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::client::{
-    choice::balancer::Waiting,
+    choice::balancer::ChannelCounts,
     ejection::memory::Memory,
     ending::{
-        class::{Ending, Evidence, Next},
+        class::{Ending, Judgement, Next},
         pushback::Pushback,
     },
     fake::{Does, MESSAGE, Parts, Served, replica},
@@ -56,7 +56,7 @@ where
     F: Fn(usize) -> Does + Send + 'static,
 {
     let count = scripts.len();
-    let balancer = Balancer::new(3 * SECOND, Waiting::default(), memory);
+    let balancer = Balancer::new(3 * SECOND, ChannelCounts::default(), memory);
     let mut tasks = JoinSet::new();
     let served = scripts
         .into_iter()
@@ -228,7 +228,7 @@ struct End {
     does: Does,
     ending: Ending,
     code: Code,
-    evidence: Evidence,
+    judgement: Judgement,
     next: Next,
     /// The status of an HTTP request that needs the call.
     edge: u16,
@@ -252,7 +252,7 @@ fn reset(reason: Reason) -> Does {
 /// Every end that a replica can make, but those of connections, which `wire::tests` has.
 #[allow(clippy::too_many_lines)] // one table
 fn ends(is_unary: bool) -> Vec<End> {
-    use Evidence::{Doubt, Failure, Nothing, Success};
+    use Judgement::{Ambiguous, Failure, Nothing, Success};
     use Next::{Elsewhere, None as Never, Retry, Unprocessed};
     let after = Pushback::After(SECOND);
     let plain = Pushback::Unspecified;
@@ -312,14 +312,14 @@ fn ends(is_unary: bool) -> Vec<End> {
         (
             status(Code::Unimplemented),
             Code::Unimplemented,
-            Doubt,
+            Ambiguous,
             Elsewhere,
             501,
         ),
         (
             status(Code::ResourceExhausted),
             Code::ResourceExhausted,
-            Doubt,
+            Ambiguous,
             Never,
             429,
         ),
@@ -327,7 +327,7 @@ fn ends(is_unary: bool) -> Vec<End> {
         (http(400), Code::Internal, Nothing, Never, 502),
         (http(413), Code::Unknown, Nothing, Never, 502),
         (http(431), Code::Unknown, Nothing, Never, 502),
-        (http(404), Code::Unimplemented, Doubt, Elsewhere, 501),
+        (http(404), Code::Unimplemented, Ambiguous, Elsewhere, 501),
         (http(429), Code::Unavailable, Failure, Retry, 503),
         (http(502), Code::Unavailable, Failure, Retry, 503),
         (http(503), Code::Unavailable, Failure, Retry, 503),
@@ -442,11 +442,11 @@ fn ends(is_unary: bool) -> Vec<End> {
         ));
     }
     let rows = rows.into_iter();
-    let rows = rows.map(|((does, ending), code, evidence, next, edge)| End {
+    let rows = rows.map(|((does, ending), code, judgement, next, edge)| End {
         does,
         ending,
         code,
-        evidence,
+        judgement,
         next,
         edge,
     });
@@ -465,7 +465,7 @@ async fn every_end_has_its_class_its_status_and_its_next_attempt() {
             let what = format!("{method}: {:?}", end.ending);
             let class = end.ending.class();
             assert_eq!(class.code, end.code, "{what}");
-            assert_eq!(class.evidence, end.evidence, "{what}");
+            assert_eq!(class.judgement, end.judgement, "{what}");
             assert_eq!(class.next, end.next, "{what}");
 
             // Whatever is picked first does this. The other replica does, too.
@@ -536,12 +536,12 @@ fn attempts_of(code: Code) -> u64 {
 async fn a_broken_replica_beside_a_good_one_costs_idempotent_calls_nothing() {
     let broken = ends(true)
         .into_iter()
-        .filter(|it| it.evidence == Evidence::Failure);
+        .filter(|it| it.judgement == Judgement::Failure);
     let hangs = End {
         does: Does::Respond(Duration::from_hours(1)),
         ending: Ending::Abandoned { is_late: true },
         code: Code::Cancelled,
-        evidence: Evidence::Silence,
+        judgement: Judgement::NoResponse,
         next: Next::None,
         edge: 499,
     };
@@ -797,7 +797,7 @@ async fn a_slow_replica_is_not_dead() {
         assert_eq!((code, calls(&served)), (Code::Ok, vec![1]));
         assert_eq!(took.as_secs(), slow.as_secs());
         // The first question comes after 0.5 s, and the pauses grow from then on.
-        let questions = served[0].questions();
+        let questions = served[0].health_checks();
         assert!((2..=8).contains(&questions), "{questions}");
     }
 }
@@ -817,7 +817,7 @@ async fn a_silent_replica_is_dead_and_its_calls_go_elsewhere() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_before_the_first_connection_wait_for_it() {
-    let balancer = Balancer::new(3 * SECOND, Waiting::default(), Arc::default());
+    let balancer = Balancer::new(3 * SECOND, ChannelCounts::default(), Arc::default());
     let mut tasks = JoinSet::new();
     let policy = Arc::<RetryPolicy>::default();
     let budget = Arc::new(Budget::new(&policy));

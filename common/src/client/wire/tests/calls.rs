@@ -14,16 +14,16 @@ async fn an_attempt_is_in_flight_until_its_response_is_dropped() {
     })
     .await;
     let response = connection
-        .attempt(request(), Until::FirstFrame)
+        .attempt(request(), ReadUntil::FirstFrame)
         .await
         .unwrap();
-    assert_eq!(connection.signs.in_flight(), 1);
-    let counts = connection.signs.counts();
+    assert_eq!(connection.activity.in_flight(), 1);
+    let counts = connection.activity.counts();
     assert_eq!((counts.begun, counts.settled), (1, 1));
     let body = response.into_body().collect().await.unwrap();
     assert_eq!(body.trailers().unwrap()[Status::GRPC_STATUS], "0");
     assert_eq!(body.to_bytes(), "data");
-    assert_eq!(connection.signs.in_flight(), 0);
+    assert_eq!(connection.activity.in_flight(), 0);
 }
 
 #[tokio::test]
@@ -41,13 +41,13 @@ async fn after_goaway_no_call_leaves_and_the_calls_in_flight_go_on() {
     .await;
     let first = tokio::spawn({
         let connection = connection.clone();
-        async move { connection.attempt(request(), Until::FirstFrame).await }
+        async move { connection.attempt(request(), ReadUntil::FirstFrame).await }
     });
-    let closed = timeout(PATIENCE, connection.signs.closed()).await;
+    let closed = timeout(PATIENCE, connection.activity.closed()).await;
     assert_eq!(closed, Ok(Closed::GoingAway));
     assert!(!first.is_finished());
     let second = connection
-        .attempt(request(), Until::FirstFrame)
+        .attempt(request(), ReadUntil::FirstFrame)
         .await
         .unwrap_err();
     assert_eq!(second.ending, Ending::NotSent);
@@ -69,12 +69,12 @@ async fn a_call_above_the_last_stream_of_goaway_was_not_processed() {
         raw
     });
     let failure = connection
-        .attempt(request(), Until::FirstFrame)
+        .attempt(request(), ReadUntil::FirstFrame)
         .await
         .unwrap_err();
     assert_eq!(failure.ending, Ending::NotProcessed);
     assert_eq!(failure.into_status().code(), Code::Unavailable);
-    assert_eq!(connection.signs.closed().await, Closed::GoingAway);
+    assert_eq!(connection.activity.closed().await, Closed::GoingAway);
     drop(replica.await);
 }
 
@@ -102,7 +102,7 @@ async fn the_code_of_a_reset_is_that_of_grpcs_table_but_only_a_caller_cancels() 
     })
     .await;
     for (reason, code) in TABLE {
-        let failure = connection.attempt(request(), Until::FirstFrame).await;
+        let failure = connection.attempt(request(), ReadUntil::FirstFrame).await;
         let failure = failure.unwrap_err();
         let ending = match reason {
             Reason::REFUSED_STREAM => Ending::Refused,
@@ -111,7 +111,7 @@ async fn the_code_of_a_reset_is_that_of_grpcs_table_but_only_a_caller_cancels() 
         assert_eq!(failure.ending, ending, "{reason}");
         assert_eq!(failure.into_status().code(), code, "{reason}");
     }
-    assert!(!connection.signs.is_closed());
+    assert!(!connection.activity.is_closed());
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn a_call_that_goaway_leaves_open_may_have_been_processed_when_the_connect
             let _ = timeout(Duration::from_millis(50), drive(streams)).await;
         })
         .await;
-        let failure = connection.attempt(request(), Until::FirstFrame).await;
+        let failure = connection.attempt(request(), ReadUntil::FirstFrame).await;
         let failure = failure.unwrap_err();
         assert_eq!(failure.ending, Ending::ConnectionLost, "{reason}");
         assert_eq!(failure.into_status().code(), Code::Unavailable);
@@ -141,12 +141,12 @@ async fn a_connection_that_breaks_fails_its_calls_and_is_lost() {
     })
     .await;
     let failure = connection
-        .attempt(request(), Until::FirstFrame)
+        .attempt(request(), ReadUntil::FirstFrame)
         .await
         .unwrap_err();
     assert_eq!(failure.ending, Ending::ConnectionLost);
-    assert!(connection.signs.is_closed());
-    assert_eq!(connection.signs.closed().await, Closed::Lost);
+    assert!(connection.activity.is_closed());
+    assert_eq!(connection.activity.closed().await, Closed::Lost);
 }
 
 #[tokio::test]
@@ -163,13 +163,13 @@ async fn a_dropped_attempt_is_reset() {
     .await;
     let attempt = timeout(
         Duration::from_millis(50),
-        connection.attempt(request(), Until::FirstFrame),
+        connection.attempt(request(), ReadUntil::FirstFrame),
     );
     assert!(attempt.await.is_err());
     assert_eq!(was_reset.await.unwrap(), Reason::CANCEL);
-    let counts = connection.signs.counts();
+    let counts = connection.activity.counts();
     assert_eq!((counts.begun, counts.settled), (1, 1));
-    assert_eq!(connection.signs.in_flight(), 0);
+    assert_eq!(connection.activity.in_flight(), 0);
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn a_call_that_can_t_be_sent_is_the_callers_fault() {
     let mut request = request();
     let forbidden = HeaderValue::from_static("close");
     request.headers_mut().insert("connection", forbidden);
-    let failure = connection.attempt(request, Until::FirstFrame).await;
+    let failure = connection.attempt(request, ReadUntil::FirstFrame).await;
     let failure = failure.unwrap_err();
     assert_eq!(failure.ending, Ending::Request(Code::Internal));
     assert_eq!(failure.into_status().code(), Code::Internal);
@@ -201,11 +201,11 @@ async fn small_frames_that_nobody_reads_break_no_connection() {
     })
     .await;
     let unread = connection
-        .attempt(request(), Until::RequestHeaders)
+        .attempt(request(), ReadUntil::Head)
         .await
         .unwrap();
     for _ in 0..100 {
-        let other = connection.attempt(request(), Until::FirstFrame).await;
+        let other = connection.attempt(request(), ReadUntil::FirstFrame).await;
         let other = other.unwrap().into_body().collect().await.unwrap();
         assert_eq!(other.to_bytes(), "data");
     }
@@ -236,12 +236,16 @@ async fn responses_that_nobody_reads_do_not_stop_the_others() {
     for _ in 0..100 {
         unread.push(
             connection
-                .attempt(request(), Until::FirstFrame)
+                .attempt(request(), ReadUntil::FirstFrame)
                 .await
                 .unwrap(),
         );
     }
-    let response = timeout(PATIENCE, connection.attempt(request(), Until::FirstFrame)).await;
+    let response = timeout(
+        PATIENCE,
+        connection.attempt(request(), ReadUntil::FirstFrame),
+    )
+    .await;
     assert!(response.expect("in time").is_ok());
 }
 
@@ -259,7 +263,7 @@ async fn a_connection_closes_when_it_is_dropped_and_its_calls_have_ended() {
     })
     .await;
     let response = connection
-        .attempt(request(), Until::FirstFrame)
+        .attempt(request(), ReadUntil::FirstFrame)
         .await
         .unwrap();
     drop(connection);

@@ -21,7 +21,7 @@ use tokio::{io::duplex, runtime, time::timeout};
 use tonic::{Code, Status};
 
 use super::{
-    attempt::Until, connection::Connection, headers::RequestHeaders, in_flight::InFlight,
+    attempt::ReadUntil, connection::Connection, in_flight::InFlight, origin::Origin,
     request_body::RequestBody, response_body::ResponseBody,
 };
 use crate::client::{
@@ -45,7 +45,7 @@ where
     });
     Connection::with_io(
         ours,
-        RequestHeaders::in_memory(RequestIdNames::Both),
+        Origin::in_memory(RequestIdNames::Both),
         Arc::default(),
     )
     .await
@@ -57,7 +57,7 @@ impl Connection {
     async fn attempt(
         self: &Arc<Self>,
         request: Request<RequestBody>,
-        until: Until,
+        until: ReadUntil,
     ) -> Result<Response<ResponseBody>, Failure> {
         let in_flight = InFlight::begin(self.clone());
         in_flight.attempt(request, until).await

@@ -29,7 +29,7 @@ pub(crate) struct Frame {
 /// A connection to a raw end, which has sent nothing yet and read the preface.
 pub(crate) async fn raw() -> (Arc<Connection>, Raw) {
     let (ours, theirs) = duplex(64 * 1_024);
-    let head = RequestHeaders::in_memory(RequestIdNames::Both);
+    let head = Origin::in_memory(RequestIdNames::Both);
     let connection = Connection::with_io(ours, head, Arc::default())
         .await
         .unwrap();

@@ -7,14 +7,14 @@ use futures_util::future::join_all;
 use super::raw::{DATA, HEADERS, RST_STREAM, WINDOW_UPDATE, raw};
 use super::*;
 use crate::{
-    client::{ending::class::Evidence, wire::activity::Closed},
+    client::{ending::class::Judgement, wire::activity::Closed},
     limits,
 };
 
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
 async fn attempt(connection: &Arc<Connection>) -> Result<Response<ResponseBody>, Failure> {
-    connection.attempt(request(), Until::FirstFrame).await
+    connection.attempt(request(), ReadUntil::FirstFrame).await
 }
 
 /// Responds to one call after the other with a head and trailers of about this many bytes.
@@ -57,16 +57,16 @@ async fn a_response_head_over_the_limit_fails_its_call_alone() {
         let failure = attempt(&connection).await.unwrap_err();
         // Not `Refused`: this side has reset the call, which was processed.
         assert_eq!(failure.ending, Ending::Invalid(Reason::PROTOCOL_ERROR));
-        let evidence = failure.ending.class().evidence;
+        let judgement = failure.ending.class().judgement;
         assert_eq!(
-            evidence,
-            Evidence::Doubt,
+            judgement,
+            Judgement::Ambiguous,
             "the caller may have asked for it"
         );
         assert_eq!(failure.into_status().code(), Code::Internal);
     }
     assert!(attempt(&connection).await.is_ok());
-    assert!(!connection.signs.is_closed());
+    assert!(!connection.activity.is_closed());
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn a_head_of_over_four_times_the_limit_ends_the_connection() {
     let connection = connection(move |streams| long_responses(streams, long, 1)).await;
     let failure = attempt(&connection).await.unwrap_err();
     assert_eq!(failure.into_status().code(), Code::Unavailable);
-    assert_eq!(connection.signs.closed().await, Closed::Lost);
+    assert_eq!(connection.activity.closed().await, Closed::Lost);
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn late_frames_of_calls_that_were_given_up_end_no_connection() {
     let given_up = join_all((0..calls).map(|_| attempt(&connection)));
     assert!(timeout(Duration::from_millis(50), given_up).await.is_err());
     let responded = async {
-        while connection.signs.counts().reads < 3 {
+        while connection.activity.counts().reads < 3 {
             tokio::task::yield_now().await;
         }
     };
@@ -131,7 +131,7 @@ async fn late_frames_of_calls_that_were_given_up_end_no_connection() {
     assert!(next.expect("in time").is_ok());
     let (answered, _raw) = replica.await.unwrap();
     assert!(answered <= MORE, "{answered} late frames were answered");
-    assert!(!connection.signs.is_closed());
+    assert!(!connection.activity.is_closed());
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn an_upload_holds_little_memory_for_a_replica_that_does_not_read() {
             Ok(Bytes::from(vec![0; MESSAGE]))
         }
     });
-    let upload = connection.attempt(streams::streaming(messages), Until::RequestHeaders);
+    let upload = connection.attempt(streams::streaming(messages), ReadUntil::Head);
     assert!(timeout(Duration::from_millis(100), upload).await.is_err());
     // What the duplex takes, what h2 holds, and what is on its way between them.
     let most = 64 * 1_024 + limits::SEND_BUFFER + 4 * MESSAGE + 16 * 1_024;

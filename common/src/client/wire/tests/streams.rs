@@ -59,7 +59,7 @@ where
         let served = async {
             let (_request, mut half) = serve(request, response).await;
             let reason = poll_fn(|cx| match &mut half {
-                Half::RequestHeaders(response) => response.poll_reset(cx),
+                Half::Origin(response) => response.poll_reset(cx),
                 Half::Body(body) => body.poll_reset(cx),
             });
             let _ = reset.send(reason.await.expect("the connection is there"));
@@ -75,7 +75,7 @@ where
 type Held = (Request<RecvStream>, Half);
 
 enum Half {
-    RequestHeaders(server::SendResponse<Bytes>),
+    Origin(server::SendResponse<Bytes>),
     Body(h2::SendStream<Bytes>),
 }
 
@@ -89,7 +89,7 @@ async fn head_at_once(
 }
 
 async fn nothing(request: Request<RecvStream>, response: server::SendResponse<Bytes>) -> Held {
-    (request, Half::RequestHeaders(response))
+    (request, Half::Origin(response))
 }
 
 /// Sends a whole response without reading the request.
@@ -123,11 +123,7 @@ async fn an_attempt_up_to_the_head_leaves_both_streams_open() {
     })
     .await;
     let (sender, request) = channel();
-    let response = soon(
-        "the head",
-        connection.attempt(request, Until::RequestHeaders),
-    )
-    .await;
+    let response = soon("the head", connection.attempt(request, ReadUntil::Head)).await;
     let mut body = response.unwrap().into_body();
     for _ in 0..3 {
         sender.send(Ok(MESSAGE)).unwrap();
@@ -143,7 +139,7 @@ async fn an_attempt_up_to_the_head_leaves_both_streams_open() {
 async fn only_an_attempt_up_to_the_first_frame_waits_beyond_the_head() {
     let (connection, _) = reset_after(head_at_once).await;
     let (_sender, request) = channel();
-    let attempt = connection.attempt(request, Until::FirstFrame);
+    let attempt = connection.attempt(request, ReadUntil::FirstFrame);
     assert!(timeout(SHORT, attempt).await.is_err());
 }
 
@@ -176,7 +172,7 @@ async fn no_more_messages_are_read_than_the_other_end_takes() {
         };
         tokio::select! { () = drive(streams) => unreachable!(), size = read => size }
     });
-    let head = RequestHeaders::in_memory(RequestIdNames::Both);
+    let head = Origin::in_memory(RequestIdNames::Both);
     let connection = Connection::with_io(ours, head, Arc::default())
         .await
         .unwrap();
@@ -189,7 +185,7 @@ async fn no_more_messages_are_read_than_the_other_end_takes() {
         }))
     };
     let pulled = || pulled.load(std::sync::atomic::Ordering::Relaxed);
-    let attempt = connection.attempt(streaming(messages), Until::RequestHeaders);
+    let attempt = connection.attempt(streaming(messages), ReadUntil::Head);
     let mut attempt = std::pin::pin!(attempt);
     assert!(timeout(SHORT, attempt.as_mut()).await.is_err());
     // Before the settings of the other end come, its window is the default one.
@@ -208,7 +204,11 @@ async fn an_early_response_ends_the_request() {
     let (connection, was_reset) = reset_after(early).await;
     let (sender, request) = channel();
     sender.send(Ok(MESSAGE)).unwrap();
-    let response = soon("the head", connection.attempt(request, Until::FirstFrame)).await;
+    let response = soon(
+        "the head",
+        connection.attempt(request, ReadUntil::FirstFrame),
+    )
+    .await;
     let body = response.unwrap().into_body();
     let body = soon("the body", body.collect()).await.unwrap();
     assert_eq!(body.trailers().unwrap()[Status::GRPC_STATUS], "0");
@@ -230,11 +230,7 @@ async fn a_response_is_whole_when_its_server_wants_no_more_of_the_request() {
     })
     .await;
     let (sender, request) = channel();
-    let response = soon(
-        "the head",
-        connection.attempt(request, Until::RequestHeaders),
-    )
-    .await;
+    let response = soon("the head", connection.attempt(request, ReadUntil::Head)).await;
     // The end of the request stream must not wait for a reader of the response.
     soon("the request stream", sender.closed()).await;
     let body = response.unwrap().into_body();
@@ -247,7 +243,7 @@ async fn a_dropped_call_is_reset_at_once_at_any_stage() {
     // Before the head.
     let (connection, was_reset) = reset_after(nothing).await;
     let (sender, request) = channel();
-    let attempt = connection.attempt(request, Until::RequestHeaders);
+    let attempt = connection.attempt(request, ReadUntil::Head);
     assert!(timeout(SHORT, attempt).await.is_err());
     soon("the request stream", sender.closed()).await;
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
@@ -255,7 +251,7 @@ async fn a_dropped_call_is_reset_at_once_at_any_stage() {
     // Before the first message.
     let (connection, was_reset) = reset_after(head_at_once).await;
     let (sender, request) = channel();
-    let attempt = connection.attempt(request, Until::FirstFrame);
+    let attempt = connection.attempt(request, ReadUntil::FirstFrame);
     assert!(timeout(SHORT, attempt).await.is_err());
     soon("the request stream", sender.closed()).await;
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
@@ -264,10 +260,7 @@ async fn a_dropped_call_is_reset_at_once_at_any_stage() {
     for reads in [false, true] {
         let (connection, was_reset) = reset_after(head_at_once).await;
         let (sender, request) = channel();
-        let response = connection
-            .attempt(request, Until::RequestHeaders)
-            .await
-            .unwrap();
+        let response = connection.attempt(request, ReadUntil::Head).await.unwrap();
         let mut body = response.into_body();
         if reads {
             assert!(timeout(SHORT, body.frame()).await.is_err());
@@ -283,7 +276,7 @@ async fn a_dropped_call_is_reset_at_once_at_any_stage() {
 async fn a_dropped_call_that_waits_for_room_is_reset() {
     let (connection, was_reset) = reset_after(nothing).await;
     let large = stream::repeat_with(|| Ok(Bytes::from(vec![0; 100_000])));
-    let attempt = connection.attempt(streaming(large), Until::RequestHeaders);
+    let attempt = connection.attempt(streaming(large), ReadUntil::Head);
     assert!(timeout(SHORT, attempt).await.is_err());
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
 }
@@ -296,21 +289,14 @@ async fn the_failure_of_a_request_stream_is_that_of_its_call() {
     let (sender, request) = channel();
     sender.send(Ok(MESSAGE)).unwrap();
     sender.send(Err(failure())).unwrap();
-    let end = soon(
-        "the end",
-        connection.attempt(request, Until::RequestHeaders),
-    )
-    .await;
+    let end = soon("the end", connection.attempt(request, ReadUntil::Head)).await;
     assert_eq!(end.unwrap_err().ending, Ending::Request(Code::OutOfRange));
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
 
     // After it.
     let (connection, was_reset) = reset_after(head_at_once).await;
     let (sender, request) = channel();
-    let response = connection
-        .attempt(request, Until::RequestHeaders)
-        .await
-        .unwrap();
+    let response = connection.attempt(request, ReadUntil::Head).await.unwrap();
     sender.send(Err(failure())).unwrap();
     let status = status_of_body(response).await;
     assert_eq!(status.code(), Code::OutOfRange);
@@ -321,7 +307,7 @@ async fn the_failure_of_a_request_stream_is_that_of_its_call() {
 async fn a_panic_in_a_request_stream_is_a_failure() {
     let (connection, was_reset) = reset_after(nothing).await;
     let messages = stream::once(async { panic!("in the request stream") });
-    let end = connection.attempt(streaming(messages), Until::RequestHeaders);
+    let end = connection.attempt(streaming(messages), ReadUntil::Head);
     let failure = soon("the end", end).await.unwrap_err();
     assert_eq!(failure.into_status().code(), Code::Internal);
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
@@ -339,7 +325,7 @@ async fn a_request_stream_has_the_context_of_its_call_and_ends_with_it() {
     });
     let deadline = Deadline::after(Duration::from_millis(200));
     let call = Context::new("the-request".parse().unwrap(), deadline);
-    let attempt = call.scope(connection.attempt(streaming(messages), Until::RequestHeaders));
+    let attempt = call.scope(connection.attempt(streaming(messages), ReadUntil::Head));
     // Nobody reads the response.
     let _response = attempt.await.unwrap();
     assert_eq!(soon("the reset", was_reset).await, Ok(Reason::CANCEL));
@@ -364,6 +350,6 @@ async fn a_stream_that_is_always_ready_lets_others_run() {
     })
     .await;
     let endless = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 1_000])));
-    let attempt = connection.attempt(streaming(endless), Until::RequestHeaders);
+    let attempt = connection.attempt(streaming(endless), ReadUntil::Head);
     assert!(timeout(SHORT, attempt).await.is_err(), "the timer is heard");
 }

@@ -14,7 +14,7 @@ use tokio::{
 use super::raw::{DATA, GOAWAY, HEADERS, PING, Raw, raw};
 use super::*;
 use crate::{
-    client::wire::activity::{Closed, Doubt},
+    client::wire::activity::{Closed, Suspicion},
     limits,
 };
 
@@ -34,7 +34,7 @@ const HEAD: &[u8] = b"\x88";
 struct Replica {
     answers_questions: AtomicBool,
     answers_pings: AtomicBool,
-    questions: AtomicUsize,
+    health_checks: AtomicUsize,
     pings: AtomicUsize,
     /// The stream of the last call.
     call: AtomicU32,
@@ -64,14 +64,14 @@ impl Replica {
     }
 
     async fn serve(self: Arc<Self>, mut raw: Raw, mut orders: Orders) {
-        let (mut questions, mut pings) = (Vec::new(), Vec::new());
+        let (mut health_checks, mut pings) = (Vec::new(), Vec::new());
         loop {
             tokio::select! {
                 // Reads whole frames only: what the connection writes is whole.
                 frame = raw.next() => match frame.kind {
                     DATA if frame.payload == QUESTION => {
-                        self.questions.fetch_add(1, Relaxed);
-                        questions.push(frame.stream);
+                        self.health_checks.fetch_add(1, Relaxed);
+                        health_checks.push(frame.stream);
                     }
                     DATA => self.call.store(frame.stream, Relaxed),
                     PING => {
@@ -86,7 +86,7 @@ impl Replica {
                 }
             }
             if self.answers_questions.load(Relaxed) {
-                for stream in questions.drain(..) {
+                for stream in health_checks.drain(..) {
                     raw.respond(stream).await;
                 }
             }
@@ -98,8 +98,8 @@ impl Replica {
         }
     }
 
-    fn questions(&self) -> usize {
-        self.questions.load(Relaxed)
+    fn health_checks(&self) -> usize {
+        self.health_checks.load(Relaxed)
     }
 
     fn pings(&self) -> usize {
@@ -117,8 +117,7 @@ async fn call(
 ) -> JoinHandle<Result<Response<ResponseBody>, Failure>> {
     let before = replica.call.load(Relaxed);
     let connection = connection.clone();
-    let call =
-        tokio::spawn(async move { connection.attempt(request(), Until::RequestHeaders).await });
+    let call = tokio::spawn(async move { connection.attempt(request(), ReadUntil::Head).await });
     while replica.call.load(Relaxed) == before {
         tokio::task::yield_now().await;
     }
@@ -145,11 +144,11 @@ async fn a_replica_is_asked_after_a_single_call_that_was_dropped_without_a_respo
     let call = call(&connection, &replica).await;
     sleep(SECOND / 50).await;
     call.abort();
-    let mut doubts = connection.signs.doubts();
-    let silent = doubts.wait_for(|doubt| *doubt == Doubt::Silent);
+    let mut suspicions = connection.activity.suspicions();
+    let silent = suspicions.wait_for(|doubt| *doubt == Suspicion::Silent);
     assert!(timeout(SECOND, silent).await.is_ok());
     replica.answer(true);
-    let answered = doubts.wait_for(|doubt| *doubt == Doubt::None);
+    let answered = suspicions.wait_for(|doubt| *doubt == Suspicion::None);
     assert!(timeout(SECOND, answered).await.is_ok());
 }
 
@@ -157,12 +156,12 @@ async fn a_replica_is_asked_after_a_single_call_that_was_dropped_without_a_respo
 async fn a_replica_that_answers_questions_is_asked_again_and_again_but_not_doubted_for_long() {
     let (connection, replica, _order) = Replica::start(100).await;
     let call = call(&connection, &replica).await;
-    let mut doubts = connection.signs.doubts();
+    let mut suspicions = connection.activity.suspicions();
     sleep(60 * SECOND).await;
-    assert!((25..40).contains(&replica.questions()), "{replica:?}");
+    assert!((25..40).contains(&replica.health_checks()), "{replica:?}");
     assert_eq!(replica.pings(), 0);
-    assert_eq!(*doubts.borrow_and_update(), Doubt::None);
-    assert!(!call.is_finished() && !connection.signs.is_closed());
+    assert_eq!(*suspicions.borrow_and_update(), Suspicion::None);
+    assert!(!call.is_finished() && !connection.activity.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,13 +171,13 @@ async fn a_pause_of_seconds_raises_doubts_and_ends_no_call() {
     let call = call(&connection, &replica).await;
     replica.answer(false);
     sleep(SECOND).await;
-    assert_eq!(connection.signs.doubt(), Doubt::Silent);
+    assert_eq!(connection.activity.suspicion(), Suspicion::Silent);
     sleep(9 * SECOND).await;
-    assert_eq!(connection.signs.doubt(), Doubt::Suspect);
-    assert_eq!((replica.questions(), replica.pings()), (1, 1));
+    assert_eq!(connection.activity.suspicion(), Suspicion::Suspect);
+    assert_eq!((replica.health_checks(), replica.pings()), (1, 1));
     replica.answer(true);
     sleep(SECOND).await;
-    assert_eq!(connection.signs.doubt(), Doubt::None);
+    assert_eq!(connection.activity.suspicion(), Suspicion::None);
     let on = replica.call.load(Relaxed);
     order.send((DATA, 0, on - 2, b"data")).unwrap();
     assert_eq!(
@@ -187,7 +186,7 @@ async fn a_pause_of_seconds_raises_doubts_and_ends_no_call() {
     );
     order.send((HEADERS, END_HEADERS, on, HEAD)).unwrap();
     assert!(call.await.unwrap().is_ok());
-    assert!(!connection.signs.is_closed());
+    assert!(!connection.activity.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,7 +198,7 @@ async fn a_connection_without_a_byte_for_twenty_seconds_is_broken_off() {
     assert!(call.await.unwrap().is_err());
     let took = begin.elapsed();
     assert!((20 * SECOND..23 * SECOND).contains(&took), "{took:?}");
-    assert_eq!(connection.signs.closed().await, Closed::Silent);
+    assert_eq!(connection.activity.closed().await, Closed::Silent);
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +213,7 @@ async fn no_ping_follows_another_within_five_minutes_unless_the_replica_has_sent
         1,
         "an acknowledgement allows no other PING"
     );
-    assert_eq!(connection.signs.doubt(), Doubt::Suspect);
+    assert_eq!(connection.activity.suspicion(), Suspicion::Suspect);
     let on = replica.call.load(Relaxed) - 2;
     order.send((DATA, 0, on, b"data")).unwrap();
     stream.frame().await.unwrap().unwrap();
@@ -222,7 +221,7 @@ async fn no_ping_follows_another_within_five_minutes_unless_the_replica_has_sent
     assert_eq!(replica.pings(), 2);
     sleep(limits::PING_INTERVAL).await;
     assert_eq!(replica.pings(), 3);
-    assert!(!connection.signs.is_closed());
+    assert!(!connection.activity.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,10 +231,10 @@ async fn where_no_stream_is_free_a_ping_takes_the_place_of_the_question() {
         replica.answer(answers);
         let _call = call(&connection, &replica).await;
         sleep(2 * SECOND).await;
-        assert_eq!((replica.questions(), replica.pings()), (0, 1));
+        assert_eq!((replica.health_checks(), replica.pings()), (0, 1));
         sleep(100 * SECOND).await;
-        assert_eq!((replica.questions(), replica.pings()), (0, 1));
-        assert_eq!(connection.signs.is_closed(), !answers);
+        assert_eq!((replica.health_checks(), replica.pings()), (0, 1));
+        assert_eq!(connection.activity.is_closed(), !answers);
     }
 }
 
@@ -247,14 +246,14 @@ async fn the_calls_that_a_goaway_spares_are_watched() {
     order
         .send((GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]))
         .unwrap();
-    assert_eq!(connection.signs.closed().await, Closed::GoingAway);
+    assert_eq!(connection.activity.closed().await, Closed::GoingAway);
     sleep(100 * SECOND).await;
     assert!(!call.is_finished());
-    assert_eq!((replica.questions(), replica.pings()), (0, 1));
+    assert_eq!((replica.health_checks(), replica.pings()), (0, 1));
     replica.answer(false);
     sleep(limits::PING_INTERVAL).await;
     assert!(call.await.unwrap().is_err());
-    assert_eq!((replica.questions(), replica.pings()), (0, 2));
+    assert_eq!((replica.health_checks(), replica.pings()), (0, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,7 +262,7 @@ async fn a_quiet_stream_is_watched_when_nobody_else_holds_its_connection() {
     let mut stream = open_stream(&connection, &replica, &order).await;
     drop(connection);
     sleep(60 * SECOND).await;
-    assert!((5..7).contains(&replica.questions()), "{replica:?}");
+    assert!((5..7).contains(&replica.health_checks()), "{replica:?}");
     replica.answer(false);
     let begin = Instant::now();
     assert!(stream.frame().await.unwrap().is_err());
@@ -276,40 +275,40 @@ async fn a_goaway_that_meets_a_question_ends_no_call() {
     let (connection, replica, order) = Replica::start(100).await;
     replica.answer(false);
     let call = call(&connection, &replica).await;
-    while replica.questions() == 0 {
+    while replica.health_checks() == 0 {
         sleep(Duration::from_millis(10)).await;
     }
     // The question is above the last stream.
     order
         .send((GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]))
         .unwrap();
-    assert_eq!(connection.signs.closed().await, Closed::GoingAway);
-    assert_eq!(connection.signs.doubt(), Doubt::None);
+    assert_eq!(connection.activity.closed().await, Closed::GoingAway);
+    assert_eq!(connection.activity.suspicion(), Suspicion::None);
     order.send((HEADERS, END_HEADERS, 1, HEAD)).unwrap();
     assert!(call.await.unwrap().is_ok());
 }
 
 #[tokio::test]
 async fn a_worker_that_was_stuck_does_not_take_a_replica_for_silent() {
-    let head = RequestHeaders::in_memory(RequestIdNames::Both);
+    let head = Origin::in_memory(RequestIdNames::Both);
     let connection = Connection::open(listen(), head, Arc::default()).await;
     let connection = connection.unwrap();
-    let mut doubts = connection.signs.doubts();
+    let mut suspicions = connection.activity.suspicions();
     let watching = tokio::spawn(async move {
-        doubts
-            .wait_for(|doubt| *doubt == Doubt::HealthCheckSent)
+        suspicions
+            .wait_for(|doubt| *doubt == Suspicion::HealthCheckSent)
             .await
             .unwrap();
         // The question has not left yet.
         thread::sleep(2 * SECOND);
-        let next = doubts
-            .wait_for(|doubt| *doubt != Doubt::HealthCheckSent)
+        let next = suspicions
+            .wait_for(|doubt| *doubt != Suspicion::HealthCheckSent)
             .await;
         *next.unwrap()
     });
-    let call = connection.attempt(request(), Until::RequestHeaders);
+    let call = connection.attempt(request(), ReadUntil::Head);
     tokio::select! {
         _ = call => unreachable!("there is no response"),
-        doubt = watching => assert_eq!(doubt.unwrap(), Doubt::None),
+        doubt = watching => assert_eq!(doubt.unwrap(), Suspicion::None),
     }
 }

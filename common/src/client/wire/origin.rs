@@ -1,4 +1,4 @@
-//! [`RequestHeaders`]: what a connection adds to the head of each request.
+//! [`Origin`]: a name of the service, as connections are opened and requests are addressed to it.
 
 use std::sync::Arc;
 
@@ -18,16 +18,17 @@ use crate::{
 /// The default `user-agent`.
 const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_PKG_VERSION")));
 
-/// How a connection is opened, and the part of the head that all requests on it share.
+/// A host and port (HTTP's "origin", with the scheme that TLS implies): how connections to it are opened,
+/// and the headers that all requests to it share.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestHeaders {
+pub(crate) struct Origin {
     pub(crate) authority: Authority,
     pub(crate) request_id_names: RequestIdNames,
     pub(crate) tls: Option<Tls>,
     pub(crate) network: Option<Arc<dyn Network>>,
 }
 
-impl RequestHeaders {
+impl Origin {
     /// The head for a connection that has no address.
     pub(crate) fn in_memory(request_id_names: RequestIdNames) -> Self {
         Self {
@@ -83,7 +84,7 @@ mod tests {
     use crate::request::context::Context;
 
     fn written(names: RequestIdNames, request: http::request::Builder) -> HeaderMap {
-        let head = RequestHeaders {
+        let head = Origin {
             authority: Authority::from_static("service1:50051"),
             request_id_names: names,
             tls: None,
