@@ -4,27 +4,69 @@
 //! A [`Channel`] is a service that the process calls. [`Channel::connect`] makes a [`Client`] for a
 //! worker. Build the generated gRPC clients on it, and clone it for each call.
 //!
+//! # The rooms
+//!
+//! Bottom to top; each uses only those above it in this table:
+//!
 //! | module | contents |
 //! |---|---|
-//! | `stack` | **the outbound stack**, top to bottom, and the [`Client`] made of it |
-//! | `layers` | the layers of the stack |
-//! | `pool` | the replicas of the service, the state of each, and the choice among them |
-//! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
-//! | `channel` | [`Channel`]: what the workers of the process share |
-//! | `network` | [`Network`]: another network than the system's |
-//! | `target` | [`Target`]: the addresses of the service |
-//! | `client_config` | [`Config`]: the settings of a client |
-//! | `retry_policy` | [`RetryPolicy`]: when a call gets further attempts |
-//! | `request_body` | what a call sends |
-//! | `reading` | a response from its head to its end |
+//! | `backoff`, `config`, `network`, `patience`, `retry_policy`, `target` | values and settings |
+//! | `method` | what is declared and known of a method |
 //! | `ending` | **how an attempt ended**, and what follows for all who want to know |
-//! | `attempt_failure` | an ending with the status that the caller gets |
-//! | `codec` | [`Codec`]: the codec of generated clients, which reports what it refuses |
-//! | `details` | the details and the message of a status, which tonic must not read if they are invalid |
-//! | `method`, `latencies` | what is declared and known of a method: how long it usually takes |
-//! | `patience` | a wait for a replica, without the time for which this worker was stuck |
-//! | `pushback` | when a server wants a call again |
-//! | `serving` | [`wait_until_serving`], and the health check behind it |
+//! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
+//! | `ejection` | outlier detection: the state of each replica, and which replicas are ejected |
+//! | `choice` | the balancer |
+//! | `replicas` | connected replicas, and the attempts on them |
+//! | `discovery` | which replicas there are, and the tasks that keep them connected |
+//! | `retry` | retries and hedges, and their budget |
+//! | `call` | the layers of a call, above its attempts |
+//! | `stack`, `channel`, `serving` | **the outbound stack**, [`Channel`], and [`wait_until_serving`] |
+//!
+//! # The way of a call
+//!
+//! Out:
+//!
+//! 1. `stack.rs`: the generated client passes the encoded request to the [`Client`].
+//! 2. `call/timing.rs` starts the timing of the call.
+//! 3. `call/deadline.rs` sets the deadline, and makes the context of the call the current one at each
+//!    poll. With no time left, the call ends here.
+//! 4. `call/limit.rs` takes a permit of `calls.rs`. A call to a service that hangs ends here if all
+//!    permits are taken.
+//! 5. `retry/attempts.rs` finds the method (`method/called.rs`) and reads the message, or keeps the
+//!    beginning of the request stream (`wire/request_body.rs`).
+//! 6. `choice/balancer.rs` picks a replica (`choice/replica_set.rs`, `choice/cost.rs`), or waits until
+//!    one is connected.
+//! 7. `retry/hedge.rs` makes an attempt, and a second one on another replica if the first is late.
+//! 8. `replicas/attempt.rs` starts the attempt: its cost, its span, its record.
+//! 9. `replicas/connections.rs` takes a stream of a connection, or waits for one (`wire/room.rs`).
+//! 10. `wire/attempt.rs` writes the headers (`wire/origin.rs`), last of all the time that is left, and
+//!     sends the request. A task sends a request stream (`wire/upload.rs`).
+//!
+//! And back:
+//!
+//! 11. `wire/attempt.rs` waits for the head of the response, and `wire/response_body.rs` reads the frames
+//!     after it.
+//! 12. `replicas/attempt.rs` follows the response (`ending/reading.rs`). It reads a unary response ahead
+//!     before the caller gets any of it.
+//! 13. `retry/decide.rs` decides by the class of the ending (`ending/class.rs`) whether another attempt
+//!     follows: the call is at step 6 again. Otherwise `retry/attempts.rs` offers the response to the
+//!     codec.
+//! 14. `call/limit.rs` returns the permit with the first data, `call/deadline.rs` breaks the body off at
+//!     the deadline, and `call/timing.rs` stops the timing at the end of the body.
+//! 15. `ending/codec.rs` decodes the message for the generated client, and reports one that it refuses.
+//! 16. The body ends or is dropped: `wire/in_flight.rs` frees the stream, and `replicas/attempt.rs` counts
+//!     the attempt and the call. `replicas/learn.rs` tells the cost, the state and the record of the
+//!     replica.
+//!
+//! Beside the calls of a worker, `discovery/keeper.rs` connects its replicas, and the watch of each
+//! connection (`wire/watch.rs`) sends a health check when a call is late.
+//!
+//! # What passes through thread-locals
+//!
+//! | thread-local | set by | taken by | why |
+//! |---|---|---|---|
+//! | `CURRENT` in `request/context.rs` | the inbound stack and `call/deadline.rs`, at each poll | `call/deadline.rs`, `call/timing.rs`, `retry/decide.rs`, `replicas/attempt.rs`, `wire/origin.rs`, `wire/upload.rs` | a handler's code, which makes the call, passes no context on |
+//! | `OFFERED` in `ending/codec.rs` | `retry/attempts.rs`, as the last step of the poll that returns the response | `Codec::decoder`, in the same poll | tonic gives a codec neither the response nor its extensions |
 //!
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its
 //! reply to a health check, or the lack of one. It never follows from one slow response.
