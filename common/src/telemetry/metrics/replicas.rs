@@ -104,7 +104,7 @@ impl ReplicaMetrics {
 }
 
 /// A replica, its address, and the number of the thread that calls it.
-type Entry = (usize, SocketAddr, Arc<Replica>);
+type Entry = (usize, SocketAddr, Arc<ReplicaMetrics>);
 
 /// The replicas of all threads.
 static ALL: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
