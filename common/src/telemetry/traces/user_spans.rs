@@ -154,7 +154,7 @@ mod tests {
     use crate::request::{
         context::Context as Request, deadline::Deadline, id::RequestId, trace::Recording,
     };
-    use crate::telemetry::traces::buffer;
+    use crate::telemetry::traces::{buffer, of_attempt};
 
     #[instrument]
     async fn outer(order: u32) {
@@ -163,6 +163,17 @@ mod tests {
 
     #[instrument(fields(text = "a text"))]
     async fn inner() {
+        if let Some((_, attempt)) = of_attempt() {
+            let name = "attempt".into();
+            spans::end(
+                &attempt,
+                SpanKind::Client,
+                name,
+                Duration::ZERO,
+                Vec::new(),
+                None,
+            );
+        }
         tokio::task::yield_now().await;
     }
 
@@ -183,18 +194,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn spans_of_the_service_are_children_of_the_request() {
+    async fn spans_of_the_service_are_between_the_request_and_its_calls() {
         let recording = Recording {
             parent: None,
             is_remote: false,
         };
         let spans = spans_of(Some(recording)).await;
-        let [inner, outer] = &spans[..] else {
+        let [attempt, inner, outer] = &spans[..] else {
             panic!("{spans:?}");
         };
         assert_eq!((&*outer.name, &*inner.name), ("outer", "inner"));
         assert_eq!(outer.parent_span_id.to_bytes(), 2_u64.to_be_bytes());
         assert_eq!(inner.parent_span_id, outer.span_context.span_id());
+        assert_eq!(attempt.parent_span_id, inner.span_context.span_id());
         assert_eq!(outer.attributes, [KeyValue::new("order", 17)]);
         assert_eq!(inner.attributes, [KeyValue::new("text", "a text")]);
     }
