@@ -30,7 +30,7 @@ pub(crate) static LOG_WRITTEN_BYTES: AtomicU64 = AtomicU64::new(0);
 pub(crate) static LOG_LOST_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// The name and the version of the service.
-static BUILD: OnceLock<[String; 2]> = OnceLock::new();
+static BUILD: OnceLock<(String, String)> = OnceLock::new();
 
 /// The purpose of each directory of certificates, and when its certificate and the first of its
 /// authorities expire, in seconds since the epoch.
@@ -57,7 +57,7 @@ const OTHERS: [(&str, MetricType); 12] = [
 /// Sets what `build_info` says of the service. The first call counts.
 #[cfg(feature = "cli")]
 pub(crate) fn set_build(name: &str, version: &str) {
-    let _ = BUILD.set([name, version].map(str::to_owned));
+    let _ = BUILD.set((name.to_owned(), version.to_owned()));
 }
 
 /// Reads the expiries of certificates with `read` from now on.
@@ -67,13 +67,9 @@ pub(crate) fn read_expiries_with(read: fn() -> Expiries) {
 
 /// The name and the type of each metric of `common`.
 pub(super) fn names() -> impl Iterator<Item = (&'static str, MetricType)> {
-    let counters = COUNTERS
-        .iter()
-        .map(|(name, ..)| (*name, MetricType::Counter));
-    let gauges = GAUGES.iter().map(|(name, ..)| (*name, MetricType::Gauge));
-    let histograms = HISTOGRAMS
-        .iter()
-        .map(|(name, _)| (*name, MetricType::Histogram));
+    let counters = COUNTERS.iter().map(|it| (it.0, MetricType::Counter));
+    let gauges = GAUGES.iter().map(|it| (it.0, MetricType::Gauge));
+    let histograms = HISTOGRAMS.iter().map(|it| (it.0, MetricType::Histogram));
     counters.chain(gauges).chain(histograms).chain(OTHERS)
 }
 
@@ -150,12 +146,10 @@ fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
 
 /// Writes the service and its version.
 fn encode_build(encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let [name, version] = BUILD
-        .get()
-        .map_or(["", ""], |it| it.each_ref().map(String::as_str));
+    let (service, version) = BUILD.get().cloned().unwrap_or_default();
     let labels = [
-        ("service", name),
-        ("version", version),
+        ("service", service.as_str()),
+        ("version", version.as_str()),
         ("mesh_version", env!("CARGO_PKG_VERSION")),
     ];
     let help = "The service and its version; always 1";
