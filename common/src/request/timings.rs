@@ -92,7 +92,7 @@ struct Rest {
     /// The calls that have ended.
     took: Duration,
     running: u32,
-    /// When the running calls started, counted from the start of the request.
+    /// The sum of the starts of the running calls, each from the start of the request.
     starts: Duration,
 }
 

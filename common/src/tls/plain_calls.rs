@@ -1,4 +1,5 @@
-//! Whether calls would be plain text although nobody has said so.
+//! Notes channels without mutual TLS, for a process that has it: their calls would be in plain text
+//! although nobody has said so.
 
 use std::{fmt::Display, sync::OnceLock};
 

@@ -1,6 +1,6 @@
 //! An event as a bunyan record, written straight into the buffer.
 //!
-//! The formatter defines the format. A test in [`subscriber`](super::subscriber) compares the two.
+//! The formatter defines the format. A test in `subscriber.rs` compares the two.
 
 use std::{
     cell::{Cell, RefCell},

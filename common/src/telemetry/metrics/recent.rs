@@ -20,8 +20,8 @@ pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
 /// The snapshots that are kept: the oldest is from 55 to 60 s ago.
 const MAX_SNAPSHOTS: usize = 12;
 
-/// The most routes and methods in a snapshot, about 300 bytes each: 1 MB in all. A program with more
-/// has the figures of the rest since the start alone.
+/// The most routes and methods in a snapshot, about 300 bytes each: 1 MB in all. Further
+/// ones have figures since the start only.
 const MAX_FOLLOWED: usize = 256;
 
 /// Who made the requests of a route or method.

@@ -16,6 +16,7 @@ type Spans = Arc<Mutex<Vec<SpanData>>>;
 static ALL: Mutex<Vec<Spans>> = Mutex::new(Vec::new());
 
 thread_local! {
+    /// The spans of this thread, which are in [`ALL`], too.
     static MINE: Spans = {
         let mine = Spans::default();
         lock(&ALL).push(mine.clone());
