@@ -8,11 +8,13 @@ help: ## List the targets
 TLS := off
 # 1: the optimised build, as in the images. It takes about three times as long to compile.
 RELEASE :=
-# With the features of the tests, `make test` compiles none of these crates again.
+PROGRAMS := --package certs --package service1 --package service2
+# With the tests, because cargo compiles a crate once more for other features than it has there.
+PAIR := $(PROGRAMS) --package tests
 run: ## Run both services on this machine until Ctrl-C; TLS=on: with mutual TLS; RELEASE=1: optimised
 	@[ -e $${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/service2 ] || \
 	  echo "The first build compiles 260 crates: some minutes. After an edit it takes seconds."
-	@cargo build $(if $(RELEASE),--release,--package test-features) --package service1 --package service2 $(if $(filter on,$(TLS)),--package certs)
+	@cargo build $(if $(RELEASE),--release $(PROGRAMS),$(PAIR)) --bin service1 --bin service2 $(if $(filter on,$(TLS)),--bin certs)
 	@TLS=$(TLS) PROFILE=$(if $(RELEASE),release,debug) scripts/run
 
 certs: ## Write certificates for development to target/certs
@@ -28,9 +30,15 @@ TESTED := --workspace --exclude plain --exclude rest
 test: ## Run the tests that need no more than Rust, make and curl
 	cargo test $(TESTED)
 
+# `--all-targets` leaves out the suites that only run by name.
+define CLIPPY
+cargo clippy --workspace --all-features --all-targets -- --deny warnings
+cargo clippy --workspace --all-features --test '*' -- --deny warnings
+endef
+
 check: ## Run the checks for every change: format, clippy, unit and process tests
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --all-features -- --deny warnings
+	$(CLIPPY)
 	cargo test $(TESTED) --lib --bins --test processes
 
 # The sides of `common`, each without the others.
@@ -38,12 +46,12 @@ FEATURES := none server client,cli
 
 lint: ## Check formatting, clippy, docs, the public API, the package and licences; warnings are errors
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --all-features -- --deny warnings
+	$(CLIPPY)
 	@for features in $(FEATURES); do echo "common with $$features"; \
 	  cargo clippy --quiet --package common --no-default-features \
 	    --features "$${features#none}" -- --deny warnings || exit; done
-	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps
-	cargo test --package tests --features public-api --test public_api -- --nocapture
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --all-features
+	cargo test $(TESTED) --test public_api -- --nocapture
 	cargo package --package common --allow-dirty --no-verify
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
 	  else echo "left out: cargo-deny is not installed, so no licence and no source was checked"; fi
@@ -52,7 +60,7 @@ package: ## Check that the package of common compiles on its own
 	cargo package --package common --allow-dirty
 
 public-api: ## Write the list of the public items of common anew
-	UPDATE_PUBLIC_API=1 cargo test --package tests --features public-api --test public_api
+	UPDATE_PUBLIC_API=1 cargo test $(TESTED) --test public_api
 
 fmt: ## Format the code
 	cargo fmt --all
@@ -81,22 +89,22 @@ trace: ## Show what one request did in both services: make trace ID=…; RAW=1: 
 	@scripts/trace "$$ID"
 
 e2e: images ## Run the tests in containers (needs Docker, and the ports 8080, 8081, 9080 and 9081)
-	cargo test --package tests --features containers --test containers -- --nocapture
+	cargo test $(PAIR) --test containers -- --nocapture
 
 # The caller chooses EVENT: make must not expand it.
 swarm: override export EVENT := $(value EVENT)
 swarm: images ## Run the stack on a Docker Swarm of two nodes, and faults around it (needs Docker, as root)
-	cargo test --package tests --features swarm --test swarm -- --nocapture
+	cargo test $(PAIR) --test swarm -- --nocapture
 
 manifests: ## Check the files of deploy/ against their schemas and the running services (needs Python 3, promtool)
 	tests/deploy/run
 
 faults: ## Run the failure suite: faults around the pair under load
-	cargo test --profile harness --package tests --features faults --test faults
+	cargo test --profile harness --package tests --test faults
 
 faults-wire: ## Run the rows about drains, GOAWAY, readers and deadlines with a latency of 5 ms (as root)
 	@# Within, there is no network to fetch crates from.
-	cargo test --quiet --profile harness --package tests --features faults --test faults --no-run
+	cargo test --quiet --profile harness --package tests --test faults --no-run
 	RATE=1gbit tests/wire/run 5 $(MAKE) faults
 
 SECONDS := 60

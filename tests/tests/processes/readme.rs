@@ -355,9 +355,9 @@ impl MakeRun {
         let directory = directory.with_programs(&["certs", "service1", "service2"]);
         // The services are built already, in the profile of the tests.
         let cargo = directory.0.join("bin/cargo");
-        let certs = if with_tls { " --package certs" } else { "" };
-        let wanted =
-            format!("build --package test-features --package service1 --package service2{certs}");
+        let certs = if with_tls { " --bin certs" } else { "" };
+        let packages = "--package certs --package service1 --package service2 --package tests";
+        let wanted = format!("build {packages} --bin service1 --bin service2{certs}");
         write_program(&cargo, &format!("[ \"$*\" = '{wanted}' ]"));
 
         // An address of its own, where no other process has the port; or the one of a certificate.

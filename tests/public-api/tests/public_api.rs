@@ -3,15 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
-    path::Path,
+    env,
+    ffi::OsString,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 /// The format of rustdoc's JSON that the crate `public-api` reads: that of Rust 1.95.
 const FORMAT: u64 = 57;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// The names of which each path is another type: `common::Config` and `common::client::Config`.
 const NAMES_OF_SEVERAL: [&str; 1] = ["Config"];
@@ -50,23 +53,7 @@ fn a_type_has_one_path() {
 
 #[test]
 fn the_public_items_of_common_are_those_of_the_list() {
-    let target = Path::new(ROOT).join("target/public-api");
-    let documented = Command::new(env!("CARGO"))
-        .args([
-            "rustdoc",
-            "--quiet",
-            "--package",
-            "common",
-            "--lib",
-            "--all-features",
-        ])
-        .args(["--", "-Z", "unstable-options", "--output-format", "json"])
-        .current_dir(ROOT)
-        .env("CARGO_TARGET_DIR", &target) // RUSTC_BOOTSTRAP would build the dependencies anew
-        .env("RUSTC_BOOTSTRAP", "1") // JSON is an unstable output of the stable rustdoc
-        .status();
-    assert!(documented.expect("cargo runs").success());
-    let file = target.join("doc/common.json");
+    let file = document();
     let json = fs::read_to_string(&file).expect("rustdoc wrote it");
     let document: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
     if document["format_version"] != FORMAT {
@@ -98,4 +85,33 @@ fn the_public_items_of_common_are_those_of_the_list() {
         changes.is_empty(),
         "the public API of common has changed; if that is right, run `make public-api`:\n{changes}"
     );
+}
+
+/// Documents `common` as JSON, from what `make lint` has compiled. Returns the file.
+fn document() -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // JSON is an unstable output of the stable rustdoc. A build script that saw the variable would run
+    // again, and so would the builds of all that needs its crate.
+    let rustdoc = directory.join("rustdoc");
+    let script = "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc \"$@\"\n";
+    fs::write(&rustdoc, script).expect("it can be written");
+    fs::set_permissions(&rustdoc, Permissions::from_mode(0o755)).expect("it is ours");
+    let mut document = Command::new(env!("CARGO"));
+    document
+        .args(["doc", "--quiet", "--no-deps", "--lib", "--all-features"])
+        // The others give the dependencies the features that they have in the whole workspace.
+        .args(["common", "plain", "test-features"].map(|package| format!("--package={package}")))
+        .current_dir(ROOT)
+        .env("RUSTDOC", &rustdoc)
+        .env("RUSTDOCFLAGS", "-Z unstable-options --output-format json");
+    // What cargo sets for a test, some build scripts read as well.
+    let of_this_package = |(name, _): &(OsString, OsString)| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for (name, _) in env::vars_os().filter(of_this_package) {
+        document.env_remove(name);
+    }
+    assert!(document.status().expect("cargo runs").success());
+    directory.with_file_name("doc/common.json")
 }
