@@ -211,7 +211,7 @@ fn commands_show_what_they_do() {
                         (records.len() >= shown.len()).then_some(records)
                     });
                     assert_shows(&records, &shown, &seen);
-                    if name == "docs/requests.md" {
+                    if name == "docs/way-of-a-request.md" {
                         assert_names_every_field(&page, &records);
                     }
                 }
@@ -597,6 +597,22 @@ fn links_lead_to_files_and_headings() {
             assert!(heading.is_empty() || has_heading(), "{name}: {link}");
         }
     }
+}
+
+#[test]
+fn the_files_of_common_that_pages_name_are_there() {
+    const SOURCES: &str = "common/src/";
+    let mut named = 0;
+    for (name, page) in pages() {
+        for (at, _) in page.match_indices(SOURCES) {
+            let is_of_path = |letter: char| letter.is_alphanumeric() || "/._-".contains(letter);
+            let file = page[at..].split(|letter| !is_of_path(letter)).next();
+            let file = file.expect("a path").trim_end_matches('.');
+            assert!(Path::new(ROOT).join(file).exists(), "{name}: {file}");
+            named += 1;
+        }
+    }
+    assert!(named >= 30, "{named}");
 }
 
 /// The anchors that GitHub makes of the headings of a page.
