@@ -512,7 +512,7 @@ fn the_id_of_make_trace_is_never_run() {
 #[test]
 fn the_readme_is_short_and_its_figures_are_those_of_their_pages() {
     let readme = read("README.md");
-    assert!(readme.lines().count() <= 150);
+    assert!(readme.lines().count() < 150);
     let rows = readme.lines().filter_map(|line| line.strip_prefix("| **"));
     let mut figures = 0;
     for row in rows {
@@ -700,6 +700,8 @@ fn blocks_of_files_are_in_these_files() {
         for (language, text) in parts(&page) {
             match (language, caption.take()) {
                 (Some(_), Some(file)) => {
+                    let directory = Path::new(&name).parent().expect("a directory");
+                    let file = directory.join(file).display().to_string();
                     let is_there = read(&file).contains(text);
                     assert!(is_there, "{name}: {file} does not have this block:\n{text}");
                     compared += 1;
@@ -716,6 +718,6 @@ fn blocks_of_files_are_in_these_files() {
 fn captioned_file(text: &str) -> Option<String> {
     let line = text.trim_end().rsplit('\n').next()?;
     let file = line.strip_prefix("[`")?.strip_suffix("):")?;
-    let (_, file) = file.split_once("`](../")?;
+    let (_, file) = file.split_once("`](")?;
     Some(file.to_owned())
 }
