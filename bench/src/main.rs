@@ -42,7 +42,7 @@ struct Options {
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// The time that a turn measures, after a warm-up of 1 s
+    /// How long a turn measures, after a warm-up of 1 s
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     turn: Duration,
 
@@ -50,7 +50,7 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = Kind::ALL)]
     pairs: Vec<Kind>,
 
-    /// Skips the measurements of how our pair scales
+    /// Do not measure how our pair scales
     #[arg(long)]
     no_scale: bool,
 

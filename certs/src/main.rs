@@ -7,9 +7,9 @@ use clap::Parser;
 
 /// Write a certificate authority for development, and a certificate for each service
 ///
-/// DIR gets ca.crt and ca.key. An authority that is there is used again. For each service, DIR/NAME
-/// gets tls.crt, tls.key and ca.crt, all of them at once: they are links into a directory that is
-/// swapped, as Kubernetes does it. A running service takes new certificates without a restart.
+/// DIR gets ca.crt and ca.key; an authority in DIR is used again. For each service, DIR/NAME gets
+/// tls.crt, tls.key and ca.crt, all at once: they are links into a directory that is swapped, as
+/// Kubernetes does it. A running service takes new certificates without a restart.
 ///
 /// This is for development: the key of the authority is a plain file. In production, cert-manager,
 /// SPIRE or the like write the same layout.
@@ -20,24 +20,24 @@ struct Arguments {
     #[arg(long)]
     dir: PathBuf,
 
-    /// A service: NAME in the trust domain is its SPIFFE ID, NAME and localhost are its DNS names; may
-    /// be given several times
+    /// A service: NAME in the trust domain is its SPIFFE ID, NAME and localhost are its DNS names. May
+    /// be repeated
     #[arg(long = "service", value_name = "NAME", required = true, value_parser = name)]
     services: Vec<String>,
 
-    /// A further DNS name or IP address of these services; may be given several times
+    /// A further DNS name or IP address of these services. May be repeated
     #[arg(long = "dns", value_name = "HOST")]
     hosts: Vec<String>,
 
-    /// The domain of the identities
+    /// The trust domain of the SPIFFE IDs
     #[arg(long, default_value = "mesh.local", value_parser = name)]
     trust_domain: String,
 
-    /// The time until the certificates expire
+    /// How long the certificates are valid
     #[arg(long, default_value = "24h", value_parser = validity)]
     ttl: Duration,
 
-    /// Keep running, and write new certificates whenever this time has passed
+    /// Keep running, and write new certificates after each such time
     #[arg(long, value_parser = validity)]
     every: Option<Duration>,
 }

@@ -28,8 +28,8 @@ struct Config {
     #[arg(long, env, default_value_t = 50051)]
     grpc_port: u16,
 
-    /// Lets calls ask for a delay or a failure, for development: on or off; it can't be on with
-    /// mutual TLS
+    /// Whether calls may ask for a delay or a failure, for development: on or off. It can't be on
+    /// with mutual TLS
     #[arg(long, env, default_value = "off", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     faults: bool,
 

@@ -27,16 +27,16 @@ struct Config {
     #[arg(long, env, default_value_t = 8081)]
     port: u16,
 
-    /// The gRPC address of service1: host:port or a URL, or several separated by commas
+    /// Where service1 serves gRPC: host:port or a URL; several are separated by commas
     #[arg(long, env, default_value = "localhost:50051")]
     service1_channel: Target,
 
-    /// Keeps the last requests of the page, and shows the way of each with its log lines, for
-    /// development: on or off
+    /// Whether the page shows the way and the log lines of its last requests, for development: on or
+    /// off
     #[arg(long, env, default_value = "off", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     recent_requests: bool,
 
-    /// Puts buttons on the page that delay or fail a call, for development: on or off; it can't be
+    /// Whether the page has buttons that delay or fail a call, for development: on or off. It can't be
     /// on with mutual TLS, and service1 must have it on, too
     #[arg(long, env, default_value = "off", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     faults: bool,

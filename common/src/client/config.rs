@@ -22,12 +22,12 @@ const FAILFAST: &str = "3s";
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[cfg_attr(feature = "cli", group(skip))]
 pub struct Config {
-    /// How long a call waits for a replica while none can be reached
+    /// How long a call waits for a replica while none is connected
     #[cfg_attr(feature = "cli", arg(help_heading = group::CALLS, long, env, default_value = FAILFAST, value_parser = settings::duration))]
     pub failfast: Duration,
 
-    /// The names under which calls carry their request id: both, or x-request-id alone, since some
-    /// proxies refuse the underscore of the other
+    /// The metadata names of the request id in calls: both, or x-request-id alone, because some
+    /// proxies refuse the underscore in request_id
     // Hidden, because values with a help of their own would give `--help` another form.
     #[cfg_attr(
         feature = "cli",

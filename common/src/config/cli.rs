@@ -23,7 +23,7 @@ const HEALTHCHECK: &str = "healthcheck";
 
 /// The help of the subcommand `healthcheck`.
 const ABOUT_HEALTHCHECK: &str = "Ask the service that runs on this host with the same settings \
-    whether it is ready; the exit code is 0 if it is ready and 1 if it is not";
+    whether it is ready; exit with 0 if it is, and with 1 if not";
 
 /// The end of the help: the variables that are no flags.
 #[cfg(feature = "traces")]

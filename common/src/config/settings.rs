@@ -34,45 +34,45 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(help_heading = group::PROCESS, long, env, default_value_t = cores(), hide_default_value = true, value_parser = at_most::<1_024>))]
     pub workers: NonZeroUsize,
 
-    /// The longest that a request may take, from its arrival to the last byte of its response; a
-    /// shorter grpc-timeout of the client takes precedence
+    /// The time limit of a request, from its arrival to the last byte of its response. A shorter
+    /// grpc-timeout of the client takes precedence
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, default_value = defaults::DEADLINE, value_parser = positive_duration))]
     pub deadline: Duration,
 
-    /// The most requests in flight; further requests are refused at once. More requests in flight
-    /// mean a longer queue: set it to the rate that the service can carry, times the latency that
-    /// is acceptable
+    /// The limit on requests in flight; further requests are refused at once. A higher limit means a
+    /// longer queue: set it to the rate that the service can carry, times the latency that is
+    /// acceptable
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, default_value = defaults::MAX_IN_FLIGHT, value_parser = at_most::<1_000_000>))]
     pub max_in_flight: NonZeroUsize,
 
-    /// The most calls to other services that wait for the first data of their response, over all
-    /// channels; further calls to a service that hangs fail at once, so that there is room for
-    /// requests that do not need it. Calls of methods with a longer deadline of their own are counted
-    /// apart [default: seven eighths of the most requests in flight]
+    /// The limit on calls to other services that wait for the first data of their response, over all
+    /// channels. Further calls to a service that hangs fail at once, which leaves room for requests
+    /// that do not need it. Calls of methods with a longer deadline of their own are counted apart
+    /// [default: seven eighths of MAX_IN_FLIGHT]
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, value_parser = at_most::<1_000_000>))]
     pub max_calls: Option<NonZeroUsize>,
 
-    /// The most open connections; at the limit, a new connection closes the one that has been idle
-    /// for longest
+    /// The limit on open connections. At the limit, a new connection closes the one that has been
+    /// idle for longest
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, default_value = defaults::MAX_CONNECTIONS, value_parser = at_most::<1_000_000>))]
     pub max_connections: NonZeroUsize,
 
-    /// The longest that a connection may be idle; proxies in front must close idle connections
-    /// sooner [default: 75s; none for HTTP/2 to a gRPC port]
+    /// How long a connection may be idle. Proxies in front must close idle connections sooner
+    /// [default: 75s; none for HTTP/2 to a gRPC port]
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, value_parser = positive_duration))]
     pub idle_timeout: Option<Duration>,
 
-    /// The longest that a connection may last, so that clients spread over new replicas; its
-    /// requests in flight complete [default: for ever]
+    /// How long a connection may last, so that clients spread over new replicas. Its requests in
+    /// flight complete [default: for ever]
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, value_parser = positive_duration))]
     pub max_connection_age: Option<Duration>,
 
-    /// The time after SIGTERM, SIGINT or SIGHUP in which the service still accepts connections and
-    /// /readyz reports not ready, for load balancers that poll it. Clients are told to leave
+    /// How long the service still accepts connections after SIGTERM, SIGINT or SIGHUP. Meanwhile
+    /// /readyz reports not ready, for load balancers that poll it, and clients are told to leave
     #[cfg_attr(feature = "cli", arg(help_heading = group::DRAIN, long, env, default_value = defaults::DRAIN_DELAY, value_parser = duration))]
     pub drain_delay: Duration,
 
-    /// The time that requests in flight have to complete after the drain delay
+    /// How long requests in flight may take after the drain delay
     #[cfg_attr(feature = "cli", arg(help_heading = group::DRAIN, long, env, default_value = defaults::DRAIN_TIMEOUT, value_parser = duration))]
     pub drain_timeout: Duration,
 
@@ -83,7 +83,7 @@ pub struct Config {
     pub mesh_tls: Option<Tls>,
 
     /// The peers that may call the gRPC ports: SPIFFE IDs or DNS names, separated by commas
-    /// [default: all that the authorities vouch for]
+    /// [default: all with a certificate of an authority in ca.crt]
     #[cfg_attr(
         feature = "cli",
         arg(help_heading = group::TLS, long, env, value_name = "PEERS", requires = "mesh_tls")
@@ -95,13 +95,13 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(help_heading = group::TLS, long = "edge-tls-dir", env = "EDGE_TLS_DIR", value_name = "DIR", value_parser = |dir: &str| Tls::edge(dir)))]
     pub edge_tls: Option<Tls>,
 
-    /// The address that the port for operators listens on. It has no authentication: let no more
-    /// than those in who may read the settings
+    /// The address that the port for operators listens on. It has no authentication: let only those
+    /// reach it who may read the settings
     #[cfg_attr(feature = "cli", arg(help_heading = group::OPERATORS, long, env, default_value = defaults::ADMIN_HOST))]
     pub admin_host: IpAddr,
 
-    /// The port for operators, which serves /metrics, /status, /healthz and /readyz, in plain HTTP;
-    /// without one, there are no metrics
+    /// The port for operators, which serves /metrics, /status, /healthz and /readyz in plain HTTP.
+    /// Without one, there are no metrics
     #[cfg_attr(feature = "cli", arg(help_heading = group::OPERATORS, long, env))]
     pub admin_port: Option<u16>,
 
