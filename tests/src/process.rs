@@ -428,7 +428,7 @@ fn build(packages: &[&str], options: &[&str]) {
     // and so would the builds of all that needs its crate.
     let of_this_package = |(name, _): &(OsString, OsString)| {
         let name = name.to_string_lossy();
-        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        name == "OUT_DIR" || name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
     };
     for (name, _) in env::vars_os().filter(of_this_package) {
         build.env_remove(name);
