@@ -42,7 +42,7 @@ impl FrameLimits {
         }
     }
 
-    /// Checks the bytes that have come. Returns what there was too much of.
+    /// Checks the bytes that have come. The error names the exceeded limit.
     pub(super) fn check(&mut self, read: &[u8]) -> Result<(), &'static str> {
         let errors = self.errors.check();
         errors.map_err(|TooMany| "too many stream errors")?;
@@ -215,12 +215,12 @@ fn is_error_of_client(code: Reason) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TooMany;
 
-/// What a client may do a second, of a kind that costs it little.
+/// How often a second a client may do something that costs it little.
 #[derive(Debug)]
 struct Allowance {
     per_second: u32,
     at_once: u32,
-    /// What may come now. The time since `refilled` adds to it once it is used up.
+    /// How often it may do so now. Once used up, the time since `refilled` is added.
     left: u32,
     refilled: Instant,
 }
@@ -235,7 +235,7 @@ impl Allowance {
         }
     }
 
-    /// Allows more, up to twice what may come at once.
+    /// Allows more, up to twice `at_once`.
     fn add(&mut self, more: u32) {
         self.left = (self.left + more).min(2 * self.at_once);
     }

@@ -20,7 +20,7 @@ type AtEnd = Box<dyn FnOnce(bool) + Send>;
 /// What a connection still has to send.
 #[derive(Default)]
 pub(crate) struct Outbound {
-    /// Whether a socket is watched, which calls [`drained`](Self::drained) and [`close`](Self::close).
+    /// A socket is watched: its task calls [`drained`](Self::drained) and [`close`](Self::close).
     is_watched: AtomicBool,
     /// Whether the last write of the socket waits for the client.
     is_writing: AtomicBool,
@@ -32,7 +32,7 @@ pub(crate) struct Outbound {
     is_flushed: AtomicBool,
     /// Bytes of responses over HTTP/2 that hyper has taken since the socket had taken all.
     given: AtomicUsize,
-    /// Whether anything is in `waiting`, so that most looks take no lock.
+    /// Whether anything is in `waiting`, so that `drained` rarely takes the lock.
     has_waiting: AtomicBool,
     waiting: Mutex<Waiting>,
 }
@@ -103,7 +103,7 @@ impl Outbound {
         self.given.fetch_add(bytes, Relaxed);
     }
 
-    /// The socket has taken all that was written to it.
+    /// Notes that the socket has taken all that was written to it.
     pub(crate) fn drained(&self) {
         self.given.store(0, Relaxed);
         if self.is_flushed.load(Relaxed) {
@@ -114,14 +114,14 @@ impl Outbound {
         }
     }
 
-    /// The connection ends. What ends with it waits for nothing.
+    /// Notes that the connection ends, and ends all that waits.
     pub(crate) fn close(&self) {
         self.is_watched.store(false, Relaxed);
         self.is_closed.store(true, Relaxed);
         self.end(false);
     }
 
-    /// Ends all that waits: the socket has taken the rest, or never will.
+    /// Ends all that waits. `has_left` says whether the socket has taken the rest, or never will.
     pub(crate) fn end(&self, has_left: bool) {
         if self.has_waiting.load(Relaxed) && self.has_waiting.swap(false, Relaxed) {
             let Waiting { rests, bodies } = mem::take(&mut *lock(&self.waiting));

@@ -3,7 +3,7 @@
 //! A task of its own for each stream would give a connection with 500 streams 500 times as much of a
 //! worker as one with a single stream: all others would wait until each of the 500 had been polled. So
 //! a connection has one task, which polls its streams for a [turn](limits::TURN) and then lets the other
-//! connections have theirs. Within a connection, new streams and those that go on alternate: a short call
+//! connections have theirs. Within a connection, new streams and woken ones alternate: a short call
 //! does not wait for the long responses of others behind the same proxy.
 
 use std::{
@@ -64,12 +64,12 @@ struct Shared {
 struct Queue {
     /// The streams that have not been polled yet.
     new: VecDeque<Stream>,
-    /// Such streams whose requests were refused. A client that repeats each of them at once would
+    /// The same for streams whose requests were refused. A client that repeats each of them at once would
     /// otherwise take the worker, and its own time, from the requests that have a permit.
     refused: VecDeque<Stream>,
     /// The keys of the streams that were woken.
     woken: VecDeque<usize>,
-    /// Whether the last one was a new stream.
+    /// Whether the last stream that was polled was a new one.
     was_new: bool,
     is_ended: bool,
     task: Task,
@@ -78,7 +78,7 @@ struct Queue {
 /// The task that polls the streams.
 #[derive(Default)]
 enum Task {
-    /// It begins with the first stream: a connection of HTTP/1 has none.
+    /// The first stream spawns it: a connection over HTTP/1 has none.
     #[default]
     None,
     Polls,
@@ -89,9 +89,9 @@ enum Task {
 struct Turn {
     /// The number of refused streams that may begin.
     refusals: usize,
-    /// The number of streams that go on, which are those that were woken before the turn. One that wakes
-    /// itself goes on in the next turn, so that its connection writes what it has sent: h2 drops what is
-    /// not written when a response breaks off.
+    /// The number of woken streams that the turn still polls: those that were woken before it. A stream that
+    /// wakes itself is polled in the next turn, so that its connection writes what it has sent: h2 drops what
+    /// is not written when a response breaks off.
     woken: Option<usize>,
 }
 
@@ -264,8 +264,8 @@ impl Future for Polling {
                 break;
             }
         }
-        // Goes on once all other tasks have run and the sockets were looked at. After a mere wake-up, the
-        // runtime always has a task, and looks at them at every 61st only.
+        // Continues once all other tasks have run and the sockets were polled. After a mere wake-up, the
+        // runtime always has a task, and polls the sockets at every 61st only.
         pin!(yield_now()).poll(cx)
     }
 }
