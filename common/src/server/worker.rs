@@ -85,11 +85,11 @@ impl WorkerSettings {
     }
 
     fn certificates(&self, port: &dyn Dialect) -> Option<&Certificates> {
-        let certificates = match port.serves_mesh() {
-            true => &self.mesh_certificates,
-            false => &self.edge_certificates,
-        };
-        certificates.as_ref()
+        if port.serves_mesh() {
+            self.mesh_certificates.as_ref()
+        } else {
+            self.edge_certificates.as_ref()
+        }
     }
 
     /// Announces the drain to health checks and to clients, and waits for the time in which they go
