@@ -29,10 +29,10 @@ BREAKS = [
     ),
     Break(
         "a 404 has no request id",
-        "let headers = response.headers_mut(); let Shared { request_id, timings, .. } "
+        "let headers = response.headers_mut(); let SharedContext { request_id, timings, .. } "
         "= &*line.context.shared; let dialect = line.dialect(); dialect.write_id(request_id, headers);",
         "let is_lost = response.status() == 404; let headers = response.headers_mut(); "
-        "let Shared { request_id, timings, .. } = &*line.context.shared; "
+        "let SharedContext { request_id, timings, .. } = &*line.context.shared; "
         "let dialect = line.dialect(); if !is_lost { dialect.write_id(request_id, headers); }",
         f"{PROCESSES} context::the_id",
     ),
@@ -116,7 +116,7 @@ BREAKS = [
     ),
     Break(
         "a draining service says that it is ready",
-        "self.0.send_replace(State::Draining);",
+        "self.0.send_replace(ReadinessState::Draining);",
         "",
         f"{PROCESSES} start::a_draining",
     ),

@@ -32,11 +32,11 @@ pub(super) struct Service {
     pub(super) name: String,
     /// As HTML.
     pub(super) about: String,
-    pub(super) methods: Vec<Method>,
+    pub(super) methods: Vec<GrpcMethod>,
 }
 
 #[derive(Debug)]
-pub(super) struct Method {
+pub(super) struct GrpcMethod {
     /// Such as `app.grpc.Service1/ProcessName`.
     pub(super) path: String,
     pub(super) name: String,
@@ -179,10 +179,10 @@ impl<'a> Types<'a> {
         method: &MethodDescriptorProto,
         about: String,
         declared: &Methods,
-    ) -> Method {
+    ) -> GrpcMethod {
         let path = format!("{service}/{}", method.name());
         let declared = declared.get(&format!("/{path}"));
-        Method {
+        GrpcMethod {
             name: method.name().to_owned(),
             about,
             traits: traits(method, declared),

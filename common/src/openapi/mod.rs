@@ -26,7 +26,7 @@ use http::{
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
 
-use self::page::Page;
+use self::page::DocsPage;
 use crate::{
     endpoints,
     pages::{self, Links},
@@ -115,7 +115,7 @@ impl Docs {
     pub fn add_to(self, router: Router, ports: &Ports) -> Router {
         let document = complete(self.document, &self.errors);
         let json = Bytes::from(serde_json::to_vec_pretty(&document).expect("it is JSON"));
-        let page = Arc::new(Page::of(&document, grpc::services(self.descriptors)));
+        let page = Arc::new(DocsPage::of(&document, grpc::services(self.descriptors)));
         let table = Routes::new(&router, Duration::MAX);
         let has = |path| table.has(path);
         let (has_own, has_icon) = (has("/"), has(endpoints::ICON));
@@ -142,7 +142,7 @@ impl Docs {
     }
 }
 
-fn docs(page: &Page, ports: &Ports, headers: &HeaderMap) -> impl IntoResponse + use<> {
+fn docs(page: &DocsPage, ports: &Ports, headers: &HeaderMap) -> impl IntoResponse + use<> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let links = Links::new(ports, pages::Page::Docs, headers);
     (

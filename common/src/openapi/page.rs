@@ -1,4 +1,4 @@
-//! [`Page`]: the page `/docs`, from the document and the descriptors.
+//! [`DocsPage`]: the page `/docs`, from the document and the descriptors.
 
 use askama::Template;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -26,7 +26,7 @@ const HOST: &str = "localhost";
 
 /// The API as people read it. Fields named `about` and `description` are HTML.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(super) struct DocsPage {
     title: String,
     version: String,
     description: String,
@@ -76,7 +76,7 @@ struct Body {
 #[derive(Template)]
 #[template(path = "docs.html")]
 struct View<'a> {
-    page: &'a Page,
+    page: &'a DocsPage,
     links: Links,
     /// The scheme and the host of the client, for commands.
     origin: &'a str,
@@ -92,13 +92,13 @@ struct GrpcPort<'a> {
 
 impl GrpcPort<'_> {
     /// The command that makes the call with the example.
-    fn grpcurl(&self, method: &grpc::Method) -> String {
+    fn grpcurl(&self, method: &grpc::GrpcMethod) -> String {
         let security = if self.speaks_tls {
             "-cacert $CERTS/ca.crt -cert $CERTS/tls.crt -key $CERTS/tls.key"
         } else {
             "-plaintext"
         };
-        let (Self { host, port, .. }, grpc::Method { path, example, .. }) = (self, method);
+        let (Self { host, port, .. }, grpc::GrpcMethod { path, example, .. }) = (self, method);
         format!("grpcurl {security} -d '{example}' {host}:{port} {path}")
     }
 }
@@ -107,7 +107,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-impl Page {
+impl DocsPage {
     pub(super) fn of(document: &Value, services: Vec<Service>) -> Self {
         let paths = document["paths"].as_object().into_iter().flatten();
         let operations = paths.flat_map(|(path, methods)| {
@@ -279,7 +279,7 @@ mod tests {
     fn render(document: &Value, host: &str, bound: Option<&Bound>) -> String {
         let descriptors = tonic_health::pb::FILE_DESCRIPTOR_SET;
         let links = Links::new(&Ports::default(), pages::Page::Docs, &HeaderMap::new());
-        Page::of(document, grpc::services(descriptors)).render_for(host, links, bound)
+        DocsPage::of(document, grpc::services(descriptors)).render_for(host, links, bound)
     }
 
     #[test]

@@ -50,12 +50,12 @@ use super::{
 pub struct Context {
     /// The instant at which the request must be over.
     pub deadline: Deadline,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedContext>,
 }
 
 /// The part of a [`Context`] that its clones share, as each layer and each call has one.
 #[derive(Debug, Clone)]
-pub(crate) struct Shared {
+pub(crate) struct SharedContext {
     pub(crate) request_id: RequestId,
     /// The instant at which the request arrived.
     pub(crate) arrived: Instant,
@@ -126,7 +126,7 @@ impl Context {
     pub fn new(request_id: RequestId, deadline: Deadline) -> Self {
         Self {
             deadline,
-            shared: Arc::new(Shared {
+            shared: Arc::new(SharedContext {
                 request_id,
                 arrived: Instant::now(),
                 dialect: None,
@@ -157,7 +157,7 @@ impl Context {
     }
 
     /// The context with this change, which its clones do not have.
-    pub(crate) fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut SharedContext)) -> Self {
         change(Arc::make_mut(&mut self.shared));
         self
     }

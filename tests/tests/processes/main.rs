@@ -14,6 +14,7 @@ mod items;
 mod limits;
 mod log;
 mod matrix;
+mod names;
 mod overload;
 mod page;
 mod readme;

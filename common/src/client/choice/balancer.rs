@@ -24,7 +24,7 @@ use crate::{
     client::{
         ejection::{
             memory::Memory,
-            record::Record,
+            record::ReplicaRecord,
             state::{Event, State},
         },
         ending::{class::Ending, failure::Failure},
@@ -292,7 +292,7 @@ pub(crate) struct Membership<R: Candidate> {
     pub(crate) balancer: Balancer<R>,
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<metrics::ReplicaMetrics>,
-    pub(crate) record: Arc<Record>,
+    pub(crate) record: Arc<ReplicaRecord>,
 }
 
 impl<R: Candidate> Drop for Membership<R> {

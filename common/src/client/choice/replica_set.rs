@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     client::ejection::{
         memory::Memory,
-        record::Record,
+        record::ReplicaRecord,
         state::{Event, State},
     },
     telemetry::metrics::{CountedReplica, ReplicaState},
@@ -39,7 +39,7 @@ pub(crate) trait Candidate: Send + Sync {
 #[derive(Debug)]
 struct Member<R> {
     counted: CountedReplica,
-    record: Arc<Record>,
+    record: Arc<ReplicaRecord>,
     state: State,
     /// Since when the replica has been in this state.
     since: Instant,
@@ -75,7 +75,7 @@ impl<R: Candidate> ReplicaSet<R> {
     }
 
     /// Adds a replica that is not connected yet.
-    pub(crate) fn join(&mut self, counted: CountedReplica, record: Arc<Record>) {
+    pub(crate) fn join(&mut self, counted: CountedReplica, record: Arc<ReplicaRecord>) {
         self.all.push(Member {
             counted,
             record,

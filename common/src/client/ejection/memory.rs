@@ -27,7 +27,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::record::{FailureRate, Record};
+use super::record::{FailureRate, ReplicaRecord};
 use crate::{
     client::ending::class::Judgement,
     lock::lock,
@@ -55,7 +55,7 @@ const DEVIATIONS: f64 = 4.0;
 pub(crate) struct Memory {
     epoch: Instant,
     /// The records of the addresses that a worker knows, in an order that is the same in each run.
-    records: Mutex<BTreeMap<SocketAddr, Weak<Record>>>,
+    records: Mutex<BTreeMap<SocketAddr, Weak<ReplicaRecord>>>,
     /// The number of changes of who is ejected. A worker that sees the number sees the changes.
     changes: AtomicU64,
     readmitted: Notify,
@@ -74,13 +74,13 @@ impl Default for Memory {
 
 impl Memory {
     /// The record of an address, which lasts for as long as a worker holds it.
-    pub(crate) fn record(&self, address: SocketAddr) -> Arc<Record> {
+    pub(crate) fn record(&self, address: SocketAddr) -> Arc<ReplicaRecord> {
         let mut records = lock(&self.records);
         if let Some(record) = records.get(&address).and_then(Weak::upgrade) {
             return record;
         }
         records.retain(|_, record| record.strong_count() > 0);
-        let record = Arc::new(Record::new(self.epoch));
+        let record = Arc::new(ReplicaRecord::new(self.epoch));
         records.insert(address, Arc::downgrade(&record));
         record
     }
@@ -99,7 +99,7 @@ impl Memory {
     pub(crate) fn learn(
         &self,
         address: SocketAddr,
-        record: &Record,
+        record: &ReplicaRecord,
         judgement: Judgement,
         start: Instant,
         now: Instant,
@@ -130,7 +130,7 @@ impl Memory {
     }
 
     /// Ejects a replica if the others do better, and enough of them are left.
-    fn judge(&self, address: SocketAddr, record: &Record, in_a_row: u32, now: Instant) {
+    fn judge(&self, address: SocketAddr, record: &ReplicaRecord, in_a_row: u32, now: Instant) {
         let records = lock(&self.records);
         let (mut known, mut ejected, mut others) = (0, 0, FailureRate::default());
         for one in records.values().filter_map(Weak::upgrade) {
@@ -157,7 +157,7 @@ impl Memory {
     }
 
     /// Ends an ejection.
-    pub(crate) fn readmit(&self, address: SocketAddr, record: &Record, now: Instant) {
+    pub(crate) fn readmit(&self, address: SocketAddr, record: &ReplicaRecord, now: Instant) {
         record.readmit(now);
         self.changes.fetch_add(1, AcqRel);
         self.readmitted.notify_waiters();
@@ -168,7 +168,7 @@ impl Memory {
     }
 
     /// Begins the record of a replica anew.
-    pub(crate) fn forget(&self, record: &Record) {
+    pub(crate) fn forget(&self, record: &ReplicaRecord) {
         if record.forget() {
             self.changes.fetch_add(1, AcqRel);
             self.readmitted.notify_waiters();
@@ -201,7 +201,7 @@ mod tests {
     /// A memory of so many replicas.
     struct Replicas {
         memory: Memory,
-        records: Vec<Arc<Record>>,
+        records: Vec<Arc<ReplicaRecord>>,
     }
 
     impl Replicas {

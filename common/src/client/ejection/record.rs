@@ -1,4 +1,4 @@
-//! [`Record`]: what the process remembers of one replica. A few atomics, which all workers share.
+//! [`ReplicaRecord`]: what the process remembers of one replica. A few atomics, which all workers share.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl std::ops::AddAssign for FailureRate {
 /// Times are in microseconds since `epoch`. Counts may miss a call where two workers meet: the
 /// judgement needs several.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct ReplicaRecord {
     epoch: Instant,
     failures_in_a_row: AtomicU32,
     window: [Part; PARTS],
@@ -97,7 +97,7 @@ impl Part {
     }
 }
 
-impl Record {
+impl ReplicaRecord {
     pub(crate) fn new(epoch: Instant) -> Self {
         Self {
             epoch,
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn calls_leave_the_window_after_ten_seconds() {
         let begin = Instant::now();
-        let record = Record::new(begin);
+        let record = ReplicaRecord::new(begin);
         for second in 0..10 {
             record.add(begin + second * SECOND, 3, 1);
         }
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn only_a_call_that_began_after_the_ejection_is_a_trial() {
         let begin = Instant::now();
-        let record = Record::new(begin);
+        let record = ReplicaRecord::new(begin);
         assert!(!record.was_trial(begin + SECOND));
         record.eject(begin + SECOND);
         assert!(!record.was_trial(begin) && record.was_trial(begin + 2 * SECOND));
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn a_trial_that_proves_nothing_costs_no_long_pause() {
         let begin = Instant::now();
-        let record = Record::new(begin);
+        let record = ReplicaRecord::new(begin);
         (0..6).for_each(|_| record.eject(begin));
         let trial = begin + 60 * SECOND;
         assert!(record.take_trial(trial, trial));
@@ -308,15 +308,15 @@ mod tests {
     #[test]
     fn the_pauses_grow_until_the_replica_was_well_for_long() {
         let begin = Instant::now();
-        let record = Record::new(begin);
+        let record = ReplicaRecord::new(begin);
         let next = || begin + Duration::from_micros(record.next_trial.load(Relaxed));
-        let pause_after = |change: fn(&Record, Instant), second| {
+        let pause_after = |change: fn(&ReplicaRecord, Instant), second| {
             let now = begin + second * SECOND;
             change(&record, now);
             (next() - now).as_secs_f64()
         };
-        let ejected = |second| pause_after(Record::eject, second);
-        let trial_failed = |second| pause_after(Record::prolong, second);
+        let ejected = |second| pause_after(ReplicaRecord::eject, second);
+        let trial_failed = |second| pause_after(ReplicaRecord::prolong, second);
         let (first, second, third) = (0.79..1.21, 1.59..2.41, 3.19..4.81);
         assert!(first.contains(&ejected(0)));
         assert!(second.contains(&trial_failed(1)));

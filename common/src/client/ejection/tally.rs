@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::record::Record;
+use super::record::ReplicaRecord;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How long a worker keeps its successes: a busy worker touches the shared record a hundred times a
@@ -21,7 +21,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Counts a success.
-    pub(crate) fn add(&self, record: &Record, now: Instant) {
+    pub(crate) fn add(&self, record: &ReplicaRecord, now: Instant) {
         self.successes.fetch_add(1, Relaxed);
         let micros = record.micros(now);
         if u128::from(micros - self.added.load(Relaxed).min(micros)) >= KEPT.as_micros() {
@@ -31,7 +31,7 @@ impl Tally {
     }
 
     /// Adds the successes to the record.
-    pub(crate) fn flush(&self, record: &Record, now: Instant) {
+    pub(crate) fn flush(&self, record: &ReplicaRecord, now: Instant) {
         let successes = self.successes.swap(0, Relaxed);
         if successes > 0 {
             record.add(now, successes, 0);

@@ -27,13 +27,13 @@ use crate::{client::method::called::Check, problem::MALFORMED};
 
 /// What the codec says of one response.
 #[derive(Debug, Default)]
-pub(crate) struct Refusal {
+pub(crate) struct RefusedMessage {
     /// Whether the codec reads the response at all.
     is_read: AtomicBool,
     check: OnceLock<Check>,
 }
 
-impl Refusal {
+impl RefusedMessage {
     /// Lets the codec that reads the response have this. A generated client makes its decoder in the
     /// same poll in which it gets the response: tonic's `Grpc::streaming`.
     pub(crate) fn offer(self: &Arc<Self>) {
@@ -53,11 +53,11 @@ impl Refusal {
 
 thread_local! {
     /// The response that was given to its caller last, and the task of the caller.
-    static OFFERED: RefCell<Option<(Option<task::Id>, Arc<Refusal>)>> = const { RefCell::new(None) };
+    static OFFERED: RefCell<Option<(Option<task::Id>, Arc<RefusedMessage>)>> = const { RefCell::new(None) };
 }
 
 /// Takes what was offered in this task. Another codec may have left it.
-fn take_offered() -> Option<Arc<Refusal>> {
+fn take_offered() -> Option<Arc<RefusedMessage>> {
     let (task, refusal) = OFFERED.take()?;
     if task != task::try_id() {
         return None;
@@ -121,7 +121,7 @@ where
 pub struct Decoder<U> {
     inner: ProstDecoder<U>,
     /// `None` in a server.
-    refusal: Option<Arc<Refusal>>,
+    refusal: Option<Arc<RefusedMessage>>,
     /// Whether a message was refused. None is decoded after it.
     has_refused: bool,
 }

@@ -18,7 +18,9 @@ use tonic::Status;
 use super::replica::Replica;
 use crate::{
     client::{
-        ending::{class::Ending, codec::Refusal, details, failure::Failure, reading::Reading},
+        ending::{
+            class::Ending, codec::RefusedMessage, details, failure::Failure, reading::Reading,
+        },
         method::called::CalledMethod,
         wire::{attempt::ReadUntil, request_body::RequestBody, response_body::ResponseBody},
     },
@@ -43,7 +45,7 @@ struct Attempt {
     /// How the attempt has ended, if it has.
     ending: Option<Ending>,
     /// What the codec of the caller says of the response.
-    refusal: Arc<Refusal>,
+    refusal: Arc<RefusedMessage>,
     /// Whether the caller has got the beginning of a message that is too long, and nothing else
     /// since. tonic asks for no more, and drops the response.
     is_too_long: bool,
@@ -200,7 +202,7 @@ impl Drop for Attempt {
         }
         #[cfg(feature = "traces")]
         if let Some(trace) = &self.trace {
-            traces::Attempt {
+            traces::AttemptSpan {
                 trace,
                 method: name,
                 replica: self.replica.address,

@@ -1,4 +1,4 @@
-//! [`Connections`]: the connections of a worker to one replica.
+//! [`ReplicaConnections`]: the connections of a worker to one replica.
 //!
 //! There is one, and further ones while all of its streams are taken: a replica that takes 100 calls
 //! a connection (the default of many servers) can carry more than that. A call that finds no free
@@ -46,7 +46,7 @@ const FURTHER_IDLE: Duration = Duration::from_secs(30);
 
 /// The connections to a replica.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub(crate) struct ReplicaConnections {
     /// The one that stands for the replica: when it ends, so do these connections.
     pub(crate) first: Arc<Connection>,
     further: Mutex<Vec<Further>>,
@@ -63,7 +63,7 @@ struct Further {
     _counted: CountedConnection,
 }
 
-impl Connections {
+impl ReplicaConnections {
     pub(crate) fn new(first: Arc<Connection>, counted: CountedConnection) -> Self {
         Self {
             first,
@@ -311,25 +311,25 @@ mod tests {
             self.closed.fetch_add(1, Relaxed);
         }
 
-        async fn connections(&self) -> Arc<Connections> {
+        async fn connections(&self) -> Arc<ReplicaConnections> {
             let first = self.clone().open(Arc::default()).await.unwrap();
             connections(first)
         }
     }
 
-    fn connections(first: Arc<Connection>) -> Arc<Connections> {
+    fn connections(first: Arc<Connection>) -> Arc<ReplicaConnections> {
         let balancer = Balancer::<Replica>::new(SECOND, ChannelCounts::default(), Arc::default());
-        Arc::new(Connections::new(first, balancer.count_connection()))
+        Arc::new(ReplicaConnections::new(first, balancer.count_connection()))
     }
 
-    async fn call(connections: &Connections) -> Result<Response<ResponseBody>, Failure> {
+    async fn call(connections: &ReplicaConnections) -> Result<Response<ResponseBody>, Failure> {
         let message = RequestBody::Message(Bytes::from_static(b"message"));
         let request = Request::post("/a.Service/Method").body(message).unwrap();
         connections.attempt(request, ReadUntil::FirstFrame).await
     }
 
     /// Lets `connections` grow, as long as the result lives.
-    fn grow(connections: &Arc<Connections>, fake: &Fake) -> AbortOnDropHandle<()> {
+    fn grow(connections: &Arc<ReplicaConnections>, fake: &Fake) -> AbortOnDropHandle<()> {
         let (connections, fake) = (connections.clone(), fake.clone());
         let balancer = Balancer::<Replica>::new(SECOND, ChannelCounts::default(), Arc::default());
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -422,7 +422,7 @@ mod tests {
     }
 
     /// A connection to a replica that allows one stream, and the replica's end.
-    async fn with_one_stream() -> (Arc<Connections>, DuplexStream) {
+    async fn with_one_stream() -> (Arc<ReplicaConnections>, DuplexStream) {
         let (ours, mut theirs) = duplex(64 * 1_024);
         theirs.write_all(&settings(1)).await.unwrap();
         let head = Origin::in_memory(RequestIdNames::Both);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::connections::Connections;
+use super::connections::ReplicaConnections;
 use crate::{
     client::{
         choice::{
@@ -14,7 +14,7 @@ use crate::{
             cost::Cost,
             replica_set::Candidate,
         },
-        ejection::{record::Record, state::Event, tally::Tally},
+        ejection::{record::ReplicaRecord, state::Event, tally::Tally},
         wire::connection::Connection,
     },
     telemetry::metrics::{self, Live},
@@ -24,12 +24,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
-    pub(crate) connections: Connections,
+    pub(crate) connections: ReplicaConnections,
     pub(crate) cost: Cost,
     pub(crate) metrics: Arc<metrics::ReplicaMetrics>,
     pub(super) balancer: Balancer<Self>,
     /// What all workers know of it.
-    pub(super) record: Arc<Record>,
+    pub(super) record: Arc<ReplicaRecord>,
     /// The successes that are still to be added to the record.
     pub(super) successes: Tally,
     /// Whether to report the next success to the balancer.
@@ -40,7 +40,10 @@ impl Replica {
     pub(crate) fn new(membership: &Membership<Self>, connection: Arc<Connection>) -> Self {
         Self {
             address: membership.address,
-            connections: Connections::new(connection, membership.balancer.count_connection()),
+            connections: ReplicaConnections::new(
+                connection,
+                membership.balancer.count_connection(),
+            ),
             cost: Cost::new(),
             metrics: membership.metrics.clone(),
             balancer: membership.balancer.clone(),

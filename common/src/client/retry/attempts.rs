@@ -17,7 +17,7 @@ use tower::Service;
 
 use super::{
     budget::Budget,
-    call::{Call, Outcome, Shared, ending_to_mend},
+    call::{CallPolicy, OutboundCall, Outcome, ending_to_mend},
     decide::pause_before_next,
     hedge,
 };
@@ -41,7 +41,7 @@ const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encodin
 
 /// Makes each call on a replica, and again where that is safe and may help.
 #[derive(Debug, Clone)]
-pub struct Attempts(Arc<Shared>);
+pub struct Attempts(Arc<CallPolicy>);
 
 impl Attempts {
     /// Creates the layer. Its `tasks` end when the last clone is dropped.
@@ -56,7 +56,7 @@ impl Attempts {
             let method = CalledMethod::new(path, *method, usual.clone());
             (path.clone(), Arc::new(method))
         });
-        Self(Arc::new(Shared {
+        Self(Arc::new(CallPolicy {
             balancer,
             methods: methods.collect(),
             undeclared: Arc::new(CalledMethod::undeclared()),
@@ -90,7 +90,7 @@ impl Service<Request<tonic::body::Body>> for Attempts {
     }
 }
 
-impl Shared {
+impl CallPolicy {
     async fn send(&self, request: Request<tonic::body::Body>) -> Outcome {
         let method = self.methods.get(request.uri().path());
         let method = method.unwrap_or(&self.undeclared);
@@ -104,7 +104,7 @@ impl Shared {
         };
         self.calls.add();
         let measured = CallMetrics::begin(method.clone());
-        let mut call = Call {
+        let mut call = OutboundCall {
             shared: self,
             method,
             head,
@@ -135,7 +135,7 @@ impl Shared {
     }
 
     /// Picks the replica of the next attempt. A first attempt may try an ejected replica.
-    async fn pick(&self, call: &Call<'_>) -> Result<Arc<Replica>, Failure> {
+    async fn pick(&self, call: &OutboundCall<'_>) -> Result<Arc<Replica>, Failure> {
         if call.tried.is_empty() {
             let is_idempotent = call.method.declared.is_idempotent;
             match self.balancer.take_trial(is_idempotent) {

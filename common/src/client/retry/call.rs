@@ -1,4 +1,4 @@
-//! [`Call`]: a call and its attempts so far.
+//! [`OutboundCall`]: a call and its attempts so far.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -23,7 +23,7 @@ const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc
 
 /// What the calls of a worker to a service share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct CallPolicy {
     pub(super) balancer: Balancer<Replica>,
     pub(super) methods: HashMap<String, Arc<CalledMethod>>,
     /// Any other method.
@@ -39,8 +39,8 @@ pub(super) struct Shared {
 pub(super) type Outcome = Result<Response<Box<ReplicaBody>>, Failure>;
 
 /// A call and its attempts so far.
-pub(super) struct Call<'a> {
-    pub(super) shared: &'a Shared,
+pub(super) struct OutboundCall<'a> {
+    pub(super) shared: &'a CallPolicy,
     pub(super) method: &'a Arc<CalledMethod>,
     pub(super) head: request::Parts,
     pub(super) body: RequestBody,
@@ -49,7 +49,7 @@ pub(super) struct Call<'a> {
     pub(super) tried: Vec<Arc<Replica>>,
 }
 
-impl Call<'_> {
+impl OutboundCall<'_> {
     /// Starts the next attempt on `replica`.
     pub(super) fn next_attempt(
         &mut self,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::call::{Call, Outcome};
+use super::call::{OutboundCall, Outcome};
 use crate::{
     client::{
         ending::{
@@ -125,7 +125,7 @@ fn decide(policy: &RetryPolicy, class: &Class, history: History, left: Duration)
 
 /// The pause before the next attempt after this `ending`, or `None` if there is none.
 pub(super) fn pause_before_next(
-    call: &mut Call<'_>,
+    call: &mut OutboundCall<'_>,
     ending: Ending,
     outcome: &Outcome,
 ) -> Option<Duration> {

@@ -12,14 +12,14 @@ use std::{
 use futures_util::future::{Either, select};
 use tokio::{select, task::yield_now};
 
-use super::call::{Call, Outcome, ending_to_mend};
+use super::call::{OutboundCall, Outcome, ending_to_mend};
 use crate::{
     client::{patience::patience, replicas::replica::Replica},
     telemetry::metrics,
 };
 
 /// Makes one attempt on `replica`, and a second one on another if the first is late.
-pub(super) async fn attempt(call: &mut Call<'_>, replica: &Arc<Replica>) -> Outcome {
+pub(super) async fn attempt(call: &mut OutboundCall<'_>, replica: &Arc<Replica>) -> Outcome {
     let shared = call.shared;
     let mut first = pin!(call.next_attempt(replica.clone(), false));
     if !shared.policy.hedging || !call.method.may_be_hedged() {
@@ -45,7 +45,7 @@ pub(super) async fn attempt(call: &mut Call<'_>, replica: &Arc<Replica>) -> Outc
 
 /// Starts a second attempt beside the `first` and returns the first good response.
 async fn hedge<F: Future<Output = Outcome>>(
-    call: &mut Call<'_>,
+    call: &mut OutboundCall<'_>,
     replica: &Arc<Replica>,
     mut first: Pin<&mut F>,
 ) -> Outcome {

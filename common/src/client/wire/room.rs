@@ -25,9 +25,9 @@ pub(crate) struct Room {
 
 impl Room {
     /// Joins the waiting calls, or returns `None` if there are too many.
-    pub(crate) fn wait(&self) -> Option<Waiting<'_>> {
+    pub(crate) fn wait(&self) -> Option<WaitingForStream<'_>> {
         let others = self.waiting.fetch_add(1, Relaxed);
-        let waiting = Waiting {
+        let waiting = WaitingForStream {
             room: self,
             is_first: others == 0,
         };
@@ -82,12 +82,12 @@ impl Room {
 }
 
 /// A call that waits for a stream.
-pub(crate) struct Waiting<'a> {
+pub(crate) struct WaitingForStream<'a> {
     room: &'a Room,
     is_first: bool,
 }
 
-impl Waiting<'_> {
+impl WaitingForStream<'_> {
     /// Whether no other call waited when this one began to. Of several that begin at once, one is the
     /// first.
     pub(crate) fn is_first(&self) -> bool {
@@ -100,7 +100,7 @@ impl Waiting<'_> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingForStream<'_> {
     fn drop(&mut self) {
         self.room.waiting.fetch_sub(1, Relaxed);
     }

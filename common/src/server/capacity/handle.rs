@@ -6,7 +6,7 @@ use std::{
     task::Waker,
 };
 
-use super::usage::{Newcomers, Usage};
+use super::usage::{ConnectionUsage, Newcomers};
 use crate::{
     lock::lock,
     sync::{
@@ -46,7 +46,7 @@ pub(crate) struct ConnectionHandle {
     pub(crate) network: IpAddr,
     /// The authorities that have vouched for the client, with mutual TLS.
     pub(crate) trust: OnceLock<TrustVersion>,
-    pub(crate) usage: Usage,
+    pub(crate) usage: ConnectionUsage,
     close: AtomicU8,
     is_preempted: AtomicBool,
     /// Wakes the task of the connection when it is told to end. It stays here after a call: one that takes
@@ -66,7 +66,7 @@ impl ConnectionHandle {
             address,
             network: network_of(address),
             trust: OnceLock::new(),
-            usage: Usage::new(newcomers),
+            usage: ConnectionUsage::new(newcomers),
             close: AtomicU8::new(0),
             is_preempted: AtomicBool::new(false),
             waker: Mutex::default(),

@@ -29,9 +29,9 @@ impl LongLived {
         }
     }
 
-    pub(crate) fn begin(&self) -> Call {
+    pub(crate) fn begin(&self) -> LongLivedCall {
         let (draining, grace) = (self.draining.clone(), self.grace);
-        Call(Box::pin(async move {
+        LongLivedCall(Box::pin(async move {
             draining.cancelled().await;
             sleep(grace).await;
         }))
@@ -39,9 +39,9 @@ impl LongLived {
 }
 
 /// A long-lived call.
-pub(crate) struct Call(Pin<Box<dyn Future<Output = ()> + Send>>);
+pub(crate) struct LongLivedCall(Pin<Box<dyn Future<Output = ()> + Send>>);
 
-impl Call {
+impl LongLivedCall {
     /// Ready once the call must end.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)

@@ -1,4 +1,4 @@
-//! [`Usage`]: what the requests of a connection hold, since when it is idle, and whether its client takes
+//! [`ConnectionUsage`]: what the requests of a connection hold, since when it is idle, and whether its client takes
 //! the responses.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::sync::{
 
 /// What the requests of a connection hold.
 #[derive(Debug)]
-pub(crate) struct Usage {
+pub(crate) struct ConnectionUsage {
     in_flight: AtomicUsize,
     /// The number of requests in flight that wait for the service. The others wait for the client.
     waiting_for_service: AtomicUsize,
@@ -27,7 +27,7 @@ pub(crate) struct Usage {
     is_of_mesh: AtomicBool,
 }
 
-impl Usage {
+impl ConnectionUsage {
     /// The usage of a connection without requests. One of `newcomers` hears when it is idle again.
     pub(super) fn new(newcomers: Arc<Newcomers>) -> Self {
         Self {

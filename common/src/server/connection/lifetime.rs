@@ -90,7 +90,7 @@ enum Phase {
 
 /// What to do with the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Due {
     /// Nothing until the next event, or until this instant.
     Wait(Option<Instant>),
     /// Shut it down after its requests in flight.
@@ -129,7 +129,7 @@ impl Lifetime {
         still_holds
     }
 
-    pub(crate) fn verdict(&mut self, connection: &ConnectionState) -> Verdict {
+    pub(crate) fn verdict(&mut self, connection: &ConnectionState) -> Due {
         let now = Instant::now();
         let must_make_room = connection.handle.told_to_close() == Some(Close::MakeRoom);
         match self.phase {
@@ -138,19 +138,19 @@ impl Lifetime {
                 Some(Close::MakeRoom) => self.end_within(Duration::ZERO, now),
                 Some(Close::Drain) => {
                     self.phase = Phase::LastRead(now + limits::LAST_READ);
-                    Verdict::Wait(Some(now + limits::LAST_READ))
+                    Due::Wait(Some(now + limits::LAST_READ))
                 }
             },
             Phase::LastRead(_) if must_make_room => self.end_within(Duration::ZERO, now),
-            Phase::LastRead(until) if until > now => Verdict::Wait(Some(until)),
+            Phase::LastRead(until) if until > now => Due::Wait(Some(until)),
             Phase::LastRead(_) => self.end_within(limits::GOAWAY_GRACE, now),
             Phase::Ending(_) | Phase::LastResponse(_) if connection.is_busy() => {
                 self.phase = Phase::LastResponse(now + limits::GOAWAY_GRACE);
-                Verdict::Wait(None)
+                Due::Wait(None)
             }
-            Phase::Ending(at) if at > now && !must_make_room => Verdict::Wait(Some(at)),
-            Phase::LastResponse(at) if at > now => Verdict::Wait(Some(at)),
-            Phase::Ending(_) | Phase::LastResponse(_) => Verdict::Drop,
+            Phase::Ending(at) if at > now && !must_make_room => Due::Wait(Some(at)),
+            Phase::LastResponse(at) if at > now => Due::Wait(Some(at)),
+            Phase::Ending(_) | Phase::LastResponse(_) => Due::Drop,
         }
     }
 
@@ -187,18 +187,18 @@ impl Lifetime {
         Some(*self.leaves_at.get_or_insert(now + stay))
     }
 
-    fn end_within(&mut self, patience: Duration, now: Instant) -> Verdict {
+    fn end_within(&mut self, patience: Duration, now: Instant) -> Due {
         self.phase = Phase::Ending(now + patience);
-        Verdict::End
+        Due::End
     }
 
-    fn while_serving(&mut self, connection: &ConnectionState, now: Instant) -> Verdict {
+    fn while_serving(&mut self, connection: &ConnectionState, now: Instant) -> Due {
         if let Some(patience) = patience(connection) {
             let until = *self.waits_since.get_or_insert(now) + patience;
             return if until > now {
-                Verdict::Wait(Some(until))
+                Due::Wait(Some(until))
             } else {
-                Verdict::Drop
+                Due::Drop
             };
         }
         self.waits_since = None;
@@ -216,7 +216,7 @@ impl Lifetime {
         let instants = idle_until.into_iter().chain(self.old_at).chain(leaves_at);
         match instants.min() {
             Some(until) if until <= now => self.end_within(limits::GOAWAY_GRACE, now),
-            until => Verdict::Wait(until),
+            until => Due::Wait(until),
         }
     }
 }
@@ -277,10 +277,10 @@ mod tests {
             connection.inbound.note_bytes(b"G");
             assert!(!lifetime.still_holds(&connection));
             let verdict = lifetime.verdict(&connection);
-            assert_eq!(verdict, Verdict::Wait(Some(begin + limits::HEADER_TIMEOUT)));
+            assert_eq!(verdict, Due::Wait(Some(begin + limits::HEADER_TIMEOUT)));
             advance(limits::HEADER_TIMEOUT / 5).await;
         }
-        assert_eq!(lifetime.verdict(&connection), Verdict::Drop);
+        assert_eq!(lifetime.verdict(&connection), Due::Drop);
         // The rest of the head has come.
         connection.handle.usage.begin();
         assert!(lifetime.still_holds(&connection));
@@ -306,7 +306,7 @@ mod tests {
             if is_http2 {
                 connection.is_http2.set(true);
             }
-            let Verdict::Wait(Some(until)) = lifetime.verdict(&connection) else {
+            let Due::Wait(Some(until)) = lifetime.verdict(&connection) else {
                 panic!("{port:?} {is_http2}");
             };
             // The connection was idle for a moment already.
@@ -323,15 +323,9 @@ mod tests {
     async fn an_old_connection_over_http_1_waits_for_the_next_request() {
         let (connection, mut lifetime) = (connection(), lifetime(Some(AGE)));
         advance(AGE).await;
-        assert!(matches!(
-            lifetime.verdict(&connection),
-            Verdict::Wait(Some(_))
-        ));
+        assert!(matches!(lifetime.verdict(&connection), Due::Wait(Some(_))));
         assert_eq!(connection.handle.told_to_close(), Some(Close::Leave));
-        assert!(matches!(
-            lifetime.verdict(&connection),
-            Verdict::Wait(Some(_))
-        ));
+        assert!(matches!(lifetime.verdict(&connection), Due::Wait(Some(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -340,16 +334,16 @@ mod tests {
         connection.is_http2.set(true);
         connection.handle.usage.begin();
         let old_at = Instant::now() + AGE;
-        assert_eq!(lifetime.verdict(&connection), Verdict::Wait(Some(old_at)));
+        assert_eq!(lifetime.verdict(&connection), Due::Wait(Some(old_at)));
         advance(AGE).await;
-        assert_eq!(lifetime.verdict(&connection), Verdict::End);
+        assert_eq!(lifetime.verdict(&connection), Due::End);
         advance(10 * limits::GOAWAY_GRACE).await;
-        assert_eq!(lifetime.verdict(&connection), Verdict::Wait(None), "busy");
+        assert_eq!(lifetime.verdict(&connection), Due::Wait(None), "busy");
         connection.handle.usage.end();
         let verdict = lifetime.verdict(&connection);
-        assert!(matches!(verdict, Verdict::Wait(Some(_))));
+        assert!(matches!(verdict, Due::Wait(Some(_))));
         advance(limits::GOAWAY_GRACE).await;
-        assert_eq!(lifetime.verdict(&connection), Verdict::Drop);
+        assert_eq!(lifetime.verdict(&connection), Due::Drop);
     }
 
     #[tokio::test(start_paused = true)]
@@ -364,7 +358,7 @@ mod tests {
         let leave_at =
             connections.map(
                 |(connection, mut lifetime)| match lifetime.verdict(&connection) {
-                    Verdict::Wait(Some(until)) => until - Instant::now(),
+                    Due::Wait(Some(until)) => until - Instant::now(),
                     verdict => panic!("{verdict:?}"),
                 },
             );
@@ -375,10 +369,10 @@ mod tests {
         let mut lifetime = draining(&http1);
         http1.handle.close(Close::Leave);
         advance(DELAY).await;
-        assert!(matches!(lifetime.verdict(&http1), Verdict::Wait(Some(_))));
+        assert!(matches!(lifetime.verdict(&http1), Due::Wait(Some(_))));
         http1.handle.close(Close::Drain);
         let until = Instant::now() + limits::LAST_READ;
-        assert_eq!(lifetime.verdict(&http1), Verdict::Wait(Some(until)));
+        assert_eq!(lifetime.verdict(&http1), Due::Wait(Some(until)));
     }
 
     #[tokio::test]
@@ -387,7 +381,7 @@ mod tests {
         let mut lifetime = Lifetime::new(&ConnectionLimits::default(), GRPC, &connection.handle);
         connection.is_http2.set(true);
         connection.handle.close(Close::Leave);
-        let Verdict::Wait(Some(until)) = lifetime.verdict(&connection) else {
+        let Due::Wait(Some(until)) = lifetime.verdict(&connection) else {
             panic!("it ends");
         };
         assert!(until > Instant::now() + DELAY);
@@ -401,13 +395,13 @@ mod tests {
             let mut lifetime = draining(&connection);
             connection.is_http2.set(true);
             let until = Instant::now() + limits::NEWCOMER_STAY;
-            assert_eq!(lifetime.verdict(&connection), Verdict::Wait(Some(until)));
+            assert_eq!(lifetime.verdict(&connection), Due::Wait(Some(until)));
             if has_response {
                 connection.has_responded.set(true);
             } else {
                 advance(limits::NEWCOMER_STAY).await;
             }
-            assert_eq!(lifetime.verdict(&connection), Verdict::End);
+            assert_eq!(lifetime.verdict(&connection), Due::End);
         }
     }
 
@@ -428,28 +422,28 @@ mod tests {
         draining.handle.close(Close::Drain);
         assert!(!lifetime.still_holds(&draining));
         let until = Instant::now() + limits::LAST_READ;
-        assert_eq!(lifetime.verdict(&draining), Verdict::Wait(Some(until)));
+        assert_eq!(lifetime.verdict(&draining), Due::Wait(Some(until)));
         advance(limits::LAST_READ).await;
-        assert_eq!(lifetime.verdict(&draining), Verdict::End);
+        assert_eq!(lifetime.verdict(&draining), Due::End);
 
         let (ending, mut slow) = (draining, lifetime);
         let (idle, mut lifetime) = (connection(), self::lifetime(None));
         idle.handle.close(Close::MakeRoom);
-        assert_eq!(lifetime.verdict(&idle), Verdict::End);
-        assert_eq!(lifetime.verdict(&idle), Verdict::Drop);
+        assert_eq!(lifetime.verdict(&idle), Due::End);
+        assert_eq!(lifetime.verdict(&idle), Due::Drop);
 
         // After its last read, the first one waits for its client.
-        assert!(matches!(slow.verdict(&ending), Verdict::Wait(Some(_))));
+        assert!(matches!(slow.verdict(&ending), Due::Wait(Some(_))));
         ending.handle.close(Close::MakeRoom);
-        assert_eq!(slow.verdict(&ending), Verdict::Drop);
+        assert_eq!(slow.verdict(&ending), Due::Drop);
 
         // A request has come in the meantime. Its response may arrive.
         let (busy, mut lifetime) = (connection(), self::lifetime(None));
         busy.handle.usage.begin();
         busy.handle.close(Close::MakeRoom);
-        assert_eq!(lifetime.verdict(&busy), Verdict::End);
-        assert_eq!(lifetime.verdict(&busy), Verdict::Wait(None));
+        assert_eq!(lifetime.verdict(&busy), Due::End);
+        assert_eq!(lifetime.verdict(&busy), Due::Wait(None));
         busy.handle.usage.end();
-        assert!(matches!(lifetime.verdict(&busy), Verdict::Wait(Some(_))));
+        assert!(matches!(lifetime.verdict(&busy), Due::Wait(Some(_))));
     }
 }

@@ -24,7 +24,7 @@ use tracing::debug;
 use super::{
     error,
     hyper_service::{HyperService, StreamExecutor, builder},
-    lifetime::{ConnectionLimits, Lifetime, Verdict},
+    lifetime::{ConnectionLimits, Due, Lifetime},
     socket::Socket,
     state::ConnectionState,
 };
@@ -173,10 +173,10 @@ where
                 return Poll::Pending;
             }
             match this.lifetime.verdict(this.state) {
-                Verdict::Drop => return Poll::Ready(Ok(())),
-                Verdict::End => this.connection.as_mut().graceful_shutdown(),
-                Verdict::Wait(None) => return Poll::Pending,
-                Verdict::Wait(Some(until)) => {
+                Due::Drop => return Poll::Ready(Ok(())),
+                Due::End => this.connection.as_mut().graceful_shutdown(),
+                Due::Wait(None) => return Poll::Pending,
+                Due::Wait(Some(until)) => {
                     // The timer may fire too early, and is then set again.
                     if this.timer.deadline() > until || this.timer.is_elapsed() {
                         this.timer.as_mut().reset(until);

@@ -353,7 +353,7 @@ impl AccessLine {
             return;
         };
         let peer = self.peer.as_ref().map(ToString::to_string);
-        traces::Request {
+        traces::RequestSpan {
             trace,
             request_id: self.context.request_id().as_str(),
             client: self.remote_address(peer.as_deref()),

@@ -30,7 +30,7 @@ use crate::{
     limits,
     rate_limit::RateLimit,
     request::{
-        context::{Context, Shared},
+        context::{Context, SharedContext},
         deadline::Deadline,
         dialect::Fault,
         id::RequestId,
@@ -157,7 +157,7 @@ fn context_of<B>(request: &Request<B>, connection: &ConnectionInfo) -> (Context,
         .map_or(terms.longest, |timeout| timeout.min(terms.longest));
     let context = Context {
         deadline: Deadline::after_from(arrived, timeout),
-        shared: Arc::new(Shared {
+        shared: Arc::new(SharedContext {
             request_id: asked.request_id.unwrap_or_else(RequestId::fresh),
             arrived,
             dialect: Some(dialect),
@@ -236,7 +236,7 @@ where
         }
         let is_stream = !line.has_length() && !response.body().is_end_stream();
         let headers = response.headers_mut();
-        let Shared {
+        let SharedContext {
             request_id,
             timings,
             ..

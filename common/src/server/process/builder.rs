@@ -17,7 +17,7 @@ use crate::{
     ports,
     server::{
         service::{
-            listener::{Listener, Port},
+            listener::{Listener, ListenerPort},
             process::Process,
         },
         worker::{Worker, WorkerSettings},
@@ -166,7 +166,7 @@ impl Builder {
 fn build_and_report(
     faces: &Faces,
     settings: WorkerSettings,
-    report: impl FnOnce(Result<Vec<Port>, Error>),
+    report: impl FnOnce(Result<Vec<ListenerPort>, Error>),
 ) -> Option<Worker> {
     let listeners = faces(&settings.process);
     let ports = listeners.iter().map(Listener::port).collect();

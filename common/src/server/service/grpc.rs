@@ -9,7 +9,7 @@ use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Layer, Service, ServiceExt};
 
-use super::{invalid::InvalidFace, process::Process, readiness::State};
+use super::{invalid::InvalidFace, process::Process, readiness::ReadinessState};
 use crate::{
     dialect::tonic_quirks,
     request::methods::{Methods, declared_in},
@@ -176,12 +176,12 @@ where
 async fn report_health(
     reporter: HealthReporter,
     names: Vec<&'static str>,
-    mut readiness: watch::Receiver<State>,
+    mut readiness: watch::Receiver<ReadinessState>,
 ) {
     loop {
         let status = match *readiness.borrow_and_update() {
-            State::Ready => ServingStatus::Serving,
-            State::Waiting(_) | State::Draining => ServingStatus::NotServing,
+            ReadinessState::Ready => ServingStatus::Serving,
+            ReadinessState::Waiting(_) | ReadinessState::Draining => ServingStatus::NotServing,
         };
         for name in names.iter().chain(&[""]) {
             reporter.set_service_status(name, status).await;

@@ -9,7 +9,7 @@ use axum::{
 };
 use http::StatusCode;
 
-use super::readiness::{Readiness, State};
+use super::readiness::{Readiness, ReadinessState};
 use crate::{endpoints, problem::Problem, server::layers::access::LogAtDebug};
 
 /// The routes that every HTTP port has.
@@ -22,16 +22,16 @@ pub(crate) fn routes(readiness: Readiness) -> Router {
         )
 }
 
-fn ready(state: State) -> Result<&'static str, Problem> {
+fn ready(state: ReadinessState) -> Result<&'static str, Problem> {
     let not_ready = |why| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(Duration::from_secs(1))
     };
     match state {
-        State::Ready => Ok("ready"),
-        State::Waiting(_) => Err(not_ready(
+        ReadinessState::Ready => Ok("ready"),
+        ReadinessState::Waiting(_) => Err(not_ready(
             "The service waits for something that it needs; its log says for what.",
         )),
-        State::Draining => Err(not_ready("The service is draining; ask another replica.")),
+        ReadinessState::Draining => Err(not_ready("The service is draining; ask another replica.")),
     }
 }
 

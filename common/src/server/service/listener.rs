@@ -101,12 +101,12 @@ impl Listener {
     }
 
     /// The port as it is bound.
-    pub(crate) fn port(&self) -> Port {
+    pub(crate) fn port(&self) -> ListenerPort {
         let dialect = match self.serves {
             Serves::Http(_) => HTTP,
             Serves::Grpc(_) => GRPC,
         };
-        Port {
+        ListenerPort {
             dialect,
             number: self.port,
         }
@@ -173,7 +173,7 @@ fn with_body_limit(router: Router, bytes: usize) -> Router {
 
 /// A port to bind, and its dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Port {
+pub(crate) struct ListenerPort {
     pub(crate) dialect: &'static dyn Dialect,
     pub(crate) number: u16,
 }

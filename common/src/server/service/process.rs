@@ -122,12 +122,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::server::service::readiness::State;
+    use crate::server::service::readiness::ReadinessState;
 
     const EVERY: Duration = Duration::from_secs(1);
 
     /// Waits for this state, which must come.
-    async fn wait_for(process: &Process, expected: State) {
+    async fn wait_for(process: &Process, expected: ReadinessState) {
         let mut readiness = process.readiness().subscribe();
         let reached = readiness.wait_for(|state| *state == expected);
         let reached = timeout(EVERY * 10, reached).await;
@@ -155,13 +155,13 @@ mod tests {
             }
         };
         process.ready_while(check, EVERY);
-        assert_eq!(process.readiness().state(), State::Waiting(1));
+        assert_eq!(process.readiness().state(), ReadinessState::Waiting(1));
         for (state, expected) in [
-            (WELL, State::Ready),
-            (FAILING, State::Waiting(1)),
-            (WELL, State::Ready),
-            (HANGING, State::Waiting(1)),
-            (WELL, State::Ready),
+            (WELL, ReadinessState::Ready),
+            (FAILING, ReadinessState::Waiting(1)),
+            (WELL, ReadinessState::Ready),
+            (HANGING, ReadinessState::Waiting(1)),
+            (WELL, ReadinessState::Ready),
         ] {
             database.store(state, Relaxed);
             wait_for(&process, expected).await;
@@ -169,17 +169,17 @@ mod tests {
         process.readiness().drain();
         database.store(FAILING, Relaxed);
         sleep(EVERY * 3).await;
-        assert_eq!(process.readiness().state(), State::Draining);
+        assert_eq!(process.readiness().state(), ReadinessState::Draining);
     }
 
     #[tokio::test]
     async fn a_condition_after_the_start_counts() {
         let process = Process::new();
-        assert_eq!(process.readiness().state(), State::Ready);
+        assert_eq!(process.readiness().state(), ReadinessState::Ready);
         let (fulfil, fulfilled) = tokio::sync::oneshot::channel::<()>();
         process.ready_when(async { drop(fulfilled.await) });
-        assert_eq!(process.readiness().state(), State::Waiting(1));
+        assert_eq!(process.readiness().state(), ReadinessState::Waiting(1));
         fulfil.send(()).unwrap();
-        wait_for(&process, State::Ready).await;
+        wait_for(&process, ReadinessState::Ready).await;
     }
 }

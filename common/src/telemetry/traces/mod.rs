@@ -25,6 +25,6 @@ mod user_spans;
 pub(crate) use self::{
     begin::{init, of_attempt, of_request},
     export::finish,
-    spans::{Attempt, Request},
+    spans::{AttemptSpan, RequestSpan},
     user_spans::UserSpans,
 };

@@ -1,4 +1,4 @@
-//! [`Request`] and [`Attempt`]: what the layers know of a request or an attempt at its end, and the
+//! [`RequestSpan`] and [`AttemptSpan`]: what the layers know of a request or an attempt at its end, and the
 //! span that it makes. The names are those of OpenTelemetry's semantic conventions.
 
 use std::{
@@ -34,7 +34,7 @@ const MOST_ATTRIBUTES: usize = 9;
 /// A request that has ended.
 #[derive(Debug)]
 #[allow(clippy::struct_field_names)] // `request_id` is its name everywhere
-pub(crate) struct Request<'a> {
+pub(crate) struct RequestSpan<'a> {
     pub(crate) trace: &'a Trace,
     pub(crate) request_id: &'a str,
     pub(crate) client: &'a str,
@@ -42,7 +42,7 @@ pub(crate) struct Request<'a> {
     pub(crate) ended: Ended<'a>,
 }
 
-impl Request<'_> {
+impl RequestSpan<'_> {
     /// Records the span.
     pub(crate) fn record(self) {
         let mut attributes = Vec::with_capacity(MOST_ATTRIBUTES);
@@ -73,7 +73,7 @@ pub(crate) fn error_of_http(status: u16) -> Option<&'static str> {
 
 /// An attempt of a call that has ended.
 #[derive(Debug)]
-pub(crate) struct Attempt<'a> {
+pub(crate) struct AttemptSpan<'a> {
     pub(crate) trace: &'a Trace,
     pub(crate) method: &'a str,
     pub(crate) replica: SocketAddr,
@@ -81,7 +81,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) took: Duration,
 }
 
-impl Attempt<'_> {
+impl AttemptSpan<'_> {
     /// Records the span.
     pub(crate) fn record(self) {
         let mut attributes = Vec::with_capacity(MOST_ATTRIBUTES);
@@ -221,7 +221,7 @@ pub(crate) mod tests {
 
     fn cut(path: &str, status: u16, code: Option<Code>, cut_by: Option<&'static str>) -> SpanData {
         recorded(|trace| {
-            Request {
+            RequestSpan {
                 trace,
                 request_id: "order-17",
                 client: "192.0.2.1",

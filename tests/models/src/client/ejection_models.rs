@@ -13,7 +13,7 @@ use super::{
     choice::replica_set::{Candidate, ReplicaSet},
     ejection::{
         memory::Memory,
-        record::{FailureRate, Record},
+        record::{FailureRate, ReplicaRecord},
         tally::Tally,
     },
     ending::class::Judgement,
@@ -38,7 +38,7 @@ fn address(number: u16) -> SocketAddr {
 /// A worker, which knows one replica.
 struct Worker {
     memory: Arc<Memory>,
-    record: Arc<Record>,
+    record: Arc<ReplicaRecord>,
     replica_set: ReplicaSet<Fake>,
 }
 
@@ -83,7 +83,7 @@ impl Worker {
 /// Runs two workers side by side that know one of two replicas. Each gives a call in the end, and both must
 /// agree with the record then.
 fn beside(
-    before: fn(&Record, Instant),
+    before: fn(&ReplicaRecord, Instant),
     one: fn(&mut Worker, Instant),
     other: fn(&mut Worker, Instant),
 ) {
@@ -114,7 +114,7 @@ fn beside(
 /// Of two trials at once, one succeeds and one fails.
 pub fn workers_agree_where_trials_end_differently() {
     beside(
-        Record::eject,
+        ReplicaRecord::eject,
         |worker, trial| worker.end(Judgement::Success, trial),
         |worker, trial| worker.end(Judgement::Failure, trial),
     );
@@ -123,7 +123,7 @@ pub fn workers_agree_where_trials_end_differently() {
 /// The address of an ejected replica gets another process just when a trial of the last one succeeds.
 pub fn workers_agree_where_a_replica_is_forgotten_and_readmitted() {
     beside(
-        Record::eject,
+        ReplicaRecord::eject,
         |worker, trial| worker.end(Judgement::Success, trial),
         |worker, _| worker.memory.forget(&worker.record),
     );
@@ -142,7 +142,7 @@ pub fn workers_agree_where_a_replica_is_forgotten_and_ejected() {
 pub fn a_trial_is_taken_once() {
     check(|| {
         let begin = Instant::now();
-        let record = Arc::new(Record::new(begin));
+        let record = Arc::new(ReplicaRecord::new(begin));
         record.eject(begin);
         let trial = begin + 100 * SECOND;
         let takes = {
@@ -186,7 +186,7 @@ pub fn half_of_the_replicas_are_left() {
 pub fn the_window_loses_no_call() {
     check(|| {
         let begin = Instant::now();
-        let record = Arc::new(Record::new(begin));
+        let record = Arc::new(ReplicaRecord::new(begin));
         record.add(begin, 7, 7);
         // The part of the begin is used again.
         let now = begin + 10 * SECOND;

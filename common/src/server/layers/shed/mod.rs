@@ -38,7 +38,7 @@ use crate::{
 struct Admitted {
     permit: RequestPermit,
     connection: Arc<ConnectionState>,
-    long_lived: Option<long_lived::Call>,
+    long_lived: Option<long_lived::LongLivedCall>,
 }
 
 impl Admitted {

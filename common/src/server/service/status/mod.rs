@@ -28,7 +28,7 @@ use http::{
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::{
-    rows::{Calls, Route, use_of},
+    rows::{CallsRow, Route, use_of},
     verdict::{Facts, Verdict},
 };
 use super::{health::quiet, process::Process, query::Query};
@@ -147,7 +147,7 @@ struct Page {
     /// The period that the figures of routes and calls cover.
     window: String,
     routes: Vec<Route>,
-    calls: Calls,
+    calls: CallsRow,
     certificates: Vec<Certificate>,
 }
 
@@ -198,7 +198,7 @@ impl Page {
             usage: use_of(&facts),
             window: window_of(window),
             routes: routes.iter().map(Route::of).collect(),
-            calls: Calls::of(&facts, &called),
+            calls: CallsRow::of(&facts, &called),
             certificates: certificates
                 .into_iter()
                 .map(|(file, expiry)| Certificate {

@@ -52,14 +52,14 @@ impl Route {
 }
 
 /// The services that the process calls.
-pub(crate) struct Calls {
-    pub(crate) names: Vec<Name>,
-    pub(crate) replicas: Vec<Replica>,
+pub(crate) struct CallsRow {
+    pub(crate) names: Vec<NameRow>,
+    pub(crate) replicas: Vec<ReplicaRow>,
     pub(crate) methods: Vec<Route>,
 }
 
 /// A name that is looked up.
-pub(crate) struct Name {
+pub(crate) struct NameRow {
     pub(crate) target: String,
     pub(crate) authority: String,
     pub(crate) looked_up: String,
@@ -67,7 +67,7 @@ pub(crate) struct Name {
 }
 
 /// A replica of a service that the process calls.
-pub(crate) struct Replica {
+pub(crate) struct ReplicaRow {
     pub(crate) address: String,
     pub(crate) states: Vec<String>,
     pub(crate) is_up: bool,
@@ -77,22 +77,22 @@ pub(crate) struct Replica {
     pub(crate) last_error: String,
 }
 
-impl Calls {
+impl CallsRow {
     pub(crate) fn of(facts: &Facts, methods: &[RouteSummary]) -> Self {
         let names = facts.targets.iter().flat_map(|target| {
             let names = target.names.iter();
-            names.map(|it| Name::of(&target.title, it, facts.now))
+            names.map(|it| NameRow::of(&target.title, it, facts.now))
         });
         let replicas = facts.replicas.iter();
         Self {
             names: names.collect(),
-            replicas: replicas.map(|it| Replica::of(it, facts.now)).collect(),
+            replicas: replicas.map(|it| ReplicaRow::of(it, facts.now)).collect(),
             methods: methods.iter().map(Route::of).collect(),
         }
     }
 }
 
-impl Name {
+impl NameRow {
     fn of(target: &str, it: &NameSummary, now: SystemTime) -> Self {
         let addresses = match it.addresses.len() {
             1 => "1 address".to_owned(),
@@ -118,7 +118,7 @@ impl Name {
     }
 }
 
-impl Replica {
+impl ReplicaRow {
     fn of(it: &ReplicaSummary, now: SystemTime) -> Self {
         Self {
             address: it.address.to_string(),
@@ -217,11 +217,11 @@ mod tests {
             picks: 0,
             last_error: Some((at(58), "Connection refused".into())),
         };
-        let row = Replica::of(&replica, at(70));
+        let row = ReplicaRow::of(&replica, at(70));
         assert_eq!((row.latency.as_str(), row.is_up), (NONE, true));
         assert_eq!(row.last_error, "12s ago: Connection refused");
         replica.latency = Some(Duration::from_micros(40));
-        assert_eq!(Replica::of(&replica, at(70)).latency, "0.04 ms");
+        assert_eq!(ReplicaRow::of(&replica, at(70)).latency, "0.04 ms");
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
             authority: "service1:50051".into(),
             ..NameSummary::default()
         };
-        let words = |name: &NameSummary| Name::of("service1", name, at(100)).looked_up;
+        let words = |name: &NameSummary| NameRow::of("service1", name, at(100)).looked_up;
         assert_eq!(words(&name), "not yet");
         name.looked_up = Some(at(97));
         name.error = Some("no such name".into());

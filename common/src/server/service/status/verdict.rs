@@ -7,7 +7,7 @@ use std::{
 
 use super::words::{age, and, bytes};
 use crate::{
-    server::service::readiness::State,
+    server::service::readiness::ReadinessState,
     telemetry::metrics::{
         NameSummary, ReplicaState, ReplicaSummary, RouteSummary, Side, TargetSummary, Used, View,
     },
@@ -23,7 +23,7 @@ const EXPIRES_SOON: Duration = Duration::from_hours(4);
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub(crate) now: SystemTime,
-    pub(crate) readiness: State,
+    pub(crate) readiness: ReadinessState,
     pub(crate) targets: Vec<TargetSummary>,
     pub(crate) replicas: Vec<ReplicaSummary>,
     /// The routes and methods, without those that every service has.
@@ -96,18 +96,18 @@ impl Verdict {
             _ => None,
         });
         let (level, headline) = match (facts.readiness, lost) {
-            (State::Draining, _) => (Level::Impaired, "draining".into()),
-            (State::Waiting(_), Some(lost)) => {
+            (ReadinessState::Draining, _) => (Level::Impaired, "draining".into()),
+            (ReadinessState::Waiting(_), Some(lost)) => {
                 (Level::Wrong, format!("not ready: {lost} can't be reached"))
             }
-            (State::Waiting(conditions), None) => {
+            (ReadinessState::Waiting(conditions), None) => {
                 (Level::Wrong, format!("not ready: {}", not_met(conditions)))
             }
-            (State::Ready, Some(lost)) => {
+            (ReadinessState::Ready, Some(lost)) => {
                 let headline = format!("answering, but {lost} can't be reached");
                 (Level::Wrong, headline)
             }
-            (State::Ready, None) => match (none_up, partly) {
+            (ReadinessState::Ready, None) => match (none_up, partly) {
                 (Some(titles), _) => {
                     let headline = format!("answering, but no replica of {titles} is up");
                     (Level::Impaired, headline)
@@ -166,13 +166,15 @@ fn not_met(conditions: usize) -> String {
 /// All that is wrong, the worst first.
 fn troubles(facts: &Facts) -> Vec<String> {
     let readiness = match facts.readiness {
-        State::Ready => None,
-        State::Waiting(conditions) => Some(format!(
+        ReadinessState::Ready => None,
+        ReadinessState::Waiting(conditions) => Some(format!(
             "Load balancers are told to send no requests: {} (each worker has its own). The log \
              says for what.",
             not_met(conditions)
         )),
-        State::Draining => Some("The process ends once its requests in flight have.".into()),
+        ReadinessState::Draining => {
+            Some("The process ends once its requests in flight have.".into())
+        }
     };
     let names = facts.targets.iter().flat_map(|target| {
         let names = target.names.iter();
@@ -294,7 +296,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000),
-            readiness: State::Ready,
+            readiness: ReadinessState::Ready,
             targets: Vec::new(),
             replicas: Vec::new(),
             routes: Vec::new(),
@@ -389,16 +391,16 @@ mod tests {
         let well = || calling(&[&[Up]]);
         let lost = || calling(&[&[Unreachable]]);
         assert_eq!(
-            with(State::Waiting(1), well()),
+            with(ReadinessState::Waiting(1), well()),
             (Level::Wrong, "not ready: one condition is not met".into())
         );
         assert_eq!(
-            with(State::Waiting(2), lost()),
+            with(ReadinessState::Waiting(2), lost()),
             (Level::Wrong, "not ready: service1 can't be reached".into())
         );
         for facts in [well(), lost()] {
             let draining = (Level::Impaired, "draining".into());
-            assert_eq!(with(State::Draining, facts), draining);
+            assert_eq!(with(ReadinessState::Draining, facts), draining);
         }
     }
 
