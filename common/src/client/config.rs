@@ -27,7 +27,7 @@ pub struct Config {
     pub failfast: Duration,
 
     /// The metadata names of the request id in calls: both, or x-request-id alone, because some
-    /// proxies refuse the underscore in request_id
+    /// proxies refuse names with an underscore
     // Hidden, because values with a help of their own would give `--help` another form.
     #[cfg_attr(
         feature = "cli",

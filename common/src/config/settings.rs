@@ -48,7 +48,7 @@ pub struct Config {
     /// The limit on calls to other services that wait for the first data of their response, over all
     /// channels. Further calls to a service that hangs fail at once, which leaves room for requests
     /// that do not need it. Calls of methods with a longer deadline of their own are counted apart
-    /// [default: seven eighths of MAX_IN_FLIGHT]
+    /// [default: seven eighths of the requests in flight]
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, value_parser = at_most::<1_000_000>))]
     pub max_calls: Option<NonZeroUsize>,
 
