@@ -56,10 +56,12 @@ impl Admin {
         let (socket, address) = bind(host, port, "admin")?;
         let (inbox, accepted) = unbounded_channel();
         let mut threads = Threads::new(settings.process.clone());
-        let port = admin::face(status, settings.deadline);
-        let worker_settings = settings.clone();
+        let of_thread = settings.clone();
         threads.spawn("admin".into(), Error::Worker, move || {
-            let build = || Some(Worker::new(worker_settings, vec![port]));
+            let build = || {
+                let port = admin::face(status, of_thread.deadline);
+                Some(Worker::new(of_thread, vec![port]))
+            };
             Ok(worker_thread::run(build, accepted)?)
         })?;
         Ok(Self {
