@@ -266,3 +266,129 @@ fn of_reset(reason: Reason) -> (Code, Judgement, Next) {
         _ => (Code::Internal, Failure, Next::Elsewhere),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(ending: Ending) -> (Code, Judgement, Next) {
+        let Class {
+            code,
+            judgement,
+            next,
+            ..
+        } = ending.class();
+        (code, judgement, next)
+    }
+
+    #[test]
+    fn a_response_without_a_grpc_status_has_the_code_of_its_http_status() {
+        use Judgement::{Ambiguous, Failure, Nothing};
+        for (status, class) in [
+            (400, (Code::Internal, Nothing, Next::None)),
+            (401, (Code::Unauthenticated, Ambiguous, Next::None)),
+            (403, (Code::PermissionDenied, Ambiguous, Next::None)),
+            (404, (Code::Unimplemented, Ambiguous, Next::Elsewhere)),
+            (413, (Code::Unknown, Nothing, Next::None)),
+            (429, (Code::Unavailable, Failure, Next::Retry)),
+            (431, (Code::Unknown, Nothing, Next::None)),
+            (500, (Code::Unknown, Failure, Next::Elsewhere)),
+            (502, (Code::Unavailable, Failure, Next::Retry)),
+            (503, (Code::Unavailable, Failure, Next::Retry)),
+            (504, (Code::Unavailable, Failure, Next::Retry)),
+        ] {
+            let http = StatusCode::from_u16(status).unwrap();
+            assert_eq!(of(Ending::Http(http)), class, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_reset_has_the_code_of_its_reason() {
+        for (reason, code, next) in [
+            (Reason::NO_ERROR, Code::Internal, Next::Elsewhere),
+            (Reason::PROTOCOL_ERROR, Code::Internal, Next::Elsewhere),
+            (Reason::STREAM_CLOSED, Code::Unknown, Next::Elsewhere),
+            (Reason::HTTP_1_1_REQUIRED, Code::Unknown, Next::Elsewhere),
+            (Reason::REFUSED_STREAM, Code::Unavailable, Next::Retry),
+            (
+                Reason::ENHANCE_YOUR_CALM,
+                Code::ResourceExhausted,
+                Next::Elsewhere,
+            ),
+            (
+                Reason::INADEQUATE_SECURITY,
+                Code::PermissionDenied,
+                Next::Elsewhere,
+            ),
+        ] {
+            let class = (code, Judgement::Failure, next);
+            for ending in [
+                Ending::ResetBeforeHead(reason),
+                Ending::ResetAfterHead(reason),
+            ] {
+                assert_eq!(of(ending), class, "{ending:?}");
+            }
+        }
+        // The replica gave up, before its response or in the middle of it.
+        let before = of(Ending::ResetBeforeHead(Reason::CANCEL));
+        assert_eq!(before, (Code::Unavailable, Judgement::Failure, Next::Retry));
+        let after = of(Ending::ResetAfterHead(Reason::CANCEL));
+        assert_eq!(after, (Code::Internal, Judgement::Failure, Next::Elsewhere));
+    }
+
+    #[test]
+    fn a_call_whose_response_has_begun_was_processed() {
+        for (before, after) in [
+            (
+                Ending::Refused,
+                Ending::ResetAfterHead(Reason::REFUSED_STREAM),
+            ),
+            (
+                Ending::ResetBeforeHead(Reason::NO_ERROR),
+                Ending::ResetAfterHead(Reason::NO_ERROR),
+            ),
+            (Ending::NotSent, Ending::ConnectionLost),
+            (Ending::NotProcessed, Ending::ConnectionLost),
+            (Ending::NoStatus, Ending::NoStatus),
+        ] {
+            assert_eq!(before.after_head(), after);
+        }
+    }
+
+    #[test]
+    fn only_an_attempt_that_nobody_answered_took_at_least_its_time() {
+        let is_late = false;
+        assert!(Ending::DeadlineExceeded { is_late }.is_without_response());
+        assert!(Ending::Abandoned { is_late }.is_without_response());
+        for ending in [Ending::Refused, Ending::NotSent, Ending::ConnectionLost] {
+            assert!(!ending.is_without_response(), "{ending:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_closed_to_calls_that_it_did_not_take() {
+        assert!(Ending::NotSent.is_of_closed_connection());
+        assert!(Ending::NotProcessed.is_of_closed_connection());
+        for ending in [Ending::Refused, Ending::ConnectionLost, Ending::Full] {
+            assert!(!ending.is_of_closed_connection(), "{ending:?}");
+        }
+    }
+
+    #[test]
+    fn people_read_what_was_wrong_with_a_response() {
+        for (ending, part) in [
+            (Ending::Http(StatusCode::BAD_GATEWAY), "502 Bad Gateway"),
+            (Ending::NotGrpc, "content type"),
+            (Ending::UnknownEncoding, "compressed"),
+            (Ending::NoStatus, "without a status"),
+            (Ending::CutShort, "in the middle of a message"),
+            (Ending::NoMessage, "no message"),
+            (Ending::InvalidFlag, "compression flag"),
+            (Ending::SecondMessage, "more than one message"),
+            (Ending::Undecodable, "can't be decoded"),
+        ] {
+            let text = ending.text();
+            assert!(text.starts_with("the ") && text.contains(part), "{text}");
+        }
+    }
+}

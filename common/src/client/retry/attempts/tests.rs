@@ -505,31 +505,41 @@ async fn every_end_has_its_class_its_status_and_its_next_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_an_attempt_that_its_caller_drops_is_cancelled() {
+async fn only_a_call_that_its_caller_drops_is_cancelled() {
     let (client, _) = client(vec![|_| Does::Freeze]).await;
-    let before = attempts_of(Code::Cancelled);
+    let cancelled = counted(Code::Cancelled);
     let dropped = tokio::time::timeout(SECOND / 10, call(&client, COUNTED)).await;
     assert!(dropped.is_err());
-    assert_eq!(attempts_of(Code::Cancelled), before + 1);
+    assert_eq!(counted(Code::Cancelled), cancelled.map(|it| it + 1));
     let deadline = crate::request::deadline::Deadline::after(SECOND);
     let context =
         crate::request::context::Context::new(crate::request::id::RequestId::fresh(), deadline);
-    let exceeded = attempts_of(Code::DeadlineExceeded);
+    let exceeded = counted(Code::DeadlineExceeded);
     let dropped =
         tokio::time::timeout_at(deadline.instant(), context.scope(call(&client, COUNTED)));
     assert!(dropped.await.is_err());
-    assert_eq!(attempts_of(Code::DeadlineExceeded), exceeded + 1);
+    let now = counted(Code::DeadlineExceeded);
+    assert_eq!(now, exceeded.map(|it| it + 1));
 }
 
-/// How many attempts of [`COUNTED`] ended with a code.
-fn attempts_of(code: Code) -> u64 {
-    let code = code as u16;
-    let name = "rpc_client_attempt_duration_seconds_count";
-    let line =
-        format!("{name}{{rpc_method=\"a.Service/Counted\",rpc_grpc_status_code=\"{code}\"}} ");
+#[tokio::test(start_paused = true)]
+async fn a_call_counts_with_the_code_of_its_response() {
+    let (client, _) = client(vec![|_| Does::Respond(FAST)]).await;
+    let before = counted(Code::Ok);
+    assert_eq!(call(&client, COUNTED).await.0, Code::Ok);
+    assert_eq!(counted(Code::Ok), before.map(|it| it + 1));
+}
+
+/// How many calls of [`COUNTED`], and how many attempts of them, ended with a code.
+fn counted(code: Code) -> [u64; 2] {
     let (_, text) = crate::telemetry::metrics::text("");
-    let count = text.lines().find_map(|it| it.strip_prefix(line.as_str()));
-    count.map_or(0, |count| count.parse().unwrap())
+    ["rpc_client", "rpc_client_attempt"].map(|of| {
+        let name = format!("{of}_duration_seconds_count");
+        let labels = "rpc_method=\"a.Service/Counted\",rpc_grpc_status_code";
+        let line = format!("{name}{{{labels}=\"{}\"}} ", code as u16);
+        let count = text.lines().find_map(|it| it.strip_prefix(&line));
+        count.map_or(0, |count| count.parse().unwrap())
+    })
 }
 
 #[tokio::test(start_paused = true)]
