@@ -424,4 +424,30 @@ mod tests {
         assert!(balancer.pick(&[]).await.is_err());
         assert!(wanted.await.is_ok());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_absence_begins_with_the_loss_of_the_last_connection_and_not_anew_with_each_failure()
+    {
+        let (balancer, replica) = balancer();
+        replica.connect();
+        replica.close();
+        let begin = Instant::now();
+        advance(FAILFAST / 2).await;
+        balancer.apply(replica.address, Event::ConnectFailed);
+        assert!(balancer.pick(&[]).await.is_err());
+        assert_eq!(begin.elapsed(), FAILFAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_has_another_while_that_is_up() {
+        let (balancer, replica) = balancer();
+        replica.connect();
+        let only = balancer.pick_now(&[]).expect("it is up");
+        assert!(!balancer.has_other(&only));
+        let second = balancer.join(([127, 0, 0, 1], 2).into());
+        second.connect();
+        assert!(balancer.has_other(&only));
+        second.close();
+        assert!(!balancer.has_other(&only));
+    }
 }

@@ -193,7 +193,7 @@ mod tests {
             cost.begin();
             cost.open();
         }
-        assert!(cost.of_a_call() < 1.5);
+        assert!((cost.of_a_call() - 1.47).abs() < 0.01);
         (0..30).for_each(|_| cost.end(true));
         assert!((cost.of_a_call() - 1.0).abs() < 0.01);
     }
@@ -251,5 +251,20 @@ mod tests {
         respond(&cost, SLOW, FAST);
         advance(10 * DECAY).await;
         assert!(cost.of_a_call() < 1.1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_weight_of_a_response_falls_with_its_age() {
+        let cost = settled().await;
+        respond(&cost, SLOW, FAST);
+        advance(DECAY).await;
+        respond(&cost, FAST, FAST);
+        let (old, new) = (0.368 * SLOWEST, 0.632);
+        assert!((cost.of_a_call() - (old + new)).abs() < 0.01);
+        let latency = 0.368 * 0.1 + 0.632 * 0.001;
+        assert!((cost.latency().as_secs_f64() - latency).abs() < 1e-4);
+        advance(DECAY).await;
+        cost.took_at_least(FAST, None, Instant::now());
+        assert!((cost.latency().as_secs_f64() - 0.368 * latency).abs() < 1e-4);
     }
 }

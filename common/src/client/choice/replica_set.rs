@@ -481,6 +481,43 @@ mod tests {
         assert!(replica_set.pick_other(&[first, second]).is_none());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_has_rested_gets_calls_again() {
+        let mut replica_set = replica_set(&[1.0, 1.5]);
+        let rest = Duration::from_secs(1);
+        apply(&mut replica_set, 0, Event::PushedBack(rest));
+        assert_eq!(picks(&mut replica_set)["1.5"], 3_000);
+        tokio::time::advance(rest).await;
+        assert!(picks(&mut replica_set)["1"] > 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_was_only_slow_is_tried_no_sooner() {
+        let mut replica_set = replica_set(&[1.0, 9.0]);
+        apply(&mut replica_set, 0, Event::HealthCheckSent);
+        fail(&replica_set, 0);
+        tokio::time::advance(AWAY_AFTER / 2).await;
+        apply(&mut replica_set, 0, Event::Responded);
+        assert!(replica_set.take_trial(true, Instant::now()).is_none());
+    }
+
+    #[test]
+    fn the_only_replica_that_is_up_has_no_other() {
+        let mut replica_set = replica_set(&[1.0, 9.0]);
+        let first = replica_set.pick_other(&[]).unwrap();
+        assert!(replica_set.has_other(&first));
+        apply(&mut replica_set, 1, Event::Closed);
+        assert!(!replica_set.has_other(&first));
+    }
+
+    #[test]
+    fn an_ejection_is_seen_at_the_next_look() {
+        let mut replica_set = replica_set(&[1.0, 9.0]);
+        assert!(!replica_set.has_ejected());
+        fail(&replica_set, 0);
+        assert!(replica_set.has_ejected());
+    }
+
     /// What happens to a replica.
     #[derive(Debug, Clone, Copy)]
     enum Happening {
