@@ -362,4 +362,29 @@ mod tests {
         replicas.records.clear();
         assert!(!replicas.memory.record(address(0)).is_ejected());
     }
+
+    #[test]
+    fn an_outlier_is_four_standard_deviations_above_the_others() {
+        let rate = |calls, failures| FailureRate { calls, failures };
+        // Half of the calls fail elsewhere, or nobody knows: 50 of 100 with a deviation of 5.
+        for others in [rate(10, 5), rate(0, 0)] {
+            assert!(!is_outlier(rate(100, 70), others));
+            assert!(is_outlier(rate(100, 71), others));
+        }
+        // One of 102, by Laplace's rule: 0.98 with a deviation of 0.985.
+        let well = rate(100, 0);
+        assert!(!is_outlier(rate(100, 4), well));
+        assert!(is_outlier(rate(100, 5), well));
+        assert!(!is_outlier(rate(3, 2), well), "two are too few");
+        assert!(is_outlier(rate(3, 3), well));
+    }
+
+    #[test]
+    fn an_address_that_nobody_knows_is_forgotten() {
+        let mut replicas = Replicas::new(3);
+        replicas.records.truncate(1);
+        let _new = replicas.memory.record(address(3));
+        let known: Vec<_> = lock(&replicas.memory.records).keys().copied().collect();
+        assert_eq!(known, [address(0), address(3)]);
+    }
 }

@@ -332,4 +332,30 @@ mod tests {
             "the first trial may still be slow"
         );
     }
+
+    #[test]
+    fn a_replica_that_was_well_for_short_is_not_ejected_as_if_for_the_first_time() {
+        let begin = Instant::now();
+        let record = ReplicaRecord::new(begin);
+        (0..2).for_each(|_| record.eject(begin));
+        record.readmit(begin + 100 * SECOND);
+        let again = begin + 130 * SECOND;
+        record.eject(again);
+        assert!(!record.take_trial(again + 3 * SECOND, again + 3 * SECOND));
+        assert!(record.take_trial(again + 5 * SECOND, again + 5 * SECOND));
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_new_incarnation() {
+        let now = Instant::now();
+        let record = ReplicaRecord::new(now);
+        record.add(now, 3, 1);
+        record.fail();
+        record.eject(now + SECOND);
+        assert!(record.forget(), "an ejection has ended");
+        assert!(!record.is_ejected());
+        assert_eq!(record.failure_rate(now), FailureRate::default());
+        assert_eq!(record.fail(), 1);
+        assert!(!record.forget());
+    }
 }
