@@ -517,4 +517,89 @@ mod tests {
             () = watch => {}
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pauses_before_a_new_connection_grow_until_one_has_lasted() {
+        let balancer = Balancer::<Fake>::new(
+            Duration::from_secs(3),
+            ChannelCounts::default(),
+            Arc::default(),
+        );
+        let membership = balancer.join(([127, 0, 0, 1], 1).into());
+        let failure = None;
+        let (short, long) = (SETTLED_AFTER / 2, SETTLED_AFTER);
+        let script = [[failure; 4], [Some(short), failure, Some(long), failure]].concat();
+        let script = RefCell::new(VecDeque::from(script));
+        let ended = RefCell::new(Instant::now());
+        let pauses = RefCell::new(Vec::new());
+        let connect = async || {
+            let now = Instant::now();
+            pauses
+                .borrow_mut()
+                .push((now - *ended.borrow()).as_millis());
+            let lasts = script.borrow_mut().pop_front();
+            let Some(lasts) = lasts else {
+                return pending().await;
+            };
+            let end = now + lasts.unwrap_or_default();
+            *ended.borrow_mut() = end;
+            lasts.ok_or_else(|| io::Error::other("refused"))?;
+            Ok(Fake {
+                end: Some((end, Closed::Lost)),
+                ..Fake::default()
+            })
+        };
+        let keeping = keep(&membership, connect, |_| {});
+        assert!(timeout(Duration::from_mins(1), keeping).await.is_err());
+        let pauses = pauses.into_inner();
+        let expected = [0, 5, 10, 20, 40, 80, 160, 5, 10];
+        assert_eq!(pauses.len(), expected.len());
+        for (pause, expected) in pauses.iter().zip(expected) {
+            // With the jitter, and to the next millisecond of the timer.
+            let range = expected * 4 / 5..=expected * 6 / 5 + 1;
+            assert!(range.contains(pause), "{pauses:?}");
+        }
+    }
+
+    /// How many connections a replica has had that is silent on each for long. The calls of each
+    /// are kept, or have ended.
+    async fn silent_connections(keeps_calls: bool) -> usize {
+        let balancer = Balancer::<Fake>::new(
+            Duration::from_secs(3),
+            ChannelCounts::default(),
+            Arc::default(),
+        );
+        let membership = balancer.join(([127, 0, 0, 1], 1).into());
+        let connections = Cell::new(0);
+        let connect = async || {
+            connections.set(connections.get() + 1);
+            Ok(Fake {
+                suspected: Some(Instant::now()),
+                ..Fake::default()
+            })
+        };
+        let calls = async {
+            let mut calls = Vec::new();
+            for _ in 0..100 {
+                sleep(Duration::from_millis(50)).await;
+                calls.extend(balancer.pick_now(&[]));
+                if !keeps_calls {
+                    calls.clear();
+                }
+            }
+        };
+        select! {
+            () = keep(&membership, connect, |_| {}) => unreachable!(),
+            () = calls => connections.get(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_silent_connections_to_a_replica_may_have_calls() {
+        assert_eq!(
+            silent_connections(true).await,
+            limits::MAX_REPLICA_CONNECTIONS
+        );
+        assert!(silent_connections(false).await > 2 * limits::MAX_REPLICA_CONNECTIONS);
+    }
 }
