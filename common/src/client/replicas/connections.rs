@@ -473,4 +473,56 @@ mod tests {
         }
         assert!(!connections.room().is_waited_for());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_calls_on_further_connections_are_in_flight_too() {
+        let fake = Fake::new(1);
+        let connections = fake.connections().await;
+        let _growing = grow(&connections, &fake);
+        let calls = join_all((0..3).map(|_| call(&connections)));
+        let in_flight = async {
+            sleep(SECOND / 5).await;
+            connections.in_flight()
+        };
+        select! {
+            _ = calls => unreachable!("they take a second"),
+            in_flight = in_flight => assert_eq!(in_flight, 3),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_further_connection_that_carries_calls_stays_open() {
+        let fake = Fake::new(1);
+        let connections = fake.connections().await;
+        let _growing = grow(&connections, &fake);
+        for _ in 0..10 {
+            let begin = Instant::now();
+            let both = join_all((0..2).map(|_| call(&connections))).await;
+            assert!(both.iter().all(Result::is_ok));
+            assert!(begin.elapsed() < 2 * SECOND, "side by side");
+            drop(both);
+            sleep(FURTHER_IDLE / 2).await;
+        }
+        assert_eq!(fake.opened.load(Relaxed), 2);
+        assert_eq!(fake.closed.load(Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_further_connection_that_cannot_be_opened_is_tried_after_growing_pauses() {
+        let connections = Fake::new(1).connections().await;
+        let balancer = Balancer::<Replica>::new(SECOND, ChannelCounts::default(), Arc::default());
+        let tries = AtomicUsize::new(0);
+        let open = async |_| {
+            tries.fetch_add(1, Relaxed);
+            Err(io::ErrorKind::ConnectionRefused.into())
+        };
+        let growing = connections.grow(open, || balancer.count_further_connection());
+        let calls = async { tokio::join!(call(&connections), call(&connections)) };
+        select! {
+            () = growing => unreachable!(),
+            _ = calls => {}
+        }
+        let tries = tries.into_inner();
+        assert!((4..10).contains(&tries), "{tries} in a second");
+    }
 }

@@ -98,3 +98,169 @@ impl Replica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncWriteExt, DuplexStream, duplex},
+        time::advance,
+    };
+    use tonic::Code;
+
+    use super::*;
+    use crate::{
+        client::{
+            choice::{
+                balancer::{Balancer, ChannelCounts, Membership},
+                replica_set::Candidate,
+            },
+            config::RequestIdNames,
+            ejection::state::State,
+            wire::{connection::Connection, origin::Origin},
+        },
+        request::methods::Method,
+        telemetry::metrics::Live,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const SUCCESS: Ending = Ending::Status(Code::Ok, Pushback::Unspecified);
+    const ABANDONED: Ending = Ending::Abandoned { is_late: false };
+
+    /// A connected replica, as its worker has it.
+    struct Known {
+        replica: Arc<Replica>,
+        membership: Membership<Replica>,
+        _io: DuplexStream,
+    }
+
+    impl Known {
+        async fn new() -> Self {
+            let balancer =
+                Balancer::<Replica>::new(SECOND, ChannelCounts::default(), Arc::default());
+            let membership = balancer.join(([127, 0, 0, 1], 1).into());
+            let (ours, mut theirs) = duplex(64 * 1_024);
+            theirs.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            let head = Origin::in_memory(RequestIdNames::Both);
+            let connection = Connection::with_io(ours, head, Arc::default()).await;
+            let replica = Arc::new(Replica::new(&membership, connection.unwrap()));
+            balancer.connect(membership.address, replica.clone());
+            Self {
+                replica,
+                membership,
+                _io: theirs,
+            }
+        }
+
+        fn state(&self) -> State {
+            self.membership.balancer.states()[&self.membership.address]
+        }
+
+        /// An attempt ends now that began a second ago, and whose response began at once, if it did.
+        fn end(&self, method: Method, ending: Ending, has_responded: bool) {
+            let now = Instant::now();
+            let start = now.checked_sub(SECOND).expect("it is long ago");
+            let responded = has_responded.then_some(start + SECOND / 2);
+            let method = CalledMethod::new("/a.Service/Method", method, Arc::default());
+            self.replica.learn(&method, ending, start, responded, now);
+        }
+    }
+
+    const STREAM: Method = Method {
+        is_idempotent: true,
+        has_one_request: true,
+        has_one_response: false,
+        deadline: None,
+        is_never_hedged: false,
+    };
+    const UNARY: Method = Method {
+        has_one_response: true,
+        ..STREAM
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_rests_when_it_asks_for_that() {
+        let known = Known::new().await;
+        let pushback = Pushback::After(SECOND);
+        known.end(UNARY, Ending::Status(Code::Unavailable, pushback), true);
+        let until = Instant::now() + SECOND;
+        assert_eq!(known.state(), State::PushedBack { until });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_success_after_lateness_is_a_sign_of_life() {
+        let known = Known::new().await;
+        known.replica.apply(Event::HealthCheckSent);
+        known.end(UNARY, SUCCESS, true);
+        assert_eq!(
+            known.state(),
+            State::Late,
+            "nobody has waited for a success"
+        );
+        known.replica.was_late.store(true, Relaxed);
+        known.end(UNARY, Ending::Refused, false);
+        assert_eq!(known.state(), State::Late);
+        known.end(UNARY, SUCCESS, true);
+        assert_eq!(known.state(), State::Up);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_has_failed_lately_for_as_long_as_the_window() {
+        let known = Known::new().await;
+        known.end(UNARY, SUCCESS, true);
+        assert!(!known.replica.has_failed_lately(Instant::now()));
+        known.end(UNARY, Ending::NoStatus, true);
+        assert!(known.replica.has_failed_lately(Instant::now()));
+        advance(11 * SECOND).await;
+        assert!(!known.replica.has_failed_lately(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_latency_is_of_unary_responses_and_of_calls_without_any() {
+        let endless = Method {
+            deadline: Some(Duration::MAX),
+            ..UNARY
+        };
+        for (method, ending, has_responded, latency) in [
+            (UNARY, SUCCESS, true, SECOND / 2),
+            (STREAM, SUCCESS, true, Duration::ZERO),
+            (UNARY, ABANDONED, false, SECOND),
+            (UNARY, ABANDONED, true, Duration::ZERO),
+            (endless, ABANDONED, false, Duration::ZERO),
+            (UNARY, Ending::Refused, false, Duration::ZERO),
+        ] {
+            let known = Known::new().await;
+            known.end(method, ending, has_responded);
+            let what = format!("{ending:?} {has_responded} {method:?}");
+            assert_eq!(known.replica.latency(), latency, "{what}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_in_flight_makes_the_next_one_dearer() {
+        let Known { replica, .. } = Known::new().await;
+        let alone = replica.cost();
+        assert!(alone > 1.0, "it is new");
+        replica.cost.begin();
+        assert!((replica.cost() - 2.0 * alone).abs() < 1e-3);
+        assert_eq!(replica.in_flight(), 0, "none has a stream");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_whose_response_was_given_up_is_soon_followed_by_another() {
+        for (ending, has_responded, is_soon) in [
+            (ABANDONED, true, true),
+            (ABANDONED, false, false),
+            (Ending::NoStatus, true, false),
+        ] {
+            let known = Known::new().await;
+            let record = &known.replica.record;
+            let is_due = || record.take_trial(Instant::now(), Instant::now());
+            (0..6).for_each(|_| record.eject(Instant::now()));
+            advance(60 * SECOND).await;
+            assert!(is_due());
+            known.end(UNARY, ending, has_responded);
+            advance(2 * SECOND).await;
+            assert_eq!(is_due(), is_soon, "{ending:?} {has_responded}");
+        }
+    }
+}
