@@ -399,4 +399,55 @@ mod tests {
         assert!(connections.admit(ADDRESS).now_or_never().is_none());
         assert!(told().contains(&Some(Close::MakeRoom)));
     }
+
+    /// What is known of the open connections, in a form to compare.
+    fn known(connections: &Connections) -> (usize, Vec<(IpAddr, usize)>) {
+        let all = lock(&connections.all);
+        let mut networks: Vec<_> = all.networks.clone().into_iter().collect();
+        networks.sort_unstable();
+        (all.open.len(), networks)
+    }
+
+    #[tokio::test]
+    async fn a_connection_counts_for_its_network_until_its_end() {
+        let connections = Arc::new(Connections::new(8));
+        let mut permits = admit(&connections, ADDRESS, 2).await;
+        let other = connections.admit(FLOOD).await;
+        assert_eq!(known(&connections), (3, vec![(ADDRESS, 2), (FLOOD, 1)]));
+        permits.pop();
+        assert_eq!(known(&connections), (2, vec![(ADDRESS, 1), (FLOOD, 1)]));
+        drop((permits, other));
+        assert_eq!(known(&connections), (0, vec![]));
+    }
+
+    #[tokio::test]
+    async fn the_newcomer_counts_for_its_network() {
+        let connections = Arc::new(Connections::new(LIMIT));
+        let few = limits::FEW_CONNECTIONS;
+        let _permits = admit(&connections, ADDRESS, few).await;
+        let all = lock(&connections.all);
+        assert_eq!(all.weight(ADDRESS, FLOOD), few);
+        assert_eq!(all.weight(ADDRESS, ADDRESS), few + 1);
+        assert_eq!(all.weight(FLOOD, FLOOD), few, "few are as many as others");
+    }
+
+    #[tokio::test]
+    async fn a_scan_picks_all_idle_connections_of_the_largest_networks() {
+        let connections = Arc::new(Connections::new(LIMIT));
+        let permits = admit(&connections, ADDRESS, limits::FEW_CONNECTIONS).await;
+        let others = admit(&connections, FLOOD, limits::FEW_CONNECTIONS + 8).await;
+        let all = lock(&connections.all);
+        let newcomer = Ipv4Addr::new(192, 0, 2, 2).into();
+        let picked = all.pick(newcomer, Close::MakeRoom);
+        assert_eq!(picked.weight, limits::FEW_CONNECTIONS + 8);
+        assert_eq!(picked.idle.len(), picked.weight);
+        for one in &others {
+            one.handle.usage.begin();
+        }
+        let picked = all.pick(newcomer, Close::MakeRoom);
+        assert_eq!(picked.weight, limits::FEW_CONNECTIONS);
+        assert_eq!(picked.idle.len(), permits.len());
+        assert!(picked.are_for(picked.weight + picked.weight / limits::WEIGHT_TOLERANCE));
+        assert!(!picked.are_for(picked.weight + picked.weight / limits::WEIGHT_TOLERANCE + 1));
+    }
 }

@@ -121,3 +121,75 @@ impl ConnectionHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, task::Wake};
+
+    use super::*;
+
+    fn handle() -> ConnectionHandle {
+        ConnectionHandle::new(Ipv6Addr::LOCALHOST.into())
+    }
+
+    #[test]
+    fn an_ipv4_address_and_an_ipv6_network_of_64_bits_are_one_peer_each() {
+        let network = |address: &str| {
+            let handle = ConnectionHandle::new(address.parse().unwrap());
+            handle.network.to_string()
+        };
+        assert_eq!(network("192.0.2.7"), "192.0.2.7");
+        assert_eq!(network("::ffff:192.0.2.7"), "192.0.2.7", "IPv4 in IPv6");
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(network("2001:db8:1:3::"), "2001:db8:1:3::");
+    }
+
+    #[test]
+    fn the_strongest_reason_to_end_counts() {
+        let handle = handle();
+        assert_eq!(handle.told_to_close(), None);
+        for why in [Close::Leave, Close::Drain, Close::MakeRoom] {
+            handle.close(why);
+            assert_eq!(handle.told_to_close(), Some(why));
+        }
+        handle.close(Close::Leave);
+        assert_eq!(handle.told_to_close(), Some(Close::MakeRoom));
+    }
+
+    #[test]
+    fn a_connection_is_preempted_once_and_stays_if_its_client_takes_something() {
+        let handle = handle();
+        assert!(!handle.is_preempted());
+        assert!(handle.preempt());
+        assert!(!handle.preempt(), "it knows");
+        handle.stay_if_taken();
+        assert!(handle.is_preempted());
+        handle.usage.note_taken();
+        handle.stay_if_taken();
+        assert!(!handle.is_preempted());
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn each_reason_to_end_wakes_the_connection() {
+        let handle = handle();
+        let woken = Arc::new(Woken::default());
+        let count = || woken.0.load(Relaxed);
+        handle.wake_to_close(&woken.clone().into());
+        assert_eq!(count(), 0);
+        handle.close(Close::Leave);
+        assert_eq!(count(), 1);
+        handle.close(Close::MakeRoom);
+        assert_eq!(count(), 2);
+        assert!(handle.preempt());
+        assert_eq!(count(), 3);
+    }
+}

@@ -160,3 +160,67 @@ impl Permits {
         self.counts[pool as usize].leave_reserve(network);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::server::capacity::connections::ConnectionPermit;
+
+    async fn connect(connections: &Arc<Connections>) -> ConnectionPermit {
+        connections.admit(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// A connection with a request whose client takes nothing.
+    async fn stall(connections: &Arc<Connections>) -> ConnectionPermit {
+        let stalled = connect(connections).await;
+        stalled.handle.usage.begin();
+        stalled.handle.usage.note_waits_for_service(false);
+        stalled
+    }
+
+    #[test]
+    fn permits_are_taken_in_advance_while_a_quarter_is_left() {
+        let permits = Permits::new(1_000, Arc::new(Connections::new(1)));
+        let handle = ConnectionHandle::new(Ipv4Addr::LOCALHOST.into());
+        for (wished, taken, all) in [(600, 600, 601), (100, 100, 702), (100, 0, 703)] {
+            let permit = permits.take(&handle, PermitPool::Requests, wished);
+            assert!(matches!(permit, Ok(Permit::Common { in_advance }) if in_advance == taken));
+            assert_eq!(permits.taken(PermitPool::Requests), all);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_at_the_reserve_gets_the_permit_of_one_that_takes_nothing_and_leaves_the_reserve()
+     {
+        let connections = Arc::new(Connections::new(8));
+        let permits = Permits::new(16, connections.clone());
+        let stalled = [stall(&connections).await, stall(&connections).await];
+        let preempted = || stalled.each_ref().map(|it| it.handle.is_preempted());
+        tokio::time::advance(limits::LOOK_INTERVAL).await;
+        permits.stalled.look();
+        tokio::time::advance(limits::STALLED_AFTER).await;
+        let greedy = connect(&connections).await;
+        let take = |handle: &ConnectionHandle| permits.take(handle, PermitPool::Requests, 0);
+        for _ in 0..14 {
+            assert!(matches!(take(&greedy.handle), Ok(Permit::Common { .. })));
+            greedy.handle.usage.begin();
+        }
+        assert_eq!(preempted(), [false; 2]);
+        assert!(matches!(take(&greedy.handle), Ok(Permit::Common { .. })));
+        assert_eq!(preempted().iter().filter(|it| **it).count(), 1);
+        assert!(
+            take(&greedy.handle).is_err(),
+            "the last permit is for others"
+        );
+        assert_eq!(preempted().iter().filter(|it| **it).count(), 1);
+        let other = connect(&connections).await;
+        assert!(matches!(take(&other.handle), Ok(Permit::Reserve)));
+        // Nothing is free, but another client takes nothing.
+        let last = connect(&connections).await;
+        assert!(matches!(take(&last.handle), Ok(Permit::Common { .. })));
+        assert_eq!(preempted(), [true; 2]);
+        assert!(take(&last.handle).is_err());
+    }
+}

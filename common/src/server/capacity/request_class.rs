@@ -53,3 +53,35 @@ impl RequestClass {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probes_of_both_protocols_have_permits_of_their_own() {
+        for path in [
+            endpoints::LIVE,
+            endpoints::READY,
+            "/grpc.health.v1.Health/Check",
+        ] {
+            let class = RequestClass::of(path, false);
+            assert_eq!(class.pools(), [PermitPool::Probes], "{path}");
+        }
+        let ordinary = RequestClass::of("/grpc.health.v1.HealthRecords/Get", false);
+        assert_eq!(ordinary.pools(), [PermitPool::Requests]);
+        // A health check that goes on holds its permits as any stream does.
+        let watch = RequestClass::of("/grpc.health.v1.Health/Watch", true);
+        assert_eq!(watch, RequestClass::LongLived);
+    }
+
+    #[test]
+    fn a_log_line_names_the_requests_that_are_refused() {
+        let all = [
+            RequestClass::Ordinary,
+            RequestClass::LongLived,
+            RequestClass::Probe,
+        ];
+        assert_eq!(all.map(RequestClass::name), ["all", "long-lived", "probes"]);
+    }
+}

@@ -121,4 +121,44 @@ mod tests {
             assert!(stalled.found_at(now).is_empty());
         }
     }
+
+    #[tokio::test]
+    async fn the_client_that_has_been_stalled_for_longest_is_preempted_first_and_each_once() {
+        let (stalled, [one, other]) = stalled().await;
+        for (handle, since) in [(&other.handle, NOW), (&one.handle, NOW + 1)] {
+            handle.usage.begin();
+            handle.usage.note_waits_for_service(false);
+            stalled.found_at(since);
+        }
+        lock(&stalled.last_look).found = stalled.found_at(LATER + 1);
+        let preempted = || [&one, &other].map(|it| it.handle.is_preempted());
+        assert_eq!(preempted(), [false, false]);
+        assert!(stalled.preempt_one());
+        assert_eq!(preempted(), [false, true]);
+        assert!(stalled.preempt_one());
+        assert_eq!(preempted(), [true, true]);
+        assert!(!stalled.preempt_one());
+        lock(&stalled.last_look).found = stalled.found_at(LATER + 2);
+        assert!(!stalled.preempt_one(), "both are about to end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_finds_the_stalled_and_a_second_one_comes_later() {
+        let (stalled, [one, _]) = stalled().await;
+        one.handle.usage.begin();
+        one.handle.usage.note_waits_for_service(false);
+        let found = || lock(&stalled.last_look).found.len();
+        tokio::time::advance(limits::LOOK_INTERVAL).await;
+        stalled.look();
+        tokio::time::advance(limits::STALLED_AFTER).await;
+        stalled.look();
+        assert_eq!(found(), 1);
+        one.handle.usage.note_taken();
+        tokio::time::advance(limits::LOOK_INTERVAL / 2).await;
+        stalled.look();
+        assert_eq!(found(), 1, "the last look is not old");
+        tokio::time::advance(limits::LOOK_INTERVAL).await;
+        stalled.look();
+        assert_eq!(found(), 0);
+    }
 }

@@ -165,3 +165,41 @@ impl Drop for Waiting<'_> {
         self.0.waiting.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage() -> ConnectionUsage {
+        ConnectionUsage::new(Arc::default())
+    }
+
+    #[test]
+    fn a_client_holds_its_requests_and_the_refusals_that_it_has_not_read() {
+        let usage = usage();
+        assert!(usage.is_less_than(0), "whoever holds nothing may enter");
+        usage.begin();
+        assert!(usage.is_less_than(2) && !usage.is_less_than(1));
+        usage.begin_refusal();
+        usage.begin_refusal();
+        assert!(usage.is_less_than(4) && !usage.is_less_than(3));
+        usage.end_refusal();
+        assert!(usage.is_less_than(3));
+        usage.end();
+        assert!(!usage.is_less_than(1), "a refusal is left");
+        usage.end_refusal();
+        assert!(usage.is_less_than(0));
+    }
+
+    #[test]
+    fn a_client_without_requests_is_not_stalled() {
+        let usage = usage();
+        assert_eq!(usage.look(1), None);
+        usage.begin();
+        usage.note_waits_for_service(false);
+        assert_eq!(usage.look(2), Some(2));
+        assert_eq!(usage.look(3), Some(2), "since the first look");
+        usage.end();
+        assert_eq!(usage.look(4), None);
+    }
+}

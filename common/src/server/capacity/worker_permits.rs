@@ -167,3 +167,67 @@ impl Drop for UnreadRefusal {
         self.permits.refusals.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::server::capacity::connections::Connections;
+
+    /// The access of one worker to 1,000 permits, of which it keeps up to ten.
+    fn worker() -> (Arc<WorkerPermits>, Arc<ConnectionHandle>) {
+        let permits = Permits::new(1_000, Arc::new(Connections::new(1)));
+        let worker = Arc::new(WorkerPermits::new(Arc::new(permits), 1));
+        let handle = Arc::new(ConnectionHandle::new(Ipv4Addr::LOCALHOST.into()));
+        (worker, handle)
+    }
+
+    #[test]
+    fn a_worker_takes_permits_in_advance_and_keeps_some_of_those_that_are_given_back() {
+        let (worker, handle) = worker();
+        let taken = || worker.permits.taken(PermitPool::Requests);
+        assert_eq!(worker.max_in_flight(), 1_000);
+        let mut requests = Vec::new();
+        for all in [6, 6, 6, 6, 6, 6, 12] {
+            requests.extend(worker.take(&handle, RequestClass::Ordinary));
+            assert_eq!((worker.in_flight(), taken()), (requests.len(), all));
+        }
+        for all in [12, 12, 12, 12, 12, 11, 10] {
+            requests.pop();
+            assert_eq!((worker.in_flight(), taken()), (requests.len(), all));
+        }
+    }
+
+    #[test]
+    fn no_probe_is_counted_in_advance() {
+        let (worker, handle) = worker();
+        let taken = |limit| worker.permits.taken(limit);
+        let probe = worker.take(&handle, RequestClass::Probe);
+        assert_eq!(taken(PermitPool::Probes), 1);
+        assert_eq!(taken(PermitPool::Requests), 0);
+        drop(probe);
+        assert_eq!(taken(PermitPool::Probes), 0);
+        let long_lived = worker.take(&handle, RequestClass::LongLived);
+        assert_eq!(taken(PermitPool::LongLived), 1);
+        assert_eq!(worker.in_flight(), 1);
+        drop(long_lived);
+        assert_eq!(taken(PermitPool::LongLived), 0);
+        assert_eq!(worker.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_request_waits_for_the_service_or_for_its_client() {
+        let (worker, handle) = worker();
+        for now in [1, 3] {
+            let mut request = worker.take(&handle, RequestClass::Ordinary).unwrap();
+            assert_eq!(handle.usage.look(now), None);
+            for _ in 0..2 {
+                request.note_waits_for_service(false);
+                assert_eq!(handle.usage.look(now), Some(now));
+            }
+            request.note_waits_for_service(true);
+            assert_eq!(handle.usage.look(now + 1), None);
+        }
+    }
+}

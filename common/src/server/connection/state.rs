@@ -138,3 +138,22 @@ impl ConnectionState {
         self.handle.usage.in_flight()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_input_is_held_back_until_the_response_has_ended() {
+        let state = ConnectionState::alone(Arc::new(WorkerCapacity::alone(1)));
+        assert!(!state.note_end(), "hyper may read it");
+        assert!(!state.is_half_closed() && !state.release_end());
+        state.handle.usage.begin();
+        assert!(state.note_end());
+        assert!(state.is_half_closed() && !state.release_end());
+        state.handle.usage.end();
+        assert!(!state.is_half_closed());
+        assert!(state.release_end());
+        assert!(!state.release_end(), "hyper has read it");
+    }
+}

@@ -165,19 +165,29 @@ async fn a_service_of_the_mesh_leaves_a_part_of_the_last_eighth_to_others() {
 async fn the_clients_of_one_network_leave_half_of_the_reserve_to_others() {
     let (capacity, connections) = capacity(64);
     let mut held = Vec::new();
-    for (network, count) in [(1, 56 + 4), (2, 2), (3, 1), (4, 1)] {
-        let address = Ipv4Addr::new(127, 0, 0, network);
-        let mut served = 0;
-        for _ in 0..64 {
-            // Each request has a connection of its own.
-            let peer = connections.admit(address.into()).await;
-            if let Ok(response) = ask(&capacity, &peer, "/").await {
-                served += 1;
-                held.push((response, peer));
+    // As many at the second time: all places were given back.
+    for _ in 0..2 {
+        held.clear();
+        for (network, count) in [(1, 56 + 4), (2, 2), (3, 1), (4, 1)] {
+            let address = Ipv4Addr::new(127, 0, 0, network);
+            let mut served = 0;
+            for _ in 0..64 {
+                // Each request has a connection of its own.
+                let peer = connections.admit(address.into()).await;
+                if let Ok(response) = ask(&capacity, &peer, "/").await {
+                    served += 1;
+                    held.push((response, peer));
+                }
             }
+            assert_eq!(served, count, "network {network}");
         }
-        assert_eq!(served, count, "network {network}");
     }
+    // The first network gives back one of its four places of the reserve, and may not have it again.
+    held.remove(56);
+    let first = connect(&connections).await;
+    assert!(ask(&capacity, &first, "/").await.is_err());
+    let other = connections.admit(Ipv4Addr::new(127, 0, 0, 5).into()).await;
+    assert!(ask(&capacity, &other, "/").await.is_ok());
     held.clear();
     let peer = connect(&connections).await;
     let mut again = Vec::new();
@@ -268,4 +278,32 @@ async fn long_lived_calls_end_soon_after_a_drain_begins() {
     assert_eq!(begin.elapsed(), Duration::from_secs(1));
     let other = timeout(PATIENCE, other.into_body().collect()).await;
     assert!(other.is_err(), "other requests last until their deadline");
+}
+
+#[tokio::test]
+async fn over_http_1_a_long_response_is_in_flight_until_the_socket_has_taken_it() {
+    let (capacity, connections) = capacity(1);
+    let peer = connect(&connections).await;
+    let counted = || capacity.counters.in_flight.load(Ordering::Relaxed);
+    let before = counted();
+    let in_flight = || (peer.handle.usage.in_flight(), counted());
+    let connection = state(&capacity, &peer);
+    connection.outbound.watch();
+    for (length, is_long) in [(1, false), (2 * limits::FRAME, true)] {
+        let layer = ShedLayer::new(connection.clone());
+        let service = service_fn(async |_: Request<()>| {
+            let body = Full::new(Bytes::from(vec![0; length]));
+            Ok::<_, Infallible>(Response::new(body))
+        });
+        let service = ServiceBuilder::new().layer(layer).service(service);
+        let request = Request::get("/").header("host", "a").body(()).unwrap();
+        let mut body = service.oneshot(request).await.unwrap().into_body();
+        assert_eq!(in_flight(), (1, before + 1));
+        while body.frame().await.is_some() {}
+        drop(body);
+        assert_eq!(in_flight().0, usize::from(is_long));
+        connection.outbound.note_flushed();
+        connection.outbound.drained();
+        assert_eq!(in_flight(), (0, before));
+    }
 }
