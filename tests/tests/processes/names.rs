@@ -5,7 +5,14 @@ use std::{collections::BTreeMap, fs, path::Path};
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../common/src");
 
 /// Names that each module has for its own, as is usual in Rust.
-const USUAL: [&str; 6] = ["Body", "Config", "Error", "Layer", "ResponseFuture", "Service"];
+const USUAL: [&str; 6] = [
+    "Body",
+    "Config",
+    "Error",
+    "Layer",
+    "ResponseFuture",
+    "Service",
+];
 
 const KINDS: [&str; 4] = ["enum ", "struct ", "trait ", "type "];
 
