@@ -158,7 +158,9 @@ pub(crate) struct Fault {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended<'a> {
     pub(crate) method: &'a Method,
+    #[cfg_attr(not(feature = "traces"), allow(dead_code))] // for spans
     pub(crate) path: &'a str,
+    #[cfg_attr(not(feature = "traces"), allow(dead_code))] // for spans
     pub(crate) version: Version,
     /// The route of the router, or the method of the descriptors, if there is one. It is never the
     /// path that the client sent: clients must not choose the labels of the metrics.
