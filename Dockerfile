@@ -20,8 +20,8 @@ RUN mkdir /stubs /crates && cp -r $CRATES $SERVICES /crates && cp Cargo.lock /st
       stub=/stubs/$crate && mkdir -p "$stub/src" && \
       awk '/^\[/ { skip = /^\[\[/ } !skip' "$crate/Cargo.toml" >"$stub/Cargo.toml" && \
       if [ -e "$crate/build.rs" ]; then echo 'fn main() {}' >"$stub/build.rs"; fi && \
-      if [ -e "$crate/src/main.rs" ]; then echo 'fn main() {}' >"$stub/src/main.rs"; \
-      else : >"$stub/src/lib.rs"; fi || exit; \
+      if [ -e "$crate/src/main.rs" ]; then echo 'fn main() {}' >"$stub/src/main.rs"; fi && \
+      if [ -e "$crate/src/lib.rs" ] || ! [ -e "$stub/src/main.rs" ]; then : >"$stub/src/lib.rs"; fi || exit; \
     done
 
 FROM rust AS dependencies
