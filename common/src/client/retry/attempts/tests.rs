@@ -20,14 +20,17 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tower::ServiceExt;
 
 use super::*;
-use crate::client::{
-    choice::balancer::ChannelCounts,
-    ejection::memory::Memory,
-    ending::{
-        class::{Ending, Judgement, Next},
-        pushback::Pushback,
+use crate::{
+    client::{
+        choice::balancer::ChannelCounts,
+        ejection::memory::Memory,
+        ending::{
+            class::{Ending, Judgement, Next},
+            pushback::Pushback,
+        },
+        fake::{Does, MESSAGE, Parts, Served, replica},
     },
-    fake::{Does, MESSAGE, Parts, Served, replica},
+    telemetry::metrics,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -719,6 +722,18 @@ async fn a_call_that_was_not_processed_is_sent_again_whatever_its_method() {
         }
         assert_eq!(served[1].calls(), 20);
         assert!(served[0].calls() > 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_call_that_was_not_processed_counts_as_sent_again() {
+    let resends = || metrics::of_this_thread().resends.get();
+    for (bad, resent) in [(Does::Refuse, 1), (UNAVAILABLE, 0)] {
+        let script = move |call| if call == 0 { bad } else { Does::Respond(FAST) };
+        let (client, _) = client(vec![script]).await;
+        let before = resends();
+        assert_eq!(call(&client, IDEMPOTENT).await.0, Code::Ok, "{bad:?}");
+        assert_eq!(resends() - before, resent, "{bad:?}");
     }
 }
 
