@@ -2,11 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, mem,
-    path::Path,
+    mem,
 };
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../common/src");
+use crate::sources;
 
 /// The rooms of `common`, the lowest floor first. A room imports from itself and from lower floors.
 const ROOMS: &[&[&str]] = &[
@@ -51,21 +50,6 @@ const SERVER: &[&[&str]] = &[
     &["in_memory", "process"],
     &["testing"],
 ];
-
-/// The files below `directory` that are no tests, and their code.
-fn read(directory: &Path, files: &mut BTreeMap<String, String>) {
-    for entry in fs::read_dir(directory).expect("a directory of sources") {
-        let path = entry.expect("it can be read").path();
-        let name = path.file_name().expect("it has a name").to_string_lossy();
-        if path.is_dir() && name != "tests" {
-            read(&path, files);
-        } else if name.ends_with(".rs") && name != "tests.rs" && name != "fake.rs" {
-            let file = path.strip_prefix(SOURCE).expect("it is a source");
-            let text = fs::read_to_string(&path).expect("it can be read");
-            files.insert(file.display().to_string(), code(&text));
-        }
-    }
-}
 
 /// The text without comments and without the modules for tests at its end.
 fn code(text: &str) -> String {
@@ -168,9 +152,11 @@ fn is_down(file: &str, target: &str) -> bool {
 
 #[test]
 fn each_room_of_common_stands_on_those_below() {
-    let mut files = BTreeMap::new();
-    read(Path::new(SOURCE), &mut files);
+    let mut files = sources::of_common();
     files.retain(|file, _| file != "lib.rs");
+    for text in files.values_mut() {
+        *text = code(text);
+    }
     let mut wrong = Vec::new();
     let mut imports = BTreeMap::<_, BTreeSet<_>>::new();
     for (file, code) in &files {

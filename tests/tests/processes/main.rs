@@ -20,6 +20,7 @@ mod page;
 mod readme;
 mod run;
 mod shared_connection;
+mod sources;
 mod start;
 mod trace;
 mod units;

@@ -1,8 +1,8 @@
 //! In `common`, no two types that other files can see have one name: one word, one thing.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../common/src");
+use crate::sources;
 
 /// Names that each module has for its own, as is usual in Rust.
 const USUAL: [&str; 6] = [
@@ -24,28 +24,16 @@ fn declared(line: &str) -> Option<&str> {
     name.split(|c: char| !c.is_alphanumeric()).next()
 }
 
-fn collect(directory: &Path, files: &mut BTreeMap<String, Vec<String>>) {
-    for entry in fs::read_dir(directory).expect("a directory of sources") {
-        let path = entry.expect("it can be read").path();
-        let name = path.file_name().expect("it has a name").to_string_lossy();
-        if path.is_dir() && name != "tests" {
-            collect(&path, files);
-        } else if name.ends_with(".rs") && name != "tests.rs" && name != "fake.rs" {
-            let text = fs::read_to_string(&path).expect("it can be read");
-            for name in text.lines().filter_map(declared) {
-                let file = path.strip_prefix(SOURCE).expect("it is a source");
-                let files = files.entry(name.to_owned()).or_default();
-                files.push(file.display().to_string());
-            }
-        }
-    }
-}
-
 #[test]
 fn no_two_types_have_one_name() {
-    let mut files = BTreeMap::new();
-    collect(Path::new(SOURCE), &mut files);
+    let sources = sources::of_common();
+    let mut files = BTreeMap::<_, Vec<_>>::new();
+    for (file, text) in &sources {
+        for name in text.lines().filter_map(declared) {
+            files.entry(name).or_default().push(file);
+        }
+    }
     assert!(files.contains_key("Context"), "no types were found");
-    files.retain(|name, files| files.len() > 1 && !USUAL.contains(&name.as_str()));
+    files.retain(|name, files| files.len() > 1 && !USUAL.contains(name));
     assert!(files.is_empty(), "rename all but one of each: {files:#?}");
 }
