@@ -38,6 +38,8 @@ mod limits;
 #[path = "../../../common/src/lock.rs"]
 mod lock;
 pub mod notify;
+#[path = "../../../common/src/telemetry/metrics/replica_state.rs"]
+mod replica_state;
 pub mod server;
 mod stubs;
 mod sync;

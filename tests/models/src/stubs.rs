@@ -13,6 +13,8 @@ pub(crate) mod telemetry {
     pub(crate) mod metrics {
         use std::{net::SocketAddr, sync::Arc};
 
+        pub(crate) use crate::replica_state::ReplicaState;
+
         pub(crate) struct Counter;
 
         pub(crate) struct Counters {
@@ -21,23 +23,6 @@ pub(crate) mod telemetry {
         }
 
         pub(crate) fn count(_which: impl FnOnce(&Counters) -> &Counter) {}
-
-        /// The state of a replica, which nobody looks at.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum ReplicaState {
-            Connecting,
-            Unreachable,
-            Up,
-            Late,
-            PushedBack,
-            Ejected,
-        }
-
-        impl ReplicaState {
-            pub(crate) fn is_connected(self) -> bool {
-                !matches!(self, Self::Connecting | Self::Unreachable)
-            }
-        }
 
         #[derive(Debug)]
         pub(crate) struct ReplicaMetrics;

@@ -296,7 +296,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::client::ending::class::Judgement;
+    use crate::client::ending::judgement::Judgement;
 
     #[derive(Debug)]
     struct Fake(f64);

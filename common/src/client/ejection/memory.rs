@@ -29,7 +29,7 @@ use tracing::{info, warn};
 
 use super::record::{FailureRate, ReplicaRecord};
 use crate::{
-    client::ending::class::Judgement,
+    client::ending::judgement::Judgement,
     lock::lock,
     sync::{
         Mutex, Notified, Notify,

@@ -15,7 +15,7 @@ use h2::Reason;
 use http::StatusCode;
 use tonic::Code;
 
-use super::pushback::Pushback;
+use super::{judgement::Judgement, pushback::Pushback};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,23 +66,6 @@ pub(crate) enum Ending {
     DeadlineExceeded { is_late: bool },
     /// Its caller dropped it, or another attempt was faster.
     Abandoned { is_late: bool },
-}
-
-/// What an attempt says about its replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Judgement {
-    /// The replica does its work.
-    Success,
-    /// The replica is at fault.
-    Failure,
-    /// No response came for long, and nobody knows whether one would have. This counts only if the
-    /// replica does nothing else.
-    NoResponse,
-    /// The replica or the caller is at fault. This counts only if the replica has more of it than
-    /// the others.
-    Ambiguous,
-    /// Nothing.
-    Nothing,
 }
 
 /// Which attempt may follow.

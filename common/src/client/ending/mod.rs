@@ -3,6 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `class` | how an attempt ended, and what follows from that: the one place that judges |
+//! | `judgement` | what an attempt says about its replica |
 //! | `failure` | an ending with the status that the caller gets |
 //! | `reading` | follows a response from its head to its end |
 //! | `pushback` | when a server wants a call again |
@@ -13,5 +14,6 @@ pub(crate) mod class;
 pub(crate) mod codec;
 pub(crate) mod details;
 pub(crate) mod failure;
+pub(crate) mod judgement;
 pub(crate) mod pushback;
 pub(crate) mod reading;

@@ -12,7 +12,8 @@ use crate::{
     client::{
         ejection::state::Event,
         ending::{
-            class::{Class, Ending, Judgement},
+            class::{Class, Ending},
+            judgement::Judgement,
             pushback::Pushback,
         },
         method::called::CalledMethod,

@@ -178,7 +178,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::client::ending::class::Judgement;
+    use crate::client::ending::judgement::Judgement;
 
     const LEFT: Duration = Duration::from_secs(10);
     const MILLI: Duration = Duration::from_millis(1);

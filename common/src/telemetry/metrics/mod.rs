@@ -9,6 +9,7 @@ mod histogram;
 mod process;
 mod recent;
 mod registry;
+mod replica_state;
 mod replicas;
 mod targets;
 mod text;
@@ -27,7 +28,8 @@ pub(crate) use self::{
     counters::{Counters, count, of_this_thread},
     durations::{CLIENT_GONE, Measure, OTHER, count_duration},
     process::{LOG_LOST_BYTES, LOG_WRITTEN_BYTES, read_expiries_with},
-    replicas::{CountedReplica, Live, ReplicaMetrics, ReplicaState},
+    replica_state::ReplicaState,
+    replicas::{CountedReplica, Live, ReplicaMetrics},
     targets::TargetMetrics,
 };
 #[cfg(feature = "server")]

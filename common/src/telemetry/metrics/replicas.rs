@@ -15,53 +15,10 @@ use prometheus_client::{
 
 use super::{
     counters::{Counter, of_this_thread},
+    replica_state::ReplicaState,
     targets,
 };
 use crate::{limits, lock::lock};
-
-/// The state of a replica, as one client sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReplicaState {
-    /// The replica has no connection yet or has lost it. A new one is being opened.
-    Connecting,
-    /// The last attempt to connect failed.
-    Unreachable,
-    /// The replica is connected and gets calls.
-    Up,
-    /// A health check was sent and has no reply yet.
-    Late,
-    /// The replica asked for no calls for some time.
-    PushedBack,
-    /// The replica fails. Single calls try it.
-    Ejected,
-}
-
-impl ReplicaState {
-    const ALL: [Self; 6] = [
-        Self::Connecting,
-        Self::Unreachable,
-        Self::Up,
-        Self::Late,
-        Self::PushedBack,
-        Self::Ejected,
-    ];
-
-    /// The name in metrics and on `/status`.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Unreachable => "unreachable",
-            Self::Up => "up",
-            Self::Late => "late",
-            Self::PushedBack => "resting",
-            Self::Ejected => "ejected",
-        }
-    }
-
-    pub(crate) fn is_connected(self) -> bool {
-        !matches!(self, Self::Connecting | Self::Unreachable)
-    }
-}
 
 /// What a connected replica tells when it is asked.
 pub(crate) trait Live: fmt::Debug + Send + Sync {

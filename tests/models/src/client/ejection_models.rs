@@ -16,7 +16,7 @@ use super::{
         record::{FailureRate, ReplicaRecord},
         tally::Tally,
     },
-    ending::class::Judgement,
+    ending::judgement::Judgement,
 };
 use crate::{check, telemetry::metrics::CountedReplica};
 

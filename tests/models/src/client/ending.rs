@@ -1,13 +1,4 @@
 //! How an attempt ended.
 
-pub(in crate::client) mod class {
-    /// What an attempt says about its replica.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(crate) enum Judgement {
-        Success,
-        Failure,
-        NoResponse,
-        Ambiguous,
-        Nothing,
-    }
-}
+#[path = "../../../../common/src/client/ending/judgement.rs"]
+pub(in crate::client) mod judgement;

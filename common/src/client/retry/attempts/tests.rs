@@ -25,7 +25,8 @@ use crate::{
         choice::balancer::ChannelCounts,
         ejection::memory::Memory,
         ending::{
-            class::{Ending, Judgement, Next},
+            class::{Ending, Next},
+            judgement::Judgement,
             pushback::Pushback,
         },
         fake::{Does, MESSAGE, Parts, Served, replica},

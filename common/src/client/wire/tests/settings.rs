@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::raw::{DATA, HEADERS, RST_STREAM, WINDOW_UPDATE, raw};
 use super::*;
 use crate::{
-    client::{ending::class::Judgement, wire::activity::Closed},
+    client::{ending::judgement::Judgement, wire::activity::Closed},
     limits,
 };
 

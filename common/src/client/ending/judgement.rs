@@ -1,0 +1,18 @@
+//! [`Judgement`]: what an attempt says about its replica.
+
+/// What an attempt says about its replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// The replica does its work.
+    Success,
+    /// The replica is at fault.
+    Failure,
+    /// No response came for long, and nobody knows whether one would have. This counts only if the
+    /// replica does nothing else.
+    NoResponse,
+    /// The replica or the caller is at fault. This counts only if the replica has more of it than
+    /// the others.
+    Ambiguous,
+    /// Nothing.
+    Nothing,
+}
