@@ -14,7 +14,10 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed},
+        atomic::{
+            AtomicU8, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
     task::{Context, Poll, Wake, Waker},
 };
@@ -201,7 +204,7 @@ impl Polling {
         let key = entry.key();
         let waker = Arc::new(StreamWaker {
             key,
-            is_woken: AtomicBool::new(true),
+            state: AtomicU8::new(QUEUED),
             shared: self.shared.clone(),
         });
         entry.insert((stream, waker));
@@ -209,16 +212,19 @@ impl Polling {
     }
 
     fn go_on(&mut self, key: usize) {
-        // A waker may outlive its stream.
-        let Some((stream, waker)) = self.streams.get_mut(key) else {
-            return;
+        let Some((stream, state)) = self.streams.get_mut(key) else {
+            return; // no queue has the key of a stream that has ended
         };
-        waker.is_woken.swap(false, AcqRel);
-        let waker = Waker::from(waker.clone());
+        let state = state.clone();
+        state.state.swap(POLLED, AcqRel);
+        let waker = Waker::from(state.clone());
         let mut cx = Context::from_waker(&waker);
         // As in a task of its own, a panic ends this stream and no other.
         let poll = catch_unwind(AssertUnwindSafe(|| stream.as_mut().poll(&mut cx)));
-        if !matches!(poll, Ok(Poll::Pending)) {
+        if matches!(poll, Ok(Poll::Pending)) {
+            state.wait();
+        } else {
+            state.state.store(ENDED, Relaxed);
             let ended = self.streams.remove(key);
             let _ = catch_unwind(AssertUnwindSafe(|| drop(ended)));
         }
@@ -270,11 +276,35 @@ impl Future for Polling {
     }
 }
 
-/// Wakes a stream.
+// The states of a stream.
+const WAITS: u8 = 0;
+/// Its key is in the queue. A new stream is polled without.
+const QUEUED: u8 = 1;
+const POLLED: u8 = 2;
+const WOKEN_WHILE_POLLED: u8 = 3;
+const ENDED: u8 = 4;
+
+/// Wakes a stream. The queue has its key at most once, and not once the stream has ended: the key would
+/// then poll the next stream that has it, whose own entry would be left over in turn. The queue would
+/// grow, and a stream that was woken once would wait behind all that is left over.
 struct StreamWaker {
     key: usize,
-    is_woken: AtomicBool,
+    state: AtomicU8,
     shared: Arc<Shared>,
+}
+
+impl StreamWaker {
+    /// Notes that a poll has ended and the stream has not.
+    fn wait(&self) {
+        if self.change(POLLED, WAITS).is_err() {
+            self.state.store(QUEUED, Relaxed);
+            self.shared.wake(self.key);
+        }
+    }
+
+    fn change(&self, from: u8, to: u8) -> Result<u8, u8> {
+        self.state.compare_exchange(from, to, AcqRel, Acquire)
+    }
 }
 
 impl Wake for StreamWaker {
@@ -283,8 +313,15 @@ impl Wake for StreamWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.is_woken.swap(true, AcqRel) {
-            self.shared.wake(self.key);
+        // Another thread may end the poll between the two attempts, so the first is made again.
+        loop {
+            if self.change(WAITS, QUEUED).is_ok() {
+                return self.shared.wake(self.key);
+            }
+            match self.change(POLLED, WOKEN_WHILE_POLLED) {
+                Err(WAITS) => {}
+                Ok(_) | Err(_) => return,
+            }
         }
     }
 }
@@ -293,6 +330,7 @@ impl Wake for StreamWaker {
 mod tests {
     use std::{
         future::{pending, poll_fn},
+        sync::atomic::AtomicBool,
         thread,
         time::Duration,
     };
@@ -424,6 +462,37 @@ mod tests {
         first.notify_one();
         second.notified().await;
         assert_eq!(polls.load(Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_wakes_itself_in_its_last_poll_leaves_no_turn_to_the_next() {
+        let turns = Turns::default();
+        let done = Arc::new(Notify::new());
+        turns.add(Box::pin(poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        })));
+        let polls = Arc::new(AtomicUsize::new(0));
+        turns.add(Box::pin({
+            let polls = polls.clone();
+            poll_fn(move |_| {
+                polls.fetch_add(1, Relaxed);
+                Poll::Pending
+            })
+        }));
+        turns.add(Box::pin({
+            let (done, mut rounds) = (done.clone(), 0..10);
+            poll_fn(move |cx| {
+                cx.waker().wake_by_ref();
+                if rounds.next().is_some() {
+                    return Poll::Pending;
+                }
+                done.notify_one();
+                Poll::Ready(())
+            })
+        }));
+        done.notified().await;
+        assert_eq!(polls.load(Relaxed), 1, "nobody woke it");
     }
 
     #[tokio::test]
