@@ -93,11 +93,7 @@ pub mod tls;
 
 pub use config::settings::Config;
 pub use problem::Problem;
-pub use request::{
-    context::Context,
-    deadline::Deadline,
-    id::{InvalidRequestId, RequestId},
-};
+pub use request::context::{Context, Deadline, InvalidRequestId, RequestId};
 pub use telemetry::{logging, metrics};
 
 /// What code reads of the request that it is part of, and what it does in its [`Context`].
@@ -115,7 +111,7 @@ pub mod context {
 pub mod deadline {
     pub use crate::{
         dialect::grpc_timeout::{InvalidTimeout, format_timeout, parse_timeout},
-        request::deadline::DeadlineExceeded,
+        request::context::DeadlineExceeded,
     };
 }
 
@@ -128,11 +124,7 @@ pub mod deadline {
 /// A handler that asks with [`context::record`] also gets the attempts of each call: see
 /// [`Record`](timings::Record).
 pub mod timings {
-    pub use crate::request::{
-        attempt::{Attempt, AttemptKind},
-        record::Record,
-        timings::Call,
-    };
+    pub use crate::request::timings::{Attempt, AttemptKind, Call, Record};
 }
 
 /// Compiles the example of the README.

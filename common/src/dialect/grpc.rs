@@ -14,16 +14,14 @@ use super::{grpc_timeout::parse_timeout, http::id_under, tonic_quirks};
 use crate::{
     problem::Problem,
     request::{
-        codes::is_fault_of_service,
-        deadline::Deadline,
-        dialect::{Asked, Dialect, Ended, Fault, Mismatch},
-        id::RequestId,
+        context::{Deadline, RequestId},
+        dialect::{Asked, Dialect, Ended, Fault, Mismatch, is_fault_of_service},
         timings::WANT_SERVER_TIMING,
     },
     telemetry::metrics::{self, Measure},
 };
 #[cfg(feature = "traces")]
-use crate::{request::codes::code_name, telemetry::traces::spans::of_rpc};
+use crate::{request::dialect::code_name, telemetry::traces::spans::of_rpc};
 
 /// gRPC: failures and responses that break off are statuses, in the headers or in the trailers.
 pub(crate) const GRPC: &dyn Dialect = &GrpcDialect;

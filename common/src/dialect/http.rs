@@ -17,8 +17,8 @@ use crate::{
 };
 use crate::{
     request::{
+        context::{InvalidRequestId, RequestId},
         dialect::{Asked, Dialect, Ended},
-        id::{InvalidRequestId, RequestId},
     },
     telemetry::metrics::{self, Measure},
 };

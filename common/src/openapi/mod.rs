@@ -31,7 +31,7 @@ use crate::{
     endpoints,
     pages::{self, Links},
     ports::{Pages, Ports},
-    request::id::RequestId,
+    request::context::RequestId,
     server::Routes,
 };
 

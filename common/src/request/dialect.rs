@@ -1,4 +1,5 @@
-//! [`Dialect`]: the differences between HTTP and gRPC, which layers ask for and do not know.
+//! [`Dialect`]: the differences between HTTP and gRPC, which layers ask for and do not know; and the names
+//! that logs, metrics and spans have for the codes and methods of gRPC.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -11,7 +12,7 @@ use opentelemetry::KeyValue;
 use tonic::Code;
 use tracing::Level;
 
-use super::id::{InvalidRequestId, RequestId};
+use super::context::{InvalidRequestId, RequestId};
 
 /// A protocol that ports speak over HTTP/1.1 or HTTP/2. Ports and requests have one; that of a request
 /// is HTTP if its client does not speak the dialect of the port.
@@ -173,4 +174,45 @@ pub(crate) struct Ended<'a> {
     /// The service stopped before the response was over.
     pub(crate) is_stopped: bool,
     pub(crate) took: Duration,
+}
+
+/// The name of a method with its service, such as `app.grpc.Service1/ProcessName`, from its path.
+pub(crate) fn rpc_method(path: &str) -> &str {
+    path.strip_prefix('/').unwrap_or(path)
+}
+
+/// Whether this code is the fault of the service rather than of its caller.
+pub(crate) fn is_fault_of_service(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// The name of a gRPC code, as in the specification.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }

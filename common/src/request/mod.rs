@@ -2,16 +2,11 @@
 //! calls, its record, and [`Context`](context::Context), which carries them; and the declarations of
 //! methods.
 
-pub(crate) mod attempt;
-pub(crate) mod codes;
 pub(crate) mod context;
-pub(crate) mod deadline;
 pub(crate) mod dialect;
 pub(crate) mod draining;
-pub(crate) mod id;
 pub(crate) mod identity;
 pub(crate) mod methods;
-pub(crate) mod record;
 pub(crate) mod timings;
 pub(crate) mod trace;
 #[cfg(feature = "server")]

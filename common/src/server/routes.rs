@@ -14,8 +14,8 @@ use http::Request;
 use tower::{ServiceExt, layer::layer_fn, service_fn};
 
 use crate::request::{
-    codes::rpc_method,
     context,
+    dialect::rpc_method,
     methods::{RouteTable, Terms},
 };
 

@@ -15,12 +15,11 @@ use tonic::Status;
 use tower::Service;
 
 use crate::{
-    body::deadline::{DeadlineBody, WithDeadline},
+    body::{DeadlineBody, WithDeadline},
     dialect::{grpc::GRPC, grpc_timeout::parse_timeout},
-    request::methods::RouteTable,
     request::{
-        context::{Context, Scope},
-        deadline::Deadline,
+        context::{Context, Deadline, Scope},
+        methods::RouteTable,
     },
 };
 
@@ -124,8 +123,10 @@ mod tests {
     use super::*;
     use crate::{
         client::{config::RequestIdNames, wire::origin::write_context},
-        request::id::RequestId,
-        request::methods::{Method, Methods},
+        request::{
+            context::RequestId,
+            methods::{Method, Methods},
+        },
     };
 
     type Outcome = Result<Response<Empty<Bytes>>, Status>;

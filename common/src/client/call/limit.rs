@@ -12,7 +12,7 @@ use tonic::Status;
 use tower::Service;
 
 use crate::{
-    body::wrappers::HoldingBody,
+    body::HoldingBody,
     calls::{CallPermit, CallPermits, ServiceCalls},
     request::methods::RouteTable,
 };

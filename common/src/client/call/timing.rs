@@ -10,7 +10,7 @@ use http_body::Body;
 use tower::Service;
 
 use crate::{
-    body::wrappers::HoldingBody,
+    body::HoldingBody,
     request::{context, timings::Running},
 };
 

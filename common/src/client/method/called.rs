@@ -10,7 +10,7 @@ use std::{
 
 use super::latencies::{Latencies, UsualLatency};
 use crate::{
-    request::{codes::rpc_method, methods::Method},
+    request::{dialect::rpc_method, methods::Method},
     telemetry::metrics,
 };
 

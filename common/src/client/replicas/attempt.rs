@@ -24,7 +24,10 @@ use crate::{
         method::called::CalledMethod,
         wire::{attempt::ReadUntil, request_body::RequestBody, response_body::ResponseBody},
     },
-    request::{context, deadline::Deadline, record::RunningAttempt, timings::WANT_SERVER_TIMING},
+    request::{
+        context::{self, Deadline},
+        timings::{RunningAttempt, WANT_SERVER_TIMING},
+    },
     telemetry::metrics::{self, Measure},
 };
 #[cfg(feature = "traces")]

@@ -18,7 +18,7 @@ use crate::{
         },
         method::called::CalledMethod,
     },
-    request::codes::code_name,
+    request::dialect::code_name,
 };
 
 impl Replica {

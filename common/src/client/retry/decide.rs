@@ -20,7 +20,7 @@ use crate::{
         },
         retry_policy::RetryPolicy,
     },
-    request::{codes::code_name, context},
+    request::{context, dialect::code_name},
     telemetry::metrics,
 };
 

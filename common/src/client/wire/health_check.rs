@@ -19,7 +19,7 @@ use crate::{
         ending::{details, failure::Failure},
         patience::patience,
     },
-    request::{context::Context, deadline::Deadline, id::RequestId},
+    request::context::{Context, Deadline, RequestId},
 };
 
 /// The clock of health checks. Time counts in ticks that leave out the [time for which this worker was

@@ -11,7 +11,7 @@ use http::{
 use crate::{
     client::{config::RequestIdNames, network::Network},
     dialect::grpc_timeout::format_timeout,
-    request::{context, deadline::Deadline, id::RequestId},
+    request::context::{self, Deadline, RequestId},
     tls::Tls,
 };
 

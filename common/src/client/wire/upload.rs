@@ -17,8 +17,8 @@ use tonic::Status;
 
 use super::request_body::{Reader, Replay};
 use crate::{
-    body::deadline::WithDeadline,
-    request::{context, deadline::Deadline},
+    body::WithDeadline,
+    request::context::{self, Deadline},
 };
 
 /// The upload of a request stream, in the context of its call and up to the call's deadline.

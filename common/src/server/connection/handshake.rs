@@ -19,11 +19,7 @@ use crate::{
     limits,
     problem::Problem,
     rate_limit::RateLimit,
-    request::{
-        context::{self, Context},
-        deadline::Deadline,
-        id::RequestId,
-    },
+    request::context::{self, Context, Deadline, RequestId},
     server::capacity::handle::{Close, ConnectionHandle},
     telemetry::metrics,
     tls::{AllowedPeers, Peer, Tls},

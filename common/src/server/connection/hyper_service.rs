@@ -16,9 +16,9 @@ use hyper_util::{rt::TokioTimer, server::conn::auto};
 
 use super::{state::ConnectionState, turns::Turns};
 use crate::{
-    body::deadline::WithDeadline,
+    body::WithDeadline,
     limits,
-    request::{deadline::Deadline, dialect::Dialect},
+    request::{context::Deadline, dialect::Dialect},
 };
 
 /// hyper's settings for a connection to a port of this dialect.

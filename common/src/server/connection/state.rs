@@ -11,7 +11,7 @@ use std::{
 use super::{inbound::Inbound, outbound::Outbound};
 use crate::{
     lock::lock,
-    request::deadline::Deadline,
+    request::context::Deadline,
     server::capacity::{handle::ConnectionHandle, worker_capacity::WorkerCapacity},
     tls::Peer,
 };

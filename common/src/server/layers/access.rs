@@ -16,9 +16,8 @@ use crate::{
     limits,
     problem::CLIENT_CLOSED_REQUEST,
     request::{
-        codes::code_name,
         context::Context,
-        dialect::{Dialect, Ended},
+        dialect::{Dialect, Ended, code_name},
         identity::Identity,
     },
     server::{connection::state::ConnectionState, routes::Paths},

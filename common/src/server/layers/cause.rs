@@ -3,7 +3,7 @@
 use axum::BoxError;
 
 use crate::{
-    request::deadline::DeadlineExceeded, server::capacity::long_lived::Draining, telemetry::metrics,
+    request::context::DeadlineExceeded, server::capacity::long_lived::Draining, telemetry::metrics,
 };
 
 /// The reason why a response is not whole.

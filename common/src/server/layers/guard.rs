@@ -17,7 +17,7 @@ use http_body::Body;
 use tower::{Layer, Service};
 
 use crate::{
-    body::deadline::{DeadlineBody, Panicked, WithDeadline},
+    body::{DeadlineBody, Panicked, WithDeadline},
     request::{context, dialect::Dialect},
 };
 
@@ -116,11 +116,7 @@ mod tests {
     use super::*;
     use crate::{
         dialect::http::HTTP,
-        request::{
-            context::Context as RequestContext,
-            deadline::{Deadline, DeadlineExceeded},
-            id::RequestId,
-        },
+        request::context::{Context as RequestContext, Deadline, DeadlineExceeded, RequestId},
     };
 
     type Handled = BoxFuture<'static, Result<Response<Body>, Infallible>>;

@@ -30,7 +30,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::access::length_of;
 use crate::{
-    body::wrappers::DroppableBody,
+    body::DroppableBody,
     limits,
     server::connection::{inbound::Tail, state::ConnectionState},
 };

@@ -26,10 +26,13 @@ use tracing::error;
 
 use super::{access::LogAtDebug, head::Refusal};
 use crate::{
-    body::deadline::Panicked,
+    body::Panicked,
     limits,
     problem::Problem,
-    request::{context, deadline::DeadlineExceeded, dialect::Dialect},
+    request::{
+        context::{self, DeadlineExceeded},
+        dialect::Dialect,
+    },
     server::capacity::{long_lived::Draining, worker_capacity::Overloaded},
 };
 

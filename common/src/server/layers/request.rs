@@ -25,15 +25,13 @@ use super::{
     http1,
 };
 use crate::{
-    body::wrappers::DroppableBody,
+    body::DroppableBody,
     dialect::http::HTTP,
     limits,
     rate_limit::RateLimit,
     request::{
-        context::{Context, SharedContext},
-        deadline::Deadline,
+        context::{Context, Deadline, RequestId, SharedContext},
         dialect::Fault,
-        id::RequestId,
         timings::{SERVER_TIMING, Timings},
         trace::Trace,
     },

@@ -261,7 +261,7 @@ mod tests {
 
         use http::HeaderValue;
 
-        use crate::request::{deadline::Deadline, trace::Trace};
+        use crate::request::{context::Deadline, trace::Trace};
 
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let trace = Trace::parse(&HeaderValue::from_static(trace)).unwrap();

@@ -12,7 +12,7 @@ use super::{
     durations::{CLIENT_GONE, Measure, sums},
     histogram::{Histogram, Percentile},
 };
-use crate::request::codes::is_fault_of_service;
+use crate::request::dialect::is_fault_of_service;
 
 /// The time between two snapshots.
 pub(crate) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);

@@ -18,8 +18,7 @@ use tonic::Code;
 use super::buffer;
 use crate::{
     request::{
-        codes::code_name,
-        dialect::{Dialect, Ended},
+        dialect::{Dialect, Ended, code_name},
         trace::Trace,
     },
     telemetry::metrics,

@@ -10,10 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::{
     client::wire::request_body::Replay,
-    request::{
-        context::{self, Context},
-        deadline::Deadline,
-    },
+    request::context::{self, Context, Deadline},
 };
 
 const MESSAGE: Bytes = Bytes::from_static(b"message");

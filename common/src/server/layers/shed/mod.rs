@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 
 use super::head;
 use crate::{
-    body::wrappers::DroppableBody,
+    body::DroppableBody,
     limits,
     request::context,
     server::{

@@ -10,8 +10,10 @@ use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 use super::*;
 use crate::{
     dialect::grpc::GRPC,
-    request::methods::Terms,
-    request::{context::Context as RequestContext, deadline::Deadline, id::RequestId},
+    request::{
+        context::{Context as RequestContext, Deadline, RequestId},
+        methods::Terms,
+    },
     server::capacity::{
         connections::{ConnectionPermit, Connections},
         long_lived::LongLived,

@@ -1,4 +1,0 @@
-//! Bodies and futures that both stacks wrap around others.
-
-pub(crate) mod deadline;
-pub(crate) mod wrappers;
