@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::{limits, lock::lock, rate_limit::RateLimit, telemetry::metrics};
+use crate::{limits, rate_limit::RateLimit, sync::lock, telemetry::metrics};
 
 /// A busy service still works if one of its responses has begun within this time.
 const WORKS: Duration = Duration::from_millis(100);

@@ -9,7 +9,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `limits`, `endpoints`, `ports` | values: every limit that is not configuration; the paths of every HTTP port; where the process listens |
-//! | `sync`, `lock`, `rate_limit` | tools: what threads share state with; locks a mutex, even after a panic; a rate limit for log lines |
+//! | `sync`, `rate_limit` | tools: what threads share state with; a rate limit for log lines |
 //! | [`pages`] | what the pages of a service share, and the links between them |
 //! | `request` | the values of a request: [`RequestId`], [`Deadline`], its dialect, trace, timings and record, and [`Context`], which carries them; and what methods declare |
 //! | `body` | bodies that wrap others, and the deadline of a future or a body |
@@ -76,7 +76,6 @@ mod endpoints;
 #[doc(hidden)]
 pub mod fuzzing;
 mod limits;
-mod lock;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 #[cfg(feature = "server")]
@@ -110,7 +109,7 @@ pub mod context {
 /// A [`Deadline`] on the wire, as `grpc-timeout`, and the error once it has passed.
 pub mod deadline {
     pub use crate::{
-        dialect::grpc_timeout::{InvalidTimeout, format_timeout, parse_timeout},
+        dialect::grpc::{InvalidTimeout, format_timeout, parse_timeout},
         request::context::DeadlineExceeded,
     };
 }

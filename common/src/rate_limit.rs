@@ -4,7 +4,7 @@ use std::{sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::lock::lock;
+use crate::sync::lock;
 
 /// Allows a number of lines a second and counts the suppressed ones.
 #[derive(Debug)]

@@ -23,13 +23,13 @@ use super::{
         keeper::keep_replicas, names::Names, reconnect::keep_open_connection, subset::Subset,
     },
     ejection::memory::Memory,
-    method::latencies::UsualLatency,
+    method::UsualLatency,
     replicas::replica::Replica,
     retry::{attempts::Attempts, budget::Budget},
     retry_policy::RetryPolicy,
     stack::{Client, outbound},
     target::Target,
-    wire::origin::Origin,
+    wire::attempt::Origin,
 };
 use crate::{
     calls::ServiceCalls,

@@ -27,35 +27,33 @@
 //! Out:
 //!
 //! 1. `stack.rs`: the generated client passes the encoded request to the [`Client`].
-//! 2. `call/timing.rs` starts the timing of the call.
-//! 3. `call/deadline.rs` sets the deadline, and makes the context of the call the current one at each
-//!    poll. With no time left, the call ends here.
-//! 4. `call/limit.rs` takes a permit of `calls.rs`. A call to a service that hangs ends here if all
-//!    permits are taken.
-//! 5. `retry/attempts.rs` finds the method (`method/called.rs`) and reads the message, or keeps the
+//! 2. `call.rs` starts the timing of the call.
+//! 3. It sets the deadline, and makes the context of the call the current one at each poll. With no time
+//!    left, the call ends here.
+//! 4. It takes a permit of `calls.rs`. A call to a service that hangs ends here if all permits are taken.
+//! 5. `retry/attempts.rs` finds the method (`method.rs`) and reads the message, or keeps the
 //!    beginning of the request stream (`wire/request_body.rs`).
-//! 6. `choice/balancer.rs` picks a replica (`choice/replica_set.rs`, `choice/cost.rs`), or waits until
-//!    one is connected.
-//! 7. `retry/hedge.rs` makes an attempt, and a second one on another replica if the first is late.
+//! 6. `choice/balancer.rs` picks a replica by its cost (`choice/replica_set.rs`), or waits until one is
+//!    connected.
+//! 7. `retry/attempts.rs` makes an attempt, and a second one on another replica if the first is late.
 //! 8. `replicas/attempt.rs` starts the attempt: its cost, its span, its record.
-//! 9. `replicas/connections.rs` takes a stream of a connection, or waits for one (`wire/room.rs`).
-//! 10. `wire/attempt.rs` writes the headers (`wire/origin.rs`), last of all the time that is left, and
-//!     sends the request. A task sends a request stream (`wire/upload.rs`).
+//! 9. `replicas/connections.rs` takes a stream of a connection, or waits for one (`wire/activity.rs`).
+//! 10. `wire/attempt.rs` writes the headers, last of all the time that is left, and sends the request. A
+//!     task sends a request stream (`wire/request_body.rs`).
 //!
 //! And back:
 //!
-//! 11. `wire/attempt.rs` waits for the head of the response, and `wire/response_body.rs` reads the frames
-//!     after it.
+//! 11. `wire/attempt.rs` waits for the head of the response, and reads the frames after it.
 //! 12. `replicas/attempt.rs` follows the response (`ending/reading.rs`). It reads a unary response ahead
 //!     before the caller gets any of it.
 //! 13. `retry/decide.rs` decides by the class of the ending (`ending/class.rs`) whether another attempt
 //!     follows: the call is at step 6 again. Otherwise `retry/attempts.rs` offers the response to the
 //!     codec.
-//! 14. `call/limit.rs` returns the permit with the first data, `call/deadline.rs` breaks the body off at
-//!     the deadline, and `call/timing.rs` stops the timing at the end of the body.
+//! 14. `call.rs` returns the permit with the first data, breaks the body off at the deadline, and stops the
+//!     timing at the end of the body.
 //! 15. `ending/codec.rs` decodes the message for the generated client, and reports one that it refuses.
-//! 16. The body ends or is dropped: `wire/in_flight.rs` frees the stream, and `replicas/attempt.rs` counts
-//!     the attempt and the call. `replicas/learn.rs` tells the cost, the state and the record of the
+//! 16. The body ends or is dropped: `wire/activity.rs` frees the stream, and `replicas/attempt.rs` counts
+//!     the attempt and the call. `replicas/replica.rs` tells the cost, the state and the record of the
 //!     replica.
 //!
 //! Beside the calls of a worker, `discovery/keeper.rs` connects its replicas, and the watch of each
@@ -65,7 +63,7 @@
 //!
 //! | thread-local | set by | taken by | why |
 //! |---|---|---|---|
-//! | `CURRENT` in `request/context.rs` | the inbound stack and `call/deadline.rs`, at each poll | `call/deadline.rs`, `call/timing.rs`, `retry/decide.rs`, `replicas/attempt.rs`, `wire/origin.rs`, `wire/upload.rs` | a handler's code, which makes the call, passes no context on |
+//! | `CURRENT` in `request/context.rs` | the inbound stack and `call.rs`, at each poll | `call.rs`, `retry/decide.rs`, `replicas/attempt.rs`, `wire/attempt.rs`, `wire/request_body.rs` | a handler's code, which makes the call, passes no context on |
 //! | `OFFERED` in `ending/codec.rs` | `retry/attempts.rs`, as the last step of the poll that returns the response | `Codec::decoder`, in the same poll | tonic gives a codec neither the response nor its extensions |
 //!
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{stack::Client, wire::health_check::check_health};
+use super::{stack::Client, wire::watch::check_health};
 
 /// The time limit of one check in [`wait_until_serving`]. It is long, as a slow service still
 /// serves.

@@ -10,7 +10,7 @@ use tonic::{Status, body::Body};
 use tower::{Service, ServiceBuilder, layer::layer_fn};
 
 use super::{
-    call::{deadline::CallDeadline, limit::CallLimit, timing::CallTiming},
+    call::{CallDeadline, CallLimit, CallTiming},
     retry::attempts::Attempts,
 };
 use crate::{

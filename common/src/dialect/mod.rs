@@ -2,8 +2,5 @@
 //! a [`Dialect`](crate::request::dialect::Dialect).
 
 pub(crate) mod grpc;
-pub(crate) mod grpc_timeout;
 pub(crate) mod http;
-pub(crate) mod length_prefixed;
 pub(crate) mod messages;
-pub(crate) mod tonic_quirks;

@@ -9,5 +9,3 @@ pub(crate) mod identity;
 pub(crate) mod methods;
 pub(crate) mod timings;
 pub(crate) mod trace;
-#[cfg(feature = "server")]
-pub(crate) mod trace_headers;

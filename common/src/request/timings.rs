@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, uri::PathAndQuery};
 use tonic::Code;
 
 use super::dialect::code_name;
-use crate::{limits, lock::lock};
+use crate::{limits, sync::lock};
 
 /// The bytes that the last two entries of the header may take: the sum of the calls that have no
 /// entry of their own, and the total.

@@ -30,10 +30,10 @@
 //!    the connection.
 //! 4. `connection/serve.rs`: hyper serves the connection over HTTP/1.1 or HTTP/2, depending on its first
 //!    bytes, which it reads through `connection/socket.rs`.
-//! 5. `connection/hyper_service.rs`: hyper calls the stack with each head. Over HTTP/2, the streams of the
+//! 5. `connection/serve.rs`: hyper calls the stack with each head. Over HTTP/2, the streams of the
 //!    connection run in turns (`connection/turns.rs`).
 //! 6. `stack.rs`, top to bottom: `layers/request.rs` makes the [`Context`](crate::Context) of the request, and
-//!    `layers/shed/` checks the head (`layers/head.rs`) and gets a permit (`capacity/worker_permits.rs`).
+//!    `layers/shed/` checks the head and gets a permit (`capacity/permits.rs`).
 //!    `layers/guard.rs` starts the deadline.
 //! 7. The router of the service: an [`axum::Router`], which `service/listener.rs` has completed. It reads the
 //!    body through `layers/http1.rs` and `dialect/messages.rs`.
@@ -41,13 +41,13 @@
 //! Back:
 //!
 //! 1. `layers/guard.rs` puts the rest of the deadline on the body.
-//! 2. `layers/shed/`: the body holds the permit. It gives a frame when `connection/outbound.rs` has room.
+//! 2. `layers/shed/`: the body holds the permit. It gives a frame when `connection/state.rs` has room.
 //! 3. `layers/problem.rs` turns an error of the layers below into a response.
 //! 4. `layers/request.rs` adds the id and `Server-Timing`; `layers/http1.rs` adds what ends or keeps the
 //!    connection. Each frame and the end of the body are noted for the access line.
 //! 5. hyper takes the frames, and writes them to `connection/socket.rs`, which ends a connection whose client
 //!    takes nothing.
-//! 6. `connection/serve.rs` sees that the socket has taken the last byte. `connection/outbound.rs` then ends the
+//! 6. `connection/serve.rs` sees that the socket has taken the last byte. `connection/state.rs` then ends the
 //!    requests that wait for that: the permit is free, and `layers/access.rs` counts and logs the request. If
 //!    the response is dropped before, the connection and the worker know the cause.
 //!

@@ -17,7 +17,7 @@ use super::{
     },
     service::listener::ServedPort,
 };
-use crate::dialect::{messages::Messages, tonic_quirks::with_visible_reset};
+use crate::dialect::{grpc::with_visible_reset, messages::Messages};
 
 /// The inbound stack for the requests of one connection to a port. `keep_alive` is a header of its
 /// responses over HTTP/1.

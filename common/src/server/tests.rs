@@ -46,7 +46,7 @@ use super::{
     service::{grpc::Grpc, listener::Listener},
     testing::in_memory,
 };
-use crate::{limits, lock::lock, telemetry::metrics};
+use crate::{limits, sync::lock, telemetry::metrics};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const DEADLINE: Duration = Duration::from_millis(200);

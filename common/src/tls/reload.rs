@@ -16,7 +16,7 @@ use super::{
     identity::TrustVersion,
     material::{Files, InvalidTls, Purpose},
 };
-use crate::{limits, lock::lock, telemetry::metrics};
+use crate::{limits, sync::lock, telemetry::metrics};
 
 /// The interval of looks for new files: certificates are renewed hours before they expire.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);

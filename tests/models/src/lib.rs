@@ -7,10 +7,10 @@
 //!
 //! | models | the files of `common` | what they show |
 //! |---|---|---|
-//! | `server::capacity::models` | `server/capacity`: `permits.rs`, `worker_permits.rs`, `usage.rs`, `stalled.rs`, `handle.rs` | no permit is taken twice, lost or made up, also in the reserve and where a connection is preempted; a connection hears each reason to end |
+//! | `server::capacity::models` | `server/capacity`: `permits.rs`, `handle.rs` | no permit is taken twice, lost or made up, also in the reserve and where a connection is preempted; a connection hears each reason to end |
 //! | `client::budget_models` | `client/retry/budget.rs` | retries never exceed the balance, and each call counts once |
-//! | `client::ejection_models` | `client/ejection`: `record.rs`, `memory.rs`, `tally.rs`; `client/choice/replica_set.rs` | the workers agree on who is ejected, one of them takes a trial that is due, half of the replicas are left, and no call is lost |
-//! | `client::wire_models` | `client/wire`: `activity.rs`, `room.rs` | each call is watched, and a free stream is given to a call that waits, also where they run on other threads than their connection |
+//! | `client::ejection_models` | `client/ejection`: `memory.rs`; `client/choice/replica_set.rs` | the workers agree on who is ejected, one of them takes a trial that is due, half of the replicas are left, and no call is lost |
+//! | `client::wire_models` | `client/wire`: `activity.rs` | each call is watched, and a free stream is given to a call that waits, also where they run on other threads than their connection |
 //!
 //! What they can't show: anything about more threads or steps than they have; orders with more
 //! preemptions than `check` allows; and anything about the neighbours of these files, which are replaced by
@@ -35,8 +35,6 @@ pub mod client;
 mod endpoints;
 #[path = "../../../common/src/limits.rs"]
 mod limits;
-#[path = "../../../common/src/lock.rs"]
-mod lock;
 pub mod notify;
 #[path = "../../../common/src/telemetry/metrics/replica_state.rs"]
 mod replica_state;

@@ -1,10 +1,22 @@
 //! What stands in place of `common::sync`: loom's forms of the same.
 
-use std::{ops::Deref, sync};
+use std::{
+    ops::Deref,
+    sync::{self, PoisonError},
+};
 
 pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
 
 pub(crate) use crate::notify::{Notified, Notify};
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The time of a run, which stands still: long after its begin.
+pub(crate) fn now() -> u64 {
+    1_000_000
+}
 
 /// [`std::sync::Arc`], whose count loom sees. Its orderings are those of std; loom's own `Arc` hides that
 /// [`strong_count`](Self::strong_count) is a relaxed load.

@@ -10,7 +10,7 @@ use crate::sources;
 /// The rooms of `common`, the lowest floor first. A room imports from itself and from lower floors.
 const ROOMS: &[&[&str]] = &[
     &["endpoints", "limits", "ports", "sync"],
-    &["lock", "pages"],
+    &["pages"],
     &["rate_limit", "request"],
     &["body", "telemetry/metrics"],
     &["telemetry/logging"],

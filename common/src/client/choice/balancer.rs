@@ -23,14 +23,13 @@ use super::replica_set::{Candidate, ReplicaSet};
 use crate::{
     client::{
         ejection::{
-            memory::Memory,
-            record::ReplicaRecord,
+            memory::{Memory, ReplicaRecord},
             state::{Event, State},
         },
         ending::{class::Ending, failure::Failure},
     },
     limits,
-    lock::lock,
+    sync::lock,
     telemetry::metrics::{self, CountedReplica},
 };
 

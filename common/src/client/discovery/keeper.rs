@@ -25,7 +25,7 @@ use super::{
 use crate::client::{
     choice::balancer::Balancer,
     ejection::state::State,
-    replicas::{connected::Connected, replica::Replica},
+    replicas::replica::{Connected, Replica},
 };
 
 /// Keeps a worker's subset of the replicas in its balancer while polled.
@@ -185,9 +185,9 @@ mod tests {
             },
             config::Config,
             discovery::names::fake::Answers,
-            wire::{activity::Closed, origin::Origin},
+            wire::{activity::Closed, attempt::Origin},
         },
-        lock::lock,
+        sync::lock,
     };
 
     const SECOND: Duration = Duration::from_secs(1);

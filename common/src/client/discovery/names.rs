@@ -18,9 +18,9 @@ use tracing::warn;
 
 use super::subset::Ranks;
 use crate::{
-    client::{config::Config, target::Target, wire::origin::Origin},
+    client::{config::Config, target::Target, wire::attempt::Origin},
     limits,
-    lock::lock,
+    sync::lock,
     telemetry::metrics,
     tls::Tls,
 };

@@ -4,10 +4,6 @@
 //! |---|---|
 //! | `state` | the state of a replica as one worker sees it, and the events that change it |
 //! | `memory` | the failures of all replicas, as all workers see them, and the decision to eject one |
-//! | `record` | the failures of one replica |
-//! | `tally` | the successes of a worker that are still to be added to a record |
 
 pub(crate) mod memory;
-pub(crate) mod record;
 pub(crate) mod state;
-pub(crate) mod tally;

@@ -23,7 +23,7 @@ use tonic::{
 };
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-use crate::{client::method::called::Check, problem::MALFORMED};
+use crate::{client::method::Check, problem::MALFORMED};
 
 /// What the codec says of one response.
 #[derive(Debug, Default)]

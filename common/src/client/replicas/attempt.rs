@@ -19,10 +19,16 @@ use super::replica::Replica;
 use crate::{
     client::{
         ending::{
-            class::Ending, codec::RefusedMessage, details, failure::Failure, reading::Reading,
+            class::Ending,
+            codec::RefusedMessage,
+            failure::Failure,
+            reading::{self, Reading},
         },
-        method::called::CalledMethod,
-        wire::{attempt::ReadUntil, request_body::RequestBody, response_body::ResponseBody},
+        method::CalledMethod,
+        wire::{
+            attempt::{ReadUntil, ResponseBody},
+            request_body::RequestBody,
+        },
     },
     request::{
         context::{self, Deadline},
@@ -131,7 +137,7 @@ impl Replica {
         }
         let (mut head, body) = response.into_parts();
         if end.is_some() {
-            details::remove_invalid(&mut head.headers);
+            reading::remove_invalid(&mut head.headers);
         }
         let mut body = Box::new(ReplicaBody {
             body,
@@ -374,7 +380,7 @@ impl ReplicaBody {
         self.end = Some(match (ending, trailers) {
             (_, Some(Err(failure))) => End::Failed(failure),
             (Ending::Status(..), Some(Ok(mut trailers))) => {
-                details::remove_invalid(&mut trailers);
+                reading::remove_invalid(&mut trailers);
                 End::Trailers(trailers)
             }
             _ => End::Failed(Failure::of_response(ending)),

@@ -23,12 +23,14 @@ use crate::{
         choice::balancer::CountedConnection,
         ending::{class::Ending, failure::Failure},
         wire::{
-            activity::Suspicion, attempt::ReadUntil, connection::Connection, in_flight::InFlight,
-            request_body::RequestBody, response_body::ResponseBody, room::Room,
+            activity::{InFlight, Room, Suspicion},
+            attempt::{ReadUntil, ResponseBody},
+            connection::Connection,
+            request_body::RequestBody,
         },
     },
     limits,
-    lock::lock,
+    sync::lock,
     telemetry::metrics,
 };
 
@@ -256,7 +258,7 @@ mod tests {
         choice::balancer::{Balancer, ChannelCounts},
         config::RequestIdNames,
         replicas::replica::Replica,
-        wire::origin::Origin,
+        wire::attempt::Origin,
     };
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -1,31 +1,44 @@
-//! [`Attempts`]: the loop that makes the attempts of a call.
+//! [`Attempts`]: the loop that makes the attempts of a call, and a second attempt beside one that is late
+//! ("hedging", gRFC A6): the first good response wins.
+//!
+//! Only calls of idempotent unary methods are hedged. A call is late when it takes longer than usual,
+//! or when its replica is silent: then the replica may stand still, with all the calls on it, or be
+//! gone. The first attempt goes on.
 
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{self, Poll},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use tokio::{task::JoinSet, time::sleep};
+use futures_util::future::{Either, select};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
+use tokio::{
+    select,
+    task::{JoinSet, yield_now},
+    time::sleep,
+};
 use tonic::Status;
 use tower::Service;
 
 use super::{
-    budget::Budget,
-    call::{CallPolicy, OutboundCall, Outcome, ending_to_mend},
+    budget::{Budget, CallCounter},
     decide::pause_before_next,
-    hedge,
 };
 use crate::{
     client::{
         choice::balancer::Balancer,
-        ending::{class::Ending, failure::Failure, reading::ENCODING},
-        method::{called::CalledMethod, latencies::UsualLatency},
+        ending::{
+            class::{Ending, Next},
+            failure::Failure,
+            reading::ENCODING,
+        },
+        method::{CalledMethod, UsualLatency},
+        patience::patience,
         replicas::{
             attempt::{CallMetrics, ReplicaBody},
             replica::Replica,
@@ -34,6 +47,7 @@ use crate::{
         wire::request_body::{Replay, RequestBody},
     },
     request::methods::Method,
+    telemetry::metrics,
 };
 
 /// The compressions that the caller accepts.
@@ -117,7 +131,7 @@ impl CallPolicy {
                 Ok(replica) => replica,
                 Err(failure) => return measured.see(Err(failure)),
             };
-            let outcome = hedge::attempt(&mut call, &replica).await;
+            let outcome = attempt_or_hedge(&mut call, &replica).await;
             let outcome = outcome.and_then(|response| readable(response, &call.head.headers));
             let next = ending_to_mend(&outcome).and_then(|ending| {
                 call.tried.push(replica);
@@ -165,5 +179,126 @@ fn readable(
         Ok(response)
     } else {
         Err(response.into_body().refuse(Ending::UnknownEncoding))
+    }
+}
+
+/// The number of attempts before this one (gRFC A6).
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
+/// What the calls of a worker to a service share.
+#[derive(Debug)]
+pub(super) struct CallPolicy {
+    pub(super) balancer: Balancer<Replica>,
+    pub(super) methods: HashMap<String, Arc<CalledMethod>>,
+    /// Any other method.
+    pub(super) undeclared: Arc<CalledMethod>,
+    pub(super) policy: Arc<RetryPolicy>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) calls: CallCounter,
+    /// The tasks that connect the replicas.
+    pub(super) _tasks: JoinSet<()>,
+}
+
+/// A response whose head has come, or why there is none.
+pub(super) type Outcome = Result<Response<Box<ReplicaBody>>, Failure>;
+
+/// A call and its attempts so far.
+pub(super) struct OutboundCall<'a> {
+    pub(super) shared: &'a CallPolicy,
+    pub(super) method: &'a Arc<CalledMethod>,
+    pub(super) head: request::Parts,
+    pub(super) body: RequestBody,
+    pub(super) attempts: u32,
+    /// The replicas of the attempts that failed or are late.
+    pub(super) tried: Vec<Arc<Replica>>,
+}
+
+impl OutboundCall<'_> {
+    /// Starts the next attempt on `replica`.
+    pub(super) fn next_attempt(
+        &mut self,
+        replica: Arc<Replica>,
+        is_hedge: bool,
+    ) -> impl Future<Output = Outcome> + use<> {
+        let mut request = Request::from_parts(self.head.clone(), self.body.clone());
+        if self.attempts > 0 {
+            let previous = HeaderValue::from(self.attempts);
+            request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);
+        }
+        self.attempts += 1;
+        let read_ahead = self.shared.policy.read_ahead;
+        replica.attempt(request, self.method.clone(), is_hedge, read_ahead)
+    }
+}
+
+/// How an attempt has ended, if another attempt may help. A response may go on.
+pub(super) fn ending_to_mend(outcome: &Outcome) -> Option<Ending> {
+    let ending = match outcome {
+        Ok(response) => response.body().ending(),
+        Err(failure) => Some(failure.ending),
+    };
+    ending.filter(|ending| ending.class().next != Next::None)
+}
+
+/// Makes one attempt on `replica`, and a second one on another if the first is late.
+async fn attempt_or_hedge(call: &mut OutboundCall<'_>, replica: &Arc<Replica>) -> Outcome {
+    let shared = call.shared;
+    let mut first = pin!(call.next_attempt(replica.clone(), false));
+    if !shared.policy.hedging || !call.method.may_be_hedged() {
+        return first.await;
+    }
+    let has_other = shared.balancer.has_other(replica);
+    let late_after = has_other.then(|| call.method.late_after());
+    let is_late = async {
+        match late_after {
+            Some(late_after) => select! {
+                () = replica.silent() => {}
+                () = patience(late_after) => {}
+            },
+            None => replica.silent().await,
+        }
+    };
+    select! {
+        biased;
+        outcome = first.as_mut() => outcome,
+        () = is_late => hedge(call, replica, first).await,
+    }
+}
+
+/// Starts a second attempt beside the `first` and returns the first good response.
+async fn hedge<F: Future<Output = Outcome>>(
+    call: &mut OutboundCall<'_>,
+    replica: &Arc<Replica>,
+    mut first: Pin<&mut F>,
+) -> Outcome {
+    let shared = call.shared;
+    select! {
+        biased;
+        outcome = first.as_mut() => return outcome,
+        // If this worker was stuck, the response may be there and is read now.
+        () = yield_now() => {}
+    }
+    if call.attempts >= shared.policy.attempts {
+        return first.await;
+    }
+    call.tried.push(replica.clone());
+    let other = select! {
+        biased;
+        outcome = first.as_mut() => return outcome,
+        // At once, or when a connection takes the place of one that is silent.
+        other = shared.balancer.other(&call.tried) => other,
+    };
+    if !shared.budget.withdraw() {
+        metrics::count(|counters| &counters.retries_refused);
+        return first.await;
+    }
+    metrics::count(|counters| &counters.hedges);
+    call.tried.push(other.clone());
+    // Boxed, as a hedge is rare and its future is large.
+    let second = Box::pin(call.next_attempt(other, true));
+    match select(first, second).await {
+        Either::Left((outcome, second)) if ending_to_mend(&outcome).is_some() => second.await,
+        Either::Right((outcome, first)) if ending_to_mend(&outcome).is_some() => first.await,
+        Either::Left((outcome, _)) | Either::Right((outcome, _)) => outcome,
     }
 }

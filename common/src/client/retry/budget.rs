@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use crate::{
     client::retry_policy::RetryPolicy,
-    lock::lock,
     sync::{
         Arc, Mutex,
         atomic::{
@@ -14,6 +13,7 @@ use crate::{
             Ordering::{Acquire, Relaxed},
             fence,
         },
+        lock,
     },
     telemetry::metrics,
 };

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::call::{OutboundCall, Outcome};
+use super::attempts::{OutboundCall, Outcome};
 use crate::{
     client::{
         ending::{

@@ -2,10 +2,8 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `attempts` | **the loop** that makes the attempts of a call |
-//! | `call` | a call and its attempts so far |
+//! | `attempts` | **the loop** that makes the attempts of a call, and a second attempt beside one that is late |
 //! | `decide` | whether another attempt follows one that failed, and after which pause |
-//! | `hedge` | a second attempt beside one that is late |
 //! | `budget` | how many attempts the process may add to the first of each call |
 //!
 //! Retries and hedges draw on one budget: a service that stays down gets about a fifth more calls,
@@ -13,6 +11,4 @@
 
 pub(crate) mod attempts;
 pub(crate) mod budget;
-mod call;
 mod decide;
-mod hedge;

@@ -21,11 +21,8 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{
-    handle::{Close, ConnectionHandle, network_of},
-    usage::Newcomers,
-};
-use crate::{limits, lock::lock, rate_limit::RateLimit, telemetry::metrics};
+use super::handle::{Close, ConnectionHandle, Newcomers, network_of};
+use crate::{limits, rate_limit::RateLimit, sync::lock, telemetry::metrics};
 
 #[derive(Debug)]
 pub(crate) struct Connections {

@@ -1,17 +1,22 @@
-//! [`ConnectionHandle`]: an open connection as the other threads of the process see it.
+//! [`ConnectionHandle`]: an open connection as the other threads of the process see it; [`ConnectionUsage`]: what
+//! its requests hold, since when it is idle, and whether its client takes the responses; and [`Stalled`]: the
+//! connections whose clients take nothing. One of them is preempted when there is no permit for another
+//! request.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, OnceLock},
     task::Waker,
+    time::Duration,
 };
 
-use super::usage::{ConnectionUsage, Newcomers};
+use super::connections::Connections;
 use crate::{
-    lock::lock,
+    limits,
     sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+        Mutex, Notify,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        lock, now,
     },
     tls::identity::TrustVersion,
 };
@@ -122,9 +127,231 @@ impl ConnectionHandle {
     }
 }
 
+/// What the requests of a connection hold.
+#[derive(Debug)]
+pub(crate) struct ConnectionUsage {
+    in_flight: AtomicUsize,
+    /// The number of requests in flight that wait for the service. The others wait for the client.
+    waiting_for_service: AtomicUsize,
+    /// The number of responses without a permit that their client has not read yet, over HTTP/2.
+    refusals: AtomicUsize,
+    /// When the last request ended, or the connection was opened; see [`now`].
+    idle_since: AtomicU64,
+    newcomers: Arc<Newcomers>,
+    /// The client has taken a part of a response since the last look.
+    has_taken: AtomicBool,
+    /// The first look since which the client has taken nothing, or 0; see [`now`].
+    stalled_since: AtomicU64,
+    is_of_mesh: AtomicBool,
+}
+
+impl ConnectionUsage {
+    /// The usage of a connection without requests. One of `newcomers` hears when it is idle again.
+    pub(super) fn new(newcomers: Arc<Newcomers>) -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            waiting_for_service: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(now()),
+            newcomers,
+            has_taken: AtomicBool::new(false),
+            stalled_since: AtomicU64::new(0),
+            is_of_mesh: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// When the connection became idle, or `None` while it has requests.
+    pub(crate) fn idle_since(&self) -> Option<u64> {
+        (self.in_flight() == 0).then(|| self.idle_since.load(Relaxed))
+    }
+
+    /// Adds a request, which waits for the service.
+    pub(crate) fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.waiting_for_service.fetch_add(1, Relaxed);
+    }
+
+    /// Removes a request that no longer waits for the service.
+    pub(crate) fn end(&self) {
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.restart_idle_time();
+            self.newcomers.note_idle();
+        }
+    }
+
+    /// Notes that one of the requests waits for the service, or that it waits for the client.
+    pub(super) fn note_waits_for_service(&self, waits: bool) {
+        if waits {
+            self.waiting_for_service.fetch_add(1, Relaxed);
+        } else {
+            self.waiting_for_service.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Begins the time without a request anew. A refused request does so, too: it is never in flight.
+    pub(crate) fn restart_idle_time(&self) {
+        self.idle_since.store(now(), Relaxed);
+    }
+
+    pub(super) fn begin_refusal(&self) {
+        self.refusals.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn end_refusal(&self) {
+        self.refusals.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether the client has fewer open requests than this, or none.
+    pub(super) fn is_less_than(&self, count: usize) -> bool {
+        let open = self.in_flight() + self.refusals.load(Relaxed);
+        open == 0 || open < count
+    }
+
+    /// Notes that the client is a service of the mesh, whose connections are never preempted.
+    pub(crate) fn note_of_mesh(&self) {
+        self.is_of_mesh.store(true, Relaxed);
+    }
+
+    pub(super) fn is_of_mesh(&self) -> bool {
+        self.is_of_mesh.load(Relaxed)
+    }
+
+    /// Notes that the client has taken a part of a response.
+    pub(crate) fn note_taken(&self) {
+        self.has_taken.store(true, Relaxed);
+    }
+
+    pub(super) fn has_taken(&self) -> bool {
+        self.has_taken.load(Relaxed)
+    }
+
+    /// Looks whether all responses wait for the client, and returns since when it has taken nothing.
+    pub(super) fn look(&self, now: u64) -> Option<u64> {
+        let is_stalled = !self.is_of_mesh()
+            && self.in_flight() > 0
+            && self.waiting_for_service.load(Relaxed) == 0
+            && !self.has_taken.swap(false, Relaxed);
+        let since = match (is_stalled, self.stalled_since.load(Relaxed)) {
+            (false, _) => 0,
+            (true, 0) => now,
+            (true, since) => since,
+        };
+        self.stalled_since.store(since, Relaxed);
+        is_stalled.then_some(since)
+    }
+}
+
+/// The new connections that wait for a permit, which one gets when another connection is idle.
+#[derive(Debug, Default)]
+pub(super) struct Newcomers {
+    waiting: AtomicUsize,
+    idle: Notify,
+}
+
+impl Newcomers {
+    /// Counts a newcomer, until the value is dropped.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Relaxed);
+        Waiting(self)
+    }
+
+    /// Notes that a connection is idle. While no newcomer waits, this is one load.
+    fn note_idle(&self) {
+        if self.waiting.load(Relaxed) > 0 {
+            self.idle.notify_one();
+        }
+    }
+}
+
+/// A newcomer that waits.
+pub(super) struct Waiting<'a>(&'a Newcomers);
+
+impl Waiting<'_> {
+    /// Completes when a connection is idle. It may miss one that became idle just when the newcomer
+    /// began to wait.
+    pub(super) async fn for_idle(&self) {
+        self.0.idle.notified().await;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The connections whose clients take nothing, as of the last look.
+#[derive(Debug)]
+pub(super) struct Stalled {
+    connections: Arc<Connections>,
+    last_look: Mutex<Look>,
+}
+
+#[derive(Debug, Default)]
+struct Look {
+    /// See [`now`].
+    at: u64,
+    /// Those that have taken nothing for [`limits::STALLED_AFTER`], the longest stalled last.
+    found: Vec<Arc<ConnectionHandle>>,
+}
+
+impl Stalled {
+    pub(super) fn new(connections: Arc<Connections>) -> Self {
+        Self {
+            connections,
+            last_look: Mutex::default(),
+        }
+    }
+
+    /// Looks at all connections if the last look is [`limits::LOOK_INTERVAL`] old, so that it is known
+    /// at the limit how long each has been stalled.
+    pub(super) fn look(&self) {
+        let Ok(mut last) = self.last_look.try_lock() else {
+            return; // another worker looks
+        };
+        let now = now();
+        if now >= last.at + millis(limits::LOOK_INTERVAL) {
+            last.at = now;
+            last.found = self.found_at(now);
+        }
+    }
+
+    fn found_at(&self, now: u64) -> Vec<Arc<ConnectionHandle>> {
+        let mut found = Vec::new();
+        self.connections.for_each(|handle| {
+            if let Some(since) = handle.usage.look(now)
+                && since + millis(limits::STALLED_AFTER) <= now
+            {
+                found.push((since, handle.clone()));
+            }
+        });
+        found.sort_unstable_by_key(|(since, _)| u64::MAX - since);
+        found.into_iter().map(|(_, handle)| handle).collect()
+    }
+
+    /// Preempts the connection that has been stalled for longest. Returns whether there is one.
+    pub(super) fn preempt_one(&self) -> bool {
+        let found = &mut lock(&self.last_look).found;
+        while let Some(handle) = found.pop() {
+            if handle.preempt() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicUsize, task::Wake};
+    use std::{net::Ipv4Addr, sync::atomic::AtomicUsize, task::Wake};
 
     use super::*;
 
@@ -191,5 +418,123 @@ mod tests {
         assert_eq!(count(), 2);
         assert!(handle.preempt());
         assert_eq!(count(), 3);
+    }
+
+    fn usage() -> ConnectionUsage {
+        ConnectionUsage::new(Arc::default())
+    }
+
+    #[test]
+    fn a_client_holds_its_requests_and_the_refusals_that_it_has_not_read() {
+        let usage = usage();
+        assert!(usage.is_less_than(0), "whoever holds nothing may enter");
+        usage.begin();
+        assert!(usage.is_less_than(2) && !usage.is_less_than(1));
+        usage.begin_refusal();
+        usage.begin_refusal();
+        assert!(usage.is_less_than(4) && !usage.is_less_than(3));
+        usage.end_refusal();
+        assert!(usage.is_less_than(3));
+        usage.end();
+        assert!(!usage.is_less_than(1), "a refusal is left");
+        usage.end_refusal();
+        assert!(usage.is_less_than(0));
+    }
+
+    #[test]
+    fn a_client_without_requests_is_not_stalled() {
+        let usage = usage();
+        assert_eq!(usage.look(1), None);
+        usage.begin();
+        usage.note_waits_for_service(false);
+        assert_eq!(usage.look(2), Some(2));
+        assert_eq!(usage.look(3), Some(2), "since the first look");
+        usage.end();
+        assert_eq!(usage.look(4), None);
+    }
+
+    async fn stalled() -> (Stalled, [super::super::connections::ConnectionPermit; 2]) {
+        let connections = Arc::new(Connections::new(2));
+        let mut both = Vec::new();
+        for _ in 0..2 {
+            both.push(connections.admit(Ipv4Addr::LOCALHOST.into()).await);
+        }
+        let both = both.try_into().expect("two");
+        (Stalled::new(connections), both)
+    }
+
+    const NOW: u64 = 1_000;
+    const LATER: u64 = NOW + 5_000;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_for_five_seconds_is_stalled_and_one_that_takes_a_little_is_not()
+     {
+        let (stalled, [one, other]) = stalled().await;
+        for usage in [&one.handle.usage, &other.handle.usage] {
+            usage.begin();
+            usage.note_waits_for_service(false);
+        }
+        assert!(stalled.found_at(NOW).is_empty());
+        assert!(stalled.found_at(LATER - 1).is_empty());
+        other.handle.usage.note_taken();
+        let found = stalled.found_at(LATER);
+        assert!(matches!(&found[..], [handle] if Arc::ptr_eq(handle, &one.handle)));
+        assert!(
+            stalled.found_at(LATER + 5_000 - 1).len() < 2,
+            "it has begun anew"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_waits_for_the_service_is_not_stalled_nor_is_a_service_of_the_mesh() {
+        let (stalled, [one, other]) = stalled().await;
+        one.handle.usage.begin();
+        let of_mesh = &other.handle.usage;
+        of_mesh.note_of_mesh();
+        of_mesh.begin();
+        of_mesh.note_waits_for_service(false);
+        for now in [NOW, LATER] {
+            assert!(stalled.found_at(now).is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_client_that_has_been_stalled_for_longest_is_preempted_first_and_each_once() {
+        let (stalled, [one, other]) = stalled().await;
+        for (handle, since) in [(&other.handle, NOW), (&one.handle, NOW + 1)] {
+            handle.usage.begin();
+            handle.usage.note_waits_for_service(false);
+            stalled.found_at(since);
+        }
+        lock(&stalled.last_look).found = stalled.found_at(LATER + 1);
+        let preempted = || [&one, &other].map(|it| it.handle.is_preempted());
+        assert_eq!(preempted(), [false, false]);
+        assert!(stalled.preempt_one());
+        assert_eq!(preempted(), [false, true]);
+        assert!(stalled.preempt_one());
+        assert_eq!(preempted(), [true, true]);
+        assert!(!stalled.preempt_one());
+        lock(&stalled.last_look).found = stalled.found_at(LATER + 2);
+        assert!(!stalled.preempt_one(), "both are about to end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_finds_the_stalled_and_a_second_one_comes_later() {
+        let (stalled, [one, _]) = stalled().await;
+        one.handle.usage.begin();
+        one.handle.usage.note_waits_for_service(false);
+        let found = || lock(&stalled.last_look).found.len();
+        tokio::time::advance(limits::LOOK_INTERVAL).await;
+        stalled.look();
+        tokio::time::advance(limits::STALLED_AFTER).await;
+        stalled.look();
+        assert_eq!(found(), 1);
+        one.handle.usage.note_taken();
+        tokio::time::advance(limits::LOOK_INTERVAL / 2).await;
+        stalled.look();
+        assert_eq!(found(), 1, "the last look is not old");
+        tokio::time::advance(limits::LOOK_INTERVAL).await;
+        stalled.look();
+        assert_eq!(found(), 0);
     }
 }

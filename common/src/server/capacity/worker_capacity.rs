@@ -14,9 +14,7 @@ use tracing::warn;
 use super::{
     connections::Connections,
     long_lived::LongLived,
-    permits::{NoPermit, Permits},
-    request_class::RequestClass,
-    worker_permits::WorkerPermits,
+    permits::{NoPermit, Permits, RequestClass, WorkerPermits},
 };
 use crate::{
     limits,

@@ -12,7 +12,7 @@ use std::io::IoSlice;
 use h2::Reason;
 use tokio::time::Instant;
 
-use crate::{dialect::length_prefixed::LengthPrefixed, limits, telemetry::metrics};
+use crate::{dialect::messages::LengthPrefixed, limits, telemetry::metrics};
 
 /// The bytes of a frame header (RFC 9113, 4.1): length (three), kind, flags, stream (four).
 const HEAD: usize = 9;

@@ -12,10 +12,8 @@ use crate::{
     config::settings::Config,
     limits,
     request::dialect::Dialect,
-    server::capacity::{
-        clock::now as clock,
-        handle::{Close, ConnectionHandle},
-    },
+    server::capacity::handle::{Close, ConnectionHandle},
+    sync::now as clock,
 };
 
 /// The time limits of connections.

@@ -25,7 +25,7 @@ use std::{
 use slab::Slab;
 use tokio::{task::yield_now, time::Instant};
 
-use crate::{limits, lock::lock};
+use crate::{limits, sync::lock};
 
 type Stream = Pin<Box<dyn Future<Output = ()> + Send>>;
 

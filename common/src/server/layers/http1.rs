@@ -32,7 +32,7 @@ use super::access::length_of;
 use crate::{
     body::DroppableBody,
     limits,
-    server::connection::{inbound::Tail, state::ConnectionState},
+    server::connection::state::{ConnectionState, Tail},
 };
 
 /// Returns the request with a body whose rest is read after an early response.

@@ -3,7 +3,6 @@
 pub(crate) mod access;
 mod cause;
 pub(crate) mod guard;
-pub(crate) mod head;
 pub(crate) mod http1;
 pub(crate) mod problem;
 pub(crate) mod request;

@@ -24,7 +24,7 @@ use http_body_util::{BodyExt, Either};
 use tower::{Layer, Service};
 use tracing::error;
 
-use super::{access::LogAtDebug, head::Refusal};
+use super::{access::LogAtDebug, shed::Refusal};
 use crate::{
     body::Panicked,
     limits,

@@ -38,7 +38,7 @@ use crate::{
     server::routes::note,
 };
 #[cfg(feature = "traces")]
-use crate::{server::capacity::request_class::RequestClass, telemetry::traces};
+use crate::{server::capacity::permits::RequestClass, telemetry::traces};
 
 /// Gives each request a [`Context`], runs the layers below and the body of the
 /// response in it, and logs the request when its response has left.

@@ -11,7 +11,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::{invalid::InvalidFace, process::Process, readiness::ReadinessState};
 use crate::{
-    dialect::tonic_quirks,
+    dialect::grpc::mark_malformed,
     request::methods::{Methods, declared_in},
 };
 
@@ -168,7 +168,7 @@ where
 {
     health
         .map_request(|request: Request<axum::body::Body>| request.map(Body::new))
-        .map_response(tonic_quirks::mark_malformed)
+        .map_response(mark_malformed)
 }
 
 /// Reports the health of each service, and of the server as a whole (`""`), to `grpc.health.v1`:

@@ -9,8 +9,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::{buffer, record::Format};
-use crate::lock::lock;
+use super::{record::Format, stdout};
+use crate::sync::lock;
 
 /// The log line of an event that has this text as its message and in its fields.
 pub fn log_line(text: &str) -> Vec<u8> {
@@ -20,7 +20,7 @@ pub fn log_line(text: &str) -> Vec<u8> {
         info!(text, display = %text, debug = ?text, "{text}");
     });
     let mut line = lock(&line);
-    buffer::append_id_and_end(&mut line, 0);
+    stdout::append_id_and_end(&mut line, 0);
     line.clone()
 }
 

@@ -26,22 +26,17 @@
 //! record has its own `target`, `line`, `file`, `request_id`, `trace_id`, `span_id` and
 //! `trace_flags`. Fields of an event or a span with one of these names are dropped.
 
-mod buffer;
 mod filter;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod json;
 mod record;
 mod stdout;
-mod subscriber;
 
+pub use self::filter::{InvalidFilter, parse_filter};
+pub use self::record::init;
 pub(crate) use self::{
-    buffer::{buffer_this_thread, flush},
     json::Cut,
-    stdout::finish,
-    subscriber::{install, subscriber},
-};
-pub use self::{
-    filter::{InvalidFilter, parse_filter},
-    subscriber::init,
+    record::{install, subscriber},
+    stdout::{buffer_this_thread, finish, flush},
 };

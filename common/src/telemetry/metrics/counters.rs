@@ -7,7 +7,7 @@ use std::sync::{
 
 #[cfg(feature = "server")]
 use super::usage::Used;
-use crate::lock::lock;
+use crate::sync::lock;
 
 /// A number that goes up. Only one thread adds to it, so adding needs no atomic read-modify-write.
 /// Any thread may read it.

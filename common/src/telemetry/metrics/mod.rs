@@ -5,7 +5,6 @@
 
 mod counters;
 mod durations;
-mod histogram;
 mod process;
 mod recent;
 mod registry;
@@ -35,7 +34,7 @@ pub(crate) use self::{
 #[cfg(feature = "server")]
 pub(crate) use self::{
     counters::{open, set_limits},
-    histogram::Percentile,
+    durations::Percentile,
     recent::{Recent, RouteSummary, SNAPSHOT_INTERVAL, Side, snapshot},
     replicas::{ReplicaSummary, View, summaries as replicas},
     targets::{NameSummary, TargetSummary, summaries as targets},

@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 
 use super::process;
-use crate::lock::lock;
+use crate::sync::lock;
 
 /// The metrics of the service.
 static OWN: Mutex<Vec<Registry>> = Mutex::new(Vec::new());

@@ -18,7 +18,7 @@ use super::{
     replica_state::ReplicaState,
     targets,
 };
-use crate::{limits, lock::lock};
+use crate::{limits, sync::lock};
 
 /// What a connected replica tells when it is asked.
 pub(crate) trait Live: fmt::Debug + Send + Sync {

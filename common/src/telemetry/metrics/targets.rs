@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{limits, lock::lock};
+use crate::{limits, sync::lock};
 
 /// The targets of the process, while their channels live.
 static ALL: Mutex<Vec<Weak<TargetMetrics>>> = Mutex::new(Vec::new());

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use opentelemetry_sdk::trace::SpanData;
 
-use crate::{lock::lock, telemetry::metrics};
+use crate::{sync::lock, telemetry::metrics};
 
 /// The most spans of one thread that wait for the exporter, each about 1 KB. A worker at 15,000
 /// requests/s fills it in half a second.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{buffer, settings::Protocol};
-use crate::{lock::lock, telemetry::metrics};
+use crate::{sync::lock, telemetry::metrics};
 
 /// The time between two exports. OpenTelemetry's default of 5 s would need larger buffers.
 const INTERVAL: Duration = Duration::from_millis(200);

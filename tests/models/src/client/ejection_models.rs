@@ -11,11 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     choice::replica_set::{Candidate, ReplicaSet},
-    ejection::{
-        memory::Memory,
-        record::{FailureRate, ReplicaRecord},
-        tally::Tally,
-    },
+    ejection::memory::{FailureRate, Memory, ReplicaRecord, Tally},
     ending::judgement::Judgement,
 };
 use crate::{check, telemetry::metrics::CountedReplica};

@@ -2,10 +2,6 @@
 
 #[path = "../../../../common/src/client/wire/activity.rs"]
 pub(in crate::client) mod activity;
-#[path = "../../../../common/src/client/wire/in_flight.rs"]
-pub(in crate::client) mod in_flight;
-#[path = "../../../../common/src/client/wire/room.rs"]
-pub(in crate::client) mod room;
 
 pub(in crate::client) mod connection {
     use std::sync::Arc;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use loom::{future::block_on, thread};
 
 use super::wire::{
-    activity::ConnectionActivity, connection::Connection, in_flight::InFlight, room::Room,
+    activity::{ConnectionActivity, InFlight, Room},
+    connection::Connection,
 };
 use crate::check;
 

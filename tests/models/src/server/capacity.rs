@@ -5,21 +5,6 @@ pub(crate) mod handle;
 pub mod models;
 #[path = "../../../../common/src/server/capacity/permits.rs"]
 pub(crate) mod permits;
-#[path = "../../../../common/src/server/capacity/request_class.rs"]
-pub(crate) mod request_class;
-#[path = "../../../../common/src/server/capacity/stalled.rs"]
-mod stalled;
-#[path = "../../../../common/src/server/capacity/usage.rs"]
-mod usage;
-#[path = "../../../../common/src/server/capacity/worker_permits.rs"]
-pub(crate) mod worker_permits;
-
-pub(crate) mod clock {
-    /// The time of a run, which stands still: long after its begin.
-    pub(crate) fn now() -> u64 {
-        1_000_000
-    }
-}
 
 pub(crate) mod connections {
     use std::sync::Arc;

@@ -21,8 +21,10 @@ use tokio::{io::duplex, runtime, time::timeout};
 use tonic::{Code, Status};
 
 use super::{
-    attempt::ReadUntil, connection::Connection, in_flight::InFlight, origin::Origin,
-    request_body::RequestBody, response_body::ResponseBody,
+    activity::InFlight,
+    attempt::{Origin, ReadUntil, ResponseBody},
+    connection::Connection,
+    request_body::RequestBody,
 };
 use crate::client::{
     config::RequestIdNames,

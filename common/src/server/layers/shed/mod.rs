@@ -1,5 +1,8 @@
-//! [`ShedLayer`]: refuses requests beyond what the service can carry, so that it serves the others
-//! in time.
+//! [`ShedLayer`]: refuses requests that no handler may see, and those beyond what the service can carry, so
+//! that it serves the others in time.
+//!
+//! hyper accepts larger heads, and leaves the rules for `Host` and transfer codings to the server.
+//! So every refusal has an id, an access line and, over gRPC, a status.
 
 #[cfg(test)]
 mod tests;
@@ -11,24 +14,27 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::BoxError;
+use axum::{BoxError, response::IntoResponse};
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{ALLOW, HOST, TRANSFER_ENCODING},
+    uri::Authority,
+};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Code;
 use tower::{Layer, Service};
 
-use super::head;
 use crate::{
     body::DroppableBody,
     limits,
-    request::context,
+    problem::Problem,
+    request::{context, dialect::Mismatch, identity::Identity},
     server::{
         capacity::{
             long_lived::{self, Draining},
-            request_class::RequestClass,
+            permits::{RequestClass, RequestPermit},
             worker_capacity::WorkerCapacity,
-            worker_permits::RequestPermit,
         },
         connection::state::ConnectionState,
     },
@@ -90,8 +96,8 @@ impl ShedLayer {
 
 impl Admission {
     fn admit<B>(&self, request: &Request<B>) -> Result<Admitted, BoxError> {
-        head::check(request)?;
-        head::check_peer(&self.connection)?;
+        check(request)?;
+        check_peer(&self.connection)?;
         let is_long_lived =
             self.limits_long_lived && context::terms().is_some_and(|terms| terms.is_long_lived);
         let class = RequestClass::of(request.uri().path(), is_long_lived);
@@ -310,5 +316,141 @@ where
             hint.set_upper(upper + rest);
         }
         hint
+    }
+}
+
+/// The bytes that a field counts beside its name and value (RFC 9113, 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// The response to `OPTIONS *`: the methods that a router may serve.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// The reason why a request does not reach a handler.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(
+        "The head of the request, its metadata included, has {0} bytes; the limit is {limit}. Send less.",
+        limit = limits::HEAD
+    )]
+    TooLarge(usize),
+    #[error("A request must have one Host header with a valid host.")]
+    Host,
+    #[error("The only supported transfer coding is chunked; send the body without others.")]
+    TransferCoding,
+    #[error("{}", .0.detail)]
+    Dialect(&'static Mismatch),
+    #[error(
+        "The peer {0} may not call this service. Its operator lists the peers that may in MESH_ALLOWED_PEERS."
+    )]
+    Peer(Identity),
+    #[error("This service is no proxy, and opens no tunnel; send the request itself.")]
+    Connect,
+    /// `OPTIONS *` asks for the capabilities of the server (RFC 9110, 9.3.7).
+    #[error("the request is for the server as a whole")]
+    ServerOptions,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::TooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Host => StatusCode::BAD_REQUEST,
+            Self::TransferCoding | Self::Connect => StatusCode::NOT_IMPLEMENTED,
+            Self::Dialect(mismatch) => mismatch.status,
+            Self::Peer(_) => StatusCode::FORBIDDEN,
+            Self::ServerOptions => StatusCode::NO_CONTENT,
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> axum::response::Response {
+        let problem = Problem::new(self.status(), self.to_string());
+        match self {
+            Self::ServerOptions => (self.status(), [(ALLOW, METHODS)]).into_response(),
+            Self::Dialect(Mismatch {
+                allow: Some(methods),
+                ..
+            }) => ([(ALLOW, *methods)], problem).into_response(),
+            _ => problem.into_response(),
+        }
+    }
+}
+
+/// Checks the head of the current request.
+pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let size = size(request);
+    if size > limits::HEAD {
+        return Err(Refusal::TooLarge(size));
+    }
+    check_hosts(request.version(), headers)?;
+    if request.version() <= Version::HTTP_11 {
+        check_transfer_codings(headers)?;
+    }
+    // After a 2xx response of a handler, hyper would leave the connection to the handler.
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    if let Some(mismatch) = context::mismatch() {
+        return Err(Refusal::Dialect(mismatch));
+    }
+    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return Err(Refusal::ServerOptions);
+    }
+    Ok(())
+}
+
+/// Whether the peer of a connection may call.
+pub(crate) fn check_peer(connection: &ConnectionState) -> Result<(), Refusal> {
+    match &connection.peer {
+        Some(peer) if !peer.is_allowed => Err(Refusal::Peer(peer.identity.clone())),
+        _ => Ok(()),
+    }
+}
+
+fn size<B>(request: &Request<B>) -> usize {
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
+    let target = request.uri().path_and_query();
+    fields.sum::<usize>() + target.map_or(0, |target| target.as_str().len())
+}
+
+/// Whether this is a name or an address, with or without a port (RFC 3986, 3.2.2). h2 checks
+/// `:authority` in the same way.
+fn is_host(host: &HeaderValue) -> bool {
+    let host = host.as_bytes();
+    let is_allowed =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+    // Only what has more than a name and a port is parsed, as the parser copies.
+    let is_plain = |host: &[u8]| {
+        let mut parts = host.split(|byte| *byte == b':');
+        parts.nth(2).is_none() && !host.iter().any(|byte| b"[]%".contains(byte))
+    };
+    host.iter().all(is_allowed) && (is_plain(host) || Authority::try_from(host).is_ok())
+}
+
+/// Checks `Host`. How many there may be is a rule of HTTP/1 (RFC 9112, 3.2).
+fn check_hosts(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    let hosts = headers.get_all(HOST);
+    let is_number_valid = match hosts.iter().count() {
+        0 => version != Version::HTTP_11,
+        1 => true,
+        _ => version > Version::HTTP_11,
+    };
+    if is_number_valid && hosts.iter().all(is_host) {
+        Ok(())
+    } else {
+        Err(Refusal::Host)
+    }
+}
+
+/// Refuses transfer codings other than `chunked` (RFC 9112, 6.1).
+fn check_transfer_codings(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        Ok(())
+    } else {
+        Err(Refusal::TransferCoding)
     }
 }

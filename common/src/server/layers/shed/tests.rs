@@ -1,3 +1,5 @@
+mod head;
+
 use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
 use futures_util::{FutureExt, stream};

@@ -35,8 +35,8 @@ use super::{health::quiet, process::Process, query::Query};
 use crate::{
     config::about::{About, Setting, about},
     endpoints,
-    lock::lock,
     pages::{self, Links},
+    sync::lock,
     telemetry::metrics::{self, Recent, RouteSummary, Side, Usage},
     tls,
 };

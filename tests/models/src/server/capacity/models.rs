@@ -16,9 +16,7 @@ use loom::{future::block_on, thread};
 use super::{
     connections::Connections,
     handle::{Close, ConnectionHandle},
-    permits::{Permit, Permits},
-    request_class::{PermitPool, RequestClass},
-    worker_permits::{RequestPermit, WorkerPermits},
+    permits::{Permit, PermitPool, Permits, RequestClass, RequestPermit, WorkerPermits},
 };
 use crate::check;
 
