@@ -10,7 +10,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `backoff`, `config`, `network`, `patience`, `retry_policy`, `target` | values and settings |
+//! | `backoff`, `config`, `network`, `retry_policy`, `target` | values and settings |
 //! | `method` | what is declared and known of a method |
 //! | `ending` | **how an attempt ended**, and what follows for all who want to know |
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
@@ -81,7 +81,6 @@ pub(crate) mod ending;
 mod fake;
 mod method;
 mod network;
-mod patience;
 mod replicas;
 mod retry;
 mod retry_policy;

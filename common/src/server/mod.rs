@@ -23,10 +23,10 @@
 //!
 //! 1. `process/accept.rs`: the main thread accepts the connection, gets a permit for it from
 //!    `capacity/connections.rs`, and sends it to the worker with the fewest connections.
-//! 2. `process/worker_thread.rs`: the worker is a thread with its own runtime, routers, channels and log
+//! 2. `worker.rs`: the worker is a thread with its own runtime, routers, channels and log
 //!    buffer. It spawns a task for the connection. Workers share only the counts of permits and, near a
 //!    limit, the list of connections.
-//! 3. `worker.rs`: opens TLS (`connection/handshake.rs`) if the port speaks it, and makes the inbound stack of
+//! 3. It opens TLS (`connection/handshake.rs`) if the port speaks it, and makes the inbound stack of
 //!    the connection.
 //! 4. `connection/serve.rs`: hyper serves the connection over HTTP/1.1 or HTTP/2, depending on its first
 //!    bytes, which it reads through `connection/socket.rs`.

@@ -24,7 +24,7 @@ const ROOMS: &[&[&str]] = &[
 
 /// The same for the rooms of the client.
 const CLIENT: &[&[&str]] = &[
-    &["backoff", "network", "patience", "target"],
+    &["backoff", "network", "target"],
     &["retry_policy"],
     &["config"],
     &["method"],

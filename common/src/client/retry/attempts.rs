@@ -38,13 +38,15 @@ use crate::{
             reading::ENCODING,
         },
         method::{CalledMethod, UsualLatency},
-        patience::patience,
         replicas::{
             attempt::{CallMetrics, ReplicaBody},
             replica::Replica,
         },
         retry_policy::RetryPolicy,
-        wire::request_body::{Replay, RequestBody},
+        wire::{
+            request_body::{Replay, RequestBody},
+            watch::patience,
+        },
     },
     request::methods::Method,
     telemetry::metrics,

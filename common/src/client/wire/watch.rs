@@ -27,7 +27,8 @@ use http::Request;
 use http_body::Body;
 use tokio::{
     select,
-    time::{Instant, timeout},
+    task::yield_now,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::{Code, Status, client::GrpcService};
 use tonic_health::pb::{
@@ -41,10 +42,7 @@ use super::{
     request_body::RequestBody,
 };
 use crate::{
-    client::{
-        ending::{failure::Failure, reading},
-        patience::patience,
-    },
+    client::ending::{failure::Failure, reading},
     request::context::{Context, Deadline, RequestId},
 };
 
@@ -299,6 +297,23 @@ where
     Ok(context.scope(check).await?.into_inner().status())
 }
 
+/// The most that timers are late by on a worker that is not stuck: they have whole milliseconds, and
+/// wait for the tasks of one look at the sockets.
+const LATE: Duration = Duration::from_millis(5);
+
+/// Waits for this time, as long as a peer may take. A worker that computes for seconds neither sends a
+/// health check nor reads the reply meanwhile: the time by which the wait was too long does not count, so
+/// the peer gets as much again. In the end the connections of this worker read what has arrived.
+pub(crate) async fn patience(time: Duration) {
+    let end = Instant::now() + time;
+    sleep_until(end).await;
+    let late = end.elapsed();
+    if late > LATE {
+        sleep(late.min(time)).await;
+    }
+    yield_now().await;
+}
+
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, thread};
@@ -386,5 +401,24 @@ mod tests {
             let (reply, ()) = tokio::join!(health_check, stuck);
             assert_eq!(reply, Ok(()));
         }
+    }
+
+    const TIME: Duration = Duration::from_millis(50);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_takes_its_time() {
+        let begin = Instant::now();
+        patience(TIME).await;
+        assert_eq!(begin.elapsed(), TIME);
+    }
+
+    #[tokio::test]
+    async fn the_time_for_which_the_worker_was_stuck_does_not_count() {
+        let stuck = async {
+            thread::sleep(10 * TIME);
+            Instant::now()
+        };
+        let ((), free_again) = tokio::join!(patience(TIME), stuck);
+        assert!(free_again.elapsed() >= TIME);
     }
 }

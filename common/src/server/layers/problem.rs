@@ -17,21 +17,22 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{
     Request, StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::Body;
 use http_body_util::{BodyExt, Either};
 use tower::{Layer, Service};
 use tracing::error;
 
-use super::{access::LogAtDebug, shed::Refusal};
+use super::access::LogAtDebug;
 use crate::{
     body::Panicked,
     limits,
     problem::Problem,
     request::{
         context::{self, DeadlineExceeded},
-        dialect::Dialect,
+        dialect::{Dialect, Mismatch},
+        identity::Identity,
     },
     server::capacity::{long_lived::Draining, worker_capacity::Overloaded},
 };
@@ -318,6 +319,61 @@ fn text_of<R: Body<Data = Bytes> + Unpin>(mut body: R) -> Option<String> {
         return None;
     }
     String::from_utf8(text.into()).ok()
+}
+
+/// The response to `OPTIONS *`: the methods that a router may serve.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// The reason why a request does not reach a handler.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(
+        "The head of the request, its metadata included, has {0} bytes; the limit is {limit}. Send less.",
+        limit = limits::HEAD
+    )]
+    TooLarge(usize),
+    #[error("A request must have one Host header with a valid host.")]
+    Host,
+    #[error("The only supported transfer coding is chunked; send the body without others.")]
+    TransferCoding,
+    #[error("{}", .0.detail)]
+    Dialect(&'static Mismatch),
+    #[error(
+        "The peer {0} may not call this service. Its operator lists the peers that may in MESH_ALLOWED_PEERS."
+    )]
+    Peer(Identity),
+    #[error("This service is no proxy, and opens no tunnel; send the request itself.")]
+    Connect,
+    /// `OPTIONS *` asks for the capabilities of the server (RFC 9110, 9.3.7).
+    #[error("the request is for the server as a whole")]
+    ServerOptions,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::TooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Host => StatusCode::BAD_REQUEST,
+            Self::TransferCoding | Self::Connect => StatusCode::NOT_IMPLEMENTED,
+            Self::Dialect(mismatch) => mismatch.status,
+            Self::Peer(_) => StatusCode::FORBIDDEN,
+            Self::ServerOptions => StatusCode::NO_CONTENT,
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let problem = Problem::new(self.status(), self.to_string());
+        match self {
+            Self::ServerOptions => (self.status(), [(ALLOW, METHODS)]).into_response(),
+            Self::Dialect(Mismatch {
+                allow: Some(methods),
+                ..
+            }) => ([(ALLOW, *methods)], problem).into_response(),
+            _ => problem.into_response(),
+        }
+    }
 }
 
 #[cfg(test)]

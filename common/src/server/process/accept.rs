@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, sync::mpsc::UnboundedSender, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::worker_thread::Accepted;
+use crate::server::worker::Accepted;
 use crate::{
     limits,
     server::capacity::connections::{ConnectionPermit, Connections},

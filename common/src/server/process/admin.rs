@@ -18,8 +18,8 @@ use super::{
     bind::bind,
     error::Error,
     threads::Threads,
-    worker_thread::{self, Accepted},
 };
+use crate::server::worker::{self, Accepted};
 use crate::{
     limits,
     server::{
@@ -62,7 +62,7 @@ impl Admin {
                 let port = admin::face(status, of_thread.deadline);
                 Some(Worker::new(of_thread, vec![port]))
             };
-            Ok(worker_thread::run(build, accepted)?)
+            Ok(worker::run(build, accepted)?)
         })?;
         Ok(Self {
             address,

@@ -10,8 +10,9 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
     admin::Admin, bind::bind, error::Error, files::max_connections, server::Server, task::Task,
-    threads::Threads, worker_thread,
+    threads::Threads,
 };
+use crate::server::worker;
 use crate::{
     config::settings::Config,
     ports,
@@ -117,7 +118,7 @@ impl Builder {
                 // Fails only if `bind` has already returned another worker's error.
                 let report = move |ports| drop(report.send(ports));
                 let build = || build_and_report(&*faces, settings, report);
-                Ok(worker_thread::run(build, accepted)?)
+                Ok(worker::run(build, accepted)?)
             })?;
         }
         drop(report);

@@ -12,4 +12,3 @@ pub(crate) mod server;
 mod signals;
 mod task;
 mod threads;
-pub(crate) mod worker_thread;

@@ -17,8 +17,8 @@ use super::{
     renewal::drain_outdated,
     task::Task,
     threads::Threads,
-    worker_thread::Accepted,
 };
+use crate::server::worker::Accepted;
 use crate::{limits, server::worker::WorkerSettings};
 
 /// A service whose ports are bound, and which does not accept connections yet.

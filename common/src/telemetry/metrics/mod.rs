@@ -4,7 +4,6 @@
 //! line. A scrape adds up the counters of all threads.
 
 mod counters;
-mod durations;
 mod process;
 mod recent;
 mod registry;
@@ -24,8 +23,7 @@ pub use self::registry::{Registry, register};
 #[cfg(feature = "server")]
 pub use self::text::text;
 pub(crate) use self::{
-    counters::{Counters, count, of_this_thread},
-    durations::{CLIENT_GONE, Measure, OTHER, count_duration},
+    counters::{CLIENT_GONE, Counters, Measure, OTHER, count, count_duration, of_this_thread},
     process::{LOG_LOST_BYTES, LOG_WRITTEN_BYTES, read_expiries_with},
     replica_state::ReplicaState,
     replicas::{CountedReplica, Live, ReplicaMetrics},
@@ -33,8 +31,7 @@ pub(crate) use self::{
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{
-    counters::{open, set_limits},
-    durations::Percentile,
+    counters::{Percentile, open, set_limits},
     recent::{Recent, RouteSummary, SNAPSHOT_INTERVAL, Side, snapshot},
     replicas::{ReplicaSummary, View, summaries as replicas},
     targets::{NameSummary, TargetSummary, summaries as targets},

@@ -17,8 +17,7 @@ use prometheus_client::{
 };
 
 use super::{
-    counters::{COUNTERS, GAUGES, of_all_threads},
-    durations::{self, HISTOGRAMS},
+    counters::{self, COUNTERS, GAUGES, HISTOGRAMS, of_all_threads},
     replicas,
     usage::{self, Usage, Used},
 };
@@ -117,7 +116,7 @@ impl Collector for ProcessMetrics {
         encode_expiries(&mut encoder)?;
         encode_build(&mut encoder)?;
         encode_usage(&mut encoder)?;
-        durations::encode(&mut encoder)?;
+        counters::encode(&mut encoder)?;
         replicas::encode(&mut encoder)
     }
 }

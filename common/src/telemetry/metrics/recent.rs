@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::durations::{CLIENT_GONE, Histogram, Measure, Percentile, sums};
+use super::counters::{CLIENT_GONE, Histogram, Measure, Percentile, sums};
 use crate::request::dialect::is_fault_of_service;
 
 /// The time between two snapshots.
@@ -169,7 +169,7 @@ fn per_second(count: u64, window: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::durations::bucket_of;
+    use crate::telemetry::metrics::counters::bucket_of;
 
     /// A snapshot of a route with this many requests of 60 µs, and as many failed.
     fn snapshot(routes: &[(&str, u64, u64)]) -> Snapshot {

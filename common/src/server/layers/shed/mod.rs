@@ -14,22 +14,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::{BoxError, response::IntoResponse};
+use axum::BoxError;
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{ALLOW, HOST, TRANSFER_ENCODING},
+    HeaderMap, HeaderValue, Method, Request, Response, Version,
+    header::{HOST, TRANSFER_ENCODING},
     uri::Authority,
 };
 use http_body::{Body, Frame, SizeHint};
 use tonic::Code;
 use tower::{Layer, Service};
 
+use super::problem::Refusal;
 use crate::{
     body::DroppableBody,
     limits,
-    problem::Problem,
-    request::{context, dialect::Mismatch, identity::Identity},
+    request::context,
     server::{
         capacity::{
             long_lived::{self, Draining},
@@ -321,61 +321,6 @@ where
 
 /// The bytes that a field counts beside its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
-
-/// The response to `OPTIONS *`: the methods that a router may serve.
-const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-
-/// The reason why a request does not reach a handler.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error(
-        "The head of the request, its metadata included, has {0} bytes; the limit is {limit}. Send less.",
-        limit = limits::HEAD
-    )]
-    TooLarge(usize),
-    #[error("A request must have one Host header with a valid host.")]
-    Host,
-    #[error("The only supported transfer coding is chunked; send the body without others.")]
-    TransferCoding,
-    #[error("{}", .0.detail)]
-    Dialect(&'static Mismatch),
-    #[error(
-        "The peer {0} may not call this service. Its operator lists the peers that may in MESH_ALLOWED_PEERS."
-    )]
-    Peer(Identity),
-    #[error("This service is no proxy, and opens no tunnel; send the request itself.")]
-    Connect,
-    /// `OPTIONS *` asks for the capabilities of the server (RFC 9110, 9.3.7).
-    #[error("the request is for the server as a whole")]
-    ServerOptions,
-}
-
-impl Refusal {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::TooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Host => StatusCode::BAD_REQUEST,
-            Self::TransferCoding | Self::Connect => StatusCode::NOT_IMPLEMENTED,
-            Self::Dialect(mismatch) => mismatch.status,
-            Self::Peer(_) => StatusCode::FORBIDDEN,
-            Self::ServerOptions => StatusCode::NO_CONTENT,
-        }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> axum::response::Response {
-        let problem = Problem::new(self.status(), self.to_string());
-        match self {
-            Self::ServerOptions => (self.status(), [(ALLOW, METHODS)]).into_response(),
-            Self::Dialect(Mismatch {
-                allow: Some(methods),
-                ..
-            }) => ([(ALLOW, *methods)], problem).into_response(),
-            _ => problem.into_response(),
-        }
-    }
-}
 
 /// Checks the head of the current request.
 pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {

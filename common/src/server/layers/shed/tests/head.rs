@@ -1,6 +1,7 @@
 //! What is refused for its head.
 
 use axum::{Router, body::Body, routing::get};
+use http::StatusCode;
 use tower::ServiceExt;
 
 use super::super::*;
