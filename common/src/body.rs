@@ -111,6 +111,11 @@ impl<B: Body> DeadlineBody<B> {
             timer: None,
         }
     }
+
+    /// The body without its deadline, for a layer above that has one.
+    pub(crate) fn into_body(self) -> DroppableBody<B> {
+        self.body
+    }
 }
 
 impl<B> Body for DeadlineBody<B>

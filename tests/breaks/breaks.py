@@ -86,8 +86,8 @@ BREAKS = [
     ),
     Break(
         "a body may be a byte over the limit",
-        "RequestBodyLimitLayer::new(",
-        "RequestBodyLimitLayer::new(1 | ",
+        "body: limit,",
+        "body: 1 | limit,",
         f"{PROCESSES} bad_input::unknown_paths",
     ),
     Break(

@@ -35,6 +35,10 @@
 //! 6. `stack.rs`, top to bottom: `layers/request.rs` makes the [`Context`](crate::Context) of the request, and
 //!    `layers/shed/` checks the head and gets a permit (`capacity/permits.rs`).
 //!    `layers/guard.rs` starts the deadline.
+//!
+//!    Layers that the service puts around what a port responds ([`Listener::layer`]) run here, below the
+//!    guard. `stack.rs` puts a second guard and problem layer below them. So the layers see the response to
+//!    each failure.
 //! 7. The router of the service: an [`axum::Router`], which `service/listener.rs` has completed. It reads the
 //!    body through `layers/http1.rs` and `dialect/messages.rs`.
 //!
@@ -52,7 +56,7 @@
 //!    the response is dropped before, the connection and the worker know the cause.
 //!
 //! hyper itself responds to a bad request line and to a head of more than 24 KiB (64 KiB over
-//! HTTP/2). Such a response has no id and no access line.
+//! HTTP/2). Such a response has no id and no access line, and passes no layer.
 //!
 //! # Thread-locals
 //!

@@ -1,6 +1,7 @@
 //! What a client gets, and what the access line says of it, over whole connections.
 
 mod dialect;
+mod layers;
 #[cfg(feature = "client")]
 mod messages;
 

@@ -36,7 +36,7 @@ use super::{
         listener::{Listener, ServedPort},
         process::Process,
     },
-    stack::inbound,
+    stack::{inbound, with_layers},
 };
 use crate::{config::settings::Config, request::dialect::Dialect, telemetry::logging, tls::Peer};
 
@@ -87,7 +87,11 @@ impl WorkerSettings {
         listeners: impl IntoIterator<Item = Listener>,
     ) -> Result<Vec<ServedPort>, InvalidFace> {
         let listeners = listeners.into_iter();
-        let ports = listeners.map(|listener| listener.build(&self.process, self.deadline));
+        let ports = listeners.map(|mut listener| {
+            let layers = listener.take_layers();
+            let port = listener.build(&self.process, self.deadline)?;
+            Ok(with_layers(port, layers))
+        });
         ports.collect()
     }
 

@@ -145,8 +145,8 @@ FAULTS = [
     ),
     Fault(
         "a client whose requests are refused is idle",
-        "self.admission.connection.handle.usage.restart_idle_time();",
-        "if !FAULT { self.admission.connection.handle.usage.restart_idle_time(); }",
+        "connection.handle.usage.restart_idle_time();",
+        "if !FAULT { connection.handle.usage.restart_idle_time(); }",
     ),
     Fault(
         "half a head behind a whole request has the idle time-out",

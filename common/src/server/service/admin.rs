@@ -48,6 +48,7 @@ pub(crate) fn face(status: Status, deadline: Duration) -> ServedPort {
         dialect: HTTP,
         paths: Paths::Routes(table.into()),
         body_limit: 0,
+        has_layers: false,
     }
 }
 

@@ -1,9 +1,14 @@
 //! [`Listener`]: a port of a service, and what it serves; and [`ServedPort`]: the same, ready to serve.
 
-use std::time::Duration;
+use std::{convert::Infallible, fmt, mem, time::Duration};
 
-use axum::{Router, extract::DefaultBodyLimit};
-use tower::util::MapRequestLayer;
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    response::IntoResponse,
+    routing::Route,
+};
+use tower::{Layer, Service, util::MapRequestLayer};
 
 use super::{grpc::Grpc, health, invalid::InvalidFace, process::Process};
 use crate::{
@@ -42,6 +47,31 @@ pub struct Listener {
     body_limit: usize,
     /// The deadlines of routes.
     deadlines: Vec<(String, Duration)>,
+    layers: Layers,
+}
+
+/// Layers of a service around all that it responds, the innermost first.
+#[derive(Default)]
+pub(crate) struct Layers(Vec<Box<dyn FnOnce(Router) -> Router + Send + Sync>>);
+
+impl Layers {
+    pub(crate) fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Puts the layers around a router.
+    pub(crate) fn around(self, router: Router) -> Router {
+        self.0.into_iter().fold(router, |router, add| add(router))
+    }
+}
+
+impl fmt::Debug for Layers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("Layers")
+            .field(&self.0.len())
+            .finish()
+    }
 }
 
 #[derive(Debug)]
@@ -68,6 +98,7 @@ impl Listener {
             serves,
             body_limit: limits::BODY,
             deadlines: Vec::new(),
+            layers: Layers::default(),
         }
     }
 
@@ -98,6 +129,60 @@ impl Listener {
         let longest = longest.unwrap_or(Duration::MAX);
         self.deadlines.push((route.into(), longest));
         self
+    }
+
+    /// Puts a layer around all that the port responds: also around the responses of the stack itself,
+    /// such as the 404 of an unknown path, the 413 of a long body, the 503 of a refused request and the
+    /// 504 at the deadline. It is for what every client must get, such as CORS, HSTS or compression. A
+    /// layer for some routes, or one that only handlers need, belongs on the router.
+    ///
+    /// ```
+    /// # use axum::{Router, body::Body, routing::get};
+    /// use common::server::Listener;
+    /// use http::{HeaderValue, Response};
+    /// use tower::util::MapResponseLayer;
+    ///
+    /// let router = Router::new().route("/", get(|| async { "Hello!" }));
+    /// let listener = Listener::http(8082, router).layer(MapResponseLayer::new(
+    ///     |mut response: Response<Body>| {
+    ///         let year = HeaderValue::from_static("max-age=31536000");
+    ///         response.headers_mut().insert("strict-transport-security", year);
+    ///         response
+    ///     },
+    /// ));
+    /// # use common::{Config, server::InMemory};
+    /// # use tower::ServiceExt;
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// # let stack = InMemory::new(&Config::default(), |_process| [listener]).unwrap().stack(0);
+    /// # let request = http::Request::get("/nowhere").body(Body::empty()).unwrap();
+    /// # let response = runtime.block_on(stack.oneshot(request)).unwrap();
+    /// # assert_eq!(response.status(), 404);
+    /// # assert!(response.headers().contains_key("strict-transport-security"));
+    /// ```
+    ///
+    /// What the layer does is in the context of the request, holds its permit, counts in its access line
+    /// and ends at its deadline. The last of several layers is the outermost. Each worker applies a layer
+    /// once. A layer must pass on the extensions of a request.
+    ///
+    /// Some responses pass no layer: those that hyper writes itself (a malformed request, a head of over
+    /// 24 KiB), those of a layer that fails or is late itself, and the 503 of a long-lived request that
+    /// the drain ends before it has a response.
+    #[must_use]
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route> + Clone + Send + Sync + 'static,
+        L::Service: Service<Request> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Request>>::Response: IntoResponse + 'static,
+        <L::Service as Service<Request>>::Error: Into<Infallible> + 'static,
+        <L::Service as Service<Request>>::Future: Send + 'static,
+    {
+        let add = |router: Router| router.layer(layer);
+        self.layers.0.push(Box::new(add));
+        self
+    }
+
+    pub(crate) fn take_layers(&mut self) -> Layers {
+        mem::take(&mut self.layers)
     }
 
     /// The port as it is bound.
@@ -144,6 +229,7 @@ impl Listener {
             dialect,
             paths,
             body_limit: self.body_limit,
+            has_layers: false,
         })
     }
 }
@@ -186,6 +272,8 @@ pub(crate) struct ServedPort {
     pub(crate) paths: Paths,
     /// The longest body of an HTTP request, or message of a gRPC request, in bytes.
     pub(crate) body_limit: usize,
+    /// Whether layers of the service are around the router, and parts of the stack between the two.
+    pub(crate) has_layers: bool,
 }
 
 #[cfg(test)]

@@ -111,6 +111,7 @@ async fn ask(path: &str, line: Option<&str>) -> (HeaderMap, String, Line) {
         router,
         dialect: &LineDialect,
         body_limit: 0,
+        has_layers: false,
     };
     let connection = ConnectionState::alone(Arc::new(WorkerCapacity::alone(1)));
     let stack = inbound(port, Arc::new(connection), None);

@@ -4,6 +4,7 @@
 //! hyper accepts larger heads, and leaves the rules for `Host` and transfer codings to the server.
 //! So every refusal has an id, an access line and, over gRPC, a status.
 
+pub(crate) mod admitted;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Code;
 use tower::{Layer, Service};
 
+use self::admitted::{Admission, NotAdmitted};
 use super::problem::Refusal;
 use crate::{
     body::DroppableBody,
@@ -65,21 +67,25 @@ impl Drop for Admitted {
 /// Refuses requests with an invalid head, and those that get no permit. A request is in flight until
 /// the socket has taken its response; over HTTP/2, all but the last 128 KiB of a connection.
 #[derive(Debug, Clone)]
-pub(crate) struct ShedLayer(Arc<Admission>);
+pub(crate) struct ShedLayer(Arc<Rules>);
 
 #[derive(Debug)]
-struct Admission {
+struct Rules {
     connection: Arc<ConnectionState>,
     /// Whether long-lived requests have a limit of their own, and end with the drain.
     limits_long_lived: bool,
+    /// Whether a refused request goes on, to the [`AdmittedLayer`](admitted::AdmittedLayer) below.
+    passes_refused: bool,
 }
 
 impl ShedLayer {
-    /// A layer for the requests of one connection.
-    pub(crate) fn new(connection: Arc<ConnectionState>) -> Self {
-        Self(Arc::new(Admission {
+    /// A layer for the requests of one connection. With `passes_refused`, an
+    /// [`AdmittedLayer`](admitted::AdmittedLayer) stands below it.
+    pub(crate) fn new(connection: Arc<ConnectionState>, passes_refused: bool) -> Self {
+        Self(Arc::new(Rules {
             connection,
             limits_long_lived: true,
+            passes_refused,
         }))
     }
 
@@ -87,15 +93,16 @@ impl ShedLayer {
     /// in flight until its body ends.
     pub(crate) fn of_other_server(max_in_flight: usize) -> Self {
         let capacity = Arc::new(WorkerCapacity::alone(max_in_flight));
-        Self(Arc::new(Admission {
+        Self(Arc::new(Rules {
             connection: Arc::new(ConnectionState::alone(capacity)),
             limits_long_lived: false,
+            passes_refused: false,
         }))
     }
 }
 
-impl Admission {
-    fn admit<B>(&self, request: &Request<B>) -> Result<Admitted, BoxError> {
+impl Rules {
+    fn admit<B>(&self, request: &Request<B>) -> Result<Admitted, NotAdmitted> {
         check(request)?;
         check_peer(&self.connection)?;
         let is_long_lived =
@@ -126,7 +133,7 @@ impl<S> Layer<S> for ShedLayer {
     fn layer(&self, inner: S) -> Self::Service {
         ShedService {
             inner,
-            admission: self.0.clone(),
+            rules: self.0.clone(),
         }
     }
 }
@@ -135,7 +142,7 @@ impl<S> Layer<S> for ShedLayer {
 #[derive(Debug, Clone)]
 pub struct ShedService<S> {
     inner: S,
-    admission: Arc<Admission>,
+    rules: Arc<Rules>,
 }
 
 impl<S, B, R> Service<Request<B>> for ShedService<S>
@@ -152,16 +159,31 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.admission.admit(&request) {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Rules {
+            connection,
+            passes_refused,
+            ..
+        } = &*self.rules;
+        let admitted = self.rules.admit(&request);
+        if *passes_refused {
+            let outcome = admitted.as_ref().map(drop).map_err(Clone::clone);
+            request.extensions_mut().insert(Admission(outcome));
+        }
+        match admitted {
             Ok(served) => ResponseFuture::Admitted {
                 is_http2: request.version() == Version::HTTP_2,
                 inner: self.inner.call(request),
                 served: Some(served),
             },
             Err(error) => {
-                self.admission.connection.handle.usage.restart_idle_time();
-                ResponseFuture::Refused { error: Some(error) }
+                connection.handle.usage.restart_idle_time();
+                if *passes_refused {
+                    let inner = self.inner.call(request);
+                    return ResponseFuture::Passed { inner };
+                }
+                let error = Some(error.into());
+                ResponseFuture::Refused { error }
             }
         }
     }
@@ -176,6 +198,11 @@ pin_project_lite::pin_project! {
             inner: F,
             served: Option<Admitted>,
             is_http2: bool,
+        },
+        // The layers below respond, without a permit.
+        Passed {
+            #[pin]
+            inner: F,
         },
         Refused {
             error: Option<BoxError>,
@@ -215,6 +242,17 @@ where
                     given: 0,
                 })))
             }
+            Projection::Passed { inner } => {
+                let response = ready!(inner.poll(cx)).map_err(Into::into)?;
+                Poll::Ready(Ok(response.map(|body| ShedBody {
+                    is_http2: false,
+                    ends_alone: false,
+                    body: DroppableBody::new(body),
+                    served: None,
+                    rest: Bytes::new(),
+                    given: 0,
+                })))
+            }
             Projection::Refused { error } => Poll::Ready(Err(error.take().expect(NOT_DONE))),
         }
     }
@@ -225,6 +263,7 @@ pin_project_lite::pin_project! {
     pub struct ShedBody<B> {
         #[pin]
         body: DroppableBody<B>,
+        // `None` for a refused request, and once the drain has dropped the body.
         served: Option<Admitted>,
         // The rest of a frame that is longer than [`limits::FRAME`].
         rest: Bytes,
@@ -265,7 +304,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
         let Some(served) = this.served.as_mut() else {
-            return Poll::Ready(None);
+            return this.body.poll_frame(cx).map_err(Into::into);
         };
         if served.must_end(cx) {
             *this.served = None;

@@ -58,7 +58,7 @@ fn service(
         let silence = StreamBody::new(stream::pending());
         Ok::<_, Infallible>(Response::new(silence))
     });
-    let layer = ShedLayer::new(state(capacity, connection));
+    let layer = ShedLayer::new(state(capacity, connection), false);
     BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service(service))
 }
 
@@ -207,7 +207,7 @@ async fn over_http_2_a_body_waits_for_the_socket() {
     let peer = connect(&connections).await;
     let connection = state(&capacity, &peer);
     connection.outbound.watch();
-    let layer = ShedLayer::new(connection.clone());
+    let layer = ShedLayer::new(connection.clone(), false);
     let service = service_fn(async |_: Request<()>| {
         let body = Full::new(Bytes::from(vec![0; 4 * limits::FRAME]));
         Ok::<_, Infallible>(Response::new(body))
@@ -232,7 +232,7 @@ async fn a_request_is_in_flight_until_its_client_has_read_all_of_a_long_body() {
     let (capacity, connections) = capacity(1);
     let peer = connect(&connections).await;
     for (version, ends_alone) in [(Version::HTTP_11, false), (Version::HTTP_2, true)] {
-        let layer = ShedLayer::new(state(&capacity, &peer));
+        let layer = ShedLayer::new(state(&capacity, &peer), false);
         let service = service_fn(async |_: Request<()>| {
             let body = Full::new(Bytes::from(vec![0; LENGTH]));
             Ok::<_, Infallible>(Response::new(body))
@@ -294,7 +294,7 @@ async fn over_http_1_a_long_response_is_in_flight_until_the_socket_has_taken_it(
     let connection = state(&capacity, &peer);
     connection.outbound.watch();
     for (length, is_long) in [(1, false), (2 * limits::FRAME, true)] {
-        let layer = ShedLayer::new(connection.clone());
+        let layer = ShedLayer::new(connection.clone(), false);
         let service = service_fn(async |_: Request<()>| {
             let body = Full::new(Bytes::from(vec![0; length]));
             Ok::<_, Infallible>(Response::new(body))
