@@ -2,6 +2,7 @@
 
 mod backend;
 mod chunks;
+mod cors;
 mod failure;
 mod greeting;
 mod items;
@@ -41,6 +42,11 @@ struct Config {
     #[arg(long, env, default_value = "off", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     faults: bool,
 
+    /// The origins whose scripts may call from a browser, such as https://shop.example; several are
+    /// separated by commas [default: none]
+    #[arg(long, env, value_name = "ORIGINS")]
+    cors_origins: Option<cors::Origins>,
+
     #[command(flatten)]
     client: client::Config,
 
@@ -76,6 +82,10 @@ fn main() -> ExitCode {
         let backend = Backend::new(client);
         let page = page::router(backend.clone(), page.clone(), process.ports());
         let router = rest::router(backend, page, &process.ports());
-        [Listener::http(config.port, router)]
+        let listener = Listener::http(config.port, router);
+        [match &config.cors_origins {
+            Some(origins) => listener.layer(origins.layer()),
+            None => listener,
+        }]
     })
 }

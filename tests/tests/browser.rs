@@ -74,15 +74,29 @@ fn main() {
             the_page_fits_all_screens,
         )
         .await;
+        run_apart(
+            &driver,
+            "scripts of a listed site alone read the responses",
+            scripts_of_a_listed_site_alone_read_the_responses,
+        )
+        .await;
     });
     println!();
 }
 
 /// Runs one test in a window of its own, and then checks what every page promises.
 async fn run(driver: &Driver, name: &str, test: impl AsyncFnOnce(&Browser) -> Process) {
+    run_apart(driver, name, async |browser| {
+        let service2 = test(browser).await;
+        assert_nothing_is_wrong(browser, &format!("http://{}/", service2.http())).await;
+    })
+    .await;
+}
+
+/// Runs one test in a window of its own.
+async fn run_apart(driver: &Driver, name: &str, test: impl AsyncFnOnce(&Browser)) {
     let browser = driver.open().await;
-    let service2 = test(&browser).await;
-    assert_nothing_is_wrong(&browser, &format!("http://{}/", service2.http())).await;
+    test(&browser).await;
     browser.close().await;
     println!("test {name} ... ok");
 }
@@ -409,4 +423,56 @@ async fn the_page_fits_all_screens(browser: &Browser) -> Process {
         }
     }
     service2
+}
+
+/// The other site is service1, of which a document without a policy is open.
+async fn scripts_of_a_listed_site_alone_read_the_responses(browser: &Browser) {
+    let service1 = Process::start("service1", &[]);
+    let site = format!("http://{}", service1.http());
+    let service2 = Process::service2(&service1, &[("CORS_ORIGINS", &site)]);
+    service2.wait_until_ready();
+    let fetched = async |path: &str, headers: Value| {
+        let script = format!(
+            "return fetch('http://{}{path}', {{ headers: {headers} }}).then(
+                 async it => [it.status, await it.json(), it.headers.get('x-request-id'),
+                              it.headers.get('server-timing')],
+                 error => error.name)",
+            service2.http()
+        );
+        browser.run(&script).await
+    };
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = json!({"x-request-id": "order-17", "traceparent": trace});
+    let open = async |site: &str| {
+        let document = format!("{site}/healthz");
+        browser.goto(&document).await;
+        let is_open =
+            format!("return location.href == '{document}' && document.readyState == 'complete'");
+        browser.wait_until(&is_open).await;
+    };
+    open(&site).await;
+    let hello = fetched("/api/v1/say-hello?name=test", headers.clone()).await;
+    assert_eq!(hello[0], 200, "{hello}");
+    assert_eq!(
+        (&hello[1], &hello[2]),
+        (&json!("Hello, TEST!"), &json!("order-17"))
+    );
+    let timing = hello[3].as_str().expect("it is exposed");
+    assert!(timing.contains("ProcessName"), "{timing}");
+    let nowhere = fetched("/nowhere", headers.clone()).await;
+    assert_eq!(nowhere[0], 404, "{nowhere}");
+    assert_eq!(nowhere[1]["request_id"], "order-17");
+
+    let port = service1.http().port();
+    open(&format!("http://localhost:{port}")).await;
+    let refused = fetched("/api/v1/say-hello?name=test", json!({})).await;
+    assert_eq!(refused, "TypeError", "another origin is not listed");
+    let refused = fetched("/nowhere", headers.clone()).await;
+    assert_eq!(refused, "TypeError");
+
+    open(&site).await;
+    drop(service1);
+    let unavailable = fetched("/api/v1/say-hello?name=test", headers).await;
+    assert_eq!(unavailable[0], 503, "{unavailable}");
+    assert_eq!(unavailable[1]["request_id"], "order-17");
 }

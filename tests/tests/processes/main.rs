@@ -6,6 +6,7 @@ mod bad_input;
 mod call;
 mod channel;
 mod context;
+mod cors;
 mod drain;
 mod failures;
 mod floors;
