@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run certs new-service template test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz simulate interop others breaks simulate-faults instructions bench
+.PHONY: help run certs new-service template template-image test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz simulate interop others breaks simulate-faults instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
@@ -8,17 +8,19 @@ help: ## List the targets
 TLS := off
 # 1: the optimised build, as in the images. It takes about three times as long to compile.
 RELEASE :=
-PROGRAMS := --package certs --package service1 --package service2
+# What runs together. `make new-service` adds to it.
+SERVICES := service1 service2
+PROGRAMS := --package certs $(SERVICES:%=--package %)
 # With the tests, because cargo compiles a crate once more for other features than it has there.
 PAIR := $(PROGRAMS) --package tests
-run: ## Run both services on this machine until Ctrl-C; TLS=on: with mutual TLS; RELEASE=1: optimised
+run: ## Run the services on this machine until Ctrl-C; TLS=on: with mutual TLS; RELEASE=1: optimised
 	@[ -e $${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/service2 ] || \
 	  echo "The first build compiles 260 crates: some minutes. After an edit it takes seconds."
-	@cargo build $(if $(RELEASE),--release $(PROGRAMS),$(PAIR)) --bin service1 --bin service2 $(if $(filter on,$(TLS)),--bin certs)
+	@cargo build $(if $(RELEASE),--release $(PROGRAMS),$(PAIR)) $(SERVICES:%=--bin %) $(if $(filter on,$(TLS)),--bin certs)
 	@TLS=$(TLS) PROFILE=$(if $(RELEASE),release,debug) scripts/run
 
 certs: ## Write certificates for development to target/certs
-	cargo run --quiet --package certs -- --dir target/certs --service service1 --service service2
+	cargo run --quiet --package certs -- --dir target/certs $(SERVICES:%=--service %)
 
 # The caller chooses NAME: make must not expand it.
 new-service: override export NAME := $(value NAME)
@@ -65,7 +67,7 @@ public-api: ## Write the list of the public items of common anew
 fmt: ## Format the code
 	cargo fmt --all
 
-images: ## Build the images of both services and of certs
+images: ## Build the images of the services and of certs
 	docker compose build
 
 up: ## Build the images, start both services in containers, and wait until they are healthy
@@ -126,6 +128,9 @@ others: ## Compare the client with Envoy and grpcio beside a broken replica (nee
 
 template: ## Check that `make new-service` writes a service whose tests pass
 	tests/template/run
+
+template-image: ## Check that the image of such a service serves, with mutual TLS (needs Docker)
+	tests/template/run image
 
 breaks: ## Break behaviours of common one at a time, and name the tests that notice
 	tests/breaks/run

@@ -1,6 +1,6 @@
 //! The gRPC face.
 
-use common::{Problem, server::Grpc};
+use common::{Problem, client::Client, server::Grpc};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -11,49 +11,41 @@ use crate::{
     },
 };
 
-pub(crate) fn services() -> Grpc {
-    Grpc::new(FILE_DESCRIPTOR_SET).add_service(TemplateServer::new(Template))
+pub(crate) fn services(service1: Client) -> Grpc {
+    Grpc::new(FILE_DESCRIPTOR_SET).add_service(TemplateServer::new(Face(service1)))
 }
 
-struct Template;
+struct Face(Client);
 
 #[tonic::async_trait]
-impl template_server::Template for Template {
+impl template_server::Template for Face {
     async fn greet(&self, request: Request<GreetRequest>) -> Result<Response<Greeting>, Status> {
-        let text = greet(&request.into_inner().name).map_err(Problem::from)?;
+        let name = request.into_inner().name;
+        let text = greet(self.0.clone(), name).await.map_err(Problem::from)?;
         Ok(Response::new(Greeting { text }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use common::{
-        Config,
-        client::{self, Channel, Client},
-        server::{InMemory, Listener},
-    };
     use tonic::Code;
 
     use super::*;
-    use crate::proto::template_client::TemplateClient;
+    use crate::{
+        proto::template_client::TemplateClient,
+        service1::fake::{client_of, service1},
+    };
 
     /// A client of the face, in memory.
     fn client() -> TemplateClient<Client> {
-        let faces = [Listener::grpc(0, services())];
-        let service = InMemory::new(&Config::default(), |_process| faces).unwrap();
-        let target = "template:1".parse().unwrap();
-        let (config, deadline) = (client::Config::default(), Duration::from_secs(10));
-        let channel = Channel::plain(&target, FILE_DESCRIPTOR_SET, &config, deadline);
-        TemplateClient::new(channel.with_io(service.connect(0)))
+        TemplateClient::new(client_of(FILE_DESCRIPTOR_SET, services(service1())))
     }
 
     #[tokio::test]
     async fn a_name_is_greeted() {
         let name = "test".to_owned();
         let greeting = client().greet(GreetRequest { name }).await.unwrap();
-        assert_eq!(greeting.into_inner().text, "Good day, test!");
+        assert_eq!(greeting.into_inner().text, "Good day, TEST!");
     }
 
     #[tokio::test]

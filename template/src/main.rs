@@ -3,6 +3,7 @@
 mod greeting;
 mod grpc;
 mod rest;
+mod service1;
 
 /// What tonic generated from `proto/template.proto`.
 mod proto {
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use common::{
+    client::{self, Channel, Target},
     config::Defaults,
     server::{self, Listener},
 };
@@ -33,6 +35,13 @@ struct Config {
     #[arg(long, env, default_value_t = 50052)]
     grpc_port: u16,
 
+    /// Where service1 serves gRPC: host:port or a URL; several are separated by commas
+    #[arg(long, env, default_value = "localhost:50051")]
+    service1_channel: Target,
+
+    #[command(flatten)]
+    client: client::Config,
+
     #[command(flatten)]
     common: common::Config,
 }
@@ -42,10 +51,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config: Config = Defaults::new().admin_port(9082).parse();
-    server::run("template", &config.common, move |_process| {
+    let service1 = Channel::new(
+        &config.service1_channel,
+        protos::FILE_DESCRIPTOR_SET,
+        &config.client,
+        &config.common,
+    )
+    .named("service1");
+    server::run("template", &config.common, move |process| {
+        let service1 = service1.connect();
+        process.ready_when(client::wait_until_serving(service1.clone()));
+        let router = rest::router(service1.clone(), &process.ports());
         [
-            Listener::http(config.port, rest::router()),
-            Listener::grpc(config.grpc_port, grpc::services()),
+            Listener::http(config.port, router),
+            Listener::grpc(config.grpc_port, grpc::services(service1)),
         ]
     })
 }
@@ -59,13 +78,14 @@ mod tests {
     };
 
     use super::*;
+    use crate::service1::fake::service1;
 
     #[tokio::test]
     async fn the_service_serves_and_drains() {
-        let server = server::bind(&common::Config::default(), |_process| {
+        let server = server::bind(&common::Config::default(), |process| {
             [
-                Listener::http(0, rest::router()),
-                Listener::grpc(0, grpc::services()),
+                Listener::http(0, rest::router(service1(), &process.ports())),
+                Listener::grpc(0, grpc::services(service1())),
             ]
         });
         let server = server.unwrap();
@@ -80,7 +100,7 @@ mod tests {
         let mut response = String::new();
         client.read_to_string(&mut response).await.unwrap();
         assert!(response.contains("x-request-id: "), "{response}");
-        assert!(response.ends_with(r#""Good day, test!""#), "{response}");
+        assert!(response.ends_with(r#""Good day, TEST!""#), "{response}");
 
         stop.send(()).unwrap();
         serving.await.unwrap().unwrap();

@@ -32,7 +32,7 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 15] = [
     (
         "make new-service NAME=orders",
         "tests/template/run",
-        "new-service NAME=\"$name\"; done",
+        "new-service NAME=\"$1\"",
     ),
     ("make test", CI, "\nstep make test\n"),
     ("make interop", CI, "\nstep make interop "),

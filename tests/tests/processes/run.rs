@@ -293,7 +293,7 @@ fn seen_on_a_terminal(name: &str, log: &str) -> (String, String) {
     let mut stdout = run.stdout();
     let mut bytes = [0; 4_096];
     while !(seen.contains("say-hello?name=test HTTP") || seen.contains(" bytes, "))
-        || !seen.contains("Ctrl-C ends both")
+        || !seen.contains("Ctrl-C ends the services")
     {
         let count = stdout.read(&mut bytes).expect("it is open");
         assert!(count > 0, "{seen}");
