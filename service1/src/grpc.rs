@@ -89,9 +89,6 @@ impl From<NameTooLong> for Status {
 
 impl From<InvalidLength> for Status {
     fn from(error: InvalidLength) -> Self {
-        match error {
-            InvalidLength::Negative(_) => Self::invalid_argument(error.to_string()),
-            InvalidLength::TooLong(_) => Self::out_of_range(error.to_string()),
-        }
+        Self::invalid_argument(error.to_string())
     }
 }

@@ -116,6 +116,7 @@ class Checks:
                 variable = {"http": "PORT", "grpc": "GRPC_PORT", "admin": "ADMIN_PORT"}[name]
                 self.assertEqual(variables(it).get(variable, defaults[variable]), str(number))
             self.assertEqual(variables(it)["ADMIN_HOST"], "0.0.0.0")
+            self.assertEqual(variables(it).get("REFLECTION"), "off" if "grpc" in ports(it) else None)
 
     def test_only_service2_reaches_grpc_and_only_monitoring_the_metrics(self):
         reached = {}

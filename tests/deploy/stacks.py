@@ -28,6 +28,12 @@ class Stacks(unittest.TestCase):
                     self.assertLessEqual(its["environment"].keys(), SETTINGS[service].keys())
                     self.assertGreater(seconds(its["stop_grace_period"]), drain(service, its["environment"]))
 
+    def test_reflection_is_for_development(self):
+        for name, files in STACKS.items():
+            stack = yaml.safe_load(pathlib.Path(files[0]).read_text())["services"]
+            setting = stack["service1"]["environment"].get("REFLECTION")
+            self.assertEqual(setting, None if name == "compose" else "off")
+
     def test_the_ports_for_operators_are_open_to_containers_and_to_nobody_beyond_the_host(self):
         for name, files in STACKS.items():
             stack = yaml.safe_load(pathlib.Path(files[0]).read_text())["services"]

@@ -99,7 +99,7 @@ class AsClient(unittest.TestCase):
             self.assertEqual(api.getAll(ApiRequest(length=3)), Items(items=items(3)))
             with self.assertRaises(grpc.RpcError) as refusal:
                 api.getAll(ApiRequest(length=10_001))
-            self.assertEqual(refusal.exception.code(), grpc.StatusCode.OUT_OF_RANGE)
+            self.assertEqual(refusal.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
 
             stream = api.getStream(ApiRequest(length=1000), metadata=[("request_id", "streamed")])
             self.assertEqual(dict(stream.initial_metadata())["request_id"], "streamed")

@@ -34,6 +34,11 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(help_heading = group::PROCESS, long, env, default_value_t = cores(), hide_default_value = true, value_parser = at_most::<1_024>))]
     pub workers: NonZeroUsize,
 
+    /// Whether gRPC ports serve reflection, which lists the methods and their messages to all who may
+    /// call: on or off
+    #[cfg_attr(feature = "cli", arg(help_heading = group::PROCESS, long, env, default_value = defaults::REFLECTION, value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
+    pub reflection: bool,
+
     /// The time limit of a request, from its arrival to the last byte of its response. A shorter
     /// grpc-timeout of the client takes precedence
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, default_value = defaults::DEADLINE, value_parser = positive_duration))]
@@ -135,6 +140,8 @@ pub(crate) mod group {
 /// The default values, as they are written in flags.
 mod defaults {
     pub(super) const HOST: &str = "0.0.0.0";
+    #[cfg(feature = "cli")]
+    pub(super) const REFLECTION: &str = "on";
     pub(super) const ADMIN_HOST: &str = "127.0.0.1";
     pub(super) const DEADLINE: &str = "10s";
     pub(super) const MAX_IN_FLIGHT: &str = "2048";
@@ -149,6 +156,7 @@ impl Default for Config {
         Self {
             host: defaults::HOST.parse().expect(VALID),
             workers: cores(),
+            reflection: true,
             deadline: positive_duration(defaults::DEADLINE).expect(VALID),
             max_in_flight: defaults::MAX_IN_FLIGHT.parse().expect(VALID),
             max_calls: None,

@@ -2,7 +2,10 @@
 
 #[cfg(feature = "traces")]
 use http::Version;
-use http::{HeaderMap, HeaderName};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CACHE_CONTROL, ETAG, LAST_MODIFIED, X_CONTENT_TYPE_OPTIONS},
+};
 #[cfg(feature = "traces")]
 use opentelemetry::KeyValue;
 use tracing::Level;
@@ -49,6 +52,17 @@ impl Dialect for HttpDialect {
 
     fn write_id(&self, id: &RequestId, headers: &mut HeaderMap) {
         headers.insert(RequestId::HTTP_HEADER, id.header_value());
+    }
+
+    /// A response is for its client and for now, unless its handler has said more of caches.
+    fn protect(&self, headers: &mut HeaderMap) {
+        let says_more = [CACHE_CONTROL, ETAG, LAST_MODIFIED];
+        if !says_more.iter().any(|name| headers.contains_key(name)) {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        headers
+            .entry(X_CONTENT_TYPE_OPTIONS)
+            .or_insert(HeaderValue::from_static("nosniff"));
     }
 
     fn has_free_trailers(&self) -> bool {

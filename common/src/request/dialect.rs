@@ -50,6 +50,9 @@ pub(crate) trait Dialect: Debug + Send + Sync {
     /// Writes the id of a request into the headers of its response.
     fn write_id(&self, id: &RequestId, headers: &mut HeaderMap);
 
+    /// Adds what a response lacks so that nobody keeps it, or takes it for another type.
+    fn protect(&self, _headers: &mut HeaderMap) {}
+
     /// Whether `Server-Timing` may be in the trailers of a response.
     fn has_free_trailers(&self) -> bool {
         false

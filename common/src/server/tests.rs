@@ -275,6 +275,35 @@ async fn a_streamed_body_with_a_length_is_whole() {
 }
 
 #[tokio::test]
+async fn nobody_keeps_a_response_or_guesses_its_type_unless_its_handler_says_otherwise() {
+    let with = |name: &'static str, value: &'static str| async move || ([(name, value)], "text");
+    let router = router()
+        .route("/kept", get(with("cache-control", "max-age=300")))
+        .route("/tagged", get(with("etag", "\"7\"")))
+        .route("/own", get(with("x-content-type-options", "own")));
+    for (path, cache, sniffing) in [
+        ("/one", Some("no-store"), "nosniff"),
+        ("/stream", Some("no-store"), "nosniff"),
+        ("/nowhere", Some("no-store"), "nosniff"),
+        ("/late", Some("no-store"), "nosniff"),
+        ("/healthz", Some("no-store"), "nosniff"),
+        ("/kept", Some("max-age=300"), "nosniff"),
+        ("/tagged", None, "nosniff"),
+        ("/own", Some("no-store"), "own"),
+    ] {
+        let ((head, _), _) = over_2(&router, Method::GET, path).await;
+        let header = |name| Some(head.headers().get(name)?.to_str().expect("ASCII"));
+        assert_eq!(header("cache-control"), cache, "{path}");
+        assert_eq!(header("x-content-type-options"), Some(sniffing), "{path}");
+    }
+    let call = Request::post("/a.Service/Nothing").header("content-type", "application/grpc");
+    let stack = in_memory(Listener::grpc(0, Grpc::from_router(router)), DEADLINE).stack(0);
+    let response = stack.oneshot(call.body(Body::empty()).expect("a call")).await;
+    let response = response.expect("never fails");
+    assert!(!response.headers().contains_key("cache-control"), "it is no document");
+}
+
+#[tokio::test]
 async fn bodies_without_a_length_are_whole_at_their_end() {
     let ((_, body), line) = get_1_1(&router(), "/stream").await;
     assert!(body.ends_with("\r\n0\r\n\r\n"), "{body}");

@@ -47,6 +47,8 @@ pub(crate) struct WorkerSettings {
     /// The longest that a request may take, if nothing else is declared for it.
     pub(crate) deadline: Duration,
     pub(crate) drain_timeout: Duration,
+    /// Whether gRPC ports serve reflection.
+    pub(crate) reflection: bool,
     pub(crate) limits: ConnectionLimits,
     pub(crate) connections: Arc<Connections>,
     pub(crate) permits: Arc<Permits>,
@@ -66,6 +68,7 @@ impl WorkerSettings {
             workers: config.workers.get(),
             deadline: config.deadline,
             drain_timeout: config.drain_timeout,
+            reflection: config.reflection,
             limits: ConnectionLimits::of(config),
             connections,
             permits: Arc::new(permits),
@@ -89,6 +92,9 @@ impl WorkerSettings {
         let listeners = listeners.into_iter();
         let ports = listeners.map(|mut listener| {
             let layers = listener.take_layers();
+            if !self.reflection {
+                listener = listener.without_reflection();
+            }
             let port = listener.build(&self.process, self.deadline)?;
             Ok(with_layers(port, layers))
         });

@@ -28,6 +28,7 @@ fn a_bad_flag_or_variable_is_one_line_that_names_it_and_exit_code_2() {
             (&[], &[("WORKERS", "0")], "WORKERS"),
             (&[], &[("HOST", "nowhere")], "HOST"),
             (&[], &[("ADMIN_HOST", "nowhere")], "ADMIN_HOST"),
+            (&[], &[("REFLECTION", "maybe")], "REFLECTION"),
             (&[], &[("RUST_LOG", "loud=very")], "RUST_LOG"),
         ] {
             let ended = run(program, arguments, variables);
@@ -143,6 +144,7 @@ fn help_explains_every_setting() {
             "DRAIN_TIMEOUT",
             "DRAIN_DELAY",
             "WORKERS",
+            "REFLECTION",
             "MAX_IN_FLIGHT",
             "MAX_CALLS",
             "MAX_CONNECTIONS",
@@ -240,6 +242,19 @@ fn grpc_health_and_reflection_know_the_service() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn without_reflection_a_grpc_port_lists_nothing_and_serves_the_rest() {
+    let service1 = Process::start("service1", &[("REFLECTION", "off")]);
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let response = grpc::call(service1.grpc(), &path, &[], b"\x3A\x00");
+        assert_eq!(response.code(), 12);
+    }
+    assert_eq!(grpc::call(service1.grpc(), CHECK, &[], b"").code(), 0);
+    let name = grpc::process_name(service1.grpc(), "test", &[]);
+    assert!(name.body.ends_with(b"TEST"));
 }
 
 #[test]

@@ -241,6 +241,7 @@ where
         } = &*line.context.shared;
         let dialect = line.dialect();
         dialect.write_id(request_id, headers);
+        dialect.protect(headers);
         let mut trailer = None;
         if let Some(timings) = timings {
             headers.extend(server_timing(timings));

@@ -15,7 +15,8 @@ use crate::{
     request::methods::{Methods, declared_in},
 };
 
-/// The gRPC services of one port, with `grpc.health.v1` and reflection (v1 and v1alpha).
+/// The gRPC services of one port, with `grpc.health.v1`, and with reflection (v1 and v1alpha) unless
+/// `REFLECTION` is off.
 ///
 /// A [`Listener::grpc`](crate::server::service::listener::Listener::grpc) serves it:
 ///
@@ -48,6 +49,7 @@ pub struct Grpc {
     names: Vec<&'static str>,
     /// `None` for a router without health and reflection.
     descriptors: Option<&'static [u8]>,
+    has_reflection: bool,
 }
 
 impl Grpc {
@@ -58,6 +60,7 @@ impl Grpc {
             routes: Routes::default(),
             names: Vec::new(),
             descriptors: Some(descriptors),
+            has_reflection: true,
         }
     }
 
@@ -68,6 +71,7 @@ impl Grpc {
             routes: Routes::from(router),
             names: Vec::new(),
             descriptors: None,
+            has_reflection: false,
         }
     }
 
@@ -103,6 +107,13 @@ impl Grpc {
         self
     }
 
+    pub(crate) fn without_reflection(self) -> Self {
+        Self {
+            has_reflection: false,
+            ..self
+        }
+    }
+
     /// Adds health and reflection. Returns the router, and what is declared about its methods.
     pub(crate) fn build(self, process: &Process) -> Result<(Router, Methods), InvalidFace> {
         const BUILT_IN: &str = "the descriptors of the built-in services are valid";
@@ -110,11 +121,12 @@ impl Grpc {
             return Ok((self.routes.prepare().into_axum_router(), Methods::new()));
         };
         let mut methods = Methods::new();
-        for built_in in [
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
+        let reflection = [
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ] {
+        ];
+        let reflection = reflection.into_iter().filter(|_| self.has_reflection);
+        for built_in in reflection.chain([tonic_health::pb::FILE_DESCRIPTOR_SET]) {
             methods.extend(declared_in(built_in).expect(BUILT_IN));
         }
         let names = self.names.clone();
@@ -123,22 +135,25 @@ impl Grpc {
             reason: error.to_string(),
         };
         methods.extend(declared_in(descriptors).map_err(|error| invalid(&error))?);
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(descriptors)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        };
-        let v1 = reflection().build_v1().map_err(|error| invalid(&error))?;
-        let v1alpha = reflection()
-            .build_v1alpha()
-            .map_err(|error| invalid(&error))?;
         let (reporter, health) = tonic_health::server::health_reporter();
         tokio::spawn(report_health(
             reporter,
             self.names,
             process.readiness().subscribe(),
         ));
-        let services = self.routes.add_service(v1).add_service(v1alpha);
+        let mut services = self.routes;
+        if self.has_reflection {
+            let reflection = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(descriptors)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            };
+            let v1 = reflection().build_v1().map_err(|error| invalid(&error))?;
+            let v1alpha = reflection()
+                .build_v1alpha()
+                .map_err(|error| invalid(&error))?;
+            services = services.add_service(v1).add_service(v1alpha);
+        }
         let router = services
             .into_axum_router()
             .route_service(HEALTH, with_marked_refusals(health));

@@ -87,7 +87,7 @@ impl Listener {
         Self::new(port, Serves::Http(router))
     }
 
-    /// A port for gRPC. It also serves health and reflection.
+    /// A port for gRPC. It also serves health, and reflection unless `REFLECTION` is off.
     pub fn grpc(port: u16, services: Grpc) -> Self {
         Self::new(port, Serves::Grpc(services))
     }
@@ -179,6 +179,15 @@ impl Listener {
         let add = |router: Router| router.layer(layer);
         self.layers.0.push(Box::new(add));
         self
+    }
+
+    /// The same without reflection, if it is a gRPC port.
+    pub(crate) fn without_reflection(self) -> Self {
+        let serves = match self.serves {
+            Serves::Grpc(services) => Serves::Grpc(services.without_reflection()),
+            http @ Serves::Http(_) => http,
+        };
+        Self { serves, ..self }
     }
 
     pub(crate) fn take_layers(&mut self) -> Layers {
