@@ -14,7 +14,8 @@ use http::{
     HeaderValue, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{calls::TooManyCalls, request::context};
@@ -53,6 +54,21 @@ pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// assert_eq!(response.headers()["content-type"], "application/problem+json");
 /// # }
 /// ```
+///
+/// A problem of a kind that clients tell apart has a `type`, and members of its own:
+///
+/// ```
+/// # use common::Problem;
+/// # use http::StatusCode;
+/// use tonic::{Code, Status};
+///
+/// let problem = Problem::new(StatusCode::CONFLICT, "The account has 30 €, and this costs 50 €.")
+///     .kind("https://example.com/problems/out-of-credit")
+///     .title("Out of credit")
+///     .member("balance", 30)
+///     .code(Code::FailedPrecondition);
+/// assert_eq!(Status::from(problem).code(), Code::FailedPrecondition);
+/// ```
 #[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
@@ -60,7 +76,20 @@ pub struct Problem {
     retry_after: Option<Duration>,
     grpc: Option<Code>,
     is_unprocessed: bool,
+    /// What few problems have.
+    more: Option<Box<More>>,
 }
+
+/// The members of a document beyond those that its status and its detail give.
+#[derive(Debug, Clone, Default)]
+struct More {
+    kind: Option<Cow<'static, str>>,
+    title: Option<Cow<'static, str>>,
+    members: Vec<(&'static str, Value)>,
+}
+
+/// The members that every document has.
+const MEMBERS: [&str; 6] = ["type", "title", "status", "detail", "error", "request_id"];
 
 impl Problem {
     /// Creates a problem. Its `detail` says what is wrong and what to do.
@@ -73,6 +102,7 @@ impl Problem {
             retry_after: None,
             grpc: None,
             is_unprocessed: false,
+            more: None,
         }
     }
 
@@ -93,6 +123,53 @@ impl Problem {
             retry_after: Some(wait),
             ..self
         }
+    }
+
+    /// Sets the `type`, a URI that identifies the kind of problem (RFC 9457, 3.1.1). Without it, the
+    /// kind is that of the status: `about:blank`.
+    #[must_use]
+    pub fn kind(self, uri: impl Into<Cow<'static, str>>) -> Self {
+        self.with(|more| more.kind = Some(uri.into()))
+    }
+
+    /// Sets the `title`, the same text for all problems of a kind. Without it, the title is the name
+    /// of the status.
+    #[must_use]
+    pub fn title(self, title: impl Into<Cow<'static, str>>) -> Self {
+        self.with(|more| more.title = Some(title.into()))
+    }
+
+    /// Adds a member to the document, or replaces that of the same name. gRPC clients do not get it.
+    ///
+    /// A member that every document has (`type`, `title`, `status`, `detail`, `error`, `request_id`)
+    /// keeps its value.
+    #[must_use]
+    pub fn member(self, name: &'static str, value: impl Into<Value>) -> Self {
+        if MEMBERS.contains(&name) {
+            return self;
+        }
+        self.with(|more| {
+            more.members.retain(|(taken, _)| *taken != name);
+            more.members.push((name, value.into()));
+        })
+    }
+
+    /// Sets the code for gRPC clients, in place of the code of the status. `OK` is none: it would
+    /// hide the problem.
+    ///
+    /// A caller takes `UNAVAILABLE`, `INTERNAL`, `UNKNOWN` and `DATA_LOSS` for a failure of the replica,
+    /// and ejects a replica that returns them again and again.
+    #[must_use]
+    pub fn code(self, code: Code) -> Self {
+        Self {
+            grpc: (code != Code::Ok).then_some(code),
+            ..self
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut More)) -> Self {
+        change(self.more.get_or_insert_default());
+        self
     }
 
     /// A bug or a panic in this service.
@@ -198,16 +275,25 @@ fn http_status(code: Code) -> StatusCode {
     })
 }
 
-/// The gRPC code of an HTTP status.
+/// The gRPC code of an HTTP status. That of a 4xx is never one that callers take for a failure of the
+/// replica: invalid requests of one client would eject it.
 fn grpc_code(status: StatusCode) -> Code {
-    match status {
-        StatusCode::METHOD_NOT_ALLOWED => Code::Unimplemented,
-        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            Code::ResourceExhausted
-        }
-        _ => {
-            let row = CODES.iter().find(|(_, known)| *known == status.as_u16());
-            row.map_or(Code::Internal, |(code, _)| *code)
+    match status.as_u16() {
+        402 | 412 | 423..=426 | 428 => Code::FailedPrecondition,
+        405 => Code::Unimplemented,
+        407 => Code::Unauthenticated,
+        408 => Code::Cancelled, // the client has not sent its request in time
+        410 => Code::NotFound,
+        413 | 431 => Code::ResourceExhausted,
+        416 => Code::OutOfRange,
+        451 => Code::PermissionDenied,
+        status => {
+            let row = CODES.iter().find(|(_, known)| *known == status);
+            match row {
+                Some((code, _)) => *code,
+                None if (400..500).contains(&status) => Code::InvalidArgument,
+                None => Code::Internal,
+            }
         }
     }
 }
@@ -302,32 +388,46 @@ fn is_refused_here(status: &Status) -> bool {
 /// The JSON document.
 #[derive(Serialize)]
 struct Document<'a> {
-    r#type: &'static str,
+    r#type: &'a str,
     title: &'a str,
     status: u16,
     detail: &'a str,
     /// The same as `title`, under its name in the first version of this API.
     error: &'a str,
     request_id: &'a str,
+    #[serde(flatten, serialize_with = "in_order")]
+    members: &'a [(&'static str, Value)],
+}
+
+fn in_order<S: Serializer>(
+    members: &[(&'static str, Value)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(members.iter().map(|(name, value)| (name, value)))
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let title = match self.status.as_u16() {
+        let more = self.more.as_deref();
+        let title = more.and_then(|more| more.title.as_deref());
+        let title = title.unwrap_or_else(|| match self.status.as_u16() {
             CLIENT_CLOSED_REQUEST => "Client Closed Request",
             _ => self.status.canonical_reason().unwrap_or("Error"),
-        };
+        });
         let document = context::with_request_id(|request_id| {
             serde_json::to_vec(&Document {
                 // RFC 9457, 4.2.1: the problem has no meaning beyond its status code.
-                r#type: "about:blank",
+                r#type: more
+                    .and_then(|more| more.kind.as_deref())
+                    .unwrap_or("about:blank"),
                 title,
                 status: self.status.as_u16(),
                 detail: &self.detail,
                 error: title,
                 request_id,
+                members: more.map_or(&[], |more| &more.members),
             })
-            .expect("strings and a number always become JSON")
+            .expect("strings, numbers and values always become JSON")
         });
         let mut response = Response::new(Body::from(document));
         *response.status_mut() = self.status;
@@ -395,16 +495,79 @@ mod tests {
         assert_eq!(Status::from(problem).code(), Code::ResourceExhausted);
     }
 
+    #[test]
+    fn the_fault_of_a_client_stays_one_over_grpc() {
+        for status in 400..500 {
+            let status = StatusCode::from_u16(status).unwrap();
+            let code = Status::from(Problem::new(status, "")).code();
+            // At the edge of another service, it is the fault of a client again.
+            let back = http_status(code);
+            assert!(
+                back.is_client_error() || back == StatusCode::NOT_IMPLEMENTED,
+                "{status}: {back}"
+            );
+        }
+        let code = |status| grpc_code(StatusCode::from_u16(status).unwrap());
+        assert_eq!(code(409), Code::Aborted);
+        assert_eq!(code(410), Code::NotFound);
+        assert_eq!(code(412), Code::FailedPrecondition);
+        assert_eq!(code(422), Code::InvalidArgument);
+        assert_eq!(code(429), Code::ResourceExhausted);
+        assert_eq!(code(500), Code::Internal);
+    }
+
+    #[test]
+    fn a_problem_chooses_its_code() {
+        let conflict = || Problem::new(StatusCode::CONFLICT, "there is one");
+        let status = Status::from(conflict().code(Code::AlreadyExists));
+        assert_eq!(status.code(), Code::AlreadyExists);
+        assert_eq!(
+            Problem::from(status).status,
+            409,
+            "it is the same problem again"
+        );
+        let hidden = Status::from(conflict().code(Code::Ok));
+        assert_eq!(hidden.code(), Code::Aborted);
+    }
+
+    async fn document_of(problem: Problem) -> serde_json::Value {
+        let response = problem.into_response();
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let body = axum::body::to_bytes(response.into_body(), 1024);
+        serde_json::from_slice(&body.await.unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_problem_has_a_type_a_title_and_members_of_its_own() {
+        let mut problem = Problem::new(StatusCode::CONFLICT, "too dear")
+            .kind("/problems/out-of-credit")
+            .title("Out of credit")
+            .member("balance", 1)
+            .member("balance", 30)
+            .member("accounts", vec!["/a", "/b"]);
+        for name in MEMBERS {
+            problem = problem.member(name, "another");
+        }
+        assert_eq!(
+            document_of(problem).await,
+            serde_json::json!({
+                "type": "/problems/out-of-credit",
+                "title": "Out of credit",
+                "status": 409,
+                "detail": "too dear",
+                "error": "Out of credit",
+                "request_id": "",
+                "balance": 30,
+                "accounts": ["/a", "/b"],
+            })
+        );
+    }
+
     #[tokio::test]
     async fn the_document_has_all_members() {
-        let response = Problem::new(StatusCode::BAD_REQUEST, "too \"long\"").into_response();
-        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
-        let body = axum::body::to_bytes(response.into_body(), 1024)
-            .await
-            .unwrap();
-        let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "too \"long\"");
         assert_eq!(
-            document,
+            document_of(problem).await,
             serde_json::json!({
                 "type": "about:blank",
                 "title": "Bad Request",

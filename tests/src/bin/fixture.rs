@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, Bytes},
     routing::{get, post},
 };
@@ -85,6 +85,7 @@ fn http(path: &str) -> Router {
         .route("/tasks", get(tasks))
         .route("/echo", post(async |body: Bytes| body))
         .route("/bare/{status}", get(bare))
+        .route("/extension", get(async |_: Extension<u8>| ()))
         .route("/release", get(async || ITEMS.add_permits(1_000)))
 }
 
@@ -183,6 +184,10 @@ async fn obey(orders: &str, name: &str) -> Result<String, Status> {
         ("code", Ok(code)) => {
             let code = Code::from_i32(code.into());
             return Err(Status::new(code, "the fixture's text"));
+        }
+        ("problem", Ok(status)) => {
+            let status = http::StatusCode::from_u16(status).expect("the test asks for a real one");
+            return Err(common::Problem::new(status, "the fixture's text").into());
         }
         _ => {}
     }

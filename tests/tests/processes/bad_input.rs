@@ -231,16 +231,25 @@ fn a_client_that_sends_all_of_a_long_body_first_still_gets_its_response() {
 }
 
 #[test]
-fn bare_errors_of_handlers_become_problems_and_the_text_of_a_5xx_is_not_shown() {
+fn bare_errors_of_handlers_become_problems_and_the_text_of_a_5xx_is_for_the_log_alone() {
     let fixture = Process::start("fixture", &[]);
     let response = http::get(fixture.http(), "/bare/418");
     assert_eq!(
         (response.status, response.problem().as_str()),
         (418, "what the handler said")
     );
-    let response = http::get(fixture.http(), "/bare/500");
-    assert_eq!(response.status, 500);
-    assert!(!response.problem().contains("what the handler said"));
+    for (path, text) in [
+        ("/bare/500", "what the handler said"),
+        ("/extension", "Missing request extension"),
+    ] {
+        let response = http::get(fixture.http(), path);
+        assert_eq!(response.status, 500);
+        assert!(!response.problem().contains(text));
+        let id = ("request_id", response.id());
+        let line = fixture.line(&[id, ("action", "request"), ("status", "failure")]);
+        assert!(line.text("reason").contains(text), "{line:?}");
+        assert_eq!(line.number("level"), Some(50.0));
+    }
 }
 
 #[test]

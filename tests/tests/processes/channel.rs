@@ -34,6 +34,33 @@ fn many_workers_share_a_bounded_number_of_connections_to_many_replicas() {
 }
 
 #[test]
+fn invalid_requests_of_one_client_never_eject_a_replica() {
+    let replicas = [(); 2].map(|()| Process::start("fixture", &[]));
+    let channel = replicas
+        .each_ref()
+        .map(|it| it.grpc().to_string())
+        .join(",");
+    let variables = [("SERVICE1_CHANNEL", channel.as_str()), ("WORKERS", "1")];
+    let service2 = Process::start("service2", &variables);
+    service2.wait_until_ready();
+    let ask = |name: &str| {
+        let path = format!("/api/v1/say-hello?name={name}");
+        http::get(service2.http(), &path).status
+    };
+    for status in [400, 401, 404, 409, 410, 412, 418, 422, 429] {
+        for _ in 0..10 {
+            assert_eq!(ask("test"), 200);
+        }
+        for _ in 0..20 {
+            let seen = ask(&format!("problem%20{status}"));
+            assert!((400..500).contains(&seen), "{status} is {seen}");
+        }
+    }
+    let log = service2.terminate();
+    assert!(!log.has_line(&[("action", "replica"), ("status", "ejected")]));
+}
+
+#[test]
 fn calls_to_a_slow_method_move_no_calls_to_another_between_replicas() {
     let replicas = [(); 2].map(|()| Process::start("fixture", &[("ORDERS", "wait 10")]));
     let [one, other] = replicas.each_ref().map(Process::grpc);

@@ -231,7 +231,9 @@ fn of_http(status: StatusCode) -> (Code, Judgement, Next) {
         401 => (Code::Unauthenticated, Ambiguous, Next::None),
         403 => (Code::PermissionDenied, Ambiguous, Next::None),
         404 => (Code::Unimplemented, Ambiguous, Next::Elsewhere),
-        429 | 502 | 503 | 504 => (Code::Unavailable, Failure, Next::Retry),
+        429 => (Code::Unavailable, Ambiguous, Next::Retry),
+        402..=499 => (Code::Unknown, Ambiguous, Next::Elsewhere),
+        502 | 503 | 504 => (Code::Unavailable, Failure, Next::Retry),
         _ => (Code::Unknown, Failure, Next::Elsewhere),
     }
 }
@@ -253,6 +255,7 @@ fn of_reset(reason: Reason) -> (Code, Judgement, Next) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Problem;
 
     fn of(ending: Ending) -> (Code, Judgement, Next) {
         let Class {
@@ -273,7 +276,8 @@ mod tests {
             (403, (Code::PermissionDenied, Ambiguous, Next::None)),
             (404, (Code::Unimplemented, Ambiguous, Next::Elsewhere)),
             (413, (Code::Unknown, Nothing, Next::None)),
-            (429, (Code::Unavailable, Failure, Next::Retry)),
+            (422, (Code::Unknown, Ambiguous, Next::Elsewhere)),
+            (429, (Code::Unavailable, Ambiguous, Next::Retry)),
             (431, (Code::Unknown, Nothing, Next::None)),
             (500, (Code::Unknown, Failure, Next::Elsewhere)),
             (502, (Code::Unavailable, Failure, Next::Retry)),
@@ -282,6 +286,21 @@ mod tests {
         ] {
             let http = StatusCode::from_u16(status).unwrap();
             assert_eq!(of(Ending::Http(http)), class, "{status}");
+        }
+    }
+
+    #[test]
+    fn no_fault_of_a_client_is_a_failure_of_the_replica() {
+        let all = (400..500).map(|status| StatusCode::from_u16(status).unwrap());
+        for status in all {
+            let code = tonic::Status::from(Problem::new(status, "")).code();
+            for ending in [
+                Ending::Status(code, Pushback::Unspecified),
+                Ending::Http(status),
+            ] {
+                let judgement = ending.class().judgement;
+                assert_ne!(judgement, Judgement::Failure, "{status}: {ending:?}");
+            }
         }
     }
 

@@ -223,13 +223,15 @@ fn verdict<R: Body>(response: &http::Response<R>, dialect: &dyn Dialect) -> Verd
     match (problem, dialect.shows_texts()) {
         (Some(problem), false) => Verdict::Problem(problem.clone()),
         (None, true) if has_unread_text(response) => Verdict::Fine,
-        (None, _) if is_bare(response) => Verdict::Bare,
+        (None, false) if dialect.code_in(response.headers()).is_none() => Verdict::Bare,
+        (None, true) if is_bare(response) => Verdict::Bare,
         _ => Verdict::Fine,
     }
 }
 
 /// Replaces the body of a failure with a problem, whose detail is the text of the body if that is for the
-/// client and short enough. Headers such as `Allow` stay.
+/// client and short enough. The text of a 5xx, such as axum's of a missing extension, is for the log alone.
+/// Headers such as `Allow` stay.
 fn with_problem<R>(
     response: http::Response<R>,
     dialect: &dyn Dialect,
@@ -238,8 +240,20 @@ fn with_problem<R>(
 where
     R: Body<Data = Bytes> + Unpin,
 {
+    let has_document = !is_bare(&response);
     let (mut parts, body) = response.into_parts();
-    let problem = match (text_of(body), body_limit) {
+    let text = text_of(body);
+    if parts.status.is_server_error() && (text.is_some() || has_document) {
+        error!(
+            action = "request",
+            status = "failure",
+            reason = text.as_deref(),
+            "the handler failed"
+        );
+    }
+    // A document is for programs, and not for people.
+    let text = text.filter(|_| !has_document);
+    let problem = match (text, body_limit) {
         (Some(text), Some(limit))
             if parts.status == StatusCode::PAYLOAD_TOO_LARGE && text == PORT_LIMIT =>
         {
@@ -315,7 +329,9 @@ fn is_extractor_limit(status: StatusCode, text: &str) -> bool {
 /// The text of a body, if it is completely buffered.
 fn text_of<R: Body<Data = Bytes> + Unpin>(mut body: R) -> Option<String> {
     let text = body.frame().now_or_never()??.ok()?.into_data().ok()?;
-    if text.is_empty() || !body.is_end_stream() {
+    // Over HTTP/2, a body does not announce its end (`ShedBody`).
+    let is_whole = body.is_end_stream() || matches!(body.frame().now_or_never(), Some(None));
+    if text.is_empty() || !is_whole {
         return None;
     }
     String::from_utf8(text.into()).ok()
@@ -380,13 +396,21 @@ impl IntoResponse for Refusal {
 mod tests {
     use std::time::Duration;
 
-    use axum::{Router, body::Body, routing::get};
+    use axum::{
+        Router,
+        body::Body,
+        routing::{get, post},
+    };
     use futures_util::stream;
-    use http::{HeaderMap, Request};
+    use http::{HeaderMap, Request, Version};
+    use tonic::{Code, Status};
     use tower::ServiceExt;
 
     use super::*;
-    use crate::server::{service::listener::Listener, testing::in_memory};
+    use crate::server::{
+        service::{grpc::Grpc, listener::Listener},
+        testing::in_memory,
+    };
 
     /// The headers and the text of a response.
     type Seen = (HeaderMap, String);
@@ -447,6 +471,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_text_of_a_handler_is_the_detail_over_http_2_too() {
+        let handler = get(async || (StatusCode::CONFLICT, "There is one."));
+        let listener = Listener::http(0, Router::new().route("/", handler));
+        let stack = in_memory(listener, Duration::from_secs(10)).stack(0);
+        let request = Request::get("/").version(Version::HTTP_2);
+        let response = stack.oneshot(request.body(Body::empty()).unwrap()).await;
+        let (head, body) = response.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let seen = (head.headers, String::from_utf8(bytes.into()).unwrap());
+        assert_eq!(detail(&seen), "There is one.");
+    }
+
+    #[tokio::test]
     async fn a_text_that_is_no_detail_is_kept_and_a_rejection_is_not() {
         const PLAIN: &str = "text/plain; charset=utf-8";
         let long = "x".repeat(limits::DETAIL + 1);
@@ -465,6 +502,33 @@ mod tests {
         let rejection = format!("Failed to deserialize query string: {long}");
         let response = move || (StatusCode::BAD_REQUEST, rejection.clone()).into_response();
         assert!(!detail(&response_of(response).await).contains('x'));
+    }
+
+    /// The code and the message that a gRPC client gets for this response of a handler.
+    async fn status_of(handler: fn() -> Response) -> (Code, String) {
+        let router = Router::new().route("/a.S/Get", post(async move || handler()));
+        let listener = Listener::grpc(0, Grpc::from_router(router));
+        let stack = in_memory(listener, Duration::from_secs(10)).stack(0);
+        let request = Request::post("/a.S/Get")
+            .version(Version::HTTP_2)
+            .header(CONTENT_TYPE, "application/grpc");
+        let response = stack.oneshot(request.body(Body::empty()).unwrap()).await;
+        let response = response.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let status = Status::from_header_map(response.headers()).unwrap();
+        (status.code(), status.message().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_grpc_client_gets_a_status_whatever_the_failure_of_a_handler_is_written_in() {
+        const INVALID: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
+        let (code, message) = status_of(|| (INVALID, "no name").into_response()).await;
+        assert_eq!((code, message.as_str()), (Code::InvalidArgument, "no name"));
+        let (code, message) = status_of(|| (INVALID, axum::Json("no name")).into_response()).await;
+        assert_eq!(code, Code::InvalidArgument);
+        assert!(!message.contains('"'), "{message}");
+        let (code, _) = status_of(|| StatusCode::GONE.into_response()).await;
+        assert_eq!(code, Code::NotFound);
     }
 
     #[tokio::test]
