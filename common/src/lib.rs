@@ -103,6 +103,7 @@ pub mod context {
             with_request_id,
         },
         draining::draining,
+        log_fields::{InvalidLogField, log_field},
     };
 }
 

@@ -386,6 +386,14 @@ pub(crate) const LOG_RECORD: usize = 8 * 1024;
 /// for the others.
 pub(crate) const LOG_FIELD: usize = 2 * 1024;
 
+/// The most fields that the code of a service adds to the lines of a request. All of them have room in a
+/// record beside its other fields.
+pub(crate) const LOG_FIELDS: usize = 8;
+
+/// The longest name of such a field, and the longest text in it, in bytes as it is written.
+pub(crate) const LOG_FIELD_NAME: usize = 64;
+pub(crate) const LOG_FIELD_OF_REQUEST: usize = 256;
+
 /// The longest name in a record that no client chooses: of a service, a host, a file or a module.
 pub(crate) const LOG_NAME: usize = 512;
 

@@ -12,7 +12,7 @@ use std::{
     marker::PhantomData,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{self, Poll},
     time::Duration,
 };
@@ -25,6 +25,7 @@ use uuid::Builder;
 use super::{
     dialect::{Dialect, Mismatch},
     identity::Identity,
+    log_fields::LogFields,
     methods::Terms,
     timings::{Call, Record, RunningAttempt, Timings},
     trace::Trace,
@@ -73,6 +74,8 @@ pub(crate) struct SharedContext {
     pub(crate) peer: Option<Identity>,
     /// What is declared about the path of the request.
     pub(crate) terms: Terms,
+    /// The fields of its log lines, once there are any.
+    pub(crate) log_fields: OnceLock<Arc<LogFields>>,
 }
 
 thread_local! {
@@ -137,6 +140,7 @@ impl Context {
                 trace: None,
                 peer: None,
                 terms: Terms::of(None, Duration::MAX),
+                log_fields: OnceLock::new(),
             }),
         }
     }
@@ -158,8 +162,11 @@ impl Context {
         }
     }
 
-    /// The context with this change, which its clones do not have.
+    /// The context with this change, which its clones do not have. All have the same log fields.
     pub(crate) fn with(mut self, change: impl FnOnce(&mut SharedContext)) -> Self {
+        if Arc::get_mut(&mut self.shared).is_none() {
+            self.shared.log_fields.get_or_init(Arc::default);
+        }
         change(Arc::make_mut(&mut self.shared));
         self
     }

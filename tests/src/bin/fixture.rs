@@ -83,6 +83,7 @@ fn http(path: &str) -> Router {
         .route("/endless", get(endless))
         .route("/panic-later", get(panic_later))
         .route("/tasks", get(tasks))
+        .route("/fields", get(fields))
         .route("/echo", post(async |body: Bytes| body))
         .route("/bare/{status}", get(bare))
         .route("/extension", get(async |_: Extension<u8>| ()))
@@ -147,6 +148,22 @@ async fn tasks() -> &'static str {
     within.await.expect("it does not panic");
     without.await.expect("it does not panic");
     "done"
+}
+
+/// Adds a field to its further lines: those of a task, of blocking work, and of its body.
+async fn fields() -> Body {
+    info!(action = "before");
+    context::log_field("caller", "acme").expect("it is the first");
+    let refused = context::log_field("pid", 1).expect_err("it is reserved");
+    let task = context::spawn(async { info!(action = "task") });
+    let blocking = context::spawn_blocking(|| info!(action = "blocking"));
+    task.await.expect("it does not panic");
+    blocking.await.expect("it does not panic");
+    info!(action = "refused", reason = %refused);
+    Body::from_stream(stream::once(async {
+        info!(action = "body");
+        Ok::<_, Infallible>(Bytes::from_static(b"done"))
+    }))
 }
 
 /// The error of a handler that knows nothing of problems.

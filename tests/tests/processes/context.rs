@@ -78,6 +78,23 @@ fn a_task_has_the_id_with_the_helper_and_none_without_it() {
 }
 
 #[test]
+fn a_log_field_is_in_every_further_line_of_its_request_and_in_no_other() {
+    let fixture = Process::start("fixture", &[]);
+    let id: [(&str, &[u8]); 1] = [("x-request-id", b"with-field")];
+    assert_eq!(http::get_with(fixture.http(), "/fields", &id).status, 200);
+    fixture.access_line("with-field");
+    let lines = fixture.log_of("with-field");
+    let (before, after) = lines.split_first().expect("it has lines");
+    assert!(before.has(&[("action", "before")]) && before.text("caller").is_empty());
+    assert_eq!(after.len(), 5, "{after:?}");
+    for line in after {
+        assert!(line.has(&[("caller", "acme")]), "{line:?}");
+    }
+    let other = http::get(fixture.http(), "/tasks");
+    assert!(fixture.access_line(other.id()).text("caller").is_empty());
+}
+
+#[test]
 fn every_line_of_the_process_itself_has_an_empty_id() {
     let log = Process::start("service1", &[]).terminate().log();
     assert!(log.len() >= 4);

@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{self, Poll, ready},
 };
 
@@ -164,6 +164,7 @@ fn context_of<B>(request: &Request<B>, connection: &ConnectionInfo) -> (Context,
             trace: trace.map(Arc::new),
             peer: connection.peer.clone(),
             terms,
+            log_fields: OnceLock::new(),
         }),
     };
     (context, asked.faults)

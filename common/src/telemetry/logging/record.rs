@@ -26,14 +26,20 @@ use tracing_subscriber::{
     Layer, Registry,
     filter::Targets,
     layer::{Context, SubscriberExt},
-    registry::LookupSpan,
+    registry::{LookupSpan, SpanRef},
 };
 
 use super::{
     json,
     stdout::{self, flush},
 };
-use crate::limits;
+use crate::{
+    limits,
+    request::{
+        context::with_current,
+        log_fields::{LogField, is_reserved},
+    },
+};
 
 /// The bytes of a record that its fields leave free: for the message of a record without one, the
 /// number of fields that are left out, the trace and the request id.
@@ -88,11 +94,18 @@ impl Format {
         event.record(&mut fields);
         // The span is asked after the event: a value of the event may use the span when it is
         // formatted.
-        if let Some(span) = span
-            && let Some(stored) = span.extensions().get::<JsonStorage<'static>>()
-        {
+        let extensions = span.as_ref().map(SpanRef::extensions);
+        let stored = extensions
+            .as_ref()
+            .and_then(|extensions| extensions.get::<JsonStorage<'static>>());
+        if let Some(stored) = stored {
             fields.append_stored(stored, metadata.fields());
         }
+        with_current(|request| {
+            if let Some(added) = request.and_then(|request| request.shared.log_fields.get()) {
+                added.for_each(|field| fields.append_added(field, stored, metadata.fields()));
+            }
+        });
         fields.end(metadata.target());
     }
 }
@@ -191,17 +204,6 @@ fn bunyan_level(level: Level) -> &'static [u8] {
     }
 }
 
-/// Whether each record has this key by itself, or the format reserves it. A field of this name is
-/// dropped.
-fn is_reserved(name: &str) -> bool {
-    matches!(
-        name,
-        "v" | "name" | "msg" | "level" | "hostname" | "pid" | "time" // bunyan
-            | "target" | "line" | "file"
-            | "trace_id" | "span_id" | "trace_flags" | "request_id" | "fields_left_out"
-    )
-}
-
 /// The bit of a field of the event. The 64th field and all further ones share theirs.
 fn bit_of(field: &Field) -> u64 {
     1 << field.index().min(63)
@@ -276,15 +278,31 @@ impl Fields<'_> {
     /// Appends the fields of a span and its parents. The event's own field, one of `known`, wins.
     fn append_stored(&mut self, stored: &JsonStorage<'static>, known: &FieldSet) {
         for (name, value) in stored.values() {
-            let own = known.field(name);
-            if is_reserved(name) || own.is_some_and(|own| self.written & bit_of(&own) != 0) {
-                continue;
+            if !is_reserved(name) && !self.has_written(name, known) {
+                self.append(&key(name), |bytes, room| json_of(value, bytes, room));
             }
-            self.append(&key(name), |bytes, room| match value {
-                Value::String(text) => json::string(bytes, text, room),
-                number => json::value(bytes, number), // or a boolean
+        }
+    }
+
+    /// Appends a field of the request. One of the event, or of its spans, wins.
+    fn append_added(
+        &mut self,
+        field: &LogField,
+        stored: Option<&JsonStorage<'static>>,
+        known: &FieldSet,
+    ) {
+        let is_stored = stored.is_some_and(|stored| stored.values().contains_key(field.name));
+        if !is_stored && !self.has_written(field.name, known) {
+            self.append(&key(field.name), |bytes, room| {
+                json_of(&field.value, bytes, room.min(limits::LOG_FIELD_OF_REQUEST));
             });
         }
+    }
+
+    /// Whether the event, whose fields are `known`, has this field with a value.
+    fn has_written(&self, name: &str, known: &FieldSet) -> bool {
+        let own = known.field(name);
+        own.is_some_and(|own| self.written & bit_of(&own) != 0)
     }
 
     fn end(&mut self, target: &str) {
@@ -293,6 +311,14 @@ impl Fields<'_> {
             self.bytes.extend_from_slice(br#","fields_left_out":"#);
             json::value(self.bytes, &self.left_out);
         }
+    }
+}
+
+/// Appends a value of a span or of a request.
+fn json_of(value: &Value, bytes: &mut Vec<u8>, room: usize) {
+    match value {
+        Value::String(text) => json::string(bytes, text, room),
+        number => json::value(bytes, number), // or a boolean
     }
 }
 
@@ -644,6 +670,43 @@ mod tests {
                 (&both, &twice),
                 "{line}"
             );
+        }
+    }
+
+    #[test]
+    fn the_fields_of_a_request_are_in_every_line_of_it_once() {
+        use std::time::Duration;
+
+        use crate::request::{
+            context::{self, Deadline},
+            log_fields::log_field,
+        };
+
+        let deadline = Deadline::after(Duration::from_secs(1));
+        let request = context::Context::new("order-17".parse().unwrap(), deadline);
+        let lines = lines_of(|| {
+            request.clone().sync_scope(|| {
+                info!("before");
+                log_field("caller", "a \"caller\"").unwrap();
+                log_field("both", 1).unwrap();
+                log_field("long", "\u{1}".repeat(1_000)).unwrap();
+                info!("after");
+                info!(both = 2);
+                let _span = info_span!("span", both = 3).entered();
+                info!("in a span");
+            });
+            info!("outside");
+        });
+        let seen: Vec<_> = lines.iter().map(|line| sound(line)).collect();
+        let both = seen.iter().map(|line| line["both"].as_u64());
+        let expected = [None, Some(1), Some(2), Some(3), None];
+        assert_eq!(both.collect::<Vec<_>>(), expected);
+        for (line, both) in seen.iter().zip(expected) {
+            let has_fields = both.is_some();
+            assert_eq!(line["caller"] == "a \"caller\"", has_fields, "{line}");
+            assert_eq!(line["caller"].is_null(), !has_fields, "{line}");
+            let long = line["long"].as_str().unwrap_or("…");
+            assert!(long.ends_with('…') && long.len() <= 256, "{line}");
         }
     }
 
