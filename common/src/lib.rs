@@ -99,8 +99,8 @@ pub use telemetry::{logging, metrics};
 pub mod context {
     pub use crate::request::{
         context::{
-            Scope, calls, current, deadline, outbound_headers, peer, record, spawn, spawn_blocking,
-            with_request_id,
+            Scope, calls, current, deadline, outbound_headers, peer, peer_address, record, scheme,
+            spawn, spawn_blocking, with_request_id,
         },
         draining::draining,
         log_fields::{InvalidLogField, log_field},

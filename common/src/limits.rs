@@ -184,6 +184,9 @@ pub(crate) const FRAME: usize = 64 * 1_024;
 /// Bytes that wait in the kernel for a slow reader. The kernel's own limit is 4 MiB.
 pub(crate) const UNSENT: u32 = 128 * 1_024;
 
+/// The most proxies between a client and this service: further addresses in `FORWARDED_HEADER` are not read.
+pub(crate) const FORWARDED_ENTRIES: usize = 32;
+
 /// The calls that are listed in the `Server-Timing` of a request. With the sum of all further calls
 /// and the total, the header has at most 20 entries.
 pub(crate) const TIMED_CALLS: usize = 18;

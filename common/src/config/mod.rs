@@ -8,7 +8,9 @@ pub(crate) mod about;
 mod cli;
 #[cfg(feature = "cli")]
 mod healthcheck;
+pub(crate) mod proxies;
 pub(crate) mod settings;
 
 #[cfg(feature = "cli")]
 pub use self::cli::{Defaults, parse};
+pub use self::proxies::{InvalidNetwork, TrustedProxies};

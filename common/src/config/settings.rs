@@ -2,8 +2,10 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, thread, time::Duration};
 
+use http::HeaderName;
 use tracing_subscriber::filter::Targets;
 
+use super::proxies::{self, TrustedProxies};
 use crate::{
     limits,
     telemetry::logging,
@@ -72,6 +74,25 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(help_heading = group::LIMITS, long, env, value_parser = positive_duration))]
     pub max_connection_age: Option<Duration>,
 
+    /// The networks of the proxies in front, in CIDR notation and separated by commas: what they say of
+    /// the client counts. Name none but those of your proxies: whoever is in these networks chooses its own
+    /// address [default: no proxies]
+    #[cfg_attr(
+        feature = "cli",
+        arg(help_heading = group::EDGE, long, env, value_name = "NETWORKS")
+    )]
+    pub trusted_proxies: Option<TrustedProxies>,
+
+    /// The one header in which these proxies list the addresses that a request has come from. It must be
+    /// the one that they write: a proxy passes on what a client has put into others
+    #[cfg_attr(feature = "cli", arg(help_heading = group::EDGE, long, env, default_value_t = proxies::default_header(), value_parser = proxies::header_of_addresses, value_name = "NAME"))]
+    pub forwarded_header: HeaderName,
+
+    /// Whether HTTP responses have a Server-Timing header, with the calls that they took: on or off. At an
+    /// edge that strangers reach, it tells them the names of methods
+    #[cfg_attr(feature = "cli", arg(help_heading = group::EDGE, long, env, default_value = "on", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
+    pub server_timing: bool,
+
     /// How long the service still accepts connections after SIGTERM, SIGINT or SIGHUP. Meanwhile
     /// /readyz reports not ready, for load balancers that poll it, and clients are told to leave
     #[cfg_attr(feature = "cli", arg(help_heading = group::DRAIN, long, env, default_value = defaults::DRAIN_DELAY, value_parser = duration))]
@@ -129,6 +150,7 @@ pub struct Config {
 pub(crate) mod group {
     pub(crate) const PROCESS: &str = "Process";
     pub(crate) const LIMITS: &str = "Limits";
+    pub(crate) const EDGE: &str = "Edge";
     pub(crate) const DRAIN: &str = "Drain";
     #[cfg(feature = "client")]
     pub(crate) const CALLS: &str = "Calls to other services";
@@ -163,6 +185,9 @@ impl Default for Config {
             max_connections: defaults::MAX_CONNECTIONS.parse().expect(VALID),
             idle_timeout: None,
             max_connection_age: None,
+            trusted_proxies: None,
+            forwarded_header: proxies::default_header(),
+            server_timing: true,
             drain_delay: duration(defaults::DRAIN_DELAY).expect(VALID),
             drain_timeout: duration(defaults::DRAIN_TIMEOUT).expect(VALID),
             mesh_tls: None,

@@ -10,7 +10,7 @@ use std::{
     fmt,
     future::Future,
     marker::PhantomData,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{self, Poll},
@@ -72,6 +72,10 @@ pub(crate) struct SharedContext {
     pub(crate) trace: Option<Arc<Trace>>,
     /// The peer that mutual TLS has shown.
     pub(crate) peer: Option<Identity>,
+    /// The address of the client, if it is known.
+    pub(crate) address: Option<IpAddr>,
+    /// The scheme that the client has used, if it is known.
+    pub(crate) scheme: Option<&'static str>,
     /// What is declared about the path of the request.
     pub(crate) terms: Terms,
     /// The fields of its log lines, once there are any.
@@ -139,6 +143,8 @@ impl Context {
                 timings: None,
                 trace: None,
                 peer: None,
+                address: None,
+                scheme: None,
                 terms: Terms::of(None, Duration::MAX),
                 log_fields: OnceLock::new(),
             }),
@@ -278,6 +284,24 @@ pub(crate) fn with_timings<R>(timings: Timings, work: impl FnOnce() -> R) -> R {
 /// ```
 pub fn peer() -> Option<Identity> {
     with_current(|context| context?.shared.peer.clone())
+}
+
+/// The address of the client of the current request: that of the peer of the socket, or the one that
+/// the proxies of `TRUSTED_PROXIES` name. It is the `remote_address` of the access line. `None` outside
+/// of any request.
+///
+/// ```
+/// assert_eq!(common::context::peer_address(), None);
+/// ```
+pub fn peer_address() -> Option<IpAddr> {
+    with_current(|context| context?.shared.address)
+}
+
+/// The scheme that the client of the current request has used, `http` or `https`: that of the port, or the
+/// one that a proxy of `TRUSTED_PROXIES` names in `X-Forwarded-Proto`. `None` outside of any request,
+/// and below another server.
+pub fn scheme() -> Option<&'static str> {
+    with_current(|context| context?.shared.scheme)
 }
 
 /// Calls `read` with the context of the current request, or with `None` outside of any request.

@@ -55,8 +55,14 @@ pub(super) fn inbound<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    let (dialect, has_layers) = (port.dialect, port.has_layers);
-    let (body_limit, paths) = (port.body_limit, port.paths);
+    let ServedPort {
+        router,
+        dialect,
+        paths,
+        body_limit,
+        has_layers,
+        settings,
+    } = port;
     // Below the layers of the service, the limits stand there.
     let body_limits = if has_layers {
         BodyLimits::NONE
@@ -72,6 +78,7 @@ where
             paths,
             connection.clone(),
             keep_alive,
+            settings,
         )))
         // Failures become problem+json or a gRPC status. Above every layer that can fail.
         .layer(ProblemLayer::new(Some(body_limit)))
@@ -88,7 +95,7 @@ where
         // The limits on a body and its messages. Next to the router, which reads the body.
         .map_request(move |request| body_limits.checked(request))
         .layer(RequestBodyLimitLayer::new(body_limits.body))
-        .service(port.router)
+        .service(router)
 }
 
 /// Puts the layers of a service around the router of a port, and between the two what turns failures

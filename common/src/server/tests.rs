@@ -1,6 +1,7 @@
 //! What a client gets, and what the access line says of it, over whole connections.
 
 mod dialect;
+mod edge;
 mod layers;
 #[cfg(feature = "client")]
 mod messages;
@@ -298,9 +299,14 @@ async fn nobody_keeps_a_response_or_guesses_its_type_unless_its_handler_says_oth
     }
     let call = Request::post("/a.Service/Nothing").header("content-type", "application/grpc");
     let stack = in_memory(Listener::grpc(0, Grpc::from_router(router)), DEADLINE).stack(0);
-    let response = stack.oneshot(call.body(Body::empty()).expect("a call")).await;
+    let response = stack
+        .oneshot(call.body(Body::empty()).expect("a call"))
+        .await;
     let response = response.expect("never fails");
-    assert!(!response.headers().contains_key("cache-control"), "it is no document");
+    assert!(
+        !response.headers().contains_key("cache-control"),
+        "it is no document"
+    );
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ use super::{
         serve::serve,
         state::ConnectionState,
     },
+    layers::{access::PortSettings, client_address::Forwarding},
     service::{
         invalid::InvalidFace,
         listener::{Listener, ServedPort},
@@ -53,6 +54,10 @@ pub(crate) struct WorkerSettings {
     pub(crate) connections: Arc<Connections>,
     pub(crate) permits: Arc<Permits>,
     pub(crate) process: Process,
+    /// Whose word on the address of a client counts, if anybody's.
+    pub(crate) forwarding: Option<Arc<Forwarding>>,
+    /// Whether HTTP responses have `Server-Timing`.
+    pub(crate) shows_timings: bool,
     /// The certificates of the gRPC ports, if they speak TLS.
     pub(crate) mesh_certificates: Option<Certificates>,
     /// The certificates of the HTTP ports, if they speak TLS.
@@ -73,6 +78,11 @@ impl WorkerSettings {
             connections,
             permits: Arc::new(permits),
             process: Process::new(),
+            forwarding: config.trusted_proxies.clone().map(|trusted| {
+                let header = config.forwarded_header.clone();
+                Arc::new(Forwarding { trusted, header })
+            }),
+            shows_timings: config.server_timing,
             mesh_certificates: config.mesh_tls.clone().map(|tls| Certificates {
                 tls,
                 allowed: config.mesh_allowed_peers.clone(),
@@ -96,7 +106,12 @@ impl WorkerSettings {
                 listener = listener.without_reflection();
             }
             let port = listener.build(&self.process, self.deadline)?;
-            Ok(with_layers(port, layers))
+            let settings = PortSettings {
+                forwarding: self.forwarding.clone(),
+                speaks_tls: self.certificates(port.dialect).is_some(),
+                shows_timings: self.shows_timings || port.dialect.serves_mesh(),
+            };
+            Ok(with_layers(ServedPort { settings, ..port }, layers))
         });
         ports.collect()
     }

@@ -66,6 +66,26 @@ fn closed_after(mut connection: &TcpStream) -> Duration {
 }
 
 #[test]
+fn a_trusted_proxy_says_who_the_client_is() {
+    let forwarded: [(&str, &[u8]); 3] = [
+        ("x-forwarded-for", b"6.6.6.6, 1.2.3.4:5"),
+        ("x-forwarded-for", b"10.1.1.1"),
+        ("x-real-ip", b"7.7.7.7"),
+    ];
+    for (networks, client) in [("", "127.0.0.1"), ("127.0.0.0/8,10.0.0.0/8", "1.2.3.4")] {
+        let variables = [("TRUSTED_PROXIES", networks), ("SERVER_TIMING", "off")];
+        let fixture = Process::start("fixture", &variables);
+        let response = plain::get_with(fixture.http(), "/path", &forwarded);
+        assert_eq!(
+            (response.status, response.header("server-timing")),
+            (200, None)
+        );
+        let line = fixture.access_line(response.id());
+        assert_eq!(line.text("remote_address"), client, "{networks}");
+    }
+}
+
+#[test]
 fn unknown_routes_do_not_fill_the_metrics() {
     let (service1, service2) = Process::pair(&[("RUST_LOG", "error")]);
     let call: [(&str, &[u8]); 2] = [

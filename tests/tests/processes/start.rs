@@ -150,6 +150,9 @@ fn help_explains_every_setting() {
             "MAX_CONNECTIONS",
             "IDLE_TIMEOUT",
             "MAX_CONNECTION_AGE",
+            "TRUSTED_PROXIES",
+            "FORWARDED_HEADER",
+            "SERVER_TIMING",
             "RUST_LOG",
         ] {
             assert!(
@@ -162,9 +165,10 @@ fn help_explains_every_setting() {
 
 #[test]
 fn help_has_the_same_groups_for_both_services_after_their_own_settings() {
-    const COMMON: [&str; 6] = [
+    const COMMON: [&str; 7] = [
         "Process:",
         "Limits:",
+        "Edge:",
         "Drain:",
         "TLS:",
         "Operators:",

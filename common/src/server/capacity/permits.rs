@@ -8,6 +8,9 @@
 //! - and the requests of a network may hold as many permits of the reserve as they leave free.
 //!
 //! So a few clients can't keep the others out, whatever the number of their connections or streams.
+//! Behind a trusted proxy, a client is the address that the proxy names: its connections carry the requests of
+//! many clients, so only the second rule applies to them.
+//!
 //! A service of the mesh may fill all but an eighth of the reserve: it has let its own clients in by these
 //! rules, and calls for all of them over one connection.
 //!
@@ -22,7 +25,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     connections::Connections,
-    handle::{ConnectionHandle, Stalled},
+    handle::{ConnectionHandle, Stalled, network_of},
 };
 use crate::{
     endpoints, limits,
@@ -59,7 +62,9 @@ pub(super) enum Permit {
     Common {
         in_advance: usize,
     },
-    Reserve,
+    Reserve {
+        network: IpAddr,
+    },
 }
 
 /// No permit is free for this client.
@@ -120,11 +125,13 @@ impl Permits {
     }
 
     /// Takes a permit for a request of this connection, and `in_advance` more while many are free.
+    /// `client` is the address of the client, where that is not the peer of the connection, but behind it.
     pub(super) fn take(
         &self,
         handle: &ConnectionHandle,
         pool: PermitPool,
         in_advance: usize,
+        client: Option<IpAddr>,
     ) -> Result<Permit, NoPermit> {
         const ALONE: Permit = Permit::Common { in_advance: 0 };
         let count = &self.counts[pool as usize];
@@ -143,11 +150,14 @@ impl Permits {
             return Ok(ALONE);
         }
         self.stalled.look();
-        let holds_little = handle
-            .usage
-            .is_less_than(free.div_ceil(limits::RESERVE_SHARE));
-        if holds_little && count.enter_reserve(handle.network, free) {
-            return Ok(Permit::Reserve);
+        // The connection of a proxy is that of many clients.
+        let holds_little = client.is_some()
+            || handle
+                .usage
+                .is_less_than(free.div_ceil(limits::RESERVE_SHARE));
+        let network = client.map_or(handle.network, network_of);
+        if holds_little && count.enter_reserve(network, free) {
+            return Ok(Permit::Reserve { network });
         }
         // The connection that is preempted frees its permits soon.
         if (holds_little || free == kept) && self.stalled.preempt_one() {
@@ -200,17 +210,20 @@ impl WorkerPermits {
         self.permits.taken(PermitPool::Requests) - self.spare.load(Relaxed)
     }
 
+    /// Takes the permits of a request of this connection. `client` is the address of a client behind it, if
+    /// there is a proxy.
     pub(crate) fn take(
         self: &Arc<Self>,
         handle: &Arc<ConnectionHandle>,
         class: RequestClass,
+        client: Option<IpAddr>,
     ) -> Result<RequestPermit, NoPermit> {
         let mut taken = [None; 2];
         for (index, pool) in class.pools().iter().enumerate() {
-            match self.take_one(handle, *pool) {
+            match self.take_one(handle, *pool, client) {
                 Ok(permit) => taken[index] = Some(permit),
                 Err(error) => {
-                    self.release(handle, class, taken);
+                    self.release(class, taken);
                     return Err(error);
                 }
             }
@@ -225,32 +238,34 @@ impl WorkerPermits {
         })
     }
 
-    fn take_one(&self, handle: &ConnectionHandle, pool: PermitPool) -> Result<Permit, NoPermit> {
+    fn take_one(
+        &self,
+        handle: &ConnectionHandle,
+        pool: PermitPool,
+        client: Option<IpAddr>,
+    ) -> Result<Permit, NoPermit> {
         if pool != PermitPool::Requests {
-            return self.permits.take(handle, pool, 0);
+            return self.permits.take(handle, pool, 0, client);
         }
         let spare = self.spare.load(Relaxed);
         if let Some(left) = spare.checked_sub(1) {
             self.spare.store(left, Relaxed);
             return Ok(Permit::Common { in_advance: 0 });
         }
-        let permit = self.permits.take(handle, pool, self.max_spare / 2)?;
+        let permit = self
+            .permits
+            .take(handle, pool, self.max_spare / 2, client)?;
         if let Permit::Common { in_advance } = permit {
             self.spare.store(in_advance, Relaxed);
         }
         Ok(permit)
     }
 
-    fn release(
-        &self,
-        handle: &ConnectionHandle,
-        class: RequestClass,
-        permits: [Option<Permit>; 2],
-    ) {
+    fn release(&self, class: RequestClass, permits: [Option<Permit>; 2]) {
         for (pool, permit) in class.pools().iter().zip(permits.into_iter().flatten()) {
             let spare = self.spare.load(Relaxed);
-            if matches!(permit, Permit::Reserve) {
-                self.permits.leave_reserve(*pool, handle.network);
+            if let Permit::Reserve { network } = permit {
+                self.permits.leave_reserve(*pool, network);
             } else if *pool == PermitPool::Requests && spare < self.max_spare {
                 self.spare.store(spare + 1, Relaxed);
                 continue;
@@ -302,7 +317,7 @@ impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.note_waits_for_service(false);
         self.handle.usage.end();
-        self.permits.release(&self.handle, self.class, self.taken);
+        self.permits.release(self.class, self.taken);
     }
 }
 
@@ -396,10 +411,37 @@ mod tests {
         let permits = Permits::new(1_000, Arc::new(Connections::new(1)));
         let handle = ConnectionHandle::new(Ipv4Addr::LOCALHOST.into());
         for (wished, taken, all) in [(600, 600, 601), (100, 100, 702), (100, 0, 703)] {
-            let permit = permits.take(&handle, PermitPool::Requests, wished);
+            let permit = permits.take(&handle, PermitPool::Requests, wished, None);
             assert!(matches!(permit, Ok(Permit::Common { in_advance }) if in_advance == taken));
             assert_eq!(permits.taken(PermitPool::Requests), all);
         }
+    }
+
+    #[test]
+    fn the_clients_of_one_proxy_have_shares_of_the_reserve() {
+        let permits = Permits::new(64, Arc::new(Connections::new(1)));
+        let proxy = ConnectionHandle::new(Ipv4Addr::LOCALHOST.into());
+        let take = |client: Option<[u8; 4]>| {
+            let taken = permits.take(&proxy, PermitPool::Requests, 0, client.map(IpAddr::from));
+            taken.inspect(|_| proxy.usage.begin())
+        };
+        let of_reserve = |taken: &Result<Permit, NoPermit>| matches!(taken, Ok(Permit::Reserve { network }) if *network != proxy.network);
+        let [greedy, other] = [Some([1, 1, 1, 1]), Some([2, 2, 2, 2])];
+        for _ in 0..56 {
+            assert!(matches!(take(greedy), Ok(Permit::Common { .. })));
+        }
+        assert!(take(None).is_err(), "the connection has all of the others");
+        for _ in 0..4 {
+            assert!(of_reserve(&take(greedy)));
+        }
+        assert!(take(greedy).is_err(), "as many are left");
+        for _ in 0..2 {
+            assert!(of_reserve(&take(other)));
+        }
+        assert!(take(other).is_err());
+        permits.leave_reserve(PermitPool::Requests, [1, 1, 1, 1].into());
+        permits.release(PermitPool::Requests, 1);
+        assert!(of_reserve(&take(other)), "three are free, and it has two");
     }
 
     #[tokio::test(start_paused = true)]
@@ -413,7 +455,7 @@ mod tests {
         permits.stalled.look();
         tokio::time::advance(limits::STALLED_AFTER).await;
         let greedy = connect(&connections).await;
-        let take = |handle: &ConnectionHandle| permits.take(handle, PermitPool::Requests, 0);
+        let take = |handle: &ConnectionHandle| permits.take(handle, PermitPool::Requests, 0, None);
         for _ in 0..14 {
             assert!(matches!(take(&greedy.handle), Ok(Permit::Common { .. })));
             greedy.handle.usage.begin();
@@ -427,7 +469,7 @@ mod tests {
         );
         assert_eq!(preempted().iter().filter(|it| **it).count(), 1);
         let other = connect(&connections).await;
-        assert!(matches!(take(&other.handle), Ok(Permit::Reserve)));
+        assert!(matches!(take(&other.handle), Ok(Permit::Reserve { .. })));
         // Nothing is free, but another client takes nothing.
         let last = connect(&connections).await;
         assert!(matches!(take(&last.handle), Ok(Permit::Common { .. })));
@@ -450,7 +492,7 @@ mod tests {
         assert_eq!(worker.max_in_flight(), 1_000);
         let mut requests = Vec::new();
         for all in [6, 6, 6, 6, 6, 6, 12] {
-            requests.extend(worker.take(&handle, RequestClass::Ordinary));
+            requests.extend(worker.take(&handle, RequestClass::Ordinary, None));
             assert_eq!((worker.in_flight(), taken()), (requests.len(), all));
         }
         for all in [12, 12, 12, 12, 12, 11, 10] {
@@ -463,12 +505,12 @@ mod tests {
     fn no_probe_is_counted_in_advance() {
         let (worker, handle) = worker();
         let taken = |limit| worker.permits.taken(limit);
-        let probe = worker.take(&handle, RequestClass::Probe);
+        let probe = worker.take(&handle, RequestClass::Probe, None);
         assert_eq!(taken(PermitPool::Probes), 1);
         assert_eq!(taken(PermitPool::Requests), 0);
         drop(probe);
         assert_eq!(taken(PermitPool::Probes), 0);
-        let long_lived = worker.take(&handle, RequestClass::LongLived);
+        let long_lived = worker.take(&handle, RequestClass::LongLived, None);
         assert_eq!(taken(PermitPool::LongLived), 1);
         assert_eq!(worker.in_flight(), 1);
         drop(long_lived);
@@ -480,7 +522,7 @@ mod tests {
     fn a_request_waits_for_the_service_or_for_its_client() {
         let (worker, handle) = worker();
         for now in [1, 3] {
-            let mut request = worker.take(&handle, RequestClass::Ordinary).unwrap();
+            let mut request = worker.take(&handle, RequestClass::Ordinary, None).unwrap();
             assert_eq!(handle.usage.look(now), None);
             for _ in 0..2 {
                 request.note_waits_for_service(false);

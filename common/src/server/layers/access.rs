@@ -1,6 +1,6 @@
 //! [`AccessLine`]: counts and logs a request when its response has left.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
@@ -9,7 +9,10 @@ use http::{
 use tonic::Code;
 use tracing::{Level, debug, info, warn};
 
-use super::cause::Cause;
+use super::{
+    cause::Cause,
+    client_address::{Forwarding, scheme},
+};
 #[cfg(feature = "traces")]
 use crate::telemetry::traces;
 use crate::{
@@ -29,6 +32,26 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogAtDebug;
 
+/// What the configuration says of a port, and so of its connections.
+#[derive(Debug, Clone)]
+pub(crate) struct PortSettings {
+    /// Whose word on the address of a client counts, if anybody's.
+    pub(crate) forwarding: Option<Arc<Forwarding>>,
+    pub(crate) speaks_tls: bool,
+    /// Whether HTTP responses have `Server-Timing`.
+    pub(crate) shows_timings: bool,
+}
+
+impl Default for PortSettings {
+    fn default() -> Self {
+        Self {
+            forwarding: None,
+            speaks_tls: false,
+            shows_timings: true,
+        }
+    }
+}
+
 /// The values that all requests of a connection share.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionInfo {
@@ -39,6 +62,10 @@ pub(crate) struct ConnectionInfo {
     /// The peer that mutual TLS has shown.
     pub(super) peer: Option<Identity>,
     remote_address: RemoteAddress,
+    /// The scheme that this server speaks, if it serves the connection.
+    scheme: Option<&'static str>,
+    /// Whether responses have `Server-Timing`, if they are timed.
+    pub(super) shows_timings: bool,
     /// The state of the connection, if this server serves it.
     pub(super) state: Option<Arc<ConnectionState>>,
     /// The `Keep-Alive` of responses over HTTP/1.
@@ -48,7 +75,12 @@ pub(crate) struct ConnectionInfo {
 /// Where the address of the client is.
 #[derive(Debug, Clone)]
 enum RemoteAddress {
-    Known(String),
+    Known {
+        address: IpAddr,
+        text: String,
+    },
+    /// In a header of each request, which this trusted proxy has written.
+    Behind(IpAddr, Arc<Forwarding>),
     /// In the extensions of each request.
     In(fn(&Extensions) -> Option<IpAddr>),
 }
@@ -60,12 +92,23 @@ impl ConnectionInfo {
         paths: Paths,
         state: Arc<ConnectionState>,
         keep_alive: Option<HeaderValue>,
+        settings: PortSettings,
     ) -> Self {
+        let address = state.handle.address;
+        let is_trusted = |forwarding: &Arc<Forwarding>| forwarding.trusted.contains(address);
         Self {
             port,
             paths,
             peer: state.peer.as_ref().map(|peer| peer.identity.clone()),
-            remote_address: RemoteAddress::Known(state.handle.address.to_string()),
+            remote_address: match settings.forwarding.filter(is_trusted) {
+                Some(forwarding) => RemoteAddress::Behind(address, forwarding),
+                None => RemoteAddress::Known {
+                    address,
+                    text: address.to_string(),
+                },
+            },
+            scheme: Some(if settings.speaks_tls { "https" } else { "http" }),
+            shows_timings: settings.shows_timings,
             state: Some(state),
             keep_alive,
         }
@@ -78,6 +121,8 @@ impl ConnectionInfo {
             paths,
             peer: None,
             remote_address: RemoteAddress::In(|_| None),
+            scheme: None,
+            shows_timings: true,
             state: None,
             keep_alive: None,
         }
@@ -88,6 +133,25 @@ impl ConnectionInfo {
         Self {
             remote_address: RemoteAddress::In(find),
             ..self
+        }
+    }
+
+    /// The address of the client of a request.
+    pub(super) fn client_of<B>(&self, request: &Request<B>) -> Option<IpAddr> {
+        match &self.remote_address {
+            RemoteAddress::Known { address, .. } => Some(*address),
+            RemoteAddress::Behind(proxy, forwarding) => {
+                Some(forwarding.address(request.headers(), *proxy))
+            }
+            RemoteAddress::In(find) => find(request.extensions()),
+        }
+    }
+
+    /// The scheme of a request, as the client has sent it.
+    pub(super) fn scheme_of<B>(&self, request: &Request<B>) -> Option<&'static str> {
+        match &self.remote_address {
+            RemoteAddress::Behind(..) => scheme(request.headers()).or(self.scheme),
+            _ => self.scheme,
         }
     }
 }
@@ -108,8 +172,6 @@ pub(super) enum End {
 pub(super) struct AccessLine {
     pub(super) context: Context,
     pub(super) connection: Arc<ConnectionInfo>,
-    /// The address of the client, if the connection does not know it.
-    peer: Option<IpAddr>,
     method: Method,
     path: Option<PathAndQuery>,
     version: Version,
@@ -141,10 +203,6 @@ impl AccessLine {
     ) -> Self {
         Self {
             context,
-            peer: match connection.remote_address {
-                RemoteAddress::Known(_) => None,
-                RemoteAddress::In(find) => find(request.extensions()),
-            },
             connection,
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
@@ -351,21 +409,21 @@ impl AccessLine {
         let Some(trace) = trace else {
             return;
         };
-        let peer = self.peer.as_ref().map(ToString::to_string);
         traces::RequestSpan {
             trace,
             request_id: self.context.request_id().as_str(),
-            client: self.remote_address(peer.as_deref()),
+            client: &self.remote_address(),
             dialect: self.dialect(),
             ended: *ended,
         }
         .record();
     }
 
-    fn remote_address<'a>(&'a self, peer: Option<&'a str>) -> &'a str {
-        match &self.connection.remote_address {
-            RemoteAddress::Known(address) => address,
-            RemoteAddress::In(_) => peer.unwrap_or("unknown"),
+    fn remote_address(&self) -> Cow<'_, str> {
+        match (&self.connection.remote_address, self.context.shared.address) {
+            (RemoteAddress::Known { text, .. }, _) => text.into(),
+            (_, Some(address)) => address.to_string().into(),
+            (_, None) => "unknown".into(),
         }
     }
 
@@ -379,13 +437,12 @@ impl AccessLine {
             text: self.path.as_ref().map_or("*", PathAndQuery::as_str),
             most: limits::LOG_TARGET,
         };
-        let peer = self.peer.as_ref().map(ToString::to_string);
-        let remote_address = self.remote_address(peer.as_deref());
+        let remote_address = self.remote_address();
         // A macro, because the level of an event is static.
         macro_rules! log_at {
             ($level:ident) => {
                 $level!(
-                    remote_address,
+                    remote_address = &*remote_address,
                     peer = self.context.shared.peer.as_ref().map(Identity::as_str),
                     first_request_line =
                         %format_args!("{method} {target} {:?}", self.version),

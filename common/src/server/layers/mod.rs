@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 mod cause;
+pub(crate) mod client_address;
 pub(crate) mod guard;
 pub(crate) mod http1;
 pub(crate) mod problem;

@@ -163,6 +163,8 @@ fn context_of<B>(request: &Request<B>, connection: &ConnectionInfo) -> (Context,
             timings: asked.is_timed.then(|| Timings::since(arrived.into_std())),
             trace: trace.map(Arc::new),
             peer: connection.peer.clone(),
+            address: connection.client_of(request),
+            scheme: connection.scheme_of(request),
             terms,
             log_fields: OnceLock::new(),
         }),
@@ -244,7 +246,9 @@ where
         dialect.write_id(request_id, headers);
         dialect.protect(headers);
         let mut trailer = None;
-        if let Some(timings) = timings {
+        if let Some(timings) = timings
+            && line.connection.shows_timings
+        {
             headers.extend(server_timing(timings));
             if is_stream && *this.takes_trailers && dialect.has_free_trailers() {
                 // Beside those that the handler has announced.

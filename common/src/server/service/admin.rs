@@ -21,7 +21,10 @@ use super::{
 use crate::{
     dialect::http::HTTP,
     endpoints, pages,
-    server::routes::{Paths, Routes, noted},
+    server::{
+        layers::access::PortSettings,
+        routes::{Paths, Routes, noted},
+    },
     telemetry::metrics,
 };
 
@@ -49,6 +52,7 @@ pub(crate) fn face(status: Status, deadline: Duration) -> ServedPort {
         paths: Paths::Routes(table.into()),
         body_limit: 0,
         has_layers: false,
+        settings: PortSettings::default(),
     }
 }
 

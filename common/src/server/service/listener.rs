@@ -15,7 +15,10 @@ use crate::{
     dialect::{grpc::GRPC, http::HTTP},
     endpoints, limits,
     request::{dialect::Dialect, methods::RouteTable},
-    server::routes::{Paths, Routes, noted},
+    server::{
+        layers::access::PortSettings,
+        routes::{Paths, Routes, noted},
+    },
 };
 
 /// A port to listen on, and what it serves.
@@ -239,6 +242,7 @@ impl Listener {
             paths,
             body_limit: self.body_limit,
             has_layers: false,
+            settings: PortSettings::default(),
         })
     }
 }
@@ -283,6 +287,7 @@ pub(crate) struct ServedPort {
     pub(crate) body_limit: usize,
     /// Whether layers of the service are around the router, and parts of the stack between the two.
     pub(crate) has_layers: bool,
+    pub(crate) settings: PortSettings,
 }
 
 #[cfg(test)]

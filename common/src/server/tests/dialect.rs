@@ -18,6 +18,7 @@ use crate::{
     server::{
         capacity::worker_capacity::WorkerCapacity,
         connection::state::ConnectionState,
+        layers::access::PortSettings,
         routes::{Paths, Routes, noted},
         service::listener::ServedPort,
         stack::inbound,
@@ -112,6 +113,7 @@ async fn ask(path: &str, line: Option<&str>) -> (HeaderMap, String, Line) {
         dialect: &LineDialect,
         body_limit: 0,
         has_layers: false,
+        settings: PortSettings::default(),
     };
     let connection = ConnectionState::alone(Arc::new(WorkerCapacity::alone(1)));
     let stack = inbound(port, Arc::new(connection), None);

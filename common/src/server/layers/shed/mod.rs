@@ -105,13 +105,18 @@ impl Rules {
     fn admit<B>(&self, request: &Request<B>) -> Result<Admitted, NotAdmitted> {
         check(request)?;
         check_peer(&self.connection)?;
-        let is_long_lived =
-            self.limits_long_lived && context::terms().is_some_and(|terms| terms.is_long_lived);
+        let (is_long_lived, client) = context::with_current(|context| {
+            let shared = context.map(|context| &*context.shared);
+            let is_long_lived = shared.is_some_and(|shared| shared.terms.is_long_lived);
+            (is_long_lived, shared.and_then(|shared| shared.address))
+        });
+        let is_long_lived = self.limits_long_lived && is_long_lived;
         let class = RequestClass::of(request.uri().path(), is_long_lived);
         let ConnectionState {
             handle, capacity, ..
         } = &*self.connection;
-        let permit = capacity.permits.take(handle, class);
+        let behind = client.filter(|client| *client != handle.address);
+        let permit = capacity.permits.take(handle, class, behind);
         let permit = permit.map_err(|no_permit| capacity.refuse(class, no_permit))?;
         if request.version() == Version::HTTP_2
             && let Some(deadline) = context::deadline()

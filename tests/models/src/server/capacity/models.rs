@@ -39,7 +39,7 @@ fn worker(permits: &Arc<Permits>) -> Arc<WorkerPermits> {
 }
 
 fn take(worker: &Arc<WorkerPermits>, handle: &Arc<ConnectionHandle>) -> Option<RequestPermit> {
-    worker.take(handle, RequestClass::Ordinary).ok()
+    worker.take(handle, RequestClass::Ordinary, None).ok()
 }
 
 /// The permits that one connection after the other can take.
@@ -162,7 +162,7 @@ pub fn threads_of_another_maker_lose_no_permit() {
         let permits = permits(100, &[]);
         let (worker, client) = (worker(&permits), handle());
         for in_advance in [60, 13] {
-            let taken = permits.take(&client, PermitPool::Requests, in_advance);
+            let taken = permits.take(&client, PermitPool::Requests, in_advance, None);
             assert!(matches!(taken, Ok(Permit::Common { .. })));
         }
         let [one, another] = [(); 2].map(|()| take(&worker, &client).expect("it is free"));
