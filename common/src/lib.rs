@@ -97,10 +97,11 @@ pub use telemetry::{logging, metrics};
 
 /// What code reads of the request that it is part of, and what it does in its [`Context`].
 pub mod context {
+    pub use crate::dialect::http::outbound_headers;
     pub use crate::request::{
         context::{
-            Scope, calls, current, deadline, outbound_headers, peer, peer_address, record, scheme,
-            spawn, spawn_blocking, with_request_id,
+            Scope, calls, current, deadline, peer, peer_address, record, scheme, spawn,
+            spawn_blocking, with_request_id,
         },
         draining::draining,
         log_fields::{InvalidLogField, log_field},

@@ -25,11 +25,11 @@ use opentelemetry::KeyValue;
 use tonic::{Code, Status};
 use tracing::Level;
 
-use super::http::id_under;
+use super::http::{id_under, with_timeout};
 use crate::{
     problem::{MALFORMED, NOT_PROCESSED, Problem},
     request::{
-        context::{Deadline, RequestId},
+        context::RequestId,
         dialect::{Asked, Dialect, Ended, Fault, Mismatch, is_fault_of_service},
         timings::WANT_SERVER_TIMING,
     },
@@ -96,20 +96,11 @@ impl Dialect for GrpcDialect {
     }
 
     fn read(&self, headers: &HeaderMap) -> Asked {
-        let mut asked = Asked {
+        let asked = Asked {
             is_timed: headers.contains_key(WANT_SERVER_TIMING),
             ..Asked::default()
         };
-        match headers.get(Deadline::GRPC_TIMEOUT).map(parse_timeout) {
-            Some(Ok(timeout)) => asked.timeout = Some(timeout),
-            Some(Err(reason)) => asked.faults.push(Fault {
-                action: "grpc_timeout",
-                status: "ignored",
-                reason: Some(reason.to_string()),
-                message: "the request's grpc-timeout is not usable",
-            }),
-            None => {}
-        }
+        let mut asked = with_timeout(asked, headers);
         let id = id_under(RequestId::GRPC_METADATA, headers);
         if id == Ok(None) {
             // Proxies drop names with an underscore.
@@ -469,14 +460,16 @@ mod tests {
     }
 
     #[test]
-    fn only_calls_have_a_grpc_timeout() {
+    fn a_caller_limits_the_time_of_its_request_over_both_protocols() {
         let timeout = |dialect, text| {
             let asked = read(dialect, &[("grpc-timeout", text)]);
             (asked.timeout.map(|it| it.as_secs()), asked.faults.len())
         };
-        assert_eq!(timeout(GRPC, "7S"), (Some(7), 0));
-        assert_eq!(timeout(GRPC, "7"), (None, 1));
-        assert_eq!(timeout(HTTP, "7S"), (None, 0));
+        for dialect in [GRPC, HTTP] {
+            assert_eq!(timeout(dialect, "7S"), (Some(7), 0));
+            assert_eq!(timeout(dialect, "7000m"), (Some(7), 0));
+            assert_eq!(timeout(dialect, "7"), (None, 1));
+        }
     }
 
     fn parse(text: &str) -> Result<Duration, InvalidTimeout> {

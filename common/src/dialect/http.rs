@@ -10,6 +10,7 @@ use http::{
 use opentelemetry::KeyValue;
 use tracing::Level;
 
+use super::grpc::{format_timeout, parse_timeout};
 #[cfg(feature = "traces")]
 use crate::{
     limits,
@@ -20,8 +21,8 @@ use crate::{
 };
 use crate::{
     request::{
-        context::{InvalidRequestId, RequestId},
-        dialect::{Asked, Dialect, Ended},
+        context::{self, Deadline, InvalidRequestId, RequestId},
+        dialect::{Asked, Dialect, Ended, Fault},
     },
     telemetry::metrics::{self, Measure},
 };
@@ -47,6 +48,7 @@ impl Dialect for HttpDialect {
             is_timed: true,
             ..Asked::default()
         };
+        let asked = with_timeout(asked, headers);
         asked.with_id(id_under(RequestId::HTTP_HEADER, headers))
     }
 
@@ -114,6 +116,53 @@ impl Dialect for HttpDialect {
     }
 }
 
+/// Adds the time that the client gives the request, or the fault of its header.
+pub(super) fn with_timeout(mut asked: Asked, headers: &HeaderMap) -> Asked {
+    match headers.get(Deadline::GRPC_TIMEOUT).map(parse_timeout) {
+        Some(Ok(timeout)) => asked.timeout = Some(timeout),
+        Some(Err(reason)) => asked.faults.push(Fault {
+            action: "grpc_timeout",
+            status: "ignored",
+            reason: Some(reason.to_string()),
+            message: "the request's grpc-timeout is not usable",
+        }),
+        None => {}
+    }
+    asked
+}
+
+/// The headers that carry the current request on to a service that is called over HTTP, for clients
+/// that are not of this crate: `x-request-id`; `grpc-timeout`, the time that is left until its deadline;
+/// and `traceparent` and `tracestate` if the request has a trace. Outside of a request there are none.
+///
+/// They are those of one attempt, made now: a later attempt has less time. A service of this crate ends
+/// the request at that time; bound the call by what is left of the
+/// [`deadline`](crate::context::deadline), too, for the other service may not know the header.
+///
+/// ```
+/// use common::{Context, Deadline, context};
+/// use std::time::Duration;
+///
+/// let deadline = Deadline::after(Duration::from_secs(10));
+/// let request = Context::new("order-17".parse().unwrap(), deadline);
+/// let headers = request.sync_scope(context::outbound_headers);
+/// assert_eq!(headers["x-request-id"], "order-17");
+/// assert!(headers.contains_key("grpc-timeout"));
+/// assert!(context::outbound_headers().is_empty());
+/// ```
+pub fn outbound_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(context) = context::current() {
+        HTTP.write_id(context.request_id(), &mut headers);
+        let left = context.deadline.remaining().unwrap_or_default();
+        headers.insert(Deadline::GRPC_TIMEOUT, format_timeout(left));
+        if let Some(trace) = &context.shared.trace {
+            trace.write_to(&mut headers);
+        }
+    }
+    headers
+}
+
 /// The id in the header with this name, if there is one.
 pub(super) fn id_under(
     name: HeaderName,
@@ -133,5 +182,26 @@ fn version(version: Version) -> &'static str {
         Version::HTTP_2 => "2",
         Version::HTTP_10 => "1.0",
         _ => "1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::request::context::Context;
+
+    #[tokio::test(start_paused = true)]
+    async fn outbound_headers_give_the_next_service_what_is_left() {
+        let deadline = Deadline::after(Duration::from_secs(10));
+        let request = Context::new("order-17".parse().unwrap(), deadline);
+        for (pause, left) in [(0, "10000m"), (4, "6000m"), (6, "0n"), (1, "0n")] {
+            tokio::time::advance(Duration::from_secs(pause)).await;
+            let headers = request.clone().sync_scope(outbound_headers);
+            assert_eq!(headers[Deadline::GRPC_TIMEOUT], left);
+            assert_eq!(headers["x-request-id"], "order-17");
+        }
+        assert!(outbound_headers().is_empty());
     }
 }

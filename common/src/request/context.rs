@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{task::JoinHandle, time::Instant};
 use uuid::Builder;
@@ -377,32 +377,6 @@ pub fn spawn_blocking<R: Send + 'static>(
         Some(context) => tokio::task::spawn_blocking(move || context.sync_scope(work)),
         None => tokio::task::spawn_blocking(work),
     }
-}
-
-/// The headers that carry the current request on to a service that is called over HTTP, for clients
-/// that are not of this crate: `x-request-id`, and `traceparent` and `tracestate` if the request has
-/// a trace. Outside of a request there are none. Bound such a call by what is left of the [`deadline`].
-///
-/// ```
-/// use common::{Context, Deadline, context};
-/// use std::time::Duration;
-///
-/// let deadline = Deadline::after(Duration::from_secs(10));
-/// let request = Context::new("order-17".parse().unwrap(), deadline);
-/// let headers = request.sync_scope(context::outbound_headers);
-/// assert_eq!(headers["x-request-id"], "order-17");
-/// assert!(context::outbound_headers().is_empty());
-/// ```
-pub fn outbound_headers() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Some(context) = current() {
-        let id = context.request_id().header_value();
-        headers.insert(RequestId::HTTP_HEADER, id);
-        if let Some(trace) = &context.shared.trace {
-            trace.write_to(&mut headers);
-        }
-    }
-    headers
 }
 
 /// The instant at which a request must be over, in every service that it enters.

@@ -120,6 +120,23 @@ fn the_deadline_shrinks_over_the_hop() {
 }
 
 #[test]
+fn a_caller_over_http_shortens_the_deadline_of_the_hop() {
+    let fixture = Process::start("fixture", &[]);
+    let service2 = Process::service2(&fixture, &[]);
+    let ask = |name, timeout: &'static str| {
+        let path = format!("/api/v1/say-hello?name={name}");
+        let timeout: [(&str, &[u8]); 1] = [("grpc-timeout", timeout.as_bytes())];
+        http::get_with(service2.http(), &path, &timeout)
+    };
+    let left = ask("remaining", "4S");
+    let left = left.text().trim_start_matches("\"Hello, ");
+    let left: u32 = left.trim_end_matches("!\"").parse().expect("milliseconds");
+    assert!((1..4_000).contains(&left), "{left} ms of 4 s are left");
+    assert_eq!(ask("hang", "200m").status, 504);
+    fixture.line(&[("action", "dropped")]);
+}
+
+#[test]
 fn the_deadline_cuts_a_body_off_and_the_client_can_tell() {
     let fixture = Process::start("fixture", &[("DEADLINE", "300ms")]);
     let id: [(&str, &[u8]); 1] = [("x-request-id", b"cut")];

@@ -363,7 +363,11 @@ impl AccessLine {
             is_stopped: cause == Some(Cause::Stop),
             took: self.context.shared.arrived.elapsed(),
         };
-        let is_expired = code == Some(Code::DeadlineExceeded) && self.had_no_time();
+        const GATEWAY_TIMEOUT: u16 = StatusCode::GATEWAY_TIMEOUT.as_u16();
+        let is_late = code.map_or(status == GATEWAY_TIMEOUT, |code| {
+            code == Code::DeadlineExceeded
+        });
+        let is_expired = is_late && self.had_no_time();
         let level = match self.end {
             _ if self.quiet => Level::DEBUG,
             _ if is_expired => Level::INFO,

@@ -66,6 +66,19 @@ async fn only_a_trusted_proxy_says_who_the_client_is() {
     assert_eq!(ask(&real_ip, &forwarded).await.2, "7.7.7.7 https 10");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_caller_over_http_shortens_the_deadline_and_never_lengthens_it() {
+    let config = Config::default();
+    for (timeout, left) in [("4S", 4), ("3000m", 3), ("1H", 10), ("soon", 10)] {
+        let text = ask(&config, &[("grpc-timeout", timeout)]).await.2;
+        assert_eq!(text, format!("127.0.0.1 http {left}"), "{timeout}");
+    }
+    let begun = tokio::time::Instant::now();
+    let late = [("path", "/hang"), ("grpc-timeout", "2S")];
+    assert_eq!(ask(&config, &late).await.0, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(begun.elapsed().as_secs(), 2);
+}
+
 #[tokio::test]
 async fn the_edge_hides_its_timings_where_it_is_told_to() {
     let shows = async |server_timing| {

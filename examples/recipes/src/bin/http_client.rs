@@ -1,5 +1,5 @@
-//! A service that calls another over HTTP. The call carries the id and the trace of its request, ends at
-//! its deadline, and is sent again once where that is safe and may help.
+//! A service that calls another over HTTP. The call carries the id, the deadline and the trace of its request,
+//! ends at that deadline, and is sent again once where that is safe and may help.
 
 use axum::{
     Router,
@@ -78,6 +78,7 @@ impl Rates {
     async fn ask(&self) -> Result<Response<Body>, Error> {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = self.address.clone();
+        // Made for each attempt: a later one has less time.
         request.headers_mut().extend(context::outbound_headers());
         let response = self.client.request(request).await?;
         Ok(response.map(Body::new))
@@ -138,7 +139,10 @@ mod tests {
             let calls = calls.clone();
             let rate = async move |headers: HeaderMap| match calls.fetch_add(1, Relaxed) {
                 0 => Err(StatusCode::SERVICE_UNAVAILABLE),
-                _ => Ok(headers["x-request-id"].as_bytes().to_owned()),
+                _ => {
+                    assert!(headers.contains_key("grpc-timeout"));
+                    Ok(headers["x-request-id"].as_bytes().to_owned())
+                }
             };
             [Listener::http(0, Router::new().route("/", get(rate)))]
         });
