@@ -92,7 +92,10 @@ pub mod tls;
 
 pub use config::settings::Config;
 pub use problem::Problem;
-pub use request::context::{Context, Deadline, InvalidRequestId, RequestId};
+pub use request::{
+    context::{Context, Deadline},
+    id::{InvalidRequestId, RequestId},
+};
 pub use telemetry::{logging, metrics};
 
 /// What code reads of the request that it is part of, and what it does in its [`Context`].
@@ -100,18 +103,18 @@ pub mod context {
     pub use crate::dialect::http::outbound_headers;
     pub use crate::request::{
         context::{
-            Scope, calls, current, deadline, peer, peer_address, record, scheme, spawn,
+            Scope, calls, current, deadline, log_field, peer, peer_address, record, scheme, spawn,
             spawn_blocking, with_request_id,
         },
         draining::draining,
-        log_fields::{InvalidLogField, log_field},
+        log_fields::InvalidLogField,
     };
 }
 
 /// A [`Deadline`] on the wire, as `grpc-timeout`, and the error once it has passed.
 pub mod deadline {
     pub use crate::{
-        dialect::grpc::{InvalidTimeout, format_timeout, parse_timeout},
+        dialect::grpc_timeout::{InvalidTimeout, format_timeout, parse_timeout},
         request::context::DeadlineExceeded,
     };
 }

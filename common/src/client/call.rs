@@ -19,7 +19,7 @@ use tower::Service;
 use crate::{
     body::{DeadlineBody, HoldingBody, WithDeadline},
     calls::{CallPermit, CallPermits, ServiceCalls},
-    dialect::grpc::{GRPC, parse_timeout},
+    dialect::{grpc::GRPC, grpc_timeout::parse_timeout},
     request::{
         context::{self, Context, Deadline, Scope},
         methods::RouteTable,
@@ -296,10 +296,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::{config::RequestIdNames, wire::attempt::write_context},
+        client::{config::RequestIdNames, wire::origin::write_context},
         problem::Problem,
         request::{
-            context::RequestId,
+            id::RequestId,
             methods::{Method, Methods},
         },
     };

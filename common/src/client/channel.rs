@@ -29,7 +29,7 @@ use super::{
     retry_policy::RetryPolicy,
     stack::{Client, outbound},
     target::Target,
-    wire::attempt::Origin,
+    wire::origin::Origin,
 };
 use crate::{
     calls::ServiceCalls,

@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 
 use super::{
     choice::balancer::Balancer, config::RequestIdNames, discovery::reconnect::keep_open_connection,
-    ending::reading::ENCODING, replicas::replica::Replica, wire::attempt::Origin,
+    ending::reading::ENCODING, replicas::replica::Replica, wire::origin::Origin,
 };
 use crate::problem::PUSHBACK;
 

@@ -13,7 +13,7 @@
 //! - A request that can't be decoded is `INTERNAL` to tonic. Here it is `INVALID_ARGUMENT`, where the
 //!   code is generated with [`Codec`](crate::client::ending::codec::Codec), and for health.
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
 use axum::{BoxError, body::Body};
 use bytes::Bytes;
@@ -25,12 +25,12 @@ use opentelemetry::KeyValue;
 use tonic::{Code, Status};
 use tracing::Level;
 
-use super::http::{id_under, with_timeout};
+use super::{grpc_timeout::with_timeout, http::id_under};
 use crate::{
     problem::{MALFORMED, NOT_PROCESSED, Problem},
     request::{
-        context::RequestId,
         dialect::{Asked, Dialect, Ended, Fault, Mismatch, is_fault_of_service},
+        id::RequestId,
         timings::WANT_SERVER_TIMING,
     },
     telemetry::metrics::{self, Measure},
@@ -215,74 +215,6 @@ fn is_error_of_server(code: Code) -> bool {
     )
 }
 
-/// The units of `grpc-timeout`, finest first: the letter and the nanoseconds.
-const UNITS: [(u8, u64); 6] = [
-    (b'n', 1),
-    (b'u', 1_000),
-    (b'm', 1_000_000),
-    (b'S', 1_000_000_000),
-    (b'M', 60_000_000_000),
-    (b'H', 3_600_000_000_000),
-];
-
-/// The most digits of a `grpc-timeout`.
-const MAX_DIGITS: usize = 8;
-const MAX_VALUE: u64 = 99_999_999;
-
-/// Timeouts of at least this are written in milliseconds or a coarser unit. So they have few
-/// values, which HTTP/2's header tables hold, and most calls send one byte.
-const COARSE: Duration = Duration::from_secs(1);
-const MILLISECONDS: usize = 2;
-
-/// Writes a timeout as a `grpc-timeout`, precise to a thousandth. It is rounded down: the next hop
-/// must never have more time.
-///
-/// ```
-/// use std::time::Duration;
-/// use common::deadline::{format_timeout, parse_timeout};
-///
-/// let text = format_timeout(Duration::from_millis(9_990));
-/// assert_eq!(text, "9990m");
-/// assert_eq!(parse_timeout(&text), Ok(Duration::from_millis(9_990)));
-/// ```
-pub fn format_timeout(timeout: Duration) -> HeaderValue {
-    // The u64 is capped at 584 years, beyond any deadline.
-    let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-    let is_coarse = timeout >= COARSE;
-    let (unit, value) = UNITS[if is_coarse { MILLISECONDS } else { 0 }..]
-        .iter()
-        .map(|(unit, size)| (unit, nanos / size))
-        .find(|(_, value)| *value <= MAX_VALUE)
-        .expect("584 years in hours have eight digits at most");
-    let mut text = String::with_capacity(MAX_DIGITS + 1);
-    text.push_str(itoa::Buffer::new().format(value));
-    text.push((*unit).into());
-    let mut header = HeaderValue::try_from(text).expect("digits and a letter are a header value");
-    header.set_sensitive(!is_coarse); // which keeps the value out of HTTP/2's header tables
-    header
-}
-
-/// Reads a `grpc-timeout`: one to eight ASCII digits and a unit.
-pub fn parse_timeout(value: &HeaderValue) -> Result<Duration, InvalidTimeout> {
-    let (unit, digits) = value.as_bytes().split_last().ok_or(InvalidTimeout)?;
-    let (_, size) = UNITS
-        .into_iter()
-        .find(|(letter, _)| letter == unit)
-        .ok_or(InvalidTimeout)?;
-    if !(1..=MAX_DIGITS).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(InvalidTimeout);
-    }
-    let value = digits
-        .iter()
-        .fold(0, |sum, digit| sum * 10 + u128::from(digit - b'0'));
-    Ok(Duration::from_nanos_u128(value * u128::from(size)))
-}
-
-/// The value is not a `grpc-timeout`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it is not one to eight digits and a unit of H, M, S, m, u or n")]
-pub struct InvalidTimeout;
-
 /// The error of a request body that did not come to its end.
 #[derive(Debug, thiserror::Error)]
 #[error("the client broke off the request")]
@@ -371,24 +303,11 @@ pub(crate) fn correct(status: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
-    use futures_util::stream;
-    use h2::Reason;
-    use http::{HeaderName, Request};
-    use http_body::Body as _;
-    use http_body_util::StreamBody;
-    use proptest::prelude::*;
-    use tower::ServiceExt;
+    use http::HeaderName;
 
     use super::*;
-    use crate::{
-        dialect::http::HTTP,
-        server::{
-            service::{grpc::Grpc, listener::Listener},
-            testing::in_memory,
-        },
-    };
+    use crate::dialect::http::HTTP;
 
     #[test]
     fn only_calls_over_http_2_are_in_the_dialect() {
@@ -470,184 +389,5 @@ mod tests {
             assert_eq!(timeout(dialect, "7000m"), (Some(7), 0));
             assert_eq!(timeout(dialect, "7"), (None, 1));
         }
-    }
-
-    fn parse(text: &str) -> Result<Duration, InvalidTimeout> {
-        parse_timeout(&HeaderValue::from_str(text).unwrap())
-    }
-
-    proptest! {
-        #[test]
-        fn a_written_timeout_reads_back_and_is_never_longer(secs in 0..400_000_000_000_u64, nanos in 0..1_000_000_000_u32) {
-            let timeout = Duration::new(secs, nanos);
-            let text = format_timeout(timeout);
-            let read = parse_timeout(&text).unwrap();
-            prop_assert!(read <= timeout);
-            // Timeouts of more than 584 years are capped.
-            let capped = Duration::from_nanos(u64::MAX);
-            prop_assert!(timeout >= capped || timeout.saturating_sub(read) <= timeout / 1_000);
-        }
-
-        #[test]
-        fn every_valid_text_is_read(value in 0..=99_999_999_u64, unit in "[HMSmun]") {
-            let seconds = |factor: u64| Duration::from_secs(value * factor);
-            let expected = match unit.as_str() {
-                "H" => seconds(3_600),
-                "M" => seconds(60),
-                "S" => seconds(1),
-                "m" => Duration::from_millis(value),
-                "u" => Duration::from_micros(value),
-                _ => Duration::from_nanos(value),
-            };
-            prop_assert_eq!(parse(&format!("{value}{unit}")), Ok(expected));
-        }
-
-        #[test]
-        fn only_valid_texts_are_read(text in "[ -~]{0,12}") {
-            let valid = text.len() >= 2 && text.len() <= 9
-                && text.ends_with(['H', 'M', 'S', 'm', 'u', 'n'])
-                && text[..text.len() - 1].bytes().all(|byte| byte.is_ascii_digit());
-            prop_assert_eq!(parse(&text).is_ok(), valid);
-        }
-    }
-
-    #[test]
-    fn malformed_texts_are_refused() {
-        for text in [
-            "",
-            "S",
-            "10",
-            "10s",
-            "-1S",
-            "1.5S",
-            "100000000S",
-            "1 S",
-            "+1S",
-        ] {
-            assert_eq!(parse(text), Err(InvalidTimeout), "{text:?}");
-        }
-    }
-
-    /// The code that tonic gives to a request body with this error.
-    async fn code(error: BoxError) -> Code {
-        let frames = stream::iter([Err::<Frame<bytes::Bytes>, _>(error)]);
-        let body = with_visible_reset(StreamBody::new(frames));
-        Status::from_error(body.collect().await.unwrap_err()).code()
-    }
-
-    #[tokio::test]
-    async fn a_reset_request_ends_with_an_error() {
-        let reset = || h2::Error::from(Reason::CANCEL);
-        assert_eq!(Status::from_error(reset().into()).code(), Code::Cancelled);
-        assert_eq!(code(reset().into()).await, Code::Unknown);
-        assert_eq!(code(axum::Error::new(reset()).into()).await, Code::Unknown);
-        // Whatever code the client chooses.
-        for reason in [Reason::PROTOCOL_ERROR, Reason::ENHANCE_YOUR_CALM] {
-            assert_eq!(code(h2::Error::from(reason).into()).await, Code::Unknown);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_request_whose_connection_is_lost_ends_with_the_same_error() {
-        let (client, server) = tokio::io::duplex(64 * 1_024);
-        let serve = async {
-            let mut connection = h2::server::handshake(server).await.unwrap();
-            let (request, _respond) = connection.accept().await.unwrap().unwrap();
-            let mut body = request.into_body();
-            while connection.accept().await.is_some() {}
-            body.data().await.unwrap().unwrap_err()
-        };
-        let call = async {
-            let (mut calls, connection) = h2::client::handshake(client).await.unwrap();
-            let (_response, _body) = calls.send_request(Request::new(()), false).unwrap();
-            // Until the request has left, which is long before the timeout.
-            let _ = tokio::time::timeout(Duration::from_millis(100), connection).await;
-        };
-        let (error, ()) = tokio::join!(serve, call);
-        assert_eq!(error.reason(), None, "it is no reset");
-        let status = Status::from_error(visible(error));
-        assert_eq!(corrected_code(&status), "1");
-    }
-
-    #[tokio::test]
-    async fn other_errors_are_unchanged() {
-        let error = Status::data_loss("a page is torn");
-        assert_eq!(code(error.into()).await, Code::DataLoss);
-    }
-
-    /// The response to a message with only a prefix, which has this length.
-    async fn response(length: u32) -> Response<()> {
-        let health = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        let listener = Listener::grpc(0, health).body_limit(usize::MAX);
-        let stack = in_memory(listener, Duration::from_secs(10)).stack(0);
-        let message = [&[0][..], &length.to_be_bytes()].concat();
-        let request = Request::post("/grpc.health.v1.Health/Check")
-            .header("content-type", "application/grpc")
-            .body(axum::body::Body::from(message))
-            .unwrap();
-        let response = stack.oneshot(request).await.unwrap();
-        assert!(response.body().is_end_stream(), "trailers-only");
-        response.map(drop)
-    }
-
-    #[tokio::test]
-    async fn a_message_over_the_limit_is_resource_exhausted() {
-        const LIMIT: u32 = 4 * 1_024 * 1_024;
-        let code = async |length| response(length).await.headers()["grpc-status"].clone();
-        assert_eq!(code(LIMIT + 1).await, "8");
-        assert_eq!(code(LIMIT).await, "3", "the message is incomplete");
-    }
-
-    /// The corrected code of a status that a handler returns.
-    fn corrected_code(status: &Status) -> HeaderValue {
-        let mut headers = HeaderMap::new();
-        status.add_header(&mut headers).unwrap();
-        correct(&mut headers);
-        headers[Status::GRPC_STATUS].clone()
-    }
-
-    #[test]
-    fn a_request_that_cannot_be_decoded_is_the_fault_of_its_caller() {
-        let mut headers = HeaderMap::new();
-        let mut status = Status::internal("failed to decode Protobuf message");
-        status.add_header(&mut headers).unwrap();
-        correct(&mut headers);
-        assert_eq!(headers[Status::GRPC_STATUS], "13", "of another service");
-        status.metadata_mut().insert(MALFORMED, "".parse().unwrap());
-        status.add_header(&mut headers).unwrap();
-        correct(&mut headers);
-        assert_eq!(headers[Status::GRPC_STATUS], "3");
-        assert!(!headers.contains_key(MALFORMED));
-    }
-
-    #[tokio::test]
-    async fn a_health_check_that_cannot_be_decoded_is_the_fault_of_its_caller() {
-        let grpc = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        let stack = in_memory(Listener::grpc(0, grpc), Duration::from_secs(10)).stack(0);
-        let code = async |method, message: &'static [u8]| {
-            let call = Request::post(format!("/grpc.health.v1.Health/{method}"))
-                .header("content-type", "application/grpc")
-                .body(axum::body::Body::from(message));
-            let response = stack.clone().oneshot(call.unwrap()).await.unwrap();
-            assert!(!response.headers().contains_key(MALFORMED));
-            response.headers().get(Status::GRPC_STATUS).cloned()
-        };
-        let invalid = Some(HeaderValue::from_static("3"));
-        // A field of wire type 7, which there is not.
-        assert_eq!(code("Check", b"\0\0\0\0\x01\x0f").await, invalid);
-        assert_eq!(code("Watch", b"\0\0\0\0\x01\x0f").await, invalid);
-        assert_eq!(code("Check", b"\0\0\0\0\0").await, None, "in the trailers");
-    }
-
-    #[test]
-    fn the_status_of_a_reset_request_is_cancelled() {
-        let status = Status::from_error(BrokenOff.into());
-        assert_eq!(corrected_code(&status), "1");
-    }
-
-    #[test]
-    fn other_statuses_of_a_service_are_unchanged() {
-        assert_eq!(corrected_code(&Status::out_of_range("page 7")), "11");
-        assert_eq!(corrected_code(&Status::unknown("who knows")), "2");
     }
 }

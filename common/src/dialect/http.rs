@@ -10,7 +10,7 @@ use http::{
 use opentelemetry::KeyValue;
 use tracing::Level;
 
-use super::grpc::{format_timeout, parse_timeout};
+use super::grpc_timeout::{format_timeout, with_timeout};
 #[cfg(feature = "traces")]
 use crate::{
     limits,
@@ -21,8 +21,9 @@ use crate::{
 };
 use crate::{
     request::{
-        context::{self, Deadline, InvalidRequestId, RequestId},
-        dialect::{Asked, Dialect, Ended, Fault},
+        context::{self, Deadline},
+        dialect::{Asked, Dialect, Ended},
+        id::{InvalidRequestId, RequestId},
     },
     telemetry::metrics::{self, Measure},
 };
@@ -114,21 +115,6 @@ impl Dialect for HttpDialect {
         };
         (name, error_of_http(ended.status))
     }
-}
-
-/// Adds the time that the client gives the request, or the fault of its header.
-pub(super) fn with_timeout(mut asked: Asked, headers: &HeaderMap) -> Asked {
-    match headers.get(Deadline::GRPC_TIMEOUT).map(parse_timeout) {
-        Some(Ok(timeout)) => asked.timeout = Some(timeout),
-        Some(Err(reason)) => asked.faults.push(Fault {
-            action: "grpc_timeout",
-            status: "ignored",
-            reason: Some(reason.to_string()),
-            message: "the request's grpc-timeout is not usable",
-        }),
-        None => {}
-    }
-    asked
 }
 
 /// The headers that carry the current request on to a service that is called over HTTP, for clients

@@ -2,5 +2,6 @@
 //! a [`Dialect`](crate::request::dialect::Dialect).
 
 pub(crate) mod grpc;
+pub(crate) mod grpc_timeout;
 pub(crate) mod http;
 pub(crate) mod messages;

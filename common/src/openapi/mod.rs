@@ -31,7 +31,7 @@ use crate::{
     endpoints,
     pages::{self, Links},
     ports::{Pages, Ports},
-    request::context::RequestId,
+    request::id::RequestId,
     server::Routes,
 };
 

@@ -12,7 +12,7 @@ use opentelemetry::KeyValue;
 use tonic::Code;
 use tracing::Level;
 
-use super::context::{InvalidRequestId, RequestId};
+use super::id::{InvalidRequestId, RequestId};
 
 /// A protocol that ports speak over HTTP/1.1 or HTTP/2. Ports and requests have one; that of a request
 /// is HTTP if its client does not speak the dialect of the port.

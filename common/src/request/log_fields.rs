@@ -4,7 +4,6 @@ use std::sync::Mutex;
 
 use serde_json::Value;
 
-use super::context;
 use crate::{limits, sync::lock};
 
 /// The fields of one request, in the order in which they were added.
@@ -41,7 +40,7 @@ pub enum InvalidLogField {
 }
 
 impl LogFields {
-    fn add(&self, name: &'static str, value: Value) -> Result<(), InvalidLogField> {
+    pub(crate) fn add(&self, name: &'static str, value: Value) -> Result<(), InvalidLogField> {
         let mut fields = lock(&self.0);
         if fields.iter().any(|field| field.name == name) {
             return Err(InvalidLogField::Taken);
@@ -69,31 +68,8 @@ pub(crate) fn is_reserved(name: &str) -> bool {
     )
 }
 
-/// Adds a field to every log line of the current request from now on: to its access line, and to the
-/// lines of its handler, its body, and the tasks and the blocking work that are part of it.
-///
-/// A text of more than 256 bytes is cut in the log. A list or an object becomes its JSON text. If a
-/// line has a field of the same name, that of the line wins.
-///
-/// # Errors
-///
-/// If the name is not allowed, the request has eight fields already or one with this name, or there is
-/// no request.
-///
-/// ```
-/// use common::{Context, Deadline, RequestId, context::{self, InvalidLogField}};
-/// use std::time::Duration;
-///
-/// let deadline = Deadline::after(Duration::from_secs(10));
-/// Context::new(RequestId::fresh(), deadline).sync_scope(|| {
-///     context::log_field("caller", "acme")?;
-///     context::log_field("attempt", 1)?;
-///     assert_eq!(context::log_field("pid", 2), Err(InvalidLogField::Reserved));
-///     # Ok::<_, InvalidLogField>(())
-/// })?;
-/// # Ok::<_, InvalidLogField>(())
-/// ```
-pub fn log_field(name: &'static str, value: impl Into<Value>) -> Result<(), InvalidLogField> {
+/// The value as it is kept, if the name is allowed.
+pub(crate) fn checked(name: &str, value: Value) -> Result<Value, InvalidLogField> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
     if !(1..=limits::LOG_FIELD_NAME).contains(&name.len()) || !name.bytes().all(is_allowed) {
         return Err(InvalidLogField::Name);
@@ -101,12 +77,7 @@ pub fn log_field(name: &'static str, value: impl Into<Value>) -> Result<(), Inva
     if is_reserved(name) {
         return Err(InvalidLogField::Reserved);
     }
-    let value = bounded(value.into());
-    context::with_current(|context| {
-        let context = context.ok_or(InvalidLogField::NoRequest)?;
-        let fields = context.shared.log_fields.get_or_init(Default::default);
-        fields.add(name, value)
-    })
+    Ok(bounded(value))
 }
 
 fn bounded(value: Value) -> Value {
@@ -127,7 +98,8 @@ mod tests {
 
     use super::{InvalidLogField::*, *};
     use crate::request::{
-        context::{Context, Deadline, RequestId},
+        context::{Context, Deadline, log_field},
+        id::RequestId,
         timings::Timings,
     };
 

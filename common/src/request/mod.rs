@@ -5,6 +5,7 @@
 pub(crate) mod context;
 pub(crate) mod dialect;
 pub(crate) mod draining;
+pub(crate) mod id;
 pub(crate) mod identity;
 pub(crate) mod log_fields;
 pub(crate) mod methods;

@@ -185,7 +185,7 @@ mod tests {
             },
             config::Config,
             discovery::names::fake::Answers,
-            wire::{activity::Closed, attempt::Origin},
+            wire::{activity::Closed, origin::Origin},
         },
         sync::lock,
     };

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::subset::Ranks;
 use crate::{
-    client::{config::Config, target::Target, wire::attempt::Origin},
+    client::{config::Config, target::Target, wire::origin::Origin},
     limits,
     sync::lock,
     telemetry::metrics,

@@ -25,7 +25,7 @@ use crate::{
         },
         ejection::state::Event,
         replicas::replica::{Connected, Replica},
-        wire::{activity::Closed, attempt::Origin, connection::Connection},
+        wire::{activity::Closed, connection::Connection, origin::Origin},
     },
     limits,
     tls::is_of_other_name,

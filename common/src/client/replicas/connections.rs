@@ -23,9 +23,10 @@ use crate::{
         choice::balancer::CountedConnection,
         ending::{class::Ending, failure::Failure},
         wire::{
-            activity::{InFlight, Room, Suspicion},
+            activity::{Room, Suspicion},
             attempt::{ReadUntil, ResponseBody},
             connection::Connection,
+            in_flight::InFlight,
             request_body::RequestBody,
         },
     },
@@ -258,7 +259,7 @@ mod tests {
         choice::balancer::{Balancer, ChannelCounts},
         config::RequestIdNames,
         replicas::replica::Replica,
-        wire::attempt::Origin,
+        wire::origin::Origin,
     };
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -275,7 +275,7 @@ mod tests {
             },
             config::RequestIdNames,
             ejection::state::State,
-            wire::{attempt::Origin, connection::Connection},
+            wire::{connection::Connection, origin::Origin},
         },
         request::methods::Method,
         telemetry::metrics::Live,

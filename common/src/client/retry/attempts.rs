@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::{
     select,
     task::{JoinSet, yield_now},
@@ -26,14 +26,15 @@ use tonic::Status;
 use tower::Service;
 
 use super::{
-    budget::{Budget, CallCounter},
+    budget::Budget,
+    call::{CallPolicy, OutboundCall, Outcome, ending_to_mend},
     decide::pause_before_next,
 };
 use crate::{
     client::{
         choice::balancer::Balancer,
         ending::{
-            class::{Ending, Next},
+            class::Ending,
             failure::Failure,
             reading::ENCODING,
         },
@@ -182,64 +183,6 @@ fn readable(
     } else {
         Err(response.into_body().refuse(Ending::UnknownEncoding))
     }
-}
-
-/// The number of attempts before this one (gRFC A6).
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
-
-/// What the calls of a worker to a service share.
-#[derive(Debug)]
-pub(super) struct CallPolicy {
-    pub(super) balancer: Balancer<Replica>,
-    pub(super) methods: HashMap<String, Arc<CalledMethod>>,
-    /// Any other method.
-    pub(super) undeclared: Arc<CalledMethod>,
-    pub(super) policy: Arc<RetryPolicy>,
-    pub(super) budget: Arc<Budget>,
-    pub(super) calls: CallCounter,
-    /// The tasks that connect the replicas.
-    pub(super) _tasks: JoinSet<()>,
-}
-
-/// A response whose head has come, or why there is none.
-pub(super) type Outcome = Result<Response<Box<ReplicaBody>>, Failure>;
-
-/// A call and its attempts so far.
-pub(super) struct OutboundCall<'a> {
-    pub(super) shared: &'a CallPolicy,
-    pub(super) method: &'a Arc<CalledMethod>,
-    pub(super) head: request::Parts,
-    pub(super) body: RequestBody,
-    pub(super) attempts: u32,
-    /// The replicas of the attempts that failed or are late.
-    pub(super) tried: Vec<Arc<Replica>>,
-}
-
-impl OutboundCall<'_> {
-    /// Starts the next attempt on `replica`.
-    pub(super) fn next_attempt(
-        &mut self,
-        replica: Arc<Replica>,
-        is_hedge: bool,
-    ) -> impl Future<Output = Outcome> + use<> {
-        let mut request = Request::from_parts(self.head.clone(), self.body.clone());
-        if self.attempts > 0 {
-            let previous = HeaderValue::from(self.attempts);
-            request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);
-        }
-        self.attempts += 1;
-        let read_ahead = self.shared.policy.read_ahead;
-        replica.attempt(request, self.method.clone(), is_hedge, read_ahead)
-    }
-}
-
-/// How an attempt has ended, if another attempt may help. A response may go on.
-pub(super) fn ending_to_mend(outcome: &Outcome) -> Option<Ending> {
-    let ending = match outcome {
-        Ok(response) => response.body().ending(),
-        Err(failure) => Some(failure.ending),
-    };
-    ending.filter(|ending| ending.class().next != Next::None)
 }
 
 /// Makes one attempt on `replica`, and a second one on another if the first is late.

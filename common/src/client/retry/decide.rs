@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::attempts::{OutboundCall, Outcome};
+use super::call::{OutboundCall, Outcome};
 use crate::{
     client::{
         ending::{

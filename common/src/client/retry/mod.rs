@@ -3,6 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `attempts` | **the loop** that makes the attempts of a call, and a second attempt beside one that is late |
+//! | `call` | a call and its attempts so far |
 //! | `decide` | whether another attempt follows one that failed, and after which pause |
 //! | `budget` | how many attempts the process may add to the first of each call |
 //!
@@ -11,4 +12,5 @@
 
 pub(crate) mod attempts;
 pub(crate) mod budget;
+mod call;
 mod decide;

@@ -1,37 +1,24 @@
-//! One attempt of a call: the request goes out on a connection, to a name of the service ([`Origin`]), and the
-//! response comes back, from its head to its end ([`ResponseBody`]).
+//! One attempt of a call: the request goes out on a connection, and the response comes back, from its head
+//! to its end ([`ResponseBody`]).
 
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use h2::{RecvStream, client::ResponseFuture};
-use http::{
-    HeaderMap, HeaderValue, Request, Response, Uri,
-    header::USER_AGENT,
-    uri::{Authority, PathAndQuery, Scheme},
-};
+use http::{Request, Response};
 use http_body::{Body, Frame};
 
 use super::{
-    activity::{Closed, InFlight},
+    activity::Closed,
     connection::Connection,
+    in_flight::InFlight,
     request_body::{RequestBody, Upload},
 };
-use crate::{
-    client::{
-        config::RequestIdNames,
-        ending::{class::Ending, failure::Failure},
-        network::Network,
-    },
-    dialect::grpc::format_timeout,
-    request::context::{self, Deadline, RequestId},
-    tls::Tls,
-};
+use crate::client::ending::{class::Ending, failure::Failure};
 
 /// How far an attempt reads before the call gets its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,67 +100,6 @@ async fn head_of(
         response.map_err(Failure::from)
     })
     .await
-}
-
-/// The default `user-agent`.
-const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_PKG_VERSION")));
-
-/// A host and port (HTTP's "origin", with the scheme that TLS implies): how connections to it are opened,
-/// and the headers that all requests to it share.
-#[derive(Debug, Clone)]
-pub(crate) struct Origin {
-    pub(crate) authority: Authority,
-    pub(crate) request_id_names: RequestIdNames,
-    pub(crate) tls: Option<Tls>,
-    pub(crate) network: Option<Arc<dyn Network>>,
-}
-
-impl Origin {
-    /// The head for a connection that has no address.
-    pub(crate) fn in_memory(request_id_names: RequestIdNames) -> Self {
-        Self {
-            authority: Authority::from_static("in-memory"),
-            request_id_names,
-            tls: None,
-            network: None,
-        }
-    }
-
-    /// Completes the head of a request, just before it is sent.
-    pub(crate) fn write_to<B>(&self, request: &mut Request<B>) {
-        // The URI of a generated client has only a path.
-        let mut uri = std::mem::take(request.uri_mut()).into_parts();
-        uri.scheme = Some(match self.tls {
-            Some(_) => Scheme::HTTPS,
-            None => Scheme::HTTP,
-        });
-        uri.authority = Some(self.authority.clone());
-        let path = uri.path_and_query;
-        uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-        *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path are set");
-        let headers = request.headers_mut();
-        write_context(headers, self.request_id_names);
-        headers.entry(USER_AGENT).or_insert(MESH);
-    }
-}
-
-/// Writes the [`Context`](crate::Context) of the request in hand: its id, and as `grpc-timeout`
-/// what is left of its deadline; and its trace.
-pub(crate) fn write_context(headers: &mut HeaderMap, names: RequestIdNames) {
-    if let Some(context) = context::current() {
-        let id = context.request_id().header_value();
-        if names == RequestIdNames::Both {
-            headers.insert(RequestId::GRPC_METADATA, id.clone());
-        } else {
-            headers.remove(RequestId::GRPC_METADATA);
-        }
-        headers.insert(RequestId::HTTP_HEADER, id);
-        let left = context.deadline.remaining().unwrap_or_default();
-        headers.insert(Deadline::GRPC_TIMEOUT, format_timeout(left));
-        if let Some(trace) = &context.shared.trace {
-            trace.write_to(headers);
-        }
-    }
 }
 
 /// The body of a response. When it ends, so does the upload of the request stream.
@@ -269,54 +195,5 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         self.first.is_none() && self.rest.is_none()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::request::context::Context;
-
-    fn written(names: RequestIdNames, request: http::request::Builder) -> HeaderMap {
-        let head = Origin {
-            authority: Authority::from_static("service1:50051"),
-            request_id_names: names,
-            tls: None,
-            network: None,
-        };
-        let mut request = request.uri("/a.Service/Method").body(()).unwrap();
-        let deadline = Deadline::after(Duration::from_secs(10));
-        let context = Context::new("the-request".parse().unwrap(), deadline);
-        context.sync_scope(|| head.write_to(&mut request));
-        assert_eq!(request.uri(), "http://service1:50051/a.Service/Method");
-        std::mem::take(request.headers_mut())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_carries_its_id_under_both_names_and_a_user_agent() {
-        let headers = written(RequestIdNames::Both, Request::builder());
-        assert_eq!(headers["request_id"], "the-request");
-        assert_eq!(headers["x-request-id"], "the-request");
-        assert_eq!(headers["grpc-timeout"], "10000m");
-        assert_eq!(headers["user-agent"], MESH);
-    }
-
-    #[tokio::test]
-    async fn a_setting_omits_the_name_that_some_proxies_refuse() {
-        let request = Request::builder().header("request_id", "the-caller-s");
-        let headers = written(RequestIdNames::XRequestId, request);
-        assert!(!headers.contains_key("request_id"));
-        assert_eq!(headers["x-request-id"], "the-request");
-    }
-
-    #[tokio::test]
-    async fn a_caller_may_set_the_user_agent() {
-        let request = Request::builder().header("user-agent", "orders/7");
-        assert_eq!(
-            written(RequestIdNames::Both, request)["user-agent"],
-            "orders/7"
-        );
     }
 }

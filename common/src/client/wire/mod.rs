@@ -2,10 +2,13 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `connection` | [`Connection`](connection::Connection): how it is opened, what h2 may do on it and why, its driver, its PINGs and its end |
-//! | `activity` | counts of bytes and calls, the suspicion and the end of a connection; a call in flight; the calls that wait for a stream |
+//! | `connection` | [`Connection`](connection::Connection): its driver, its PINGs and its end |
+//! | `open` | how it is opened, what h2 may do on it and why |
+//! | `origin` | a name of the service: how connections to it are opened, and the headers that its requests share |
+//! | `activity` | counts of bytes and calls, the suspicion and the end of a connection; the calls that wait for a stream |
+//! | `in_flight` | a call on a connection, up to the end of its response |
 //! | `watch` | the watch over the calls of a connection: when a health check is sent, and what follows |
-//! | `attempt` | one attempt: the request goes out, with the headers of its [`Origin`](attempt::Origin), and the response comes back, from its head to its end |
+//! | `attempt` | one attempt: the request goes out, and the response comes back, from its head to its end |
 //! | `request_body` | what a call sends; a request stream on its way out, up to the end of its call |
 //!
 //! The two streams of a call end together: the end of the response ends the upload, and an upload
@@ -14,6 +17,9 @@
 pub(crate) mod activity;
 pub(crate) mod attempt;
 pub(crate) mod connection;
+pub(crate) mod in_flight;
+mod open;
+pub(crate) mod origin;
 pub(crate) mod request_body;
 #[cfg(test)]
 mod tests;

@@ -43,7 +43,10 @@ use super::{
 };
 use crate::{
     client::ending::{failure::Failure, reading},
-    request::context::{Context, Deadline, RequestId},
+    request::{
+        context::{Context, Deadline},
+        id::RequestId,
+    },
 };
 
 /// A call is late when nothing has come over its connection for this long. The check may notice up
@@ -323,7 +326,7 @@ mod tests {
     use super::*;
     use crate::client::{
         config::RequestIdNames,
-        wire::{attempt::Origin, tests::listen},
+        wire::{origin::Origin, tests::listen},
     };
 
     fn counts(reads: u64, begun: u64, settled: u64, ended: u64) -> Counts {

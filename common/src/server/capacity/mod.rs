@@ -4,4 +4,5 @@ pub(crate) mod connections;
 pub(crate) mod handle;
 pub(crate) mod long_lived;
 pub(crate) mod permits;
+mod stalled;
 pub(crate) mod worker_capacity;

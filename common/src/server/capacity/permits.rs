@@ -25,7 +25,8 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     connections::Connections,
-    handle::{ConnectionHandle, Stalled, network_of},
+    handle::{ConnectionHandle, network_of},
+    stalled::Stalled,
 };
 use crate::{
     endpoints, limits,

@@ -19,7 +19,10 @@ use crate::{
     limits,
     problem::Problem,
     rate_limit::RateLimit,
-    request::context::{self, Context, Deadline, RequestId},
+    request::{
+        context::{self, Context, Deadline},
+        id::RequestId,
+    },
     server::capacity::handle::{Close, ConnectionHandle},
     telemetry::metrics,
     tls::{AllowedPeers, Peer, Tls},

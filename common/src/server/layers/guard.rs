@@ -116,7 +116,10 @@ mod tests {
     use super::*;
     use crate::{
         dialect::http::HTTP,
-        request::context::{Context as RequestContext, Deadline, DeadlineExceeded, RequestId},
+        request::{
+            context::{Context as RequestContext, Deadline, DeadlineExceeded},
+            id::RequestId,
+        },
     };
 
     type Handled = BoxFuture<'static, Result<Response<Body>, Infallible>>;

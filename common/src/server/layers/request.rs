@@ -30,8 +30,9 @@ use crate::{
     limits,
     rate_limit::RateLimit,
     request::{
-        context::{Context, Deadline, RequestId, SharedContext},
+        context::{Context, Deadline, SharedContext},
         dialect::Fault,
+        id::RequestId,
         timings::{SERVER_TIMING, Timings},
         trace::Trace,
     },

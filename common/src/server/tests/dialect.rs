@@ -12,8 +12,8 @@ use super::*;
 use crate::{
     problem::Problem,
     request::{
-        context::RequestId,
         dialect::{Asked, Dialect, Ended, Mismatch},
+        id::RequestId,
     },
     server::{
         capacity::worker_capacity::WorkerCapacity,

@@ -678,8 +678,8 @@ mod tests {
         use std::time::Duration;
 
         use crate::request::{
+            context::log_field,
             context::{self, Deadline},
-            log_fields::log_field,
         };
 
         let deadline = Deadline::after(Duration::from_secs(1));

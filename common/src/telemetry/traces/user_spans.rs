@@ -152,7 +152,8 @@ mod tests {
 
     use super::*;
     use crate::request::{
-        context::{Context as Request, Deadline, RequestId},
+        context::{Context as Request, Deadline},
+        id::RequestId,
         trace::Recording,
     };
     use crate::telemetry::traces::{buffer, of_attempt};

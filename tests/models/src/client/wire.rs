@@ -3,6 +3,9 @@
 #[path = "../../../../common/src/client/wire/activity.rs"]
 pub(in crate::client) mod activity;
 
+#[path = "../../../../common/src/client/wire/in_flight.rs"]
+pub(in crate::client) mod in_flight;
+
 pub(in crate::client) mod connection {
     use std::sync::Arc;
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use loom::{future::block_on, thread};
 
 use super::wire::{
-    activity::{ConnectionActivity, InFlight, Room},
+    activity::{ConnectionActivity, Room},
     connection::Connection,
+    in_flight::InFlight,
 };
 use crate::check;
 

@@ -5,6 +5,8 @@ pub(crate) mod handle;
 pub mod models;
 #[path = "../../../../common/src/server/capacity/permits.rs"]
 pub(crate) mod permits;
+#[path = "../../../../common/src/server/capacity/stalled.rs"]
+mod stalled;
 
 pub(crate) mod connections {
     use std::sync::Arc;

@@ -517,10 +517,8 @@ async fn only_a_call_that_its_caller_drops_is_cancelled() {
     assert!(dropped.is_err());
     assert_eq!(counted(Code::Cancelled), cancelled.map(|it| it + 1));
     let deadline = crate::request::context::Deadline::after(SECOND);
-    let context = crate::request::context::Context::new(
-        crate::request::context::RequestId::fresh(),
-        deadline,
-    );
+    let context =
+        crate::request::context::Context::new(crate::request::id::RequestId::fresh(), deadline);
     let exceeded = counted(Code::DeadlineExceeded);
     let dropped =
         tokio::time::timeout_at(deadline.instant(), context.scope(call(&client, COUNTED)));

@@ -21,9 +21,10 @@ use tokio::{io::duplex, runtime, time::timeout};
 use tonic::{Code, Status};
 
 use super::{
-    activity::InFlight,
-    attempt::{Origin, ReadUntil, ResponseBody},
+    attempt::{ReadUntil, ResponseBody},
     connection::Connection,
+    in_flight::InFlight,
+    origin::Origin,
     request_body::RequestBody,
 };
 use crate::client::{

@@ -11,8 +11,7 @@ use futures_util::{TryFutureExt, future::Either, future::MapErr};
 use http::Request;
 use tower::{Layer, Service};
 
-use super::Refusal;
-use crate::server::capacity::worker_capacity::Overloaded;
+use crate::server::{capacity::worker_capacity::Overloaded, layers::problem::Refusal};
 
 /// The reason why a request gets no permit.
 #[derive(Debug, Clone)]

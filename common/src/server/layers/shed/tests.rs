@@ -13,7 +13,8 @@ use super::*;
 use crate::{
     dialect::grpc::GRPC,
     request::{
-        context::{Context as RequestContext, Deadline, RequestId},
+        context::{Context as RequestContext, Deadline},
+        id::RequestId,
         methods::Terms,
     },
     server::capacity::{
