@@ -25,6 +25,9 @@ impl FromStr for Origins {
     type Err = InvalidOrigin;
 
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+        if text.is_empty() {
+            return Ok(Self(Vec::new())); // an empty variable is an unset one
+        }
         let origins = text.split(',').map(str::trim).map(|origin| {
             let value = is_origin(origin).then(|| HeaderValue::from_str(origin).ok());
             value.flatten().ok_or_else(|| InvalidOrigin(origin.into()))
@@ -63,6 +66,10 @@ fn is_origin(text: &str) -> bool {
 }
 
 impl Origins {
+    pub(crate) fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Lets the scripts of these sites read what the REST face responds, failures included. They send no
     /// cookies and no other credentials: there are none.
     pub(crate) fn layer(&self) -> CorsLayer {
