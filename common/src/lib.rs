@@ -9,7 +9,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `limits`, `endpoints`, `ports` | values: every limit that is not configuration; the paths of every HTTP port; where the process listens |
-//! | `sync`, `rate_limit` | tools: what threads share state with; a rate limit for log lines |
+//! | `sync`, `rate_limit`, `backoff` | tools: what threads share state with; a rate limit for log lines; pauses that grow |
 //! | [`pages`] | what the pages of a service share, and the links between them |
 //! | `request` | the values of a request: [`RequestId`], [`Deadline`], its dialect, trace, timings and record, and [`Context`], which carries them; and what methods declare |
 //! | `body` | bodies that wrap others, and the deadline of a future or a body |
@@ -65,6 +65,7 @@
     allow(dead_code, unused_imports, unreachable_pub)
 )]
 
+mod backoff;
 mod body;
 mod calls;
 #[cfg(feature = "client")]

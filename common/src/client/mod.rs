@@ -10,7 +10,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `backoff`, `config`, `network`, `retry_policy`, `target` | values and settings |
+//! | `config`, `network`, `retry_policy`, `target` | values and settings |
 //! | `method` | what is declared and known of a method |
 //! | `ending` | **how an attempt ended**, and what follows for all who want to know |
 //! | `wire` | one HTTP/2 connection, and one attempt of a call on it |
@@ -69,7 +69,6 @@
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its
 //! reply to a health check, or the lack of one. It never follows from one slow response.
 
-mod backoff;
 mod call;
 mod channel;
 mod choice;

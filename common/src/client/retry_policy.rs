@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 
 /// When a client makes further attempts of a call.
 ///

@@ -4,8 +4,6 @@ pub mod budget_models;
 pub mod ejection_models;
 pub mod wire_models;
 
-#[path = "../../../common/src/client/backoff.rs"]
-mod backoff;
 mod choice;
 mod ejection;
 mod ending;

@@ -30,6 +30,8 @@
 // The files are here for their atomics; most of them have more than the models call.
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../../../common/src/backoff.rs"]
+mod backoff;
 pub mod client;
 #[path = "../../../common/src/endpoints.rs"]
 mod endpoints;

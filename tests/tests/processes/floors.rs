@@ -9,7 +9,7 @@ use crate::sources;
 
 /// The rooms of `common`, the lowest floor first. A room imports from itself and from lower floors.
 const ROOMS: &[&[&str]] = &[
-    &["endpoints", "limits", "ports", "sync"],
+    &["backoff", "endpoints", "limits", "ports", "sync"],
     &["pages"],
     &["rate_limit", "request"],
     &["body", "telemetry/metrics"],
@@ -24,7 +24,7 @@ const ROOMS: &[&[&str]] = &[
 
 /// The same for the rooms of the client.
 const CLIENT: &[&[&str]] = &[
-    &["backoff", "network", "target"],
+    &["network", "target"],
     &["retry_policy"],
     &["config"],
     &["method"],

@@ -17,8 +17,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    backoff::Backoff,
     client::{
-        backoff::Backoff,
         choice::{
             balancer::{Balancer, Membership},
             replica_set::Candidate,

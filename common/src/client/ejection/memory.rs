@@ -32,7 +32,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
-    client::{backoff::Backoff, ending::judgement::Judgement},
+    backoff::Backoff,
+    client::ending::judgement::Judgement,
     sync::{
         Mutex, Notified, Notify,
         atomic::{

@@ -18,8 +18,8 @@ use http::{Request, Response};
 use tokio::{select, time::sleep};
 
 use crate::{
+    backoff::Backoff,
     client::{
-        backoff::Backoff,
         choice::balancer::CountedConnection,
         ending::{class::Ending, failure::Failure},
         wire::{
