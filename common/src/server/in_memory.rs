@@ -200,7 +200,7 @@ impl InMemory {
     pub async fn drain(&self) {
         let settings = &self.worker.settings;
         settings.announce_drain().await;
-        settings.process.token().cancel();
+        settings.process.begin_drain();
         settings.drain();
         self.open.close();
         let _ = timeout(settings.drain_timeout, self.open.wait()).await;

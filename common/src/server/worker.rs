@@ -1,8 +1,8 @@
-//! [`Worker`]: serves connections with routers and a capacity of its own; [`run`]: runs it on a thread with its
-//! own runtime and log buffer; and [`WorkerSettings`], which all workers of a process share.
+//! [`Worker`]: serves connections with routers and a capacity of its own; [`run`]: runs it to the end of
+//! its last connection; and [`WorkerSettings`], which all workers of a process share.
 
 use std::{
-    io, net,
+    net,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -10,11 +10,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    runtime,
     sync::mpsc::UnboundedReceiver,
+    task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::{
@@ -39,7 +38,7 @@ use super::{
     },
     stack::{inbound, with_layers},
 };
-use crate::{config::settings::Config, request::dialect::Dialect, telemetry::logging, tls::Peer};
+use crate::{config::settings::Config, request::dialect::Dialect, tls::Peer};
 
 /// What the workers of a process share.
 #[derive(Debug, Clone)]
@@ -212,32 +211,15 @@ pub(crate) struct Accepted {
 
 /// Serves the connections from `accepted` until that channel closes. Then lets the requests in
 /// flight complete within the drain timeout, and drops the rest.
-///
-/// `build` makes the worker in its runtime. Without one, the thread ends at once.
-pub(crate) fn run(
-    build: impl FnOnce() -> Option<Worker>,
-    accepted: UnboundedReceiver<Accepted>,
-) -> io::Result<()> {
-    logging::buffer_this_thread();
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .on_thread_park(logging::flush)
-        .build()?;
-    runtime.block_on(async {
-        if let Some(worker) = build() {
-            serve_accepted(Arc::new(worker), accepted).await;
-        }
-    });
-    // Does not wait for a name look-up, which may still block a thread.
-    runtime.shutdown_background();
-    logging::flush();
-    Ok(())
-}
-
-async fn serve_accepted(worker: Arc<Worker>, mut accepted: UnboundedReceiver<Accepted>) {
-    let connections = TaskTracker::new();
+pub(crate) async fn run(worker: Worker, mut accepted: UnboundedReceiver<Accepted>) {
+    let (worker, mut connections) = (Arc::new(worker), JoinSet::new());
     let counters = worker.capacity.counters.clone();
-    while let Some(accepted) = accepted.recv().await {
+    loop {
+        let accepted = tokio::select! {
+            accepted = accepted.recv() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Some(accepted) = accepted else { break };
         counters.connections.fetch_add(1, Relaxed);
         let (worker, counters) = (worker.clone(), counters.clone());
         connections.spawn(async move {
@@ -245,11 +227,10 @@ async fn serve_accepted(worker: Arc<Worker>, mut accepted: UnboundedReceiver<Acc
             counters.connections.fetch_sub(1, Relaxed);
         });
     }
-    connections.close();
-    if timeout(worker.settings.drain_timeout, connections.wait())
-        .await
-        .is_err()
-    {
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    let is_in_time = timeout(worker.settings.drain_timeout, all_ended).await;
+    worker.capacity.note_stop();
+    if is_in_time.is_err() {
         warn!(
             action = "drain",
             status = "failure",
@@ -257,8 +238,8 @@ async fn serve_accepted(worker: Arc<Worker>, mut accepted: UnboundedReceiver<Acc
             requests = counters.in_flight.load(Relaxed),
             "requests are still in flight after the drain timeout; they are dropped"
         );
+        connections.shutdown().await;
     }
-    worker.capacity.note_stop();
 }
 
 async fn serve_connection(worker: &Worker, accepted: Accepted) {

@@ -17,7 +17,7 @@ use super::{
     accept::{Dispatcher, accept},
     bind::bind,
     error::Error,
-    threads::Threads,
+    threads::{LogLines, Threads},
 };
 use crate::server::worker::{self, Accepted};
 use crate::{
@@ -55,15 +55,14 @@ impl Admin {
         };
         let (socket, address) = bind(host, port, "admin")?;
         let (inbox, accepted) = unbounded_channel();
-        let mut threads = Threads::new(settings.process.clone());
+        let mut threads = Threads::new(settings.process.clone(), settings.drain_timeout);
         let of_thread = settings.clone();
-        threads.spawn("admin".into(), Error::Worker, move || {
-            let build = || {
-                let port = admin::face(status, of_thread.deadline);
-                Some(Worker::new(of_thread, vec![port]))
-            };
-            Ok(worker::run(build, accepted)?)
-        })?;
+        let work = async move || {
+            let port = admin::face(status, of_thread.deadline);
+            worker::run(Worker::new(of_thread, vec![port]), accepted).await;
+            Ok(())
+        };
+        threads.spawn("admin".into(), Error::Worker, LogLines::Buffered, work)?;
         Ok(Self {
             address,
             socket,

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
     admin::Admin, bind::bind, error::Error, files::max_connections, server::Server, task::Task,
-    threads::Threads,
+    threads::{LogLines, Threads},
 };
 use crate::server::worker;
 use crate::{
@@ -107,19 +107,23 @@ impl Builder {
         let max_connections = max_connections(config);
         metrics::set_limits(config.max_in_flight.get(), max_connections);
         let settings = WorkerSettings::new(config, max_connections);
-        let mut threads = Threads::new(settings.process.clone());
+        let mut threads = Threads::new(settings.process.clone(), settings.drain_timeout);
         let (report, reports) = mpsc::channel();
         let mut inboxes = Vec::with_capacity(settings.workers);
         for number in 0..settings.workers {
             let (inbox, accepted) = unbounded_channel();
             inboxes.push(inbox);
             let (settings, faces, report) = (settings.clone(), self.faces.clone(), report.clone());
-            threads.spawn(format!("worker-{number}"), Error::Worker, move || {
+            let work = async move || {
                 // Fails only if `bind` has already returned another worker's error.
                 let report = move |ports| drop(report.send(ports));
-                let build = || build_and_report(&*faces, settings, report);
-                Ok(worker::run(build, accepted)?)
-            })?;
+                if let Some(worker) = build_and_report(&*faces, settings, report) {
+                    worker::run(worker, accepted).await;
+                }
+                Ok(())
+            };
+            let name = format!("worker-{number}");
+            threads.spawn(name, Error::Worker, LogLines::Buffered, work)?;
         }
         drop(report);
 

@@ -16,7 +16,7 @@ use super::{
     error::Error,
     renewal::drain_outdated,
     task::Task,
-    threads::Threads,
+    threads::{LogLines, Threads},
 };
 use crate::server::worker::Accepted;
 use crate::{limits, server::worker::WorkerSettings};
@@ -86,15 +86,15 @@ impl Server {
             ..
         } = &self.settings;
         let draining = process.token().clone();
-        let _drain_at_drop = draining.clone().drop_guard();
         for task in self.tasks {
             let (process, drain_timeout) = (process.clone(), *drain_timeout);
             let (name, panicked) = (task.name.to_owned(), Error::Task(task.name));
-            self.threads.spawn(
-                name,
-                panicked,
-                move || Ok(task.run(process, drain_timeout)?),
-            )?;
+            let work = async move || {
+                task.run(process, drain_timeout).await;
+                Ok(())
+            };
+            let lines = LogLines::Unbuffered;
+            self.threads.spawn(name, panicked, lines, work)?;
         }
         let mut accepting = JoinSet::new();
         for (index, socket) in self.sockets.into_iter().enumerate() {
@@ -121,7 +121,7 @@ impl Server {
             }
         }
         self.settings.announce_drain().await;
-        draining.cancel();
+        process.begin_drain();
         // At the limit of connections, accepting may have to wait. The drain does not wait for it.
         let _ = timeout(limits::LAST_ACCEPTED, accepting.join_all()).await;
         self.settings.drain();

@@ -2,7 +2,6 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use tokio::{runtime, time::sleep};
 use tracing::warn;
 
 use crate::server::service::process::Process;
@@ -30,27 +29,15 @@ impl Task {
     }
 
     /// Runs the task to its end. It is dropped when the drain takes longer than `drain_timeout`.
-    pub(crate) fn run(self, process: Process, drain_timeout: Duration) -> std::io::Result<()> {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(async {
-            let draining = process.draining();
-            let too_late = async {
-                draining.await;
-                sleep(drain_timeout).await;
-            };
-            tokio::select! {
-                () = (self.begin)(process) => {}
-                () = too_late => warn!(
-                    action = "drain",
-                    status = "failure",
-                    task = self.name,
-                    "a task has not ended within the drain timeout; it is dropped"
-                ),
-            }
-        });
-        runtime.shutdown_background();
-        Ok(())
+    pub(crate) async fn run(self, process: Process, drain_timeout: Duration) {
+        tokio::select! {
+            () = (self.begin)(process.clone()) => {}
+            () = process.drain_exceeds(drain_timeout) => warn!(
+                action = "drain",
+                status = "failure",
+                task = self.name,
+                "a task has not ended within the drain timeout; it is dropped"
+            ),
+        }
     }
 }

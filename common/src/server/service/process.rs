@@ -1,8 +1,13 @@
 //! [`Process`]: a handle on the process, for the code of a service: its readiness and its drain.
 
-use std::{fmt::Display, future::Future, time::Duration};
+use std::{
+    fmt::Display,
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -14,6 +19,7 @@ use crate::ports::Ports;
 pub struct Process {
     readiness: Readiness,
     draining: CancellationToken,
+    drain_began: Arc<OnceLock<Instant>>,
     ports: Ports,
 }
 
@@ -23,6 +29,7 @@ impl Process {
         Self {
             readiness: Readiness::new(),
             draining: CancellationToken::new(),
+            drain_began: Arc::default(),
             ports: Ports::default(),
         }
     }
@@ -107,6 +114,18 @@ impl Process {
 
     pub(crate) fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    pub(crate) fn begin_drain(&self) {
+        self.drain_began.get_or_init(Instant::now);
+        self.draining.cancel();
+    }
+
+    /// Completes when the drain has taken this long.
+    pub(crate) async fn drain_exceeds(&self, bound: Duration) {
+        self.draining.cancelled().await;
+        let began = *self.drain_began.get_or_init(Instant::now);
+        sleep_until(began + bound).await;
     }
 
     pub(crate) fn token(&self) -> &CancellationToken {
