@@ -298,6 +298,16 @@ pub(crate) const GOAWAY_GRACE: Duration = Duration::from_millis(500);
 /// in code that never yields.
 pub(crate) const STUCK_WORKER: Duration = Duration::from_secs(1);
 
+/// The time that shared values have to close, even if the requests in flight took all of the drain
+/// timeout: a pool says goodbye to its database.
+pub(crate) const SHARED_CLOSE: Duration = Duration::from_millis(500);
+
+// Start.
+
+/// The time limit of an attempt to make a shared value, such as a connection to a database that does not
+/// respond.
+pub(crate) const SHARED_ATTEMPT: Duration = Duration::from_secs(10);
+
 // Calls to other services.
 
 /// The most calls of a channel that wait for a replica, in the whole process. A waiting call takes

@@ -13,7 +13,7 @@ use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
 use common::{
     Config, context,
-    server::{self, Builder, Error, Listener, Server},
+    server::{self, Builder, Error, Listener, Server, Shared},
 };
 use futures_util::{StreamExt, stream};
 use tests::{http, wait_for};
@@ -182,6 +182,85 @@ fn readiness_follows_a_check() {
         assert_eq!(service.get("/healthz").status, 200);
     }
     service.end().expect("it drains");
+}
+
+/// The name of the current thread.
+fn thread_name() -> String {
+    thread::current().name().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_shared_value_is_made_once_and_closed_after_the_last_request() {
+    let (report, reports) = mpsc::channel();
+    let (made, closed) = (report.clone(), report.clone());
+    let make = move || {
+        let made = made.clone();
+        async move {
+            let _ = made.send(format!("made on {}", thread_name()));
+            Ok::<_, io::Error>("the value")
+        }
+    };
+    let close = move |value: &str| {
+        let _ = closed.send(format!("{value} is closed on {}", thread_name()));
+        std::future::ready(())
+    };
+    let value = Shared::new("value", make).close(close);
+    let captured = value.clone();
+    let faces = Server::builder(move |_| {
+        let (value, report) = (captured.clone(), report.clone());
+        // The last request in flight uses the value once the drain has begun.
+        let last = get(async move || {
+            let _ = report.send("in flight".to_owned());
+            context::draining().await;
+            let seen = value.run(async { thread_name() }).await;
+            let _ = report.send("responds".to_owned());
+            format!("{} on {seen}", value.get())
+        });
+        [Listener::http(0, Router::new().route("/last", last))]
+    });
+    let service = start(faces.shared(&value));
+    assert_eq!(reports.recv().as_deref(), Ok("made on shared"));
+    let address = service.addresses[0];
+    let last = thread::spawn(move || http::get(address, "/last"));
+    assert_eq!(reports.recv().as_deref(), Ok("in flight"));
+    service.end().expect("it drains");
+    let response = last.join().expect("a response");
+    assert_eq!(response.text(), "the value on shared");
+    assert_eq!(reports.recv().as_deref(), Ok("responds"));
+    assert_eq!(
+        reports.recv().as_deref(),
+        Ok("the value is closed on shared")
+    );
+}
+
+#[test]
+fn readiness_follows_a_shared_value() {
+    let (fail, failing) = tokio::sync::watch::channel(true);
+    let check = move |()| {
+        let is_failing = *failing.borrow();
+        async move { if is_failing { Err("away") } else { Ok(()) } }
+    };
+    let value = Shared::new("value", async || Ok::<_, &str>(()));
+    let value = value.ready_while(check, Duration::from_millis(10));
+    let faces = Server::builder(|_| [Listener::http(0, hello())]);
+    let service = start(faces.shared(&value));
+    for (is_failing, status) in [(true, 503), (false, 200), (true, 503)] {
+        fail.send(is_failing).expect("the service checks");
+        wait_for("the readiness", || {
+            (service.get("/readyz").status == status).then_some(())
+        });
+    }
+    service.end().expect("it drains");
+}
+
+#[test]
+fn a_shared_value_that_panics_is_an_error() {
+    let value = Shared::new("value", async || -> io::Result<()> {
+        panic!("it is not made")
+    });
+    let faces = Server::builder(|_| [Listener::http(0, hello())]);
+    let bound = faces.shared(&value).bind(&config());
+    assert!(matches!(bound.err(), Some(Error::Shared)));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `stack` | **the inbound stack**, top to bottom, a layer a line |
 //! | `layers` | the layers of the stack, one file each |
-//! | `service` | what a service serves on each port ([`Listener`], [`Grpc`], [`Query`]), its health, and the port for operators |
+//! | `service` | what a service serves on each port ([`Listener`], [`Grpc`], [`Query`]), what its threads share ([`Shared`]), its health, and the port for operators |
 //! | `routes` | what a port knows of a path before any handler runs |
 //! | `connection` | one connection, from its TLS handshake to its end |
 //! | `capacity` | the limits on connections and requests, and which client gets the last permits |
@@ -99,7 +99,12 @@ pub use self::{
         server::Server,
     },
     service::{
-        grpc::Grpc, invalid::InvalidFace, listener::Listener, process::Process, query::Query,
+        grpc::Grpc,
+        invalid::InvalidFace,
+        listener::Listener,
+        process::Process,
+        query::Query,
+        shared::{Running, Shared},
     },
 };
 pub use crate::limits::BODY as BODY_LIMIT;

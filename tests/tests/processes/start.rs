@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use tests::{Ended, Process, grpc, http, wait_for};
+use tests::{Ended, Port, Process, grpc, http, wait_for};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
@@ -283,4 +283,42 @@ fn a_draining_service_is_not_ready_and_accepts_for_the_drain_delay() {
     let (http, ended) = (service1.http(), service1.ended());
     assert_eq!(ended.status.code(), Some(0));
     assert!(TcpStream::connect(http).is_err());
+}
+
+#[test]
+fn a_service_whose_database_is_away_says_so_and_starts_once_it_is_there() {
+    let (port, database) = (Port::keep(), Port::keep());
+    let address = database.address().to_string();
+    let variables = [("PORT", &*port.variable()), ("DATABASE", &address)];
+    let waiting = Process::spawn("waiting", &[], &variables);
+    waiting.line(&[("action", "make"), ("status", "failure")]);
+    let readiness = http::get(waiting.admin(), "/readyz");
+    assert_eq!(readiness.status, 503);
+    assert!(readiness.problem().contains("database"), "{readiness:?}");
+    let page = http::get(waiting.admin(), "/status");
+    assert!(page.text().contains("Connection refused"), "{page:?}");
+    assert!(TcpStream::connect(port.address()).is_err());
+
+    let _database = TcpListener::bind(database.address()).expect("the port is kept");
+    waiting.wait_until_ready();
+    assert_eq!(http::get(waiting.http(), "/peer").text(), address);
+    assert_eq!(waiting.terminate().status.code(), Some(0));
+}
+
+#[test]
+fn a_service_that_waits_for_its_database_can_be_stopped() {
+    let database = Port::keep().address().to_string();
+    let waiting = Process::spawn("waiting", &[], &[("DATABASE", &database)]);
+    waiting.line(&[("action", "make"), ("status", "failure")]);
+    let ended = waiting.terminate();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.has_line(&[("action", "stop"), ("status", "success")]));
+}
+
+#[test]
+fn run_within_a_runtime_is_one_line_that_says_what_to_do_and_exit_code_2() {
+    let ended = run("waiting", &["--in-runtime"], &[]);
+    assert_eq!(ended.status.code(), Some(2));
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("#[tokio::main]"), "{}", ended.stderr);
 }

@@ -1,17 +1,17 @@
 //! [`Admin`]: the port for operators. It has a thread, connections and permits of its own, so it
-//! responds while the workers are busy and the other ports are full, and to the end of the drain.
+//! responds before the other ports are open, while the workers are busy and the other ports are full, and to
+//! the end of the drain.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use tokio::{
     sync::mpsc::{UnboundedSender, unbounded_channel},
-    task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     accept::{Dispatcher, accept},
@@ -29,18 +29,16 @@ use crate::{
     },
 };
 
-/// The port for operators, bound.
+/// The port for operators, open. Dropping the value closes it.
 pub(crate) struct Admin {
     pub(crate) address: SocketAddr,
-    socket: TcpListener,
-    settings: WorkerSettings,
-    inbox: UnboundedSender<Accepted>,
+    open: DropGuard,
     threads: Threads,
 }
 
 impl Admin {
-    /// Binds the port, and starts its thread. `settings` are those of the workers.
-    pub(crate) fn bind(port: u16, settings: &WorkerSettings, host: IpAddr) -> Result<Self, Error> {
+    /// Opens the port, on a thread of its own. `settings` are those of the workers.
+    pub(crate) fn open(port: u16, settings: &WorkerSettings, host: IpAddr) -> Result<Self, Error> {
         let connections = Arc::new(Connections::new(limits::ADMIN_CONNECTIONS));
         let permits = Permits::new(limits::ADMIN_IN_FLIGHT, connections.clone());
         let status = Status::new(settings.process.clone(), settings.workers);
@@ -54,64 +52,47 @@ impl Admin {
             ..settings.clone()
         };
         let (socket, address) = bind(host, port, "admin")?;
-        let (inbox, accepted) = unbounded_channel();
+        let closing = CancellationToken::new();
+        let open = closing.clone().drop_guard();
         let mut threads = Threads::new(settings.process.clone(), settings.drain_timeout);
-        let of_thread = settings.clone();
         let work = async move || {
-            let port = admin::face(status, of_thread.deadline);
-            worker::run(Worker::new(of_thread, vec![port]), accepted).await;
+            let (inbox, accepted) = unbounded_channel();
+            let port = admin::face(status, settings.deadline);
+            let socket = tokio::net::TcpListener::from_std(socket)?;
+            tokio::spawn(serve(socket, inbox, settings.clone(), closing));
+            worker::run(Worker::new(settings, vec![port]), accepted).await;
             Ok(())
         };
         threads.spawn("admin".into(), Error::Worker, LogLines::Buffered, work)?;
         Ok(Self {
             address,
-            socket,
-            settings,
-            inbox,
+            open,
             threads,
         })
     }
 
-    /// Accepts connections, until [`Serving::end`] or until the value is dropped.
-    pub(crate) fn serve(self) -> Result<Serving, Error> {
-        let ending = CancellationToken::new();
-        let accepting = tokio::spawn(accept(
-            0,
-            tokio::net::TcpListener::from_std(self.socket)?,
-            self.settings.connections.clone(),
-            Dispatcher::new(vec![self.inbox]),
-            ending.clone(),
-        ));
-        Ok(Serving {
-            ending,
-            accepting,
-            settings: self.settings,
-            threads: self.threads,
-        })
-    }
-}
-
-/// The port for operators, which accepts connections.
-pub(crate) struct Serving {
-    ending: CancellationToken,
-    accepting: JoinHandle<()>,
-    settings: WorkerSettings,
-    threads: Threads,
-}
-
-impl Serving {
-    /// Ends with the process: the last thing that operators can see is that all has drained.
-    pub(crate) async fn end(mut self) {
-        self.ending.cancel();
-        let _ = timeout(limits::LAST_ACCEPTED, &mut self.accepting).await;
-        self.accepting.abort();
-        self.settings.drain();
+    /// Closes the port with the process: the last thing that operators can see is that all has drained.
+    pub(crate) async fn close(mut self) {
+        drop(self.open);
         let _ = timeout(2 * limits::ADMIN_DRAIN, self.threads.wait()).await;
     }
 }
 
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.accepting.abort();
+/// Accepts connections until `closing`, and then drains them.
+async fn serve(
+    socket: tokio::net::TcpListener,
+    inbox: UnboundedSender<Accepted>,
+    settings: WorkerSettings,
+    closing: CancellationToken,
+) {
+    let (connections, dispatcher) = (settings.connections.clone(), Dispatcher::new(vec![inbox]));
+    let late = async {
+        closing.cancelled().await;
+        sleep(limits::LAST_ACCEPTED).await;
+    };
+    tokio::select! {
+        () = accept(0, socket, connections, dispatcher, closing.clone()) => {}
+        () = late => {} // at the limit of connections, accepting may have to wait
     }
+    settings.drain();
 }

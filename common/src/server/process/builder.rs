@@ -7,9 +7,16 @@ use std::{
 };
 
 use tokio::sync::mpsc::unbounded_channel;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    admin::Admin, bind::bind, error::Error, files::max_connections, server::Server, task::Task,
+    admin::Admin,
+    bind::bind,
+    error::Error,
+    files::max_connections,
+    server::Server,
+    shared,
+    task::Task,
     threads::{LogLines, Threads},
 };
 use crate::server::worker;
@@ -20,6 +27,7 @@ use crate::{
         service::{
             listener::{Listener, ListenerPort},
             process::Process,
+            shared::{Shared, SharedValue},
         },
         worker::{Worker, WorkerSettings},
     },
@@ -30,9 +38,13 @@ use crate::{
 ///
 /// | what | made | for |
 /// |---|---|---|
-/// | what `faces` captures | once, before | all threads share it, so it is `Send` and `Sync`: settings, a pool of database connections, a [`Channel`](crate::client::Channel) |
-/// | what `faces` makes | once on each worker | the worker alone: routers, a [`Client`](crate::client::Client) |
+/// | what `faces` captures | once, before | all threads share it, so it is `Send` and `Sync`: settings, a [`Channel`](crate::client::Channel) |
+/// | what `faces` makes | once on each worker | the worker alone: routers, a [`Client`](crate::client::Client), a pool of database connections of a [share of the total](Process::pool_size) |
 /// | a [task](Self::task) | once for the process | background work, on a thread of its own |
+/// | what is [shared](Self::shared) | once, before `faces` | all threads share it, and its connections are on a thread of its own: what the process may have only once |
+///
+/// Each worker and task has a runtime of its own, and a connection belongs to the runtime that opened it. All
+/// runtimes work until the last worker has drained and the last task has ended.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -58,6 +70,7 @@ use crate::{
 pub struct Builder {
     faces: Arc<Faces>,
     tasks: Vec<Task>,
+    shared: Vec<Arc<dyn SharedValue>>,
 }
 
 type Faces = dyn Fn(&Process) -> Vec<Listener> + Send + Sync;
@@ -71,6 +84,7 @@ impl Server {
         Builder {
             faces: Arc::new(move |process| faces(process).into_iter().collect()),
             tasks: Vec::new(),
+            shared: Vec::new(),
         }
     }
 }
@@ -95,19 +109,49 @@ impl Builder {
         self
     }
 
-    /// Starts the workers, builds their faces, and binds the ports. Blocks until that is done.
+    /// Adds a value that all threads share: see [`Shared`]. [`bind`](Self::bind) makes it, before it calls
+    /// `faces` and after those that were added before, so `faces` and tasks may capture a clone of `shared`.
+    #[must_use]
+    pub fn shared<T>(mut self, shared: &Shared<T>) -> Self
+    where
+        T: Clone + Send + Sync + 'static,
+    {
+        self.shared.push(shared.recipe());
+        self
+    }
+
+    /// Makes what is [shared](Self::shared), starts the workers, builds their faces, and binds the ports. Blocks until that is done.
     ///
     /// # Errors
     ///
     /// If a face is invalid, a port is taken, or a worker can't start.
     pub fn bind(self, config: &Config) -> Result<Server, Error> {
+        let server = self.start(config, CancellationToken::new())?;
+        Ok(server.expect("nobody stops it"))
+    }
+
+    /// The same, until `stop`: then it returns none. Making what is shared may take for ever.
+    pub(crate) fn start(
+        self,
+        config: &Config,
+        stop: CancellationToken,
+    ) -> Result<Option<Server>, Error> {
         if SystemTime::now() < SystemTime::UNIX_EPOCH {
             return Err(Error::Clock);
         }
         let max_connections = max_connections(config);
         metrics::set_limits(config.max_in_flight.get(), max_connections);
         let settings = WorkerSettings::new(config, max_connections);
+        let process = &settings.process;
+        process.readiness().require(); // until it serves
+        let admin = config
+            .admin_port
+            .map(|port| Admin::open(port, &settings, config.admin_host))
+            .transpose()?;
         let mut threads = Threads::new(settings.process.clone(), settings.drain_timeout);
+        if !shared::make(self.shared, process, &mut threads, stop)? {
+            return Ok(None);
+        }
         let (report, reports) = mpsc::channel();
         let mut inboxes = Vec::with_capacity(settings.workers);
         for number in 0..settings.workers {
@@ -117,7 +161,7 @@ impl Builder {
             let work = async move || {
                 // Fails only if `bind` has already returned another worker's error.
                 let report = move |ports| drop(report.send(ports));
-                if let Some(worker) = build_and_report(&*faces, settings, report) {
+                if let Some(worker) = build_and_report(&*faces, number, settings, report) {
                     worker::run(worker, accepted).await;
                 }
                 Ok(())
@@ -138,10 +182,6 @@ impl Builder {
             .iter()
             .map(|port| bind(config.host, port.number, port.dialect.name()));
         let (sockets, addresses): (_, Vec<_>) = bound.collect::<Result<_, _>>()?;
-        let admin = config
-            .admin_port
-            .map(|port| Admin::bind(port, &settings, config.admin_host))
-            .transpose()?;
         let first = |serves_mesh, speaks_tls| {
             let mut ports = built[0].iter().zip(&addresses);
             let (_, address) = ports.find(|(port, _)| port.dialect.serves_mesh() == serves_mesh)?;
@@ -155,7 +195,7 @@ impl Builder {
             grpc: first(true, config.mesh_tls.is_some()),
             admin: admin.as_ref().map(|admin| admin.address),
         });
-        Ok(Server {
+        Ok(Some(Server {
             admin,
             settings,
             threads,
@@ -163,17 +203,19 @@ impl Builder {
             inboxes,
             sockets,
             addresses,
-        })
+        }))
     }
 }
 
 /// Builds a worker, and reports its ports or the error.
 fn build_and_report(
     faces: &Faces,
+    number: usize,
     settings: WorkerSettings,
     report: impl FnOnce(Result<Vec<ListenerPort>, Error>),
 ) -> Option<Worker> {
-    let listeners = faces(&settings.process);
+    let process = settings.process.of_worker(number, settings.workers);
+    let listeners = faces(&process);
     let ports = listeners.iter().map(Listener::port).collect();
     match settings.build(listeners) {
         Ok(served) => {

@@ -31,6 +31,15 @@ pub enum Error {
     /// The clock of the machine was never set.
     #[error("cannot start: the clock is before 1970, and responses need a date; set the clock")]
     Clock,
+    /// [`run`](crate::server::run) was called in a runtime, such as that of `#[tokio::main]`.
+    #[error(
+        "a service has runtimes of its own: call run from a plain fn main, without #[tokio::main], and \
+         make what needs a runtime in faces, or give it to Builder::shared"
+    )]
+    InRuntime,
+    /// A shared value panicked while it was made.
+    #[error("a shared value panicked while it was made; the log says where")]
+    Shared,
     /// The system refuses a thread or a runtime.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -45,6 +54,9 @@ pub enum Error {
 impl Error {
     /// Whether another configuration or other code would help, as opposed to another time.
     pub(crate) fn is_of_configuration(&self) -> bool {
-        matches!(self, Self::Face(_) | Self::Differ | Self::PlainCalls(_))
+        matches!(
+            self,
+            Self::Face(_) | Self::Differ | Self::PlainCalls(_) | Self::InRuntime
+        )
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod files;
 mod renewal;
 pub(crate) mod run;
 pub(crate) mod server;
+mod shared;
 mod signals;
 mod task;
 mod threads;

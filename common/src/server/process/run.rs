@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use tokio::runtime;
-use tracing::warn;
+use tokio::runtime::{self, Handle};
+use tracing::{info, warn};
 
 use super::{builder::Builder, error::Error, files::raise_file_limit, server::Server, signals};
 use crate::{
@@ -37,8 +37,11 @@ const EXIT_INVALID: u8 = 2;
 /// - It writes what is left of the log, and one line on stderr if the service could not start or
 ///   did not end well.
 ///
-/// The exit code is 0 after a drain, 2 if a face is invalid or calls would be plain text although the
-/// service has mutual TLS, and 1 if the service can't start for
+/// `run` starts the runtimes: call it from a plain `fn main`, without `#[tokio::main]`. What needs a runtime,
+/// such as a pool of connections, is made in `faces`, or is [shared](crate::server::Shared).
+///
+/// The exit code is 0 after a drain, 2 if a face is invalid, calls would be plain text although the
+/// service has mutual TLS, or `run` is called in a runtime, and 1 if the service can't start for
 /// another reason or ends before a drain.
 ///
 /// ```no_run
@@ -81,7 +84,10 @@ impl Builder {
     /// Runs the service as the only thing that its process does: see
     /// [`run`](crate::server::run).
     pub fn run(self, service: &'static str, config: &Config) -> ExitCode {
-        // First, as what is in memory already stays there. Fails only on kernels without them.
+        if Handle::try_current().is_ok() {
+            return exit_code(service, &Error::InRuntime);
+        }
+        // Before more, as what is in memory already stays there. Fails only on kernels without them.
         let _ = rustix::thread::disable_transparent_huge_pages(true);
         telemetry::start(service, &about().version, config.log.clone());
         if let Err(error) = raise_file_limit() {
@@ -90,22 +96,19 @@ impl Builder {
         CALLS.set_limit(config.max_calls());
         let ended = self.serve_until_signal(config);
         telemetry::finish();
-        match ended {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{service}: {error}");
-                if error.is_of_configuration() {
-                    ExitCode::from(EXIT_INVALID)
-                } else {
-                    ExitCode::FAILURE
-                }
-            }
-        }
+        ended.map_or_else(|error| exit_code(service, &error), |()| ExitCode::SUCCESS)
     }
 
     fn serve_until_signal(self, config: &Config) -> Result<(), Error> {
         let signal = signals::watch()?;
-        let server = self.bind(config)?;
+        let Some(server) = self.start(config, signal.clone())? else {
+            info!(
+                action = "stop",
+                status = "success",
+                "stopped before the start"
+            );
+            return Ok(());
+        };
         // Here, as faces may make channels, too.
         if let (Some(_), Some(target)) = (&config.mesh_tls, plain_calls::channel_without_tls()) {
             return Err(Error::PlainCalls(target));
@@ -113,6 +116,16 @@ impl Builder {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(server.serve(async { drop(signal.await) }))
+        runtime.block_on(server.serve(signal.cancelled_owned()))
+    }
+}
+
+/// Says why the service ended.
+fn exit_code(service: &str, error: &Error) -> ExitCode {
+    eprintln!("{service}: {error}");
+    if error.is_of_configuration() {
+        ExitCode::from(EXIT_INVALID)
+    } else {
+        ExitCode::FAILURE
     }
 }

@@ -96,6 +96,7 @@ impl Server {
             let lines = LogLines::Unbuffered;
             self.threads.spawn(name, panicked, lines, work)?;
         }
+        process.readiness().fulfil(); // which `bind` has required
         let mut accepting = JoinSet::new();
         for (index, socket) in self.sockets.into_iter().enumerate() {
             accepting.spawn(accept(
@@ -106,7 +107,6 @@ impl Server {
                 draining.clone(),
             ));
         }
-        let admin = self.admin.map(Admin::serve).transpose()?;
         let _renewing = self.settings.mesh_certificates.clone().map(|mesh| {
             let renewing = drain_outdated(mesh.tls, self.settings.connections.clone());
             AbortOnDropHandle::new(tokio::spawn(renewing))
@@ -135,8 +135,8 @@ impl Server {
                 "a thread is stuck; it is left behind"
             );
         }
-        if let Some(admin) = admin {
-            admin.end().await;
+        if let Some(admin) = self.admin {
+            admin.close().await;
         }
         Ok(())
     }

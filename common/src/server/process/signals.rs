@@ -14,17 +14,17 @@ use std::{
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::limits;
 
-/// Handles signals from now on. The first completes the returned receiver. The second ends the
+/// Handles signals from now on. The first cancels the returned token. The second ends the
 /// process with the exit code that a shell reports for the signal.
 ///
 /// SIGINT or SIGHUP that is ignored stays ignored: so `nohup` and the background jobs of a script
 /// outlive the terminal.
-pub(crate) fn watch() -> io::Result<oneshot::Receiver<()>> {
+pub(crate) fn watch() -> io::Result<CancellationToken> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let guard = runtime.enter();
     let ignored = ignored();
@@ -43,14 +43,15 @@ pub(crate) fn watch() -> io::Result<oneshot::Receiver<()>> {
             () = received(&mut hangup) => SignalKind::hangup(),
         }
     };
-    let (first, drain) = oneshot::channel();
+    let drain = CancellationToken::new();
+    let first = drain.clone();
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             runtime.block_on(async {
                 next().await;
                 let since = Instant::now();
-                let _ = first.send(());
+                first.cancel();
                 loop {
                     let signal = next().await;
                     if is_another(since.elapsed()) {

@@ -5,13 +5,7 @@
 //! runtime that opened them. So a runtime is polled until the work of all threads has ended: a worker
 //! that has drained, or a task that has ended, may have opened what another request still uses.
 
-use std::{
-    future::Future,
-    io,
-    panic::AssertUnwindSafe,
-    thread,
-    time::Duration,
-};
+use std::{future::Future, io, panic::AssertUnwindSafe, thread, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{

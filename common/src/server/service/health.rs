@@ -1,6 +1,6 @@
 //! [`routes`]: `/healthz` and `/readyz`, the liveness and the readiness of the process.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     Router,
@@ -9,7 +9,7 @@ use axum::{
 };
 use http::StatusCode;
 
-use super::readiness::{Readiness, ReadinessState};
+use super::readiness::{Missing, Readiness, ReadinessState};
 use crate::{endpoints, problem::Problem, server::layers::access::LogAtDebug};
 
 /// The routes that every HTTP port has.
@@ -18,20 +18,26 @@ pub(crate) fn routes(readiness: Readiness) -> Router {
         .route(endpoints::LIVE, get(|| async { quiet("ok") }))
         .route(
             endpoints::READY,
-            get(move || async move { quiet(ready(readiness.state())) }),
+            get(move || async move { quiet(ready(&readiness)) }),
         )
 }
 
-fn ready(state: ReadinessState) -> Result<&'static str, Problem> {
-    let not_ready = |why| {
+fn ready(readiness: &Readiness) -> Result<&'static str, Problem> {
+    let not_ready = |why: Cow<'static, str>| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(Duration::from_secs(1))
     };
-    match state {
+    match readiness.state() {
         ReadinessState::Ready => Ok("ready"),
-        ReadinessState::Waiting(_) => Err(not_ready(
-            "The service waits for something that it needs; its log says for what.",
+        ReadinessState::Waiting(_) => Err(not_ready(match readiness.missing() {
+            Some(Missing { name, .. }) => {
+                format!("The service starts once {name} is there; its log says why it is not.")
+                    .into()
+            }
+            None => "The service waits for something that it needs; its log says for what.".into(),
+        })),
+        ReadinessState::Draining => Err(not_ready(
+            "The service is draining; ask another replica.".into(),
         )),
-        ReadinessState::Draining => Err(not_ready("The service is draining; ask another replica.")),
     }
 }
 

@@ -8,4 +8,5 @@ pub(crate) mod listener;
 pub(crate) mod process;
 pub(crate) mod query;
 pub(crate) mod readiness;
+pub(crate) mod shared;
 pub(crate) mod status;

@@ -21,6 +21,8 @@ pub struct Process {
     draining: CancellationToken,
     drain_began: Arc<OnceLock<Instant>>,
     ports: Ports,
+    /// The number of this worker, and of all, if it is the handle of a worker.
+    worker: Option<(usize, usize)>,
 }
 
 impl Process {
@@ -31,7 +33,55 @@ impl Process {
             draining: CancellationToken::new(),
             drain_began: Arc::default(),
             ports: Ports::default(),
+            worker: None,
         }
+    }
+
+    /// The same process, for the faces of a worker.
+    pub(crate) fn of_worker(&self, number: usize, workers: usize) -> Self {
+        Self {
+            worker: Some((number, workers)),
+            ..self.clone()
+        }
+    }
+
+    /// The share of this worker in `total` connections, for a pool that `faces` makes on each worker. The
+    /// shares add up to `total`, and are at least 1 each: with more workers than that, their sum is the
+    /// number of workers. The log says the sum.
+    ///
+    /// In a task, which is alone, it is `total`.
+    ///
+    /// ```
+    /// use common::{Config, server::{self, Listener}};
+    /// use std::sync::mpsc;
+    ///
+    /// # fn main() -> Result<(), server::Error> {
+    /// let config = Config { workers: 3.try_into().expect("not zero"), ..Config::default() };
+    /// let (report, sizes) = mpsc::channel();
+    /// let server = server::bind(&config, move |process| -> [Listener; 0] {
+    ///     report.send(process.pool_size(16)).expect("the test waits");
+    ///     []
+    /// })?;
+    /// drop(server);
+    /// let mut sizes: Vec<_> = sizes.iter().collect();
+    /// sizes.sort_unstable();
+    /// assert_eq!(sizes, [5, 5, 6]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pool_size(&self, total: u32) -> u32 {
+        let (number, workers) = self.worker.unwrap_or((0, 1));
+        if number == 0 {
+            let connections = usize::try_from(total).unwrap_or(usize::MAX).max(workers);
+            info!(
+                action = "pool",
+                status = "success",
+                connections,
+                workers,
+                "each worker has a share of the connections"
+            );
+        }
+        share(total, number, workers)
     }
 
     /// Completes when the drain begins: after `DRAIN_DELAY`, when the service no longer accepts
@@ -133,6 +183,13 @@ impl Process {
     }
 }
 
+/// The part of `total` that this one of `workers` has.
+fn share(total: u32, number: usize, workers: usize) -> u32 {
+    let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+    let has_more = u32::try_from(number).is_ok_and(|number| number < total % workers);
+    (total / workers + u32::from(has_more)).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{
@@ -189,6 +246,21 @@ mod tests {
         database.store(FAILING, Relaxed);
         sleep(EVERY * 3).await;
         assert_eq!(process.readiness().state(), ReadinessState::Draining);
+    }
+
+    #[test]
+    fn shares_add_up_to_the_total_or_to_one_each() {
+        let shares = |total, workers| -> Vec<_> {
+            let numbers = 0..workers;
+            numbers
+                .map(|number| share(total, number, workers))
+                .collect()
+        };
+        assert_eq!(shares(16, 3), [6, 5, 5]);
+        assert_eq!(shares(4, 4), [1; 4]);
+        assert_eq!(shares(2, 4), [1; 4]);
+        assert_eq!(shares(0, 1), [1]);
+        assert_eq!(Process::new().pool_size(16), 16);
     }
 
     #[tokio::test]

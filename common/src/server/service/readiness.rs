@@ -1,10 +1,25 @@
 //! [`Readiness`]: whether the process wants traffic.
 
+use std::sync::{Arc, Mutex};
+
 use tokio::sync::watch;
+
+use crate::sync::lock;
 
 /// Whether the process wants traffic, shared by all its threads. Only health checks read it.
 #[derive(Debug, Clone)]
-pub(crate) struct Readiness(watch::Sender<ReadinessState>);
+pub(crate) struct Readiness {
+    state: watch::Sender<ReadinessState>,
+    missing: Arc<Mutex<Option<Missing>>>,
+}
+
+/// A shared value that is being made. The ports of the service open after that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) name: &'static str,
+    /// Why it could not be made the last time.
+    pub(crate) error: Option<String>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadinessState {
@@ -17,12 +32,15 @@ pub(crate) enum ReadinessState {
 impl Readiness {
     /// Ready, for there are no conditions yet.
     pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(ReadinessState::Ready))
+        Self {
+            state: watch::Sender::new(ReadinessState::Ready),
+            missing: Arc::default(),
+        }
     }
 
     /// Adds a condition that is not met.
     pub(crate) fn require(&self) {
-        self.0.send_modify(|state| match state {
+        self.state.send_modify(|state| match state {
             ReadinessState::Ready => *state = ReadinessState::Waiting(1),
             ReadinessState::Waiting(conditions) => *conditions += 1,
             ReadinessState::Draining => {}
@@ -31,7 +49,7 @@ impl Readiness {
 
     /// Notes that a condition is met.
     pub(crate) fn fulfil(&self) {
-        self.0.send_modify(|state| match state {
+        self.state.send_modify(|state| match state {
             ReadinessState::Waiting(1) => *state = ReadinessState::Ready,
             ReadinessState::Waiting(conditions) => *conditions -= 1,
             ReadinessState::Ready | ReadinessState::Draining => {}
@@ -40,15 +58,24 @@ impl Readiness {
 
     /// Makes the process not ready, permanently.
     pub(crate) fn drain(&self) {
-        self.0.send_replace(ReadinessState::Draining);
+        self.state.send_replace(ReadinessState::Draining);
+    }
+
+    /// Notes what the start of the process waits for, if it does.
+    pub(crate) fn note_missing(&self, missing: Option<Missing>) {
+        *lock(&self.missing) = missing;
+    }
+
+    pub(crate) fn missing(&self) -> Option<Missing> {
+        lock(&self.missing).clone()
     }
 
     pub(crate) fn state(&self) -> ReadinessState {
-        *self.0.borrow()
+        *self.state.borrow()
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<ReadinessState> {
-        self.0.subscribe()
+        self.state.subscribe()
     }
 }
 

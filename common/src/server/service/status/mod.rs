@@ -175,6 +175,7 @@ impl Page {
         let facts = Facts {
             now,
             readiness: status.process.readiness().state(),
+            missing: status.process.readiness().missing(),
             targets: metrics::targets(),
             replicas: metrics::replicas(),
             routes: troubled,

@@ -7,7 +7,7 @@ use std::{
 
 use super::words::{age, and, bytes};
 use crate::{
-    server::service::readiness::ReadinessState,
+    server::service::readiness::{Missing, ReadinessState},
     telemetry::metrics::{
         NameSummary, ReplicaState, ReplicaSummary, RouteSummary, Side, TargetSummary, Used, View,
     },
@@ -24,6 +24,8 @@ const EXPIRES_SOON: Duration = Duration::from_hours(4);
 pub(crate) struct Facts {
     pub(crate) now: SystemTime,
     pub(crate) readiness: ReadinessState,
+    /// What the start of the process waits for.
+    pub(crate) missing: Option<Missing>,
     pub(crate) targets: Vec<TargetSummary>,
     pub(crate) replicas: Vec<ReplicaSummary>,
     /// The routes and methods, without those that every service has.
@@ -97,6 +99,9 @@ impl Verdict {
         });
         let (level, headline) = match (facts.readiness, lost) {
             (ReadinessState::Draining, _) => (Level::Impaired, "draining".into()),
+            (ReadinessState::Waiting(_), _) if let Some(Missing { name, .. }) = &facts.missing => {
+                (Level::Wrong, format!("starting: {name} is not there yet"))
+            }
             (ReadinessState::Waiting(_), Some(lost)) => {
                 (Level::Wrong, format!("not ready: {lost} can't be reached"))
             }
@@ -167,6 +172,15 @@ fn not_met(conditions: usize) -> String {
 fn troubles(facts: &Facts) -> Vec<String> {
     let readiness = match facts.readiness {
         ReadinessState::Ready => None,
+        ReadinessState::Waiting(_) if let Some(Missing { name, error }) = &facts.missing => {
+            let last = error
+                .as_ref()
+                .map(|error| format!(" The last attempt: {error}."));
+            let last = last.unwrap_or_default();
+            Some(format!(
+                "The ports of the service open once {name} is there.{last}"
+            ))
+        }
         ReadinessState::Waiting(conditions) => Some(format!(
             "Load balancers are told to send no requests: {} (each worker has its own). The log \
              says for what.",
@@ -297,6 +311,7 @@ mod tests {
         Facts {
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000),
             readiness: ReadinessState::Ready,
+            missing: None,
             targets: Vec::new(),
             replicas: Vec::new(),
             routes: Vec::new(),
@@ -397,6 +412,21 @@ mod tests {
         assert_eq!(
             with(ReadinessState::Waiting(2), lost()),
             (Level::Wrong, "not ready: service1 can't be reached".into())
+        );
+        let missing = Facts {
+            readiness: ReadinessState::Waiting(1),
+            missing: Some(Missing {
+                name: "database",
+                error: Some("connection refused".into()),
+            }),
+            ..well()
+        };
+        let headline = "starting: database is not there yet".into();
+        assert_eq!(verdict(&missing), (Level::Wrong, headline));
+        assert_eq!(
+            Verdict::of(&missing).troubles,
+            ["The ports of the service open once database is there. \
+              The last attempt: connection refused."]
         );
         for facts in [well(), lost()] {
             let draining = (Level::Impaired, "draining".into());
