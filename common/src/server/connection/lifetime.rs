@@ -144,7 +144,9 @@ impl Lifetime {
             Phase::LastRead(_) => self.end_within(limits::GOAWAY_GRACE, now),
             Phase::Ending(_) | Phase::LastResponse(_) if connection.is_busy() => {
                 self.phase = Phase::LastResponse(now + limits::GOAWAY_GRACE);
-                Due::Wait(None)
+                let is_gone = connection.is_half_closed();
+                let patience = is_gone.then_some(limits::HALF_CLOSE_TIMEOUT);
+                self.give_up_after(patience, now).unwrap_or(Due::Wait(None))
             }
             Phase::Ending(at) if at > now && !must_make_room => Due::Wait(Some(at)),
             Phase::LastResponse(at) if at > now => Due::Wait(Some(at)),
@@ -190,16 +192,24 @@ impl Lifetime {
         Due::End
     }
 
+    /// Gives up a client that owes something, after this long. `None` if it owes nothing.
+    fn give_up_after(&mut self, patience: Option<Duration>, now: Instant) -> Option<Due> {
+        let Some(patience) = patience else {
+            self.waits_since = None;
+            return None;
+        };
+        let until = *self.waits_since.get_or_insert(now) + patience;
+        Some(if until > now {
+            Due::Wait(Some(until))
+        } else {
+            Due::Drop
+        })
+    }
+
     fn while_serving(&mut self, connection: &ConnectionState, now: Instant) -> Due {
-        if let Some(patience) = patience(connection) {
-            let until = *self.waits_since.get_or_insert(now) + patience;
-            return if until > now {
-                Due::Wait(Some(until))
-            } else {
-                Due::Drop
-            };
+        if let Some(due) = self.give_up_after(patience(connection), now) {
+            return due;
         }
-        self.waits_since = None;
         if self.old_at.take_if(|at| *at <= now).is_some() {
             if connection.is_http2.get() {
                 return self.end_within(limits::GOAWAY_GRACE, now);
@@ -443,5 +453,21 @@ mod tests {
         assert_eq!(lifetime.verdict(&busy), Due::Wait(None));
         busy.handle.usage.end();
         assert!(matches!(lifetime.verdict(&busy), Due::Wait(Some(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_is_given_up_in_a_drain_too() {
+        let (connection, mut lifetime) = (connection(), lifetime(None));
+        connection.handle.usage.begin();
+        connection.handle.close(Close::Drain);
+        assert!(matches!(lifetime.verdict(&connection), Due::Wait(Some(_))));
+        advance(limits::LAST_READ).await;
+        assert_eq!(lifetime.verdict(&connection), Due::End);
+        assert_eq!(lifetime.verdict(&connection), Due::Wait(None));
+        assert!(connection.note_end(), "a request is in flight");
+        let until = Instant::now() + limits::HALF_CLOSE_TIMEOUT;
+        assert_eq!(lifetime.verdict(&connection), Due::Wait(Some(until)));
+        advance(limits::HALF_CLOSE_TIMEOUT).await;
+        assert_eq!(lifetime.verdict(&connection), Due::Drop);
     }
 }
