@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run certs new-service template template-image test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz simulate interop others breaks simulate-faults instructions bench
+.PHONY: help run certs new-service template template-image test check lint package public-api fmt images up scale down logs trace e2e swarm manifests faults faults-wire fuzz simulate databases interop others breaks simulate-faults instructions bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
@@ -120,6 +120,10 @@ simulate: ## Run both stacks against generated faults in simulated time, for a m
 
 interop: ## Run the tests against other implementations and proxies (needs Python 3, nginx, haproxy, slowhttptest, openssl, testssl; drains: root, iptables)
 	tests/interop/run
+
+databases: ## Test the example with PostgreSQL and Redis; says so where one is missing
+	cargo fmt --manifest-path examples/ledger/Cargo.toml --check
+	CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target/databases} cargo test --locked --manifest-path examples/ledger/Cargo.toml -- --nocapture --test-threads 1
 
 # For example "internal hangs"; by default all.
 BREAKS :=

@@ -19,7 +19,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PROGRAMS: [&str; 4] = ["curl", "docker", "make", "cargo"];
 
 /// Commands that other tests run: the command, the file that runs it, and the text that does.
-const RUN_ELSEWHERE: [(&str, &str, &str); 15] = [
+const RUN_ELSEWHERE: [(&str, &str, &str); 16] = [
     ("docker compose up", CONTAINERS, r#"compose(&["up", "#),
     ("docker compose logs", CONTAINERS, r#"compose(&["logs", "#),
     ("make scale N=3", CONTAINERS, "scale(3);"),
@@ -35,6 +35,7 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 15] = [
         "new-service NAME=\"$1\"",
     ),
     ("make test", CI, "\nstep make test\n"),
+    ("make databases", CI, "\nstep make databases\n"),
     ("make interop", CI, "\nstep make interop "),
     ("make others", CI, "\nstep make others "),
     (
