@@ -2,6 +2,7 @@
 //! [`HyperService`], and the [`StreamExecutor`] of its HTTP/2 streams.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     future::Future,
     mem,
@@ -51,7 +52,6 @@ pub(crate) async fn serve<T, S, B>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: tower::Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
         + Send
         + 'static,
     B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
@@ -246,9 +246,10 @@ pub(super) fn builder(
 }
 
 /// The inbound stack as a service of hyper. Its layers are always ready, because they wait in their
-/// futures. So `poll_ready` is not called, which saves a future around the others.
+/// futures. So `poll_ready` is not called, which saves a future around the others, and no request needs a
+/// clone of the stack.
 pub(super) struct HyperService<S> {
-    service: S,
+    service: RefCell<S>,
     connection: Arc<ConnectionState>,
     turns: Turns,
 }
@@ -261,7 +262,7 @@ impl<S> HyperService<S> {
         executor: &StreamExecutor,
     ) -> Self {
         Self {
-            service,
+            service: RefCell::new(service),
             connection,
             turns: executor.turns.clone(),
         }
@@ -277,7 +278,7 @@ impl<S> Drop for HyperService<S> {
 
 impl<S> hyper::service::Service<Request<Incoming>> for HyperService<S>
 where
-    S: tower::Service<Request<Incoming>> + Clone,
+    S: tower::Service<Request<Incoming>>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -287,7 +288,7 @@ where
         self.connection.inbound.note_request();
         YieldFirst {
             lets_hyper_look: self.turns.are_many(),
-            future: self.service.clone().call(request),
+            future: self.service.borrow_mut().call(request),
         }
     }
 }
