@@ -206,7 +206,8 @@ impl<R: Candidate> Balancer<R> {
             if let Some(replica) = self.pick_now(tried) {
                 return Ok(replica);
             }
-            self.wait().await?;
+            // Boxed, as the wait is rare and its future is large.
+            Box::pin(self.wait()).await?;
         }
     }
 

@@ -68,10 +68,10 @@ struct Attempt {
 }
 
 impl Replica {
-    /// Makes one attempt of a call.
+    /// Makes one attempt of a call. The request is boxed, as each future on its way down holds it.
     pub(crate) async fn attempt(
         self: Arc<Self>,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         method: Arc<CalledMethod>,
         is_hedge: bool,
         read_ahead: usize,

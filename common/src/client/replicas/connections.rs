@@ -89,7 +89,7 @@ impl ReplicaConnections {
     /// Makes one attempt of a call, on a connection with a free stream.
     pub(crate) async fn attempt(
         &self,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         until: ReadUntil,
     ) -> Result<Response<ResponseBody>, Failure> {
         let free = if self.room().is_waited_for() {
@@ -99,7 +99,8 @@ impl ReplicaConnections {
         };
         let in_flight = match free {
             Some(in_flight) => in_flight,
-            None => self.wait_for_stream().await?,
+            // Boxed, as the wait is rare and its future is large.
+            None => Box::pin(self.wait_for_stream()).await?,
         };
         in_flight.attempt(request, until).await
     }
@@ -328,7 +329,9 @@ mod tests {
     async fn call(connections: &ReplicaConnections) -> Result<Response<ResponseBody>, Failure> {
         let message = RequestBody::Message(Bytes::from_static(b"message"));
         let request = Request::post("/a.Service/Method").body(message).unwrap();
-        connections.attempt(request, ReadUntil::FirstFrame).await
+        connections
+            .attempt(Box::new(request), ReadUntil::FirstFrame)
+            .await
     }
 
     /// Lets `connections` grow, as long as the result lives.

@@ -33,11 +33,7 @@ use super::{
 use crate::{
     client::{
         choice::balancer::Balancer,
-        ending::{
-            class::Ending,
-            failure::Failure,
-            reading::ENCODING,
-        },
+        ending::{class::Ending, failure::Failure, reading::ENCODING},
         method::{CalledMethod, UsualLatency},
         replicas::{
             attempt::{CallMetrics, ReplicaBody},
@@ -146,7 +142,7 @@ impl CallPolicy {
             };
             drop(outcome);
             if !pause.is_zero() {
-                sleep(pause).await;
+                Box::pin(sleep(pause)).await; // rare
             }
         }
     }
@@ -206,7 +202,8 @@ async fn attempt_or_hedge(call: &mut OutboundCall<'_>, replica: &Arc<Replica>) -
     select! {
         biased;
         outcome = first.as_mut() => outcome,
-        () = is_late => hedge(call, replica, first).await,
+        // Boxed, as a hedge is rare and its future is large.
+        () = is_late => Box::pin(hedge(call, replica, first)).await,
     }
 }
 
@@ -239,8 +236,7 @@ async fn hedge<F: Future<Output = Outcome>>(
     }
     metrics::count(|counters| &counters.hedges);
     call.tried.push(other.clone());
-    // Boxed, as a hedge is rare and its future is large.
-    let second = Box::pin(call.next_attempt(other, true));
+    let second = pin!(call.next_attempt(other, true));
     match select(first, second).await {
         Either::Left((outcome, second)) if ending_to_mend(&outcome).is_some() => second.await,
         Either::Right((outcome, first)) if ending_to_mend(&outcome).is_some() => first.await,

@@ -56,7 +56,8 @@ impl OutboundCall<'_> {
         replica: Arc<Replica>,
         is_hedge: bool,
     ) -> impl Future<Output = Outcome> + use<> {
-        let mut request = Request::from_parts(self.head.clone(), self.body.clone());
+        let request = Request::from_parts(self.head.clone(), self.body.clone());
+        let mut request = Box::new(request);
         if self.attempts > 0 {
             let previous = HeaderValue::from(self.attempts);
             request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);

@@ -35,7 +35,7 @@ impl InFlight {
     /// Makes one attempt of the call, which is in flight until the end of its response.
     pub(crate) async fn attempt(
         mut self,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         until: ReadUntil,
     ) -> Result<Response<ResponseBody>, Failure> {
         let exchanged = self.connection.exchange(request).await;
@@ -58,7 +58,7 @@ impl Connection {
     /// Sends a request and returns once the response has begun. Does not count as a call.
     pub(crate) async fn exchange(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let mut sender = self.sender();
         if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
@@ -66,8 +66,8 @@ impl Connection {
             let why = "the connection was closed before the call";
             return Err(Failure::new(Ending::NotSent, why));
         }
-        self.origin.write_to(&mut request);
-        let (head, body) = request.into_parts();
+        self.origin.write_to(&mut *request);
+        let (head, body) = (*request).into_parts();
         let (response, mut stream) = sender
             .send_request(Request::from_parts(head, ()), false)
             .map_err(|error| Failure::of_sending(&error))?;

@@ -274,7 +274,7 @@ pub(crate) async fn check(connection: &Connection) -> Option<HealthReply> {
     let exchange = service_fn(async |request: Request<tonic::body::Body>| {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, RequestBody::message(body).await?);
-        let response = connection.exchange(request).await;
+        let response = connection.exchange(Box::new(request)).await;
         let response = response.map_err(Failure::into_status);
         response.map(reading::without_invalid)
     });

@@ -166,6 +166,15 @@ async fn a_call_that_fails_is_retried_on_another_replica() {
     assert_within(12..60, took);
 }
 
+/// What is rare is boxed: the future is copied to the heap, and most of it would stay unused.
+#[tokio::test]
+async fn the_future_of_a_call_is_small() {
+    let (mut client, _) = client(vec![|_| UNAVAILABLE]).await;
+    let call = client.call(Request::new(tonic::body::Body::empty()));
+    let size = size_of_val(&*call);
+    assert!(size <= 2_048, "{size} bytes");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_has_three_attempts_at_most_and_one_if_it_is_not_idempotent() {
     let (client, served) = client(vec![|_| UNAVAILABLE]).await;

@@ -63,7 +63,7 @@ impl Connection {
         until: ReadUntil,
     ) -> Result<Response<ResponseBody>, Failure> {
         let in_flight = InFlight::begin(self.clone());
-        in_flight.attempt(request, until).await
+        in_flight.attempt(Box::new(request), until).await
     }
 }
 
