@@ -1,6 +1,6 @@
 //! [`OutboundCall`]: a call and its attempts so far.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use http::{HeaderName, HeaderValue, Request, Response, request};
 use tokio::task::JoinSet;
@@ -56,8 +56,10 @@ impl OutboundCall<'_> {
         replica: Arc<Replica>,
         is_hedge: bool,
     ) -> impl Future<Output = Outcome> + use<> {
-        let request = Request::from_parts(self.head.clone(), self.body.clone());
-        let mut request = Box::new(request);
+        // The original goes out: unlike a copy, its headers have room for those of an attempt.
+        let kept = self.head.clone();
+        let head = mem::replace(&mut self.head, kept);
+        let mut request = Box::new(Request::from_parts(head, self.body.clone()));
         if self.attempts > 0 {
             let previous = HeaderValue::from(self.attempts);
             request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);
