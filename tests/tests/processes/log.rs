@@ -36,7 +36,8 @@ impl Unread {
                 break record.text("address").parse().expect("it listens");
             }
         };
-        let (address, admin) = (address_of("http"), address_of("admin"));
+        // The operators' port opens first.
+        let (admin, address) = (address_of("admin"), address_of("http"));
         Self {
             child,
             stdout: Some(stdout),
