@@ -98,8 +98,8 @@ BREAKS = [
     ),
     Break(
         "a drain drops the requests in flight",
-        "timeout(worker.settings.drain_timeout, connections.wait())",
-        "timeout(Duration::ZERO, connections.wait())",
+        "timeout(worker.settings.drain_timeout, all_ended)",
+        "timeout(Duration::ZERO, all_ended)",
         f"{PROCESSES} drain::",
     ),
     Break(
@@ -116,7 +116,7 @@ BREAKS = [
     ),
     Break(
         "a draining service says that it is ready",
-        "self.0.send_replace(ReadinessState::Draining);",
+        "self.state.send_replace(ReadinessState::Draining);",
         "",
         f"{PROCESSES} start::a_draining",
     ),
@@ -201,7 +201,7 @@ BREAKS = [
     ),
     Break(
         "a network does not get back its permits of the reserve",
-        "self.permits.leave_reserve(*pool, handle.network);",
+        "self.permits.leave_reserve(*pool, network);",
         "",
         f"{MODELS} capacity::",
     ),

@@ -21,7 +21,7 @@ use crate::{
 };
 use crate::{
     request::{
-        context::{self, Deadline},
+        context::{self, Context, Deadline},
         dialect::{Asked, Dialect, Ended},
         id::{InvalidRequestId, RequestId},
     },
@@ -140,13 +140,18 @@ pub fn outbound_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Some(context) = context::current() {
         HTTP.write_id(context.request_id(), &mut headers);
-        let left = context.deadline.remaining().unwrap_or_default();
-        headers.insert(Deadline::GRPC_TIMEOUT, format_timeout(left));
-        if let Some(trace) = &context.shared.trace {
-            trace.write_to(&mut headers);
-        }
+        write_onward(&context, &mut headers);
     }
     headers
+}
+
+/// Writes what is left of the deadline of a request, and its trace: the same for a call over gRPC.
+pub(crate) fn write_onward(context: &Context, headers: &mut HeaderMap) {
+    let left = context.deadline.remaining().unwrap_or_default();
+    headers.insert(Deadline::GRPC_TIMEOUT, format_timeout(left));
+    if let Some(trace) = &context.shared.trace {
+        trace.write_to(headers);
+    }
 }
 
 /// The id in the header with this name, if there is one.

@@ -10,11 +10,8 @@ use http::{
 
 use crate::{
     client::{config::RequestIdNames, network::Network},
-    dialect::grpc_timeout::format_timeout,
-    request::{
-        context::{self, Deadline},
-        id::RequestId,
-    },
+    dialect::http::write_onward,
+    request::{context, id::RequestId},
     tls::Tls,
 };
 
@@ -71,11 +68,7 @@ pub(crate) fn write_context(headers: &mut HeaderMap, names: RequestIdNames) {
             headers.remove(RequestId::GRPC_METADATA);
         }
         headers.insert(RequestId::HTTP_HEADER, id);
-        let left = context.deadline.remaining().unwrap_or_default();
-        headers.insert(Deadline::GRPC_TIMEOUT, format_timeout(left));
-        if let Some(trace) = &context.shared.trace {
-            trace.write_to(headers);
-        }
+        write_onward(&context, headers);
     }
 }
 
@@ -84,7 +77,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::request::context::Context;
+    use crate::request::context::{Context, Deadline};
 
     fn written(names: RequestIdNames, request: http::request::Builder) -> HeaderMap {
         let head = Origin {
