@@ -95,6 +95,7 @@ mod tests {
     #[test]
     fn origins_are_written_as_browsers_send_them() {
         for valid in [
+            "",
             "https://shop.example",
             "http://localhost:3000",
             "http://127.0.0.1:8090",
@@ -104,7 +105,6 @@ mod tests {
             assert!(valid.parse::<Origins>().is_ok(), "{valid}");
         }
         for (invalid, named) in [
-            ("", ""),
             ("*", "*"),
             ("null", "null"),
             ("shop.example", "shop.example"),

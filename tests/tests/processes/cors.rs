@@ -49,7 +49,8 @@ fn no_other_site_may_read_anything_by_default() {
 
 #[test]
 fn a_listed_site_may_read_every_response() {
-    let (service1, service2) = Process::pair(&[ORIGINS, ("DEADLINE", "700ms")]);
+    let (service1, service2) =
+        Process::pair(&[ORIGINS, ("DEADLINE", "700ms"), ("FAILFAST", "100ms")]);
     let large = "a".repeat(17 * 1_024);
     let get = |path, further: &[(&str, &str)]| {
         let headers = [&[("origin", SHOP)], further].concat();
