@@ -65,8 +65,8 @@ FAULTS = [
     ),
     Fault(
         "HTTP's 503 of a proxy is not UNAVAILABLE",
-        "502 | 503 | 504 => (Code::Unavailable, Failure, Next::Retry),",
-        "502 | 503 | 504 if !FAULT => (Code::Unavailable, Failure, Next::Retry),",
+        "502..=504 => (Code::Unavailable, Failure, Next::Retry),",
+        "502..=504 if !FAULT => (Code::Unavailable, Failure, Next::Retry),",
     ),
     Fault(
         "each worker learns for itself that a replica fails",

@@ -208,10 +208,11 @@ fn of_status(code: Code, pushback: Pushback) -> Class {
         // The replica may be older than the others.
         Code::Unimplemented => (Ambiguous, Next::Elsewhere),
         // The caller may be at fault; a replica that is alone with it is.
-        Code::ResourceExhausted
-        | Code::DeadlineExceeded
-        | Code::PermissionDenied
-        | Code::Unauthenticated => (Ambiguous, Next::None),
+        Code::DeadlineExceeded => (Ambiguous, Next::None),
+        // The caller is at fault. All calls of one caller may go to one replica, so a count proves nothing.
+        Code::ResourceExhausted | Code::PermissionDenied | Code::Unauthenticated => {
+            (Nothing, Next::None)
+        }
         _ => (Success, Next::None),
     };
     Class {
@@ -233,7 +234,7 @@ fn of_http(status: StatusCode) -> (Code, Judgement, Next) {
         404 => (Code::Unimplemented, Ambiguous, Next::Elsewhere),
         429 => (Code::Unavailable, Ambiguous, Next::Retry),
         402..=499 => (Code::Unknown, Ambiguous, Next::Elsewhere),
-        502 | 503 | 504 => (Code::Unavailable, Failure, Next::Retry),
+        502..=504 => (Code::Unavailable, Failure, Next::Retry),
         _ => (Code::Unknown, Failure, Next::Elsewhere),
     }
 }
@@ -294,6 +295,12 @@ mod tests {
         let all = (400..500).map(|status| StatusCode::from_u16(status).unwrap());
         for status in all {
             let code = tonic::Status::from(Problem::new(status, "")).code();
+            let judgement = Ending::Status(code, Pushback::Unspecified)
+                .class()
+                .judgement;
+            let is_counted = judgement == Judgement::Ambiguous;
+            // The replica may be older than the others: a path that it does not know is a method.
+            assert_eq!(is_counted, status == 405, "{status}: {code:?}");
             for ending in [
                 Ending::Status(code, Pushback::Unspecified),
                 Ending::Http(status),
