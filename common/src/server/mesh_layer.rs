@@ -74,9 +74,9 @@ use crate::{
 /// Below tonic's server, it is
 /// `Server::builder().layer(MeshLayer::grpc(deadline, FILE_DESCRIPTOR_SET))`.
 ///
-/// What only [`server::run`](crate::server::run) does: deadlines of routes, the limits on
-/// connections and of what clients send, giving way at a limit, the reset of a stream that breaks
-/// off over HTTP/1.0, and the drain.
+/// What only [`server::run`](crate::server::run) does: deadlines of routes, the address of a client
+/// behind proxies, the limits on connections and of what clients send, giving way at a limit, the reset
+/// of a stream that breaks off over HTTP/1.0, and the drain.
 #[derive(Debug, Clone)]
 pub struct MeshLayer {
     connection: ConnectionInfo,
@@ -118,7 +118,8 @@ impl MeshLayer {
         }
     }
 
-    /// Tells the layer where the server puts the address of the client, for the access line.
+    /// Tells the layer where the server puts the address of the client: for the access line, for
+    /// [`context::peer_address`](crate::context::peer_address), and for the shares of the last permits.
     #[must_use]
     pub fn peer(self, find: fn(&Extensions) -> Option<IpAddr>) -> Self {
         Self {

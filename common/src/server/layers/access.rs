@@ -363,10 +363,10 @@ impl AccessLine {
             is_stopped: cause == Some(Cause::Stop),
             took: self.context.shared.arrived.elapsed(),
         };
-        const GATEWAY_TIMEOUT: u16 = StatusCode::GATEWAY_TIMEOUT.as_u16();
-        let is_late = code.map_or(status == GATEWAY_TIMEOUT, |code| {
-            code == Code::DeadlineExceeded
-        });
+        let is_late = match code {
+            Some(code) => code == Code::DeadlineExceeded,
+            None => status == StatusCode::GATEWAY_TIMEOUT,
+        };
         let is_expired = is_late && self.had_no_time();
         let level = match self.end {
             _ if self.quiet => Level::DEBUG,

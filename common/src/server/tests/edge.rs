@@ -9,7 +9,7 @@ use tower::ServiceExt;
 
 use crate::{
     config::settings::Config,
-    request::context,
+    request::context::{self, Deadline},
     server::{in_memory::InMemory, service::listener::Listener},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 async fn ask(config: &Config, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
     let whoami = async || {
         let address = context::peer_address().expect("a request has one");
-        let left = context::deadline().and_then(|it| it.remaining());
+        let left = context::deadline().and_then(Deadline::remaining);
         let left = left.map_or(0, |left| left.as_secs());
         format!("{address} {} {left}", context::scheme().unwrap_or("none"))
     };
