@@ -104,7 +104,7 @@ pub use self::{
         listener::Listener,
         process::Process,
         query::Query,
-        shared::{Running, Shared},
+        shared::{RunningOnShared, Shared},
     },
 };
 pub use crate::limits::BODY as BODY_LIMIT;

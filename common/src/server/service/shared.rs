@@ -193,13 +193,13 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
     /// # Panics
     ///
     /// As [`get`](Self::get).
-    pub fn run<F>(&self, future: F) -> Running<F::Output>
+    pub fn run<F>(&self, future: F) -> RunningOnShared<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let (runtime, future) = (&self.made().runtime, future.in_current_span());
-        Running(AbortOnDropHandle::new(match context::current() {
+        RunningOnShared(AbortOnDropHandle::new(match context::current() {
             Some(context) => runtime.spawn(context.scope(future)),
             None => runtime.spawn(future),
         }))
@@ -226,9 +226,9 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
 /// It never completes once the process has ended.
 #[derive(Debug)]
 #[must_use = "dropping it drops the future that it runs"]
-pub struct Running<T>(AbortOnDropHandle<T>);
+pub struct RunningOnShared<T>(AbortOnDropHandle<T>);
 
-impl<T> Future for Running<T> {
+impl<T> Future for RunningOnShared<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
