@@ -8,19 +8,19 @@ help: ## List the targets
 TLS := off
 # 1: the optimised build, as in the images. It takes about three times as long to compile.
 RELEASE :=
-# What runs together. `make new-service` adds to it.
-SERVICES := service1 service2
-PROGRAMS := --package certs $(SERVICES:%=--package %)
+# The services that run together. `make new-service` adds to them. Not SERVICES: the suites read that.
+MESH := service1 service2
+PROGRAMS := --package certs $(MESH:%=--package %)
 # With the tests, because cargo compiles a crate once more for other features than it has there.
 PAIR := $(PROGRAMS) --package tests
 run: ## Run the services on this machine until Ctrl-C; TLS=on: with mutual TLS; RELEASE=1: optimised
 	@[ -e $${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/service2 ] || \
 	  echo "The first build compiles 260 crates: some minutes. After an edit it takes seconds."
-	@cargo build $(if $(RELEASE),--release $(PROGRAMS),$(PAIR)) $(SERVICES:%=--bin %) $(if $(filter on,$(TLS)),--bin certs)
+	@cargo build $(if $(RELEASE),--release $(PROGRAMS),$(PAIR)) $(MESH:%=--bin %) $(if $(filter on,$(TLS)),--bin certs)
 	@TLS=$(TLS) PROFILE=$(if $(RELEASE),release,debug) scripts/run
 
 certs: ## Write certificates for development to target/certs
-	cargo run --quiet --package certs -- --dir target/certs $(SERVICES:%=--service %)
+	cargo run --quiet --package certs -- --dir target/certs $(MESH:%=--service %)
 
 # The caller chooses NAME: make must not expand it.
 new-service: override export NAME := $(value NAME)

@@ -42,7 +42,7 @@ struct Config {
     #[arg(long, env, default_value = "off", value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     faults: bool,
 
-    /// The origins whose scripts may call from a browser, such as https://shop.example; several are
+    /// The origins whose scripts may call from a browser, such as `https://shop.example`; several are
     /// separated by commas [default: none]
     #[arg(long, env, value_name = "ORIGINS")]
     cors_origins: Option<cors::Origins>,

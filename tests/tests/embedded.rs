@@ -192,16 +192,16 @@ fn thread_name() -> String {
 #[test]
 fn a_shared_value_is_made_once_and_closed_after_the_last_request() {
     let (report, reports) = mpsc::channel();
-    let (made, closed) = (report.clone(), report.clone());
+    let (at_first, at_last) = (report.clone(), report.clone());
     let make = move || {
-        let made = made.clone();
+        let at_first = at_first.clone();
         async move {
-            let _ = made.send(format!("made on {}", thread_name()));
+            let _ = at_first.send(format!("made on {}", thread_name()));
             Ok::<_, io::Error>("the value")
         }
     };
     let close = move |value: &str| {
-        let _ = closed.send(format!("{value} is closed on {}", thread_name()));
+        let _ = at_last.send(format!("{value} is closed on {}", thread_name()));
         std::future::ready(())
     };
     let value = Shared::new("value", make).close(close);

@@ -104,7 +104,7 @@ pub use self::{
         listener::Listener,
         process::Process,
         query::Query,
-        shared::{RunningOnShared, Shared},
+        shared::{Shared, SharedRun},
     },
 };
 pub use crate::limits::BODY as BODY_LIMIT;

@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_outlives_the_thread_that_opened_it_while_another_works() {
-        let mut threads = threads(Duration::from_secs(60));
+        let mut threads = threads(Duration::from_mins(1));
         let (give, given) = oneshot::channel();
         let opens = move || async move {
             let _ = give.send(connection());
@@ -237,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_that_panics_keeps_its_connections_open_too() {
-        let mut threads = threads(Duration::from_secs(60));
+        let mut threads = threads(Duration::from_mins(1));
         let (give, given) = oneshot::channel();
         let panics = move || async move {
             let _ = give.send(connection());

@@ -65,12 +65,15 @@ use crate::request::context;
 /// ```
 pub struct Shared<T>(Arc<Recipe<T>>);
 
+type Watch<T> = Box<dyn Fn(&Process, T) + Send + Sync>;
+type Close<T> = Box<dyn Fn(T) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// How the value is made and closed, and the value.
 struct Recipe<T> {
     name: &'static str,
     make: Box<dyn Fn() -> BoxFuture<'static, Result<T, String>> + Send + Sync>,
-    watch: Option<Box<dyn Fn(&Process, T) + Send + Sync>>,
-    close: Option<Box<dyn Fn(T) -> BoxFuture<'static, ()> + Send + Sync>>,
+    watch: Option<Watch<T>>,
+    close: Option<Close<T>>,
     made: OnceLock<Made<T>>,
 }
 
@@ -106,7 +109,7 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
     ///
     /// When it is called outside of a tokio runtime.
     pub fn of(value: T) -> Self {
-        let shared = Self::new("value", || std::future::pending::<Result<T, &str>>());
+        let shared = Self::new("value", std::future::pending::<Result<T, &str>>);
         shared.0.keep(value);
         shared
     }
@@ -193,13 +196,13 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
     /// # Panics
     ///
     /// As [`get`](Self::get).
-    pub fn run<F>(&self, future: F) -> RunningOnShared<F::Output>
+    pub fn run<F>(&self, future: F) -> SharedRun<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let (runtime, future) = (&self.made().runtime, future.in_current_span());
-        RunningOnShared(AbortOnDropHandle::new(match context::current() {
+        SharedRun(AbortOnDropHandle::new(match context::current() {
             Some(context) => runtime.spawn(context.scope(future)),
             None => runtime.spawn(future),
         }))
@@ -226,9 +229,9 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
 /// It never completes once the process has ended.
 #[derive(Debug)]
 #[must_use = "dropping it drops the future that it runs"]
-pub struct RunningOnShared<T>(AbortOnDropHandle<T>);
+pub struct SharedRun<T>(AbortOnDropHandle<T>);
 
-impl<T> Future for RunningOnShared<T> {
+impl<T> Future for SharedRun<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
@@ -391,7 +394,7 @@ mod tests {
     #[should_panic(expected = "the future panics")]
     async fn a_panic_is_that_of_the_caller() {
         let (shared, _end) = shared();
-        shared.run(async { panic!("the future panics") }).await
+        shared.run(async { panic!("the future panics") }).await;
     }
 
     #[tokio::test]

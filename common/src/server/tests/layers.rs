@@ -92,8 +92,8 @@ async fn a_layer_sees_every_response_of_the_stack() {
 
 #[tokio::test]
 async fn a_preflight_is_a_request_with_an_id_an_access_line_and_a_permit() {
-    let held = Arc::new(AtomicU32::new(0));
-    let seen = held.clone();
+    let calls = Arc::new(AtomicU32::new(0));
+    let seen = calls.clone();
     let listener = Listener::http(0, router()).layer(cors());
     let service = service(listener, 1);
     let asked = service.clone();
@@ -106,12 +106,12 @@ async fn a_preflight_is_a_request_with_an_id_an_access_line_and_a_permit() {
         }));
     let preflight = "OPTIONS /one HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
          origin: https://shop.example\r\naccess-control-request-method: GET\r\n\r\n";
-    let ((head, body), line) = serve(listener, async |io| ask(io, preflight).await).await;
+    let ((head, rest), line) = serve(listener, async |io| ask(io, preflight).await).await;
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
     assert!(head.contains("x-request-id: "), "{head}");
     assert!(head.contains(ORIGIN), "{head}");
-    assert_eq!((body.as_str(), line), ("", Line::whole(200, 0)));
-    assert_eq!(held.load(Relaxed), 1);
+    assert_eq!((rest.as_str(), line), ("", Line::whole(200, 0)));
+    assert_eq!(calls.load(Relaxed), 1);
 
     let request = Request::options("/one").body(Body::empty());
     let response = asked.stack(0).oneshot(request.expect("a request")).await;
@@ -296,8 +296,8 @@ async fn the_last_layer_is_the_outermost_and_each_is_applied_once() {
         .layer(named("outer"));
     let service_of = service(listener, 1);
     let (headers, ..) = response_of(&service_of, Request::get("/nowhere")).await;
-    let names: Vec<_> = headers.get_all("x-layer").iter().collect();
-    assert_eq!(names, ["inner", "outer"]);
+    let layers: Vec<_> = headers.get_all("x-layer").iter().collect();
+    assert_eq!(layers, ["inner", "outer"]);
 
     let counted = service(Listener::http(0, router()).layer(counted), 9);
     let before = applied.load(Relaxed);
@@ -315,7 +315,7 @@ async fn a_layer_sees_the_failures_of_a_grpc_port() {
     let call = Request::post("/a.Service/Nothing").header("content-type", "application/grpc");
     let (headers, status, _) = response_of(&service, call).await;
     assert_eq!(
-        (status, &*headers["grpc-status"].to_str().expect("ASCII")),
+        (status, headers["grpc-status"].to_str().expect("ASCII")),
         (200, "12")
     );
     assert_eq!(headers[ALLOWED], ORIGIN);

@@ -137,12 +137,12 @@ mod tests {
         };
         let server = server::bind(&config, move |_process| {
             let calls = calls.clone();
-            let rate = async move |headers: HeaderMap| match calls.fetch_add(1, Relaxed) {
-                0 => Err(StatusCode::SERVICE_UNAVAILABLE),
-                _ => {
-                    assert!(headers.contains_key("grpc-timeout"));
-                    Ok(headers["x-request-id"].as_bytes().to_owned())
+            let rate = async move |headers: HeaderMap| {
+                if calls.fetch_add(1, Relaxed) == 0 {
+                    return Err(StatusCode::SERVICE_UNAVAILABLE);
                 }
+                assert!(headers.contains_key("grpc-timeout"));
+                Ok(headers["x-request-id"].as_bytes().to_owned())
             };
             [Listener::http(0, Router::new().route("/", get(rate)))]
         });
