@@ -303,11 +303,23 @@ pub(crate) fn correct(status: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
 
-    use http::HeaderName;
+    use futures_util::stream;
+    use h2::Reason;
+    use http::{HeaderName, Request};
+    use http_body::Body as _;
+    use http_body_util::StreamBody;
+    use tower::ServiceExt;
 
     use super::*;
-    use crate::dialect::http::HTTP;
+    use crate::{
+        dialect::http::HTTP,
+        server::{
+            service::{grpc::Grpc, listener::Listener},
+            testing::in_memory,
+        },
+    };
 
     #[test]
     fn only_calls_over_http_2_are_in_the_dialect() {
@@ -389,5 +401,128 @@ mod tests {
             assert_eq!(timeout(dialect, "7000m"), (Some(7), 0));
             assert_eq!(timeout(dialect, "7"), (None, 1));
         }
+    }
+
+    /// The code that tonic gives to a request body with this error.
+    async fn code(error: BoxError) -> Code {
+        let frames = stream::iter([Err::<Frame<bytes::Bytes>, _>(error)]);
+        let body = with_visible_reset(StreamBody::new(frames));
+        Status::from_error(body.collect().await.unwrap_err()).code()
+    }
+
+    #[tokio::test]
+    async fn a_reset_request_ends_with_an_error() {
+        let reset = || h2::Error::from(Reason::CANCEL);
+        assert_eq!(Status::from_error(reset().into()).code(), Code::Cancelled);
+        assert_eq!(code(reset().into()).await, Code::Unknown);
+        assert_eq!(code(axum::Error::new(reset()).into()).await, Code::Unknown);
+        // Whatever code the client chooses.
+        for reason in [Reason::PROTOCOL_ERROR, Reason::ENHANCE_YOUR_CALM] {
+            assert_eq!(code(h2::Error::from(reason).into()).await, Code::Unknown);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_connection_is_lost_ends_with_the_same_error() {
+        let (client, server) = tokio::io::duplex(64 * 1_024);
+        let serve = async {
+            let mut connection = h2::server::handshake(server).await.unwrap();
+            let (request, _respond) = connection.accept().await.unwrap().unwrap();
+            let mut body = request.into_body();
+            while connection.accept().await.is_some() {}
+            body.data().await.unwrap().unwrap_err()
+        };
+        let call = async {
+            let (mut calls, connection) = h2::client::handshake(client).await.unwrap();
+            let (_response, _body) = calls.send_request(Request::new(()), false).unwrap();
+            // Until the request has left, which is long before the timeout.
+            let _ = tokio::time::timeout(Duration::from_millis(100), connection).await;
+        };
+        let (error, ()) = tokio::join!(serve, call);
+        assert_eq!(error.reason(), None, "it is no reset");
+        let status = Status::from_error(visible(error));
+        assert_eq!(corrected_code(&status), "1");
+    }
+
+    #[tokio::test]
+    async fn other_errors_are_unchanged() {
+        let error = Status::data_loss("a page is torn");
+        assert_eq!(code(error.into()).await, Code::DataLoss);
+    }
+
+    /// The response to a message with only a prefix, which has this length.
+    async fn response(length: u32) -> Response<()> {
+        let health = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let listener = Listener::grpc(0, health).body_limit(usize::MAX);
+        let stack = in_memory(listener, Duration::from_secs(10)).stack(0);
+        let message = [&[0][..], &length.to_be_bytes()].concat();
+        let request = Request::post("/grpc.health.v1.Health/Check")
+            .header("content-type", "application/grpc")
+            .body(axum::body::Body::from(message))
+            .unwrap();
+        let response = stack.oneshot(request).await.unwrap();
+        assert!(response.body().is_end_stream(), "trailers-only");
+        response.map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_message_over_the_limit_is_resource_exhausted() {
+        const LIMIT: u32 = 4 * 1_024 * 1_024;
+        let code = async |length| response(length).await.headers()["grpc-status"].clone();
+        assert_eq!(code(LIMIT + 1).await, "8");
+        assert_eq!(code(LIMIT).await, "3", "the message is incomplete");
+    }
+
+    /// The corrected code of a status that a handler returns.
+    fn corrected_code(status: &Status) -> HeaderValue {
+        let mut headers = HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        correct(&mut headers);
+        headers[Status::GRPC_STATUS].clone()
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_decoded_is_the_fault_of_its_caller() {
+        let mut headers = HeaderMap::new();
+        let mut status = Status::internal("failed to decode Protobuf message");
+        status.add_header(&mut headers).unwrap();
+        correct(&mut headers);
+        assert_eq!(headers[Status::GRPC_STATUS], "13", "of another service");
+        status.metadata_mut().insert(MALFORMED, "".parse().unwrap());
+        status.add_header(&mut headers).unwrap();
+        correct(&mut headers);
+        assert_eq!(headers[Status::GRPC_STATUS], "3");
+        assert!(!headers.contains_key(MALFORMED));
+    }
+
+    #[tokio::test]
+    async fn a_health_check_that_cannot_be_decoded_is_the_fault_of_its_caller() {
+        let grpc = Grpc::new(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let stack = in_memory(Listener::grpc(0, grpc), Duration::from_secs(10)).stack(0);
+        let code = async |method, message: &'static [u8]| {
+            let call = Request::post(format!("/grpc.health.v1.Health/{method}"))
+                .header("content-type", "application/grpc")
+                .body(axum::body::Body::from(message));
+            let response = stack.clone().oneshot(call.unwrap()).await.unwrap();
+            assert!(!response.headers().contains_key(MALFORMED));
+            response.headers().get(Status::GRPC_STATUS).cloned()
+        };
+        let invalid = Some(HeaderValue::from_static("3"));
+        // A field of wire type 7, which there is not.
+        assert_eq!(code("Check", b"\0\0\0\0\x01\x0f").await, invalid);
+        assert_eq!(code("Watch", b"\0\0\0\0\x01\x0f").await, invalid);
+        assert_eq!(code("Check", b"\0\0\0\0\0").await, None, "in the trailers");
+    }
+
+    #[test]
+    fn the_status_of_a_reset_request_is_cancelled() {
+        let status = Status::from_error(BrokenOff.into());
+        assert_eq!(corrected_code(&status), "1");
+    }
+
+    #[test]
+    fn other_statuses_of_a_service_are_unchanged() {
+        assert_eq!(corrected_code(&Status::out_of_range("page 7")), "11");
+        assert_eq!(corrected_code(&Status::unknown("who knows")), "2");
     }
 }
