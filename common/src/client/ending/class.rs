@@ -208,11 +208,9 @@ fn of_status(code: Code, pushback: Pushback) -> Class {
         // The replica may be older than the others.
         Code::Unimplemented => (Ambiguous, Next::Elsewhere),
         // The caller may be at fault; a replica that is alone with it is.
-        Code::DeadlineExceeded => (Ambiguous, Next::None),
+        Code::ResourceExhausted | Code::DeadlineExceeded => (Ambiguous, Next::None),
         // The caller is at fault. All calls of one caller may go to one replica, so a count proves nothing.
-        Code::ResourceExhausted | Code::PermissionDenied | Code::Unauthenticated => {
-            (Nothing, Next::None)
-        }
+        Code::PermissionDenied | Code::Unauthenticated => (Nothing, Next::None),
         _ => (Success, Next::None),
     };
     Class {
@@ -299,8 +297,9 @@ mod tests {
                 .class()
                 .judgement;
             let is_counted = judgement == Judgement::Ambiguous;
-            // The replica may be older than the others: a path that it does not know is a method.
-            assert_eq!(is_counted, status == 405, "{status}: {code:?}");
+            // The replica may be older than the others, or it alone may have too much to do.
+            let is_ambiguous = matches!(code, Code::Unimplemented | Code::ResourceExhausted);
+            assert_eq!(is_counted, is_ambiguous, "{status}: {code:?}");
             for ending in [
                 Ending::Status(code, Pushback::Unspecified),
                 Ending::Http(status),

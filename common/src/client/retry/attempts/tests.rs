@@ -332,7 +332,7 @@ fn ends(is_unary: bool) -> Vec<End> {
         (
             status(Code::ResourceExhausted),
             Code::ResourceExhausted,
-            Nothing,
+            Ambiguous,
             Never,
             429,
         ),
