@@ -212,19 +212,18 @@ impl Polling {
     }
 
     fn go_on(&mut self, key: usize) {
-        let Some((stream, state)) = self.streams.get_mut(key) else {
+        let Some((stream, own)) = self.streams.get_mut(key) else {
             return; // no queue has the key of a stream that has ended
         };
-        let state = state.clone();
-        state.state.swap(POLLED, AcqRel);
-        let waker = Waker::from(state.clone());
+        own.state.swap(POLLED, AcqRel);
+        let waker = Waker::from(own.clone());
         let mut cx = Context::from_waker(&waker);
         // As in a task of its own, a panic ends this stream and no other.
         let poll = catch_unwind(AssertUnwindSafe(|| stream.as_mut().poll(&mut cx)));
         if matches!(poll, Ok(Poll::Pending)) {
-            state.wait();
+            own.wait();
         } else {
-            state.state.store(ENDED, Relaxed);
+            own.state.store(ENDED, Relaxed);
             let ended = self.streams.remove(key);
             let _ = catch_unwind(AssertUnwindSafe(|| drop(ended)));
         }
