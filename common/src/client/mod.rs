@@ -38,8 +38,8 @@
 //! 7. `retry/attempts.rs` makes an attempt, and a second one on another replica if the first is late.
 //! 8. `replicas/attempt.rs` starts the attempt: its cost, its span, its record.
 //! 9. `replicas/connections.rs` takes a stream of a connection, or waits for one (`wire/activity.rs`).
-//! 10. `wire/attempt.rs` writes the headers, last of all the time that is left, and sends the request. A
-//!     task sends a request stream (`wire/request_body.rs`).
+//! 10. `wire/attempt.rs` sends the request. `wire/origin.rs` writes its headers, last of all the time that
+//!     is left. A task sends a request stream (`wire/request_body.rs`).
 //!
 //! And back:
 //!
@@ -52,7 +52,7 @@
 //! 14. `call.rs` returns the permit with the first data, breaks the body off at the deadline, and stops the
 //!     timing at the end of the body.
 //! 15. `ending/codec.rs` decodes the message for the generated client, and reports one that it refuses.
-//! 16. The body ends or is dropped: `wire/activity.rs` frees the stream, and `replicas/attempt.rs` counts
+//! 16. The body ends or is dropped: `wire/in_flight.rs` frees the stream, and `replicas/attempt.rs` counts
 //!     the attempt and the call. `replicas/replica.rs` tells the cost, the state and the record of the
 //!     replica.
 //!
@@ -63,7 +63,7 @@
 //!
 //! | thread-local | set by | taken by | why |
 //! |---|---|---|---|
-//! | `CURRENT` in `request/context.rs` | the inbound stack and `call.rs`, at each poll | `call.rs`, `retry/decide.rs`, `replicas/attempt.rs`, `wire/attempt.rs`, `wire/request_body.rs` | a handler's code, which makes the call, passes no context on |
+//! | `CURRENT` in `request/context.rs` | the inbound stack and `call.rs`, at each poll | `call.rs`, `retry/decide.rs`, `replicas/attempt.rs`, `wire/origin.rs`, `wire/request_body.rs` | a handler's code, which makes the call, passes no context on |
 //! | `OFFERED` in `ending/codec.rs` | `retry/attempts.rs`, as the last step of the poll that returns the response | `Codec::decoder`, in the same poll | tonic gives a codec neither the response nor its extensions |
 //!
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its

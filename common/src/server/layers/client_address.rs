@@ -43,9 +43,8 @@ impl Forwarding {
 pub(super) fn scheme(headers: &HeaderMap) -> Option<&'static str> {
     let mut values = headers.get_all(FORWARDED_PROTO).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
-    let schemes = ["https", "http"].into_iter();
     let is_it = |scheme: &&str| value.as_bytes().eq_ignore_ascii_case(scheme.as_bytes());
-    schemes.into_iter().find(is_it)
+    ["https", "http"].into_iter().find(is_it)
 }
 
 /// The address of an entry, which may have a port: `1.2.3.4:5`, `[::1]:5`.

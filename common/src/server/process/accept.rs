@@ -7,10 +7,12 @@ use tokio::{net::TcpListener, sync::mpsc::UnboundedSender, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::server::worker::Accepted;
 use crate::{
     limits,
-    server::capacity::connections::{ConnectionPermit, Connections},
+    server::{
+        capacity::connections::{ConnectionPermit, Connections},
+        worker::Accepted,
+    },
 };
 
 /// Accepts the connections of one listener until the service drains, and then those left in the

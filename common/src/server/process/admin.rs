@@ -19,13 +19,12 @@ use super::{
     error::Error,
     threads::{LogLines, Threads},
 };
-use crate::server::worker::{self, Accepted};
 use crate::{
     limits,
     server::{
         capacity::{connections::Connections, permits::Permits},
         service::{admin, status::Status},
-        worker::{Worker, WorkerSettings},
+        worker::{self, Accepted, Worker, WorkerSettings},
     },
 };
 

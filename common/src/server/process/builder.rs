@@ -19,7 +19,6 @@ use super::{
     task::Task,
     threads::{LogLines, Threads},
 };
-use crate::server::worker;
 use crate::{
     config::settings::Config,
     ports,
@@ -29,7 +28,7 @@ use crate::{
             process::Process,
             shared::{Shared, SharedValue},
         },
-        worker::{Worker, WorkerSettings},
+        worker::{self, Worker, WorkerSettings},
     },
     telemetry::metrics,
 };
@@ -120,7 +119,8 @@ impl Builder {
         self
     }
 
-    /// Makes what is [shared](Self::shared), starts the workers, builds their faces, and binds the ports. Blocks until that is done.
+    /// Makes what is [shared](Self::shared), starts the workers, builds their faces, and binds the ports.
+    /// Blocks until that is done.
     ///
     /// # Errors
     ///

@@ -18,8 +18,10 @@ use super::{
     task::Task,
     threads::{LogLines, Threads},
 };
-use crate::server::worker::Accepted;
-use crate::{limits, server::worker::WorkerSettings};
+use crate::{
+    limits,
+    server::worker::{Accepted, WorkerSettings},
+};
 
 /// A service whose ports are bound, and which does not accept connections yet.
 ///
