@@ -2,6 +2,7 @@
 Envoy or HAProxy to a port of ours. Whatever the error, the five stay whole."""
 
 import contextlib
+import json
 import queue
 import re
 import socket
@@ -9,14 +10,20 @@ import subprocess
 import tempfile
 import time
 import unittest
+import urllib.request
+from concurrent import futures
 
 import grpc
 import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+from api_pb2 import ApiRequest
+from api_pb2_grpc import ApiStub
 from fronts import envoy_front, kept_port, proxy
 from service import PATIENCE, Service
+from service1_pb2 import ProcessNameRequest
+from service1_pb2_grpc import Service1Stub
 from testing import calls_pb2, calls_pb2_grpc
 
 OTHERS = 5
@@ -265,6 +272,15 @@ class Shared(unittest.TestCase):
                         self.assertEqual((code, whole), (expected, OTHERS))
             self.assertEqual(self.metric(service, ENDED), before)
 
+    def test_errors_through_haproxy(self):
+        """HAProxy has responses of its own to some of them."""
+        for service in self.services:
+            with through_haproxy(self.address(service), HAPROXY_RULES) as port:
+                for _, head, body, _ in (error for error in ERRORS if error[0] == service):
+                    with self.subTest(service, head=head, body=body):
+                        _, whole = self.try_error(service, port, head, body)
+                        self.assertEqual(whole, OTHERS)
+
     def check_rules(self, through, rules, heads):
         """Each request is refused with these rules, and ends the others without them."""
         for service in self.services:
@@ -294,3 +310,61 @@ class Shared(unittest.TestCase):
             self.assertEqual({http1(port, head) for _ in range(1_100)}, {"502"})
             self.assertEqual([other.is_whole() for other in others], [True] * OTHERS)
             self.assertEqual(self.metric("rest", "http2_stream_errors_total"), before + 1_100)
+
+
+class Stalled(unittest.TestCase):
+    """Clients that read nothing of a long response, beside others whose requests share their connection."""
+
+    STALLED = 20
+    CALLS = 50  # of each of the others
+    ITEMS = 2**31 - 1
+
+    @classmethod
+    def setUpClass(cls):
+        cls.service1 = Service("service1", RUST_LOG="warn")
+        cls.addClassCleanup(cls.service1.kill)
+        channel = cls.service1.address("grpc")
+        cls.service2 = Service("service2", RUST_LOG="warn", SERVICE1_CHANNEL=channel)
+        cls.addClassCleanup(cls.service2.kill)
+        cls.service2.wait_until_ready()
+
+    def check(self, address, stall, call):
+        for through in [through_envoy, through_haproxy]:
+            with self.subTest(through.__name__), through(address) as port, contextlib.ExitStack() as stalled:
+                for _ in range(self.STALLED):
+                    stalled.enter_context(stall(port))
+                time.sleep(1)  # for them to fill all that is between
+                with futures.ThreadPoolExecutor(OTHERS) as others:
+                    responses = list(others.map(call, [port] * OTHERS * self.CALLS))
+                self.assertEqual(set(responses), {"TEST"})
+
+    def test_over_rest(self):
+        def stall(port):
+            connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+            path = f"/api/v1/items/stream?length={self.ITEMS}"
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            return connection
+
+        def call(port):
+            url = f"http://127.0.0.1:{port}/api/v1/say-hello?name=test"
+            with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+                return json.load(response).removeprefix("Hello, ").removesuffix("!")
+
+        self.check(self.service2.address("http"), stall, call)
+
+    def test_over_grpc(self):
+        def channel(port):
+            return grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)])
+
+        @contextlib.contextmanager
+        def stall(port):
+            with channel(port) as own:
+                items = ApiStub(own).getStream(ApiRequest(length=self.ITEMS))
+                next(items)
+                yield
+
+        def call(port):
+            with channel(port) as own:
+                return Service1Stub(own).ProcessName(ProcessNameRequest(name="test"), timeout=PATIENCE).name
+
+        self.check(self.service1.address("grpc"), stall, call)
