@@ -1,9 +1,14 @@
 """The pair against other gRPC implementations, as clients of service1 and as the server behind
-service2: grpcio (the C core) and grpclib (pure Python, over the HTTP/2 of `h2`)."""
+service2: grpcio (the C core) and grpclib (pure Python, over the HTTP/2 of `h2`). `buf curl` is one
+more client of service1."""
 
 import asyncio
 import contextlib
 import json
+import pathlib
+import re
+import subprocess
+import sys
 import threading
 import time
 import unittest
@@ -23,6 +28,8 @@ from service1_pb2 import ProcessNameRequest, ProcessNameResponse
 
 METHOD = "/app.grpc.Service1/ProcessName"
 STREAM = "/api.Api/getStream"
+
+BUF = pathlib.Path(sys.executable).with_name("buf")
 
 # Seconds. The C core ends the connection of a client that pings more often than gRFC A8 allows:
 # with a ping every 10 s, an idle one after 40 s, and one with a call on it after 50 s.
@@ -139,6 +146,30 @@ class AsClient(unittest.TestCase):
 
         asyncio.run(call())
         self.service1.line(action="process_name", request_id="from-grpclib")
+
+    def test_buf_curl(self):
+        """It reads the descriptions by reflection, or from files if that is off."""
+        silent = Service("service1", REFLECTION="off")
+        self.addCleanup(silent.kill)
+
+        def buf(service, *arguments, path=""):
+            command = [BUF, "curl", "--http2-prior-knowledge", "--protocol", "grpc", *arguments]
+            command.append(f"http://{service.address('grpc')}{path}")
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+            return done.stdout.split() if done.returncode == 0 else done.stderr
+
+        def name(service, *schema):
+            return buf(service, *schema, "--data", '{"name": "straße"}', path=METHOD)
+
+        files = ("--schema", "protos")
+        for service, schema in [(self.service1, ()), (self.service1, files), (silent, files)]:
+            with self.subTest(schema=schema):
+                self.assertEqual(name(service, *schema), ["{", '"name":', '"STRASSE"', "}"])
+                streamed = " ".join(buf(service, *schema, "--data", '{"length": 3}', path=STREAM))
+                self.assertEqual(re.findall('"name": "(.*?)"', streamed), [item.name for item in items(3)])
+        listed = ["api.Api", "app.grpc.Service1", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
+        self.assertEqual(buf(self.service1, "--list-services"), listed)
+        self.assertIn("failed to find service", name(silent))
 
 
 class GrpcioServer(api_pb2_grpc.ApiServicer):
