@@ -3,6 +3,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `pair` | the pairs: how each is built and started |
+//! | `sidecar` | the Envoys of one of them |
 //! | `service` | one process: drains its stdout, and reads its figures from `/proc` |
 //! | `wrk` | the closed loop: as many requests as the connections can carry |
 //! | `question` | our own client, which checks each response, as wrk can't |
@@ -24,6 +25,7 @@ mod report;
 mod rotation;
 mod scale;
 mod service;
+mod sidecar;
 mod wrk;
 
 use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
@@ -79,7 +81,9 @@ fn run(mut options: Options) -> Result<()> {
     for kind in options.pairs {
         eprintln!("building {kind}");
         match kind.build() {
-            Err(error) if kind == Kind::Python => eprintln!("python is left out: {error}"),
+            Err(error) if matches!(kind, Kind::Python | Kind::Sidecar) => {
+                eprintln!("{kind} is left out: {error}");
+            }
             result => {
                 result?;
                 built.push(kind);

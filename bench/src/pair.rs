@@ -16,6 +16,7 @@ use crate::{
     Result,
     question::{Question, ask_once},
     service::{Service, Usage},
+    sidecar,
 };
 
 /// The pairs that are compared.
@@ -28,6 +29,8 @@ pub(crate) enum Kind {
     PlainLogged,
     /// Our inbound stack, with HTTP/1.1 and JSON between the services.
     Rest,
+    /// [`Self::Plain`] with an Envoy beside each service, which does what ours do themselves.
+    Sidecar,
     /// aiohttp and grpcio.
     Python,
     /// service1 and service2.
@@ -37,9 +40,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Plain,
         Self::PlainLogged,
+        Self::Sidecar,
         Self::Rest,
         Self::Python,
         Self::Ours,
@@ -50,6 +54,7 @@ impl Kind {
         match self {
             Self::Plain => "plain",
             Self::PlainLogged => "plain-logged",
+            Self::Sidecar => "sidecar",
             Self::Rest => "rest",
             Self::Python => "python",
             Self::Ours => "ours",
@@ -71,6 +76,10 @@ impl Kind {
             Self::Tls => {
                 Self::Ours.build()?;
                 return write_certificates();
+            }
+            Self::Sidecar => {
+                Self::Plain.build()?;
+                return sidecar::install();
             }
             Self::Python => return install_python(),
         };
@@ -108,7 +117,7 @@ impl Kind {
 
     fn prefix(self, service: usize) -> &'static str {
         match self {
-            Self::Plain => "plain-",
+            Self::Plain | Self::Sidecar => "plain-",
             Self::PlainLogged => "plain-logged-",
             Self::Rest if service == 1 => "rest-",
             _ => "",
@@ -159,20 +168,18 @@ fn write_certificates() -> Result<()> {
     succeed(cargo.stdout(Stdio::null()))
 }
 
-fn install_python() -> Result<()> {
-    let python = format!("{PYTHON}/bin/python");
+/// Makes a virtual environment with these requirements.
+pub(crate) fn venv(directory: &str, requirements: &str) -> Result<()> {
+    let python = format!("{directory}/bin/python");
     if !Path::new(&python).exists() {
-        succeed(Command::new("python3").args(["-m", "venv", PYTHON]))?;
+        succeed(Command::new("python3").args(["-m", "venv", directory]))?;
     }
-    let requirements = "bench/peers/python/requirements.txt";
-    succeed(Command::new(&python).args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--requirement",
-        requirements,
-    ]))?;
+    let install = ["-m", "pip", "install", "--quiet", "--requirement"];
+    succeed(Command::new(&python).args(install).arg(requirements))
+}
+
+fn install_python() -> Result<()> {
+    venv(PYTHON, "bench/peers/python/requirements.txt")?;
     let out = [
         format!("--python_out={PYTHON}"),
         format!("--grpc_python_out={PYTHON}"),
@@ -185,7 +192,8 @@ fn install_python() -> Result<()> {
         "api.proto",
         "app/grpc/service1.proto",
     ];
-    succeed(Command::new(&python).args(compile).args(out))
+    let mut python = Command::new(format!("{PYTHON}/bin/python"));
+    succeed(python.args(compile).args(out))
 }
 
 fn succeed(command: &mut Command) -> Result<()> {
@@ -241,6 +249,7 @@ impl Default for Setting {
 pub(crate) struct Pair {
     pub(crate) backends: Vec<Service>,
     pub(crate) edge: Service,
+    sidecars: Vec<Service>,
     /// The request that the loops send.
     pub(crate) hello: Question,
     /// The time from the start of the processes to the first right response.
@@ -253,6 +262,7 @@ impl Pair {
         let begin = Instant::now();
         let mut backends = Vec::new();
         let mut targets = Vec::new();
+        let mut sidecars = Vec::new();
         for _ in 0..setting.replicas {
             let (grpc, http) = (free_port(), free_port());
             let mut environment = vec![
@@ -273,20 +283,43 @@ impl Pair {
                 &environment,
                 setting.keep_stdout,
             )?);
-            targets.push(format!(
-                "{}:{}",
-                if kind == Kind::Tls {
-                    "localhost" // the name in the certificate
-                } else {
-                    "127.0.0.1"
-                },
-                if kind == Kind::Rest { http } else { grpc }
-            ));
+            targets.push(match kind {
+                Kind::Rest => http,
+                Kind::Sidecar => {
+                    let port = free_port();
+                    let fields = [("port", port), ("service", grpc)];
+                    sidecars.push(sidecar::start(NAMES[0], &fields, setting.keep_stdout)?);
+                    port
+                }
+                _ => grpc,
+            });
         }
-        let port = free_port();
+        let service = free_port();
+        let mut port = service;
+        if kind == Kind::Sidecar {
+            let outbound = free_port();
+            port = free_port();
+            let fields = [
+                ("port", port),
+                ("service", service),
+                ("outbound", outbound),
+                ("upstream", targets[0]), // only our pair has several
+            ];
+            sidecars.push(sidecar::start(NAMES[1], &fields, setting.keep_stdout)?);
+            targets = vec![outbound];
+        }
+        let host = if kind == Kind::Tls {
+            "localhost" // the name in the certificate
+        } else {
+            "127.0.0.1"
+        };
+        let targets: Vec<_> = targets
+            .iter()
+            .map(|port| format!("{host}:{port}"))
+            .collect();
         let environment = [
             ("HOST", "127.0.0.1".to_owned()),
-            ("PORT", port.to_string()),
+            ("PORT", service.to_string()),
             ("ADMIN_PORT", "0".to_owned()),
             ("SERVICE1_CHANNEL", targets.join(",")),
         ];
@@ -296,6 +329,7 @@ impl Pair {
         Ok(Self {
             backends,
             edge,
+            sidecars,
             hello,
             started_in: begin.elapsed(),
         })
@@ -311,7 +345,8 @@ impl Pair {
     }
 
     fn services(&self) -> impl Iterator<Item = &Service> {
-        self.backends.iter().chain([&self.edge])
+        let services = self.backends.iter().chain([&self.edge]);
+        services.chain(&self.sidecars)
     }
 
     /// The usage of all processes together.
@@ -333,8 +368,8 @@ impl Pair {
     pub(crate) fn stop(self) -> Result<()> {
         self.settle()?;
         self.edge.stop()?;
-        for backend in self.backends {
-            backend.stop()?;
+        for service in self.backends.into_iter().chain(self.sidecars) {
+            service.stop()?;
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ fn color(kind: Kind) -> &'static str {
         Kind::Tls => "#e8a33d",
         Kind::Plain => "#495057",
         Kind::PlainLogged => "#1c7ed6",
+        Kind::Sidecar => "#0c8599",
         Kind::Rest => "#2f9e44",
         Kind::Python => "#9c36b5",
     }

@@ -142,7 +142,7 @@ fn closed_loop(text: &mut String, comparison: &Comparison) -> Result<()> {
     writeln!(
         text,
         "## Closed loop: {CONNECTIONS} connections\n\n\
-         CPU, context switches and peak memory are those of both services together; ratios are \
+         CPU, context switches and peak memory are those of all processes of a pair together; ratios are \
          medians of the rounds' ratios to `{name}`.\n\n\
          | pair | requests/s | to {name} | CPU µs/request | to {name} | switches/request | peak MiB | p99 ms |\n\
          |---|---|---|---|---|---|---|---|"
@@ -162,6 +162,29 @@ fn closed_loop(text: &mut String, comparison: &Comparison) -> Result<()> {
                 .median,
             results.figure(|turn| turn.peak_kib / 1_024.0).median,
             results.figure(|turn| turn.p99_millis).median,
+        )?;
+    }
+    let Some(ours) = comparison.closed.iter().find(|one| one.pair == Kind::Ours) else {
+        return Ok(());
+    };
+    writeln!(
+        text,
+        "\nThe ratios of `ours` to each other pair:\n\n\
+         | to | requests/s | CPU µs/request | p99 ms |\n|---|---|---|---|"
+    )?;
+    for results in comparison
+        .closed
+        .iter()
+        .filter(|one| one.pair != Kind::Ours)
+    {
+        let ratio = |of: fn(&Turn) -> f64| Figure::ratio(&ours.column(of), &results.column(of));
+        writeln!(
+            text,
+            "| `{}` | {:.2} | {:.3} | {:.2} |",
+            results.pair,
+            ratio(|turn| turn.requests_per_second),
+            ratio(|turn| turn.cpu_micros_per_request),
+            ratio(|turn| turn.p99_millis),
         )?;
     }
     Ok(())
