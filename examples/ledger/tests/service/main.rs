@@ -2,6 +2,10 @@
 //! away. Where the databases are not installed, the tests are left out, and say so.
 
 mod programs;
+mod stall;
+#[path = "../../src/store.rs"]
+#[allow(dead_code)] // the tests use a part of it
+mod store;
 
 use std::{
     collections::BTreeMap,

@@ -1,0 +1,197 @@
+//! A worker or a task that blocks its thread stalls no other that shares a pool with it, also not if it was
+//! the one whose queries opened all connections anew.
+
+use std::{
+    sync::{Arc, Barrier},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    routing::get,
+};
+use common::{
+    Config, Problem,
+    server::{Listener, Server, Shared},
+};
+use reqwest::{Client, StatusCode};
+use sqlx::{Connection, PgConnection, PgPool, Row};
+use tokio::sync::Notify;
+
+use crate::{
+    programs::{Postgres, are_installed},
+    store::{self, Pool, Store},
+};
+
+/// The connections of the pool.
+const SIZE: u32 = 4;
+
+/// Longer than any test.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+/// What one thread of the service does in the end: it blocks.
+struct Blocker {
+    pool: Shared<PgPool>,
+    may_begin: Notify,
+    has_begun: Notify,
+    end: Barrier,
+}
+
+impl Blocker {
+    /// Uses all connections of the pool at once, and so opens those that are not open.
+    async fn open_all(&self) {
+        let naps: Vec<_> = (0..SIZE)
+            .map(|_| {
+                let pool = self.pool.get().clone();
+                let nap = async move { sqlx::query("SELECT pg_sleep(0.3)").execute(&pool).await };
+                self.pool.run(nap)
+            })
+            .collect();
+        for nap in naps {
+            nap.await.expect("the database responds");
+        }
+    }
+
+    async fn block(&self) {
+        self.open_all().await;
+        self.has_begun.notify_one();
+        self.end.wait();
+    }
+}
+
+async fn account(State(store): State<Store>, Path(id): Path<i64>) -> Result<String, Problem> {
+    let account = store.account(id).await;
+    let account = account
+        .map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    Ok(account.balance.to_string())
+}
+
+async fn thread_name() -> String {
+    let thread = std::thread::current();
+    thread.name().unwrap_or_default().to_owned()
+}
+
+fn router(pool: Shared<PgPool>, blocker: Arc<Blocker>) -> Router {
+    let block = async |State(blocker): State<Arc<Blocker>>| blocker.block().await;
+    Router::new()
+        .route("/accounts/{id}", get(account))
+        .with_state(Store::new(Pool::Shared(pool)))
+        .route("/thread", get(thread_name))
+        .route("/block", get(block).with_state(blocker))
+}
+
+/// A client whose one connection is with the worker of this name.
+async fn client_of(worker: &str, address: &str) -> Client {
+    for _ in 0..20 {
+        let client = Client::new();
+        let response = client.get(format!("{address}/thread")).send().await;
+        let name = response.expect("a response").text().await;
+        if name.expect("a text") == worker {
+            return client;
+        }
+    }
+    panic!("no connection is with {worker}");
+}
+
+/// The processes of PostgreSQL that serve the pool.
+async fn backends(database: &mut PgConnection) -> Vec<i32> {
+    let query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'ledger'";
+    let rows = sqlx::query(query).fetch_all(database).await;
+    let rows = rows.expect("the database responds");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Ends all connections of the pool. Returns when PostgreSQL has none of them.
+async fn kill_all(database: &mut PgConnection) {
+    let query = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                 WHERE application_name = 'ledger'";
+    let killed = sqlx::query(query).execute(&mut *database).await;
+    killed.expect("the database responds");
+    assert!(backends(database).await.is_empty());
+}
+
+async fn nobody_else_stalls(blocks_task: bool) {
+    let postgres = Postgres::new();
+    postgres.start();
+    let mut database = PgConnection::connect(&postgres.url("test"))
+        .await
+        .expect("it is there");
+    let pool = store::shared(postgres.url("ledger"), SIZE, NEVER);
+    let blocker = Arc::new(Blocker {
+        pool: pool.clone(),
+        may_begin: Notify::new(),
+        has_begun: Notify::new(),
+        end: Barrier::new(2),
+    });
+    let (of_faces, of_task) = ((pool.clone(), blocker.clone()), blocker.clone());
+    let faces = Server::builder(move |_process| {
+        let (pool, blocker) = of_faces.clone();
+        [Listener::http(0, router(pool, blocker))]
+    });
+    let service = faces.shared(&pool).task("blocks", |process| async move {
+        tokio::select! {
+            () = of_task.may_begin.notified() => of_task.block().await,
+            () = process.draining() => {}
+        }
+    });
+    let config = Config {
+        host: [127, 0, 0, 1].into(),
+        workers: 2.try_into().expect("it is not 0"),
+        ..Config::default()
+    };
+    let server = service.bind(&config).expect("it starts");
+    let address = format!("http://{}", server.addresses()[0]);
+    let stop = Arc::new(Notify::new());
+    let stopped = stop.clone();
+    let serving = tokio::spawn(server.serve(async move { stopped.notified().await }));
+    let one = client_of("worker-0", &address).await;
+    let other = client_of("worker-1", &address).await;
+
+    blocker.open_all().await;
+    let before = backends(&mut database).await;
+    assert_eq!(before.len(), SIZE as usize);
+    kill_all(&mut database).await;
+    let (blocked, others) = if blocks_task {
+        blocker.may_begin.notify_one();
+        (None, vec![&one, &other])
+    } else {
+        let request = one.get(format!("{address}/block")).send();
+        (Some(tokio::spawn(request)), vec![&other])
+    };
+    blocker.has_begun.notified().await;
+    let after = backends(&mut database).await;
+    assert_eq!(after.len(), SIZE as usize);
+    assert!(after.iter().all(|pid| !before.contains(pid)), "{after:?}");
+
+    for client in others {
+        for _ in 0..20 {
+            let request = client.get(format!("{address}/accounts/1"));
+            let response = request.timeout(Duration::from_secs(20)).send().await;
+            assert_eq!(response.expect("a response").status(), StatusCode::OK);
+        }
+    }
+    blocker.end.wait();
+    if let Some(blocked) = blocked {
+        let response = blocked.await.expect("it is not cancelled");
+        assert_eq!(response.expect("a response").status(), StatusCode::OK);
+    }
+    stop.notify_one();
+    let end = serving.await.expect("it does not panic");
+    end.expect("it drains");
+    assert!(backends(&mut database).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_blocks_stalls_no_other_after_all_connections_were_opened_anew() {
+    if are_installed() {
+        nobody_else_stalls(false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_blocks_stalls_no_worker_after_all_connections_were_opened_anew() {
+    if are_installed() {
+        nobody_else_stalls(true).await;
+    }
+}
