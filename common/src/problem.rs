@@ -30,6 +30,11 @@ pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// it: so a client may send any call again, elsewhere.
 pub(crate) const NOT_PROCESSED: &str = "mesh-not-processed";
 
+/// The mark of `RESOURCE_EXHAUSTED` that is the fault of the caller: a rate limit, or a message that is too
+/// long. gRPC has one code for that and for a service without room, and only the latter is a reason to call
+/// another replica.
+pub(crate) const CALLER_FAULT: &str = "mesh-caller-fault";
+
 /// The mark of a status whose reason is a request that can't be decoded. It never leaves the process.
 pub(crate) const MALFORMED: &str = "mesh-malformed";
 
@@ -319,9 +324,11 @@ impl From<Problem> for Status {
             let millis = millis.parse().expect("digits are ASCII");
             status.metadata_mut().insert(PUSHBACK, millis);
         }
+        let mark = MetadataValue::from_static("1");
         if problem.is_unprocessed {
-            let mark = MetadataValue::from_static("1");
             status.metadata_mut().insert(NOT_PROCESSED, mark);
+        } else if code == Code::ResourceExhausted && problem.status.is_client_error() {
+            status.metadata_mut().insert(CALLER_FAULT, mark);
         }
         status
     }
@@ -349,7 +356,7 @@ impl From<Status> for Problem {
             Code::DeadlineExceeded => Self::deadline_exceeded(),
             // A pushback means that the replica is overloaded. Without one, the client asked for
             // too much.
-            Code::ResourceExhausted if grpc.metadata().contains_key(PUSHBACK) => Self {
+            Code::ResourceExhausted if is_overload(&grpc) => Self {
                 detail: "A service that this one needs is overloaded; try again later.".into(),
                 ..Self::overloaded()
             },
@@ -359,9 +366,10 @@ impl From<Status> for Problem {
                 "A service that this one needs can't be reached; try again.",
             )
             .retry_after(RETRY_DELAY),
-            _ if status.is_client_error() && !grpc.message().is_empty() => {
-                Self::new(status, grpc.message().to_owned())
-            }
+            _ if status.is_client_error() && !grpc.message().is_empty() => Self {
+                retry_after: pushback(&grpc),
+                ..Self::new(status, grpc.message().to_owned())
+            },
             _ if status.is_client_error() => Self::new(
                 status,
                 "A service that this one needs refused the request; check it for a mistake.",
@@ -372,6 +380,18 @@ impl From<Status> for Problem {
             ),
         }
     }
+}
+
+/// Whether a `RESOURCE_EXHAUSTED` says that the service behind has no room.
+fn is_overload(status: &Status) -> bool {
+    let metadata = status.metadata();
+    metadata.contains_key(PUSHBACK) && !metadata.contains_key(CALLER_FAULT)
+}
+
+/// When the call may be made again.
+fn pushback(status: &Status) -> Option<Duration> {
+    let millis = status.metadata().get(PUSHBACK)?.to_str().ok()?;
+    millis.parse().ok().map(Duration::from_millis)
 }
 
 /// Whether tonic has refused a response as too large, on this side. It uses codes that blame the
@@ -493,6 +513,15 @@ mod tests {
         assert_eq!(problem.status, 503);
         assert_eq!(problem.retry_after, Some(RETRY_DELAY));
         assert_eq!(Status::from(problem).code(), Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_rate_limit_stays_one_over_grpc() {
+        let (limit, wait) = (StatusCode::TOO_MANY_REQUESTS, Duration::from_secs(30));
+        let problem = Problem::new(limit, "ten a minute").retry_after(wait);
+        let back = Problem::from(Status::from(problem));
+        assert_eq!((back.status, back.retry_after), (limit, Some(wait)));
+        assert_eq!(back.detail, "ten a minute");
     }
 
     #[test]

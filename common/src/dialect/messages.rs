@@ -12,11 +12,11 @@ use std::{
 
 use axum::BoxError;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use crate::request::context;
+use crate::{problem::Problem, request::context};
 
 /// The bytes of a message's prefix: a flag for compression, and the length.
 const PREFIX: usize = 5;
@@ -58,10 +58,11 @@ impl Checks {
                 ));
             }
             if length > self.limit {
-                return Err(Status::resource_exhausted(format!(
+                let detail = format!(
                     "A message has {length} bytes; the limit is {}. Send less.",
                     self.limit
-                )));
+                );
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).into());
             }
             Ok(length)
         })

@@ -24,6 +24,8 @@ pub(crate) enum Ending {
     Status(Code, Pushback),
     /// With a status of the replica's admission, which no handler has seen.
     Shed(Code, Pushback),
+    /// With `RESOURCE_EXHAUSTED`, which the replica says is the fault of the caller.
+    CallerFault(Pushback),
     /// Without a gRPC status, and with this HTTP status, which is not 200.
     Http(StatusCode),
     /// With a content type that is not gRPC's.
@@ -113,6 +115,14 @@ impl Ending {
         }
     }
 
+    /// Whether the replica sent a status, which the caller gets as it is.
+    pub(crate) fn is_status(self) -> bool {
+        matches!(
+            self,
+            Self::Status(..) | Self::Shed(..) | Self::CallerFault(_)
+        )
+    }
+
     /// Whether the attempt ended because no response came in time.
     pub(crate) fn is_without_response(self) -> bool {
         matches!(self, Self::DeadlineExceeded { .. } | Self::Abandoned { .. })
@@ -157,6 +167,14 @@ impl Ending {
                     code,
                     judgement: Nothing,
                     next: Unprocessed,
+                    pushback,
+                };
+            }
+            Self::CallerFault(pushback) => {
+                return Class {
+                    code: Code::ResourceExhausted,
+                    judgement: Nothing,
+                    next: Next::None,
                     pushback,
                 };
             }
@@ -207,7 +225,7 @@ fn of_status(code: Code, pushback: Pushback) -> Class {
         Code::ResourceExhausted if rests => (Nothing, Next::Elsewhere),
         // The replica may be older than the others.
         Code::Unimplemented => (Ambiguous, Next::Elsewhere),
-        // The caller may be at fault; a replica that is alone with it is.
+        // The caller may be at fault; a replica that is alone with it is. Our own server marks the former.
         Code::ResourceExhausted | Code::DeadlineExceeded => (Ambiguous, Next::None),
         // The caller is at fault. All calls of one caller may go to one replica, so a count proves nothing.
         Code::PermissionDenied | Code::Unauthenticated => (Nothing, Next::None),
@@ -254,7 +272,7 @@ fn of_reset(reason: Reason) -> (Code, Judgement, Next) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Problem;
+    use crate::{client::ending::reading::Reading, problem::Problem};
 
     fn of(ending: Ending) -> (Code, Judgement, Next) {
         let Class {
@@ -292,18 +310,18 @@ mod tests {
     fn no_fault_of_a_client_is_a_failure_of_the_replica() {
         let all = (400..500).map(|status| StatusCode::from_u16(status).unwrap());
         for status in all {
-            let code = tonic::Status::from(Problem::new(status, "")).code();
-            let judgement = Ending::Status(code, Pushback::Unspecified)
-                .class()
-                .judgement;
-            let is_counted = judgement == Judgement::Ambiguous;
-            // The replica may be older than the others, or it alone may have too much to do.
-            let is_ambiguous = matches!(code, Code::Unimplemented | Code::ResourceExhausted);
-            assert_eq!(is_counted, is_ambiguous, "{status}: {code:?}");
-            for ending in [
-                Ending::Status(code, Pushback::Unspecified),
-                Ending::Http(status),
-            ] {
+            let problem = tonic::Status::from(Problem::new(status, ""));
+            let code = problem.code();
+            let response = problem.into_http::<()>();
+            let ending = Reading::begin(&response, true).expect_err("the head is all of it");
+            let is_counted = ending.class().judgement == Judgement::Ambiguous;
+            // The replica may be older than the others.
+            assert_eq!(
+                is_counted,
+                code == Code::Unimplemented,
+                "{status}: {code:?}"
+            );
+            for ending in [ending, Ending::Http(status)] {
                 let judgement = ending.class().judgement;
                 assert_ne!(judgement, Judgement::Failure, "{status}: {ending:?}");
             }

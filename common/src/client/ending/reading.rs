@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use tonic::{Code, Status, metadata::MetadataMap};
 
 use super::{class::Ending, pushback::Pushback};
-use crate::problem::NOT_PROCESSED;
+use crate::problem::{CALLER_FAULT, NOT_PROCESSED};
 
 /// How messages may be compressed.
 pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -157,7 +157,12 @@ fn status_in(headers: &HeaderMap) -> Option<Ending> {
         Code::Ok => Pushback::Unspecified,
         _ => Pushback::of(headers),
     };
-    Some(Ending::Status(code, pushback))
+    Some(match code {
+        Code::ResourceExhausted if headers.contains_key(CALLER_FAULT) => {
+            Ending::CallerFault(pushback)
+        }
+        _ => Ending::Status(code, pushback),
+    })
 }
 
 /// Whether a media type is that of gRPC, with any encoding of messages. `application/grpc-web` is

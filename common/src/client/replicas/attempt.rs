@@ -125,7 +125,7 @@ impl Replica {
             Ok(reading) => (Some(reading), None),
             Err(ending) => {
                 attempt.ending = Some(ending);
-                if !matches!(ending, Ending::Status(..) | Ending::Shed(..)) {
+                if !ending.is_status() {
                     return Err(Failure::of_response(ending));
                 }
                 (None, Some(End::InHead))
@@ -379,7 +379,7 @@ impl ReplicaBody {
         }
         self.end = Some(match (ending, trailers) {
             (_, Some(Err(failure))) => End::Failed(failure),
-            (Ending::Status(..), Some(Ok(mut trailers))) => {
+            (ending, Some(Ok(mut trailers))) if ending.is_status() => {
                 reading::remove_invalid(&mut trailers);
                 End::Trailers(trailers)
             }
