@@ -11,7 +11,7 @@ use clap::{
 
 use super::{
     about::{self, About, Setting},
-    healthcheck,
+    healthcheck, missing_runtime,
 };
 use crate::tls::Tls;
 
@@ -43,6 +43,9 @@ const HIDDEN: &str = "hidden";
 ///
 /// The subcommand `healthcheck` asks the running service whether it is ready, at the setting
 /// `--port` of `C`, and exits with 0 if it is. So a container image needs no shell and no curl.
+///
+/// If `main` then makes what needs a tokio runtime, such as a pool of connections, one line on stderr says
+/// where it belongs, in place of the panic, and the process exits with 2.
 ///
 /// The settings are on the page `/status` of the port for operators. Give an argument that holds a
 /// secret `hide_env_values = true`: its value is on no page, nor in the help.
@@ -101,6 +104,7 @@ impl Defaults {
                 exit(check_health(&matches))
             }
             about::note(about(command.clone(), &matches));
+            missing_runtime::explain(command.get_name(), EXIT_BAD_CONFIGURATION);
             C::from_arg_matches(&matches)
         });
         parsed.unwrap_or_else(|error| match error.kind() {

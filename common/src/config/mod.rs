@@ -8,6 +8,8 @@ pub(crate) mod about;
 mod cli;
 #[cfg(feature = "cli")]
 mod healthcheck;
+#[cfg(feature = "cli")]
+mod missing_runtime;
 pub(crate) mod proxies;
 pub(crate) mod settings;
 

@@ -51,6 +51,12 @@ struct Config {
     /// Makes a channel from the default settings, which have no mutual TLS
     #[arg(long, env)]
     forgets_tls: bool,
+    /// Needs a runtime in `main`, as a pool that is made there does
+    #[arg(long, env)]
+    spawns_in_main: bool,
+    /// Calls `run` in a runtime, as under `#[tokio::main]`
+    #[arg(long, env)]
+    runs_in_runtime: bool,
 }
 
 fn main() -> std::process::ExitCode {
@@ -60,6 +66,12 @@ fn main() -> std::process::ExitCode {
         let (client, common) = (client::Config::default(), common::Config::default());
         let _channel = Channel::new(&target, protos::FILE_DESCRIPTOR_SET, &client, &common);
     }
+    if config.spawns_in_main {
+        tokio::spawn(future::ready(()));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime");
+    let _entered = config.runs_in_runtime.then(|| runtime.enter());
     server::run("fixture", &config.common, move |_process| {
         [
             Listener::http(config.port, http(&config.path))

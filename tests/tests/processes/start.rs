@@ -52,6 +52,28 @@ fn a_bad_flag_or_variable_is_one_line_that_names_it_and_exit_code_2() {
 }
 
 #[test]
+fn what_belongs_to_another_runtime_is_one_line_that_says_where_and_exit_code_2() {
+    for variable in ["SPAWNS_IN_MAIN", "RUNS_IN_RUNTIME"] {
+        let ended = run("fixture", &[], &[(variable, "true")]);
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+        for text in ["faces", "Builder::shared"] {
+            assert!(ended.stderr.contains(text), "{}", ended.stderr);
+        }
+        assert!(ended.log().is_empty());
+    }
+}
+
+#[test]
+fn a_panic_without_a_runtime_has_its_backtrace_where_one_is_asked_for() {
+    let variables = [("SPAWNS_IN_MAIN", "true"), ("RUST_BACKTRACE", "1")];
+    let ended = run("fixture", &[], &variables);
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("stack backtrace"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("faces"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_taken_port_is_one_line_that_names_it_and_exit_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("it is bound").port().to_string();
