@@ -25,3 +25,4 @@ mod sources;
 mod start;
 mod trace;
 mod units;
+mod user_metrics;

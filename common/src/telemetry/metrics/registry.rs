@@ -65,24 +65,22 @@ impl Registry {
 /// ```
 /// use common::metrics::{
 ///     self,
-///     prometheus_client::{
-///         encoding::EncodeLabelSet,
-///         metrics::{counter::Counter, family::Family},
-///     },
+///     prometheus_client::metrics::{counter::Counter, family::Family},
 /// };
 ///
-/// #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-/// struct Labels {
-///     currency: &'static str, // one of three
-/// }
+/// /// Names and values: `currency`, one of three.
+/// type Labels = [(&'static str, &'static str); 1];
 ///
 /// let orders = Family::<Labels, Counter>::default();
 /// metrics::register(|registry| {
 ///     registry.register("orders", "Orders that were placed", orders.clone());
 /// });
-/// orders.get_or_create(&Labels { currency: "EUR" }).inc();
-/// assert_eq!(orders.get_or_create(&Labels { currency: "EUR" }).get(), 1);
+/// orders.get_or_create(&[("currency", "EUR")]).inc();
+/// assert_eq!(orders.get_or_create(&[("currency", "EUR")]).get(), 1);
 /// ```
+///
+/// The macro `EncodeLabelSet` writes `::prometheus_client`: to derive it, add that crate, in the version that
+/// `common` has, to the dependencies of the service.
 ///
 /// # Panics
 ///
