@@ -2,8 +2,9 @@
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// Dependencies that log. Clients decide how much (a frame of nine bytes makes h2 log a warning),
-/// so only errors of a dependency are logged, unless the filter names it.
+/// The dependencies of this crate that log. Clients decide how much (a frame of nine bytes makes h2 log a
+/// warning), so only errors of a dependency are logged, unless the filter names it. `dependencies` has the rule
+/// for all others.
 const DEPENDENCIES: [&str; 9] = [
     "axum",
     "h2",

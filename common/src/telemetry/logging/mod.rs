@@ -26,6 +26,7 @@
 //! record has its own `target`, `line`, `file`, `request_id`, `trace_id`, `span_id` and
 //! `trace_flags`. Fields of an event or a span with one of these names are dropped.
 
+mod dependencies;
 mod filter;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;

@@ -30,6 +30,7 @@ use tracing_subscriber::{
 };
 
 use super::{
+    dependencies::QuietDependencies,
     json,
     stdout::{self, flush},
 };
@@ -373,8 +374,10 @@ pub(crate) fn subscriber(
     service: &str,
     filter: Targets,
 ) -> impl Subscriber + for<'a> LookupSpan<'a> + use<> {
+    let quiet = QuietDependencies::new(&filter);
     Registry::default()
         .with(filter)
+        .with(quiet)
         .with(JsonStorageLayer)
         .with(Events(Format::new(service)))
 }
