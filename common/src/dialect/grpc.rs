@@ -13,6 +13,8 @@
 //! - A request that can't be decoded is `INTERNAL` to tonic. Here it is `INVALID_ARGUMENT`, where the
 //!   code is generated with [`Codec`](crate::client::ending::codec::Codec), and for health.
 
+#[cfg(feature = "traces")]
+use std::borrow::Cow;
 use std::error::Error;
 
 use axum::{BoxError, body::Body};
@@ -181,10 +183,10 @@ impl Dialect for GrpcDialect {
         &self,
         ended: &Ended<'_>,
         attributes: &mut Vec<KeyValue>,
-    ) -> (String, Option<&'static str>) {
+    ) -> (String, Option<Cow<'static, str>>) {
         let (method, code) = (ended.route.unwrap_or(metrics::OTHER), code_of(ended));
         attributes.extend(of_rpc(method, code));
-        let error = is_error_of_server(code).then(|| code_name(code));
+        let error = is_error_of_server(code).then(|| code_name(code).into());
         (method.to_owned(), error)
     }
 }

@@ -1,6 +1,9 @@
 //! [`HTTP`]: the dialect of HTTP/1.1 and HTTP/2.
 
 #[cfg(feature = "traces")]
+use std::borrow::Cow;
+
+#[cfg(feature = "traces")]
 use http::Version;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -14,10 +17,7 @@ use super::grpc_timeout::{format_timeout, with_timeout};
 #[cfg(feature = "traces")]
 use crate::{
     limits,
-    telemetry::{
-        logging::Cut,
-        traces::spans::{error_of_http, text},
-    },
+    telemetry::{logging::Cut, traces::spans::text},
 };
 use crate::{
     request::{
@@ -95,16 +95,16 @@ impl Dialect for HttpDialect {
         &self,
         ended: &Ended<'_>,
         attributes: &mut Vec<KeyValue>,
-    ) -> (String, Option<&'static str>) {
+    ) -> (String, Option<Cow<'static, str>>) {
         attributes.extend([
             KeyValue::new("http.request.method", text(ended.method.as_str())),
             KeyValue::new("url.path", text(ended.path)),
-            KeyValue::new("url.scheme", "http"),
             KeyValue::new("http.response.status_code", i64::from(ended.status)),
             KeyValue::new("network.protocol.version", version(ended.version)),
         ]);
         let route = ended.route.map(|it| KeyValue::new("http.route", text(it)));
         attributes.extend(route);
+        attributes.extend(ended.scheme.map(|it| KeyValue::new("url.scheme", it)));
         let method = Cut {
             text: ended.method.as_str(),
             most: limits::LOG_METHOD,
@@ -113,7 +113,8 @@ impl Dialect for HttpDialect {
             Some(route) => format!("{method} {route}"),
             None => method.to_string(),
         };
-        (name, error_of_http(ended.status))
+        let is_error = ended.status >= 500;
+        (name, is_error.then(|| ended.status.to_string().into()))
     }
 }
 

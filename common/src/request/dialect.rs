@@ -1,6 +1,8 @@
 //! [`Dialect`]: the differences between HTTP and gRPC, which layers ask for and do not know; and the names
 //! that logs, metrics and spans have for the codes and methods of gRPC.
 
+#[cfg(feature = "traces")]
+use std::borrow::Cow;
 use std::{fmt::Debug, time::Duration};
 
 use axum::{BoxError, body::Body};
@@ -95,13 +97,13 @@ pub(crate) trait Dialect: Debug + Send + Sync {
     /// Counts a request in the metrics.
     fn count(&self, ended: &Ended<'_>);
 
-    /// Adds the attributes of a request's span. Returns its name, and what failed, if anything.
+    /// Adds the attributes of a request's span. Returns its name, and its `error.type` if it failed.
     #[cfg(feature = "traces")]
     fn describe(
         &self,
         ended: &Ended<'_>,
         attributes: &mut Vec<KeyValue>,
-    ) -> (String, Option<&'static str>);
+    ) -> (String, Option<Cow<'static, str>>);
 }
 
 impl PartialEq for dyn Dialect {
@@ -166,6 +168,9 @@ pub(crate) struct Ended<'a> {
     pub(crate) path: &'a str,
     #[cfg_attr(not(feature = "traces"), allow(dead_code))] // for spans
     pub(crate) version: Version,
+    /// The scheme that the client has used, if it is known.
+    #[cfg_attr(not(feature = "traces"), allow(dead_code))] // for spans
+    pub(crate) scheme: Option<&'static str>,
     /// The route of the router, or the method of the descriptors, if there is one. It is never the
     /// path that the client sent: clients must not choose the labels of the metrics.
     pub(crate) route: Option<&'a str>,

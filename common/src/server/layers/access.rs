@@ -356,6 +356,7 @@ impl AccessLine {
             method: &self.method,
             path: self.path.as_ref().map_or("*", PathAndQuery::path),
             version: self.version,
+            scheme: self.context.shared.scheme,
             route: self.route(),
             status,
             code,

@@ -1,5 +1,7 @@
 //! A third dialect: requests and failures are lines. No layer knows of it.
 
+#[cfg(feature = "traces")]
+use std::borrow::Cow;
 use std::future::pending;
 
 use axum::BoxError;
@@ -91,7 +93,11 @@ impl Dialect for LineDialect {
     }
 
     #[cfg(feature = "traces")]
-    fn describe(&self, ended: &Ended<'_>, _: &mut Vec<KeyValue>) -> (String, Option<&'static str>) {
+    fn describe(
+        &self,
+        ended: &Ended<'_>,
+        _: &mut Vec<KeyValue>,
+    ) -> (String, Option<Cow<'static, str>>) {
         (format!("LINE {}", ended.path), None)
     }
 }

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::StatusCode;
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId, Value,
     trace::{SpanContext, SpanKind, Status},
@@ -59,15 +58,9 @@ impl RequestSpan<'_> {
             name.into(),
             self.ended.took,
             attributes,
-            error.or(cut_by),
+            error.or(cut_by.map(Into::into)),
         );
     }
-}
-
-/// The error of a status that is a fault of the server.
-pub(crate) fn error_of_http(status: u16) -> Option<&'static str> {
-    let known = StatusCode::from_u16(status).unwrap_or_default();
-    (status >= 500).then(|| known.canonical_reason().unwrap_or("error"))
 }
 
 /// An attempt of a call that has ended.
@@ -89,7 +82,7 @@ impl AttemptSpan<'_> {
             KeyValue::new("server.port", i64::from(self.replica.port())),
         ]);
         attributes.extend(of_rpc(self.method, self.code));
-        let error = (self.code != Code::Ok).then(|| code_name(self.code));
+        let error = (self.code != Code::Ok).then(|| code_name(self.code).into());
         let name = self.method.to_owned().into();
         end(
             self.trace,
@@ -119,19 +112,24 @@ pub(crate) fn text(text: &str) -> Value {
     text[..text.floor_char_boundary(MAX_TEXT)].to_owned().into()
 }
 
-/// Records a span that ends now, and lasted this long. `error` says what failed, if anything did.
+/// Records a span that ends now, and lasted this long. `error` is its `error.type`, if it failed. Its status has
+/// no description: that would say the same.
 pub(crate) fn end(
     trace: &Trace,
     kind: SpanKind,
     name: Cow<'static, str>,
     took: Duration,
     mut attributes: Vec<KeyValue>,
-    error: Option<&'static str>,
+    error: Option<Cow<'static, str>>,
 ) {
     let Some(recording) = &trace.recording else {
         return;
     };
     let end_time = SystemTime::now();
+    let status = match &error {
+        Some(_) => Status::error(""),
+        None => Status::Unset,
+    };
     attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
     let (trace_id, span_id) = trace.numbers();
     let state = trace.state().and_then(|state| state.parse().ok());
@@ -154,10 +152,7 @@ pub(crate) fn end(
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
-        status: match error {
-            Some(error) => Status::error(error),
-            None => Status::Unset,
-        },
+        status,
         instrumentation_scope: scope(),
     });
 }
@@ -229,6 +224,7 @@ pub(crate) mod tests {
                     method: &Method::GET,
                     path,
                     version: Version::HTTP_11,
+                    scheme: Some("https"),
                     route: Some("/orders/{id}"),
                     status,
                     code,
@@ -248,11 +244,13 @@ pub(crate) mod tests {
         assert_eq!(span.status, Status::Unset);
         assert_eq!(span.parent_span_id, SpanId::from_bytes(3_u64.to_be_bytes()));
         assert_eq!(attribute(&span, "url.path"), "/orders/17");
+        assert_eq!(attribute(&span, "url.scheme"), "https");
         assert_eq!(attribute(&span, "request_id"), "order-17");
         let took = span.end_time.duration_since(span.start_time).unwrap();
         assert_eq!(took, Duration::from_millis(5));
         let failed = request("/orders/17", 503, None);
-        assert_eq!(failed.status, Status::error("Service Unavailable"));
+        assert_eq!(failed.status, Status::error(""));
+        assert_eq!(attribute(&failed, "error.type"), "503");
         assert_eq!(request("/orders/17", 404, None).status, Status::Unset);
         // The caller's fault is no error of the server.
         assert_eq!(
@@ -266,7 +264,7 @@ pub(crate) mod tests {
     #[test]
     fn a_response_that_the_service_has_cut_is_an_error() {
         let cut = |cut_by| cut("/", 200, None, Some(cut_by));
-        assert_eq!(cut("deadline").status, Status::error("deadline"));
+        assert_eq!(cut("deadline").status, Status::error(""));
         assert_eq!(attribute(&cut("drain"), "error.type"), "drain");
         assert_eq!(cut(metrics::CLIENT_GONE).status, Status::Unset);
     }
