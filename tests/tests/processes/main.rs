@@ -22,6 +22,7 @@ mod readme;
 mod run;
 mod shared_connection;
 mod sources;
+mod spans;
 mod start;
 mod trace;
 mod units;

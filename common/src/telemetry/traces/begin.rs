@@ -18,7 +18,7 @@ static SAMPLER: OnceLock<Sampler> = OnceLock::new();
 /// another service or version than these.
 pub(crate) fn init(service: &str, version: &str) {
     if let Some(settings) = settings::of_environment()
-        && export::start(service, version, settings.protocol)
+        && export::start(service, version, settings.collector)
     {
         let _ = SAMPLER.set(settings.sampler);
     }

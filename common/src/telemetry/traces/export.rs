@@ -8,14 +8,18 @@ use std::{
     time::Duration,
 };
 
+use axum::BoxError;
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig};
+use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::{Resource, error::OTelSdkError, trace::SpanExporter};
 use tokio::{runtime, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{buffer, settings::Protocol};
+use super::{
+    buffer, secure,
+    settings::{Collector, Protocol},
+};
 use crate::{sync::lock, telemetry::metrics};
 
 /// The time between two exports. OpenTelemetry's default of 5 s would need larger buffers.
@@ -23,9 +27,6 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The most spans of one export, as by OpenTelemetry's default.
 const BATCH: usize = 512;
-
-/// The longest that one export may take.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest that the process waits, at its end, for the last spans.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +41,7 @@ struct Running {
 }
 
 /// Starts the thread. Returns whether it could start.
-pub(crate) fn start(service: &str, version: &str, protocol: Protocol) -> bool {
+pub(crate) fn start(service: &str, version: &str, collector: Collector) -> bool {
     let resource = resource(service, version);
     let stop = CancellationToken::new();
     let stopped = stop.clone();
@@ -49,7 +50,7 @@ pub(crate) fn start(service: &str, version: &str, protocol: Protocol) -> bool {
         let _end = end; // dropped at the end, also of a panic
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
-            Ok(runtime) => runtime.block_on(run(protocol, &resource, &stopped)),
+            Ok(runtime) => runtime.block_on(run(&collector, &resource, &stopped)),
             Err(error) => {
                 warn!(action = "traces", status = "failure", %error, "no spans are exported");
             }
@@ -105,19 +106,32 @@ fn resource(service: &str, version: &str) -> Resource {
     resource.build()
 }
 
-async fn run(protocol: Protocol, resource: &Resource, stopped: &CancellationToken) {
-    // The builder reads endpoint, headers and timeout from the environment.
-    let built = match protocol {
-        Protocol::Grpc => Otlp::builder()
-            .with_tonic()
-            .with_timeout(EXPORT_TIMEOUT)
-            .build(),
-        Protocol::HttpProtobuf => Otlp::builder()
-            .with_http()
-            .with_timeout(EXPORT_TIMEOUT)
-            .build(),
-    };
-    let mut exporter = match built {
+/// The builder reads endpoint and headers from the environment.
+fn exporter(collector: &Collector) -> Result<Otlp, BoxError> {
+    let timeout = collector.timeout;
+    Ok(match (collector.protocol, &collector.tls) {
+        (Protocol::Grpc, tls) => {
+            let builder = Otlp::builder().with_tonic().with_timeout(timeout);
+            match tls {
+                Some(endpoint) => builder.with_channel(secure::channel(endpoint)?).build()?,
+                None => builder.build()?,
+            }
+        }
+        (Protocol::HttpProtobuf, tls) => {
+            let builder = Otlp::builder().with_http().with_timeout(timeout);
+            match tls {
+                Some(endpoint) => {
+                    let client = secure::http_client(endpoint, timeout)?;
+                    builder.with_http_client(client).build()?
+                }
+                None => builder.build()?,
+            }
+        }
+    })
+}
+
+async fn run(collector: &Collector, resource: &Resource, stopped: &CancellationToken) {
+    let mut exporter = match exporter(collector) {
         Ok(exporter) => exporter,
         Err(error) => {
             warn!(action = "traces", status = "failure", %error, "no spans are exported");
@@ -135,8 +149,8 @@ async fn run(protocol: Protocol, resource: &Resource, stopped: &CancellationToke
                 break;
             }
             let count = batch.len() as u64;
-            let end = timeout(EXPORT_TIMEOUT, exporter.export(batch)).await;
-            let end = end.unwrap_or(Err(OTelSdkError::Timeout(EXPORT_TIMEOUT)));
+            let end = timeout(collector.timeout, exporter.export(batch)).await;
+            let end = end.unwrap_or(Err(OTelSdkError::Timeout(collector.timeout)));
             report(end, count, &mut is_failing);
         }
         if is_last {

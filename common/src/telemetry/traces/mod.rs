@@ -9,6 +9,7 @@
 //! | `user_spans` | the layer that makes spans of a service's own `tracing` spans |
 //! | `buffer` | the spans of each thread, bounded, until they are exported |
 //! | `export` | the thread that exports them over OTLP |
+//! | `secure` | its clients for a collector with `https` |
 //!
 //! The spans are not those of the SDK. Its tracer keeps a live span for each request and attaches a
 //! context at each poll; here, the [`Context`](crate::Context) already travels with the request, and
@@ -18,6 +19,7 @@
 mod begin;
 mod buffer;
 mod export;
+mod secure;
 mod settings;
 pub(crate) mod spans;
 mod user_spans;

@@ -1,7 +1,7 @@
 //! [`Settings`]: what the variables `OTEL_…` say. The specification asks to ignore what is malformed,
 //! with a warning.
 
-use std::env;
+use std::{env, path::PathBuf, time::Duration};
 
 use tracing::warn;
 
@@ -11,7 +11,27 @@ use crate::request::trace::Trace;
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) sampler: Sampler,
+    pub(crate) collector: Collector,
+}
+
+/// The longest that one export may take, by default.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How spans get to the collector.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Collector {
     pub(crate) protocol: Protocol,
+    /// The longest that one export may take.
+    pub(crate) timeout: Duration,
+    pub(crate) tls: Option<SecureEndpoint>,
+}
+
+/// An endpoint with `https`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SecureEndpoint {
+    pub(crate) uri: String,
+    /// The file with the authorities of the collector, if they are not those of the system.
+    pub(crate) authorities: Option<PathBuf>,
 }
 
 /// How OTLP is spoken.
@@ -67,35 +87,74 @@ pub(crate) fn of_environment() -> Option<Settings> {
 }
 
 fn read(variable: impl Fn(&str) -> Option<String>) -> Option<Settings> {
-    let is =
-        |name, expected: &str| variable(name).is_some_and(|it| it.eq_ignore_ascii_case(expected));
-    let has = |name| variable(name).is_some();
-    let has_endpoint =
-        has("OTEL_EXPORTER_OTLP_ENDPOINT") || has("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
-    if !has_endpoint || is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+    let is = |name, expected: &str| variable(name).is_some_and(|it| is(&it, expected));
+    // The variable for traces has priority over the one for all signals.
+    let of_otlp = |name: &str| {
+        let names = ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"];
+        let mut names = names.into_iter().map(|prefix| format!("{prefix}{name}"));
+        names.find_map(|name| variable(&name).map(|value| (name, value)))
+    };
+    if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
         return None;
     }
-    let protocol = variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-        .or_else(|| variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    let is_asked_for = is("OTEL_TRACES_EXPORTER", "otlp");
+    if let Some(other) = variable("OTEL_TRACES_EXPORTER").filter(|_| !is_asked_for) {
+        ignored("OTEL_TRACES_EXPORTER", &other, "otlp or none");
+    }
+    let endpoint = of_otlp("ENDPOINT").map(|(_, uri)| uri);
+    if endpoint.is_none() && !is_asked_for {
+        return None;
+    }
+    let protocol = match of_otlp("PROTOCOL") {
+        Some((_, it)) if it == "grpc" => Protocol::Grpc,
+        Some((name, it)) if it != "http/protobuf" => {
+            ignored(&name, &it, "grpc or http/protobuf");
+            Protocol::HttpProtobuf
+        }
+        _ => Protocol::HttpProtobuf,
+    };
+    let timeout = of_otlp("TIMEOUT").map_or(TIMEOUT, |(name, text)| {
+        let millis = text.parse().ok().filter(|millis| *millis > 0);
+        millis.map_or_else(
+            || {
+                ignored(&name, &text, "a number of milliseconds");
+                TIMEOUT
+            },
+            Duration::from_millis,
+        )
+    });
+    if let Some((name, other)) = of_otlp("COMPRESSION").filter(|(_, it)| it != "none") {
+        ignored(&name, &other, "none: spans are not compressed");
+    }
+    for name in ["CLIENT_CERTIFICATE", "CLIENT_KEY"] {
+        if let Some((name, file)) = of_otlp(name) {
+            ignored(&name, &file, "none: a collector gets no certificate");
+        }
+    }
+    let is_secure = |uri: &String| {
+        uri.get(..8)
+            .is_some_and(|scheme| self::is(scheme, "https://"))
+    };
     Some(Settings {
         sampler: sampler(&variable),
-        protocol: match protocol.as_deref() {
-            Some("grpc") => Protocol::Grpc,
-            Some("http/protobuf") | None => Protocol::HttpProtobuf,
-            Some(other) => {
-                ignored(
-                    "OTEL_EXPORTER_OTLP_PROTOCOL",
-                    other,
-                    "grpc or http/protobuf",
-                );
-                Protocol::HttpProtobuf
-            }
+        collector: Collector {
+            protocol,
+            timeout,
+            tls: endpoint.filter(is_secure).map(|uri| SecureEndpoint {
+                uri,
+                authorities: of_otlp("CERTIFICATE").map(|(_, file)| file.into()),
+            }),
         },
     })
 }
 
+/// Whether a value is this one; its case does not matter.
+fn is(value: &str, expected: &str) -> bool {
+    value.eq_ignore_ascii_case(expected)
+}
+
 fn sampler(variable: impl Fn(&str) -> Option<String>) -> Sampler {
-    let name = variable("OTEL_TRACES_SAMPLER");
+    let name = variable("OTEL_TRACES_SAMPLER").map(|name| name.to_ascii_lowercase());
     let ratio = || {
         let Some(text) = variable("OTEL_TRACES_SAMPLER_ARG") else {
             return 1.0;
@@ -161,12 +220,52 @@ mod tests {
         assert!(settings(&[]).is_some());
         assert!(settings(&[("OTEL_SDK_DISABLED", "TRUE")]).is_none());
         assert!(settings(&[("OTEL_TRACES_EXPORTER", "none")]).is_none());
-        let protocol = |text| {
-            let settings = settings(&[("OTEL_EXPORTER_OTLP_PROTOCOL", text)]);
-            settings.unwrap().protocol
+        assert!(settings(&[("OTEL_TRACES_EXPORTER", "console")]).is_some());
+        let alone = |exporter: &str| {
+            let is_it = |name: &str| name == "OTEL_TRACES_EXPORTER";
+            read(|name| is_it(name).then(|| exporter.to_owned())).is_some()
         };
+        assert!(alone("OTLP"), "at the collector's usual address");
+        assert!(!alone("console"));
+    }
+
+    fn collector(variables: &[(&str, &str)]) -> Collector {
+        settings(variables).unwrap().collector
+    }
+
+    #[test]
+    fn the_variables_for_traces_have_priority() {
+        let protocol = |text| collector(&[("OTEL_EXPORTER_OTLP_PROTOCOL", text)]).protocol;
         assert_eq!(protocol("grpc"), Protocol::Grpc);
         assert_eq!(protocol("smoke signals"), Protocol::HttpProtobuf);
+        let general = ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500");
+        let own = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "700");
+        let timeout = |variables: &[_]| collector(variables).timeout.as_millis();
+        assert_eq!(timeout(&[]), 10_000);
+        assert_eq!(timeout(&[general]), 1_500);
+        assert_eq!(timeout(&[general, own]), 700);
+        for unusable in ["0", "-1", "10s", "99999999999999999999"] {
+            assert_eq!(timeout(&[("OTEL_EXPORTER_OTLP_TIMEOUT", unusable)]), 10_000);
+        }
+    }
+
+    #[test]
+    fn a_collector_with_https_may_have_authorities_of_its_own() {
+        assert_eq!(collector(&[]).tls, None);
+        let endpoint = |uri| ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", uri);
+        let secure = |uri, variables: &[(&'static str, &'static str)]| {
+            collector(&[&[endpoint(uri)], variables].concat()).tls
+        };
+        for uri in ["https://collector:4318/v1/traces", "HTTPS://collector"] {
+            let tls = secure(uri, &[]).unwrap();
+            assert_eq!((&*tls.uri, tls.authorities), (uri, None));
+        }
+        let file = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.crt");
+        let tls = secure("https://collector", &[file]).unwrap();
+        assert_eq!(tls.authorities, Some("/ca.crt".into()));
+        for uri in ["http://collector", "collector:4317", "htt", "äöüäöü"] {
+            assert_eq!(secure(uri, &[file]), None, "{uri}");
+        }
     }
 
     #[test]
@@ -185,6 +284,7 @@ mod tests {
         let never = sampler("parentbased_always_off", "");
         assert!(!never.samples(1) && never.follows(&yes));
         assert_eq!(sampler("parentbased_traceidratio", "2"), by_default);
+        assert_eq!(sampler("Parentbased_Always_On", ""), by_default);
         assert_eq!(sampler("dice", ""), by_default);
         assert!(!sampler("traceidratio", "0").follows(&yes));
     }

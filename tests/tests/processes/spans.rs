@@ -1,0 +1,155 @@
+//! Spans: how they get to a collector.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+};
+
+use ::http::{HeaderMap, HeaderValue, Response};
+use axum::{Router, body::Body, routing::post};
+use bytes::Bytes;
+use common::{
+    Config,
+    server::{self, Listener},
+    tls::Tls,
+};
+use futures_util::stream;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use tests::{Process, certificates::Certificates, http, wait_for};
+
+const NAME: &str = "/api/v1/name?name=test";
+
+/// A collector with `https`, which counts exports over HTTP and gRPC.
+struct Collector {
+    endpoint: String,
+    exports: Arc<AtomicUsize>,
+}
+
+impl Collector {
+    fn start(certificates: &Certificates) -> Self {
+        let exports = Arc::<AtomicUsize>::default();
+        let tls = Tls::edge(certificates.directory("service1"));
+        let config = Config {
+            host: [127, 0, 0, 1].into(),
+            workers: 1.try_into().expect("more than 0"),
+            edge_tls: Some(tls.expect("they are valid")),
+            ..Config::default()
+        };
+        let counted = exports.clone();
+        let collector = server::bind(&config, move |_process| {
+            let (over_http, over_grpc) = (counted.clone(), counted.clone());
+            let router = Router::new()
+                .route(
+                    "/v1/traces",
+                    post(async move || {
+                        over_http.fetch_add(1, SeqCst);
+                    }),
+                )
+                .route(
+                    "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+                    post(async move || {
+                        over_grpc.fetch_add(1, SeqCst);
+                        empty_message()
+                    }),
+                );
+            [Listener::http(0, router)]
+        });
+        let collector = collector.expect("its port is free");
+        let endpoint = format!("https://localhost:{}", collector.addresses()[0].port());
+        thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let serving = collector.serve(std::future::pending());
+            runtime.expect("a runtime").block_on(serving)
+        });
+        Self { endpoint, exports }
+    }
+}
+
+/// A response of gRPC.
+fn empty_message() -> Response<Body> {
+    let status = HeaderMap::from_iter([(
+        "grpc-status".parse().expect("a name"),
+        HeaderValue::from_static("0"),
+    )]);
+    let frames = [
+        Frame::data(Bytes::from_static(&[0; 5])),
+        Frame::trailers(status),
+    ];
+    let body = StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)));
+    let response = Response::builder().header("content-type", "application/grpc");
+    response.body(Body::new(body)).expect("it is valid")
+}
+
+#[test]
+fn a_collector_with_https_gets_spans_over_both_protocols() {
+    let certificates = Certificates::new();
+    let authorities = format!("{}/ca.crt", certificates.directory("service1"));
+    for protocol in ["http/protobuf", "grpc"] {
+        let collector = Collector::start(&certificates);
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", &authorities),
+        ];
+        let service1 = Process::start("service1", &variables);
+        assert_eq!(http::get(service1.http(), NAME).status, 200);
+        wait_for("an export", || {
+            let exported = service1.metric("spans_exported_total") > 0.0;
+            (collector.exports.load(SeqCst) > 0 && exported).then_some(())
+        });
+        let log = service1.terminate();
+        assert!(!log.has_line(&[("action", "traces")]), "{protocol}");
+    }
+}
+
+#[test]
+fn a_collector_of_another_authority_gets_none() {
+    let (certificates, others) = (Certificates::new(), Certificates::new());
+    let collector = Collector::start(&certificates);
+    let authorities = format!("{}/ca.crt", others.directory("service1"));
+    for (protocol, file) in [
+        ("http/protobuf", authorities.as_str()),
+        ("grpc", authorities.as_str()),
+        ("grpc", "/nowhere/ca.crt"),
+    ] {
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &collector.endpoint),
+            ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", file),
+        ];
+        let service1 = Process::start("service1", &variables);
+        assert_eq!(http::get(service1.http(), NAME).status, 200);
+        service1.line(&[("action", "traces"), ("status", "failure")]);
+    }
+    assert_eq!(collector.exports.load(SeqCst), 0);
+}
+
+#[test]
+fn a_variable_that_is_not_supported_is_named_in_the_log() {
+    for (variable, value) in [
+        ("OTEL_TRACES_EXPORTER", "console"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/tls.key"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+    ] {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+        let service1 = Process::start("service1", &[endpoint, (variable, value)]);
+        let named = [
+            ("status", "ignored"),
+            ("variable", variable),
+            ("value", value),
+        ];
+        service1.line(&named);
+    }
+}
+
