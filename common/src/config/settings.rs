@@ -93,6 +93,11 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(help_heading = group::EDGE, long, env, default_value = "on", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub server_timing: bool,
 
+    /// The limit a second on requests from outside whose traceparent asks for spans, and that have them for
+    /// that. Beyond it, `OTEL_TRACES_SAMPLER` decides. A gRPC port and the trusted proxies are inside
+    #[cfg_attr(feature = "cli", arg(help_heading = group::EDGE, long, env, default_value_t = defaults::MAX_FOLLOWED_TRACES))]
+    pub max_followed_traces: u32,
+
     /// How long the service still accepts connections after SIGTERM, SIGINT or SIGHUP. Meanwhile
     /// /readyz reports not ready, for load balancers that poll it, and clients are told to leave
     #[cfg_attr(feature = "cli", arg(help_heading = group::DRAIN, long, env, default_value = defaults::DRAIN_DELAY, value_parser = duration))]
@@ -168,6 +173,7 @@ mod defaults {
     pub(super) const DEADLINE: &str = "10s";
     pub(super) const MAX_IN_FLIGHT: &str = "2048";
     pub(super) const MAX_CONNECTIONS: &str = "20000";
+    pub(super) const MAX_FOLLOWED_TRACES: u32 = 50;
     pub(super) const DRAIN_DELAY: &str = "0s";
     pub(super) const DRAIN_TIMEOUT: &str = "10s";
 }
@@ -188,6 +194,7 @@ impl Default for Config {
             trusted_proxies: None,
             forwarded_header: proxies::default_header(),
             server_timing: true,
+            max_followed_traces: defaults::MAX_FOLLOWED_TRACES,
             drain_delay: duration(defaults::DRAIN_DELAY).expect(VALID),
             drain_timeout: duration(defaults::DRAIN_TIMEOUT).expect(VALID),
             mesh_tls: None,

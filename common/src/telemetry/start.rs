@@ -9,16 +9,17 @@ use super::logging;
 use super::traces::{self, UserSpans};
 
 /// Starts to log the events that pass `filter` and, with the feature `traces`, to record spans.
-/// `version` is that of the service, or empty if it is unknown.
-pub(crate) fn start(service: &str, version: &str, filter: Targets) {
+/// `version` is that of the service, or empty if it is unknown. `followed_traces` is the limit a second on those
+/// of requests from outside that ask to be recorded.
+pub(crate) fn start(service: &str, version: &str, filter: Targets, followed_traces: u32) {
     let subscriber = logging::subscriber(service, filter);
     #[cfg(feature = "traces")]
     let subscriber = subscriber.with(UserSpans);
     logging::install(subscriber);
     #[cfg(feature = "traces")]
-    traces::init(service, version);
+    traces::init(service, version, followed_traces);
     #[cfg(not(feature = "traces"))]
-    let _ = version;
+    let _ = (version, followed_traces);
 }
 
 /// Exports the last spans and writes the last records, before the process ends.

@@ -1,4 +1,4 @@
-//! Spans: how they get to a collector.
+//! Spans: how they get to a collector, and which requests have them.
 
 use std::{
     convert::Infallible,
@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     thread,
+    time::Duration,
 };
 
 use ::http::{HeaderMap, HeaderValue, Response};
@@ -20,9 +21,12 @@ use common::{
 use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use tests::{Process, certificates::Certificates, http, wait_for};
+use tests::{Process, certificates::Certificates, grpc, http, wait_for};
 
 const NAME: &str = "/api/v1/name?name=test";
+
+/// A trace whose caller records it.
+const SAMPLED: &[u8] = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// A collector with `https`, which counts exports over HTTP and gRPC.
 struct Collector {
@@ -153,3 +157,45 @@ fn a_variable_that_is_not_supported_is_named_in_the_log() {
     }
 }
 
+/// How many of 20 requests have spans, where none would without their callers.
+fn recorded(variables: &[(&str, &str)], ask: impl Fn(&Process)) -> f64 {
+    let certificates = Certificates::new();
+    let authorities = format!("{}/ca.crt", certificates.directory("service1"));
+    let collector = Collector::start(&certificates);
+    let never = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.endpoint),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &authorities),
+        ("OTEL_TRACES_SAMPLER_ARG", "0"),
+        ("MAX_FOLLOWED_TRACES", "3"),
+    ];
+    let service1 = Process::start("service1", &[&never, variables].concat());
+    (0..20).for_each(|_| ask(&service1));
+    let mut before = -1.0;
+    wait_for("all spans", || {
+        thread::sleep(Duration::from_millis(500)); // longer than between two exports
+        let exported = service1.metric("spans_exported_total");
+        let is_all = (exported - before).abs() < 0.5;
+        before = exported;
+        is_all.then_some(exported)
+    })
+}
+
+#[test]
+fn a_stranger_decides_on_the_spans_of_few_requests() {
+    let over_http = |service1: &Process| {
+        let response = http::get_with(service1.http(), NAME, &[("traceparent", SAMPLED)]);
+        assert_eq!(response.status, 200);
+        let line = service1.access_line(response.id());
+        assert_eq!(line.text("trace_id"), "4bf92f3577b34da6a3ce929d0e0e4736");
+    };
+    // 3 in each second that they take.
+    let followed = recorded(&[], over_http);
+    assert!((3.0..20.0).contains(&followed), "{followed}");
+    let trusted = recorded(&[("TRUSTED_PROXIES", "127.0.0.0/8")], over_http);
+    assert!((trusted - 20.0).abs() < 0.5, "{trusted}");
+    let mesh = recorded(&[], |service1| {
+        let response = grpc::process_name(service1.grpc(), "test", &[("traceparent", SAMPLED)]);
+        assert_eq!(response.code(), 0);
+    });
+    assert!((mesh - 20.0).abs() < 0.5, "{mesh}");
+}

@@ -62,6 +62,9 @@ pub(crate) struct ConnectionInfo {
     /// The peer that mutual TLS has shown.
     pub(super) peer: Option<Identity>,
     remote_address: RemoteAddress,
+    /// Whether the peer is a service of the mesh or a trusted proxy, whose word on a trace counts.
+    #[cfg_attr(not(feature = "traces"), allow(dead_code))]
+    pub(super) is_inside: bool,
     /// The scheme that this server speaks, if it serves the connection.
     scheme: Option<&'static str>,
     /// Whether responses have `Server-Timing`, if they are timed.
@@ -96,11 +99,13 @@ impl ConnectionInfo {
     ) -> Self {
         let address = state.handle.address;
         let is_trusted = |forwarding: &Arc<Forwarding>| forwarding.trusted.contains(address);
+        let forwarding = settings.forwarding.filter(is_trusted);
         Self {
             port,
             paths,
             peer: state.peer.as_ref().map(|peer| peer.identity.clone()),
-            remote_address: match settings.forwarding.filter(is_trusted) {
+            is_inside: port.serves_mesh() || forwarding.is_some(),
+            remote_address: match forwarding {
                 Some(forwarding) => RemoteAddress::Behind(address, forwarding),
                 None => RemoteAddress::Known {
                     address,
@@ -120,6 +125,7 @@ impl ConnectionInfo {
             port,
             paths,
             peer: None,
+            is_inside: port.serves_mesh(),
             remote_address: RemoteAddress::In(|_| None),
             scheme: None,
             shows_timings: true,

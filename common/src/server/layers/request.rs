@@ -141,16 +141,16 @@ fn context_of<B>(request: &Request<B>, connection: &ConnectionInfo) -> (Context,
         reason: Some(reason.to_string()),
         message: "the request's trace headers are not usable",
     }));
+    let arrived = Instant::now(); // everything that begins with the request shares this reading
     #[cfg(feature = "traces")]
     let trace = match RequestClass::of(request.uri().path(), false) {
         RequestClass::Probe => trace, // a span every few seconds would tell nothing
-        _ => traces::of_request(trace),
+        _ => traces::of_request(trace, connection.is_inside, arrived),
     };
     let mut terms = connection.paths.terms(request.uri().path());
     if mismatch.is_err() {
         terms.method = None;
     }
-    let arrived = Instant::now(); // everything that begins with the request shares this reading
     let timeout = asked
         .timeout
         .map_or(terms.longest, |timeout| timeout.min(terms.longest));

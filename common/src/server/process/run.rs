@@ -89,7 +89,8 @@ impl Builder {
         }
         // Before more, as what is in memory already stays there. Fails only on kernels without them.
         let _ = rustix::thread::disable_transparent_huge_pages(true);
-        telemetry::start(service, &about().version, config.log.clone());
+        let (version, log) = (&about().version, config.log.clone());
+        telemetry::start(service, version, log, config.max_followed_traces);
         if let Err(error) = raise_file_limit() {
             warn!(action = "start", status = "failure", %error, "the limit of open files stays");
         }

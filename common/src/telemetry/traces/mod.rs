@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `settings` | the variables `OTEL_…`, and the sampler |
 //! | `begin` | starts to record: the process, a request, an attempt |
+//! | `follow` | the limit on requests of strangers that ask to be recorded |
 //! | `spans` | the span of a request or of an attempt, from what the layers know at its end |
 //! | `user_spans` | the layer that makes spans of a service's own `tracing` spans |
 //! | `buffer` | the spans of each thread, bounded, until they are exported |
@@ -19,6 +20,7 @@
 mod begin;
 mod buffer;
 mod export;
+mod follow;
 mod secure;
 mod settings;
 pub(crate) mod spans;

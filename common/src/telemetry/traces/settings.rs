@@ -51,7 +51,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    fn new(follows_parent: bool, ratio: f64) -> Self {
+    pub(super) fn new(follows_parent: bool, ratio: f64) -> Self {
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_precision_loss,
@@ -69,6 +69,11 @@ impl Sampler {
         #[allow(clippy::cast_possible_truncation)] // the low half is meant
         let low = trace_id as u64 >> 1;
         low < self.bound
+    }
+
+    /// The same by chance, where the id is not to be trusted.
+    pub(crate) fn draws(&self) -> bool {
+        self.samples(fastrand::u128(..))
     }
 
     /// Whether a request with this trace has spans.
