@@ -136,8 +136,8 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(help_heading = group::OPERATORS, long, env))]
     pub admin_port: Option<u16>,
 
-    /// The events that are logged: a level and target=level pairs, separated by commas.
-    /// Dependencies (h2, hyper, …) log errors only, unless a pair names them [default: info]
+    /// The events that are logged: a level, targets and target=level pairs, separated by commas.
+    /// Dependencies (h2, hyper, …) log errors only, unless a part names them [default: info]
     #[cfg_attr(feature = "cli", arg(
         help_heading = group::LOGGING,
         long = "log",
