@@ -148,6 +148,11 @@ pub struct Config {
         value_name = "FILTER"
     ))]
     pub log: Targets,
+
+    /// The share of the access lines of client errors (4xx) that are logged, from 0 to 1: at an edge that
+    /// strangers reach, they decide how many there are. Metrics count them all
+    #[cfg_attr(feature = "cli", arg(help_heading = group::LOGGING, long, env, default_value = "1", value_parser = share, value_name = "SHARE"))]
+    pub client_error_lines: f64,
 }
 
 /// The groups of the settings in `--help`. Those of the service itself come first, without a group.
@@ -203,6 +208,7 @@ impl Default for Config {
             admin_host: defaults::ADMIN_HOST.parse().expect(VALID),
             admin_port: None,
             log: logging::parse_filter("").expect(VALID),
+            client_error_lines: 1.0,
         }
     }
 }
@@ -219,6 +225,23 @@ impl Config {
 
 fn cores() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Reads the address to listen on. Shells and conda export HOST with a name in it.
+#[cfg(feature = "cli")]
+fn address(text: &str) -> Result<IpAddr, &'static str> {
+    text.parse().map_err(|_| {
+        "it must be an IP address, such as 127.0.0.1 or 0.0.0.0; some shells and conda export HOST with a \
+         name in it: then set the address, or unset the variable"
+    })
+}
+
+/// Reads a share of all.
+#[cfg(feature = "cli")]
+fn share(text: &str) -> Result<f64, &'static str> {
+    let share = text.parse().ok();
+    let share = share.filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or("it must be a number from 0 (none) to 1 (all), such as 0.01")
 }
 
 /// Reads a number from 1 to `MAX`.

@@ -57,6 +57,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) forwarding: Option<Arc<Forwarding>>,
     /// Whether HTTP responses have `Server-Timing`.
     pub(crate) shows_timings: bool,
+    /// The share of the access lines of 4xx that are logged.
+    pub(crate) client_error_lines: f64,
     /// The certificates of the gRPC ports, if they speak TLS.
     pub(crate) mesh_certificates: Option<Certificates>,
     /// The certificates of the HTTP ports, if they speak TLS.
@@ -82,6 +84,7 @@ impl WorkerSettings {
                 Arc::new(Forwarding { trusted, header })
             }),
             shows_timings: config.server_timing,
+            client_error_lines: config.client_error_lines,
             mesh_certificates: config.mesh_tls.clone().map(|tls| Certificates {
                 tls,
                 allowed: config.mesh_allowed_peers.clone(),
@@ -109,6 +112,7 @@ impl WorkerSettings {
                 forwarding: self.forwarding.clone(),
                 speaks_tls: self.certificates(port.dialect).is_some(),
                 shows_timings: self.shows_timings || port.dialect.serves_mesh(),
+                client_error_lines: self.client_error_lines,
             };
             Ok(with_layers(ServedPort { settings, ..port }, layers))
         });

@@ -1,7 +1,7 @@
 //! The id and the deadline of a request, in every task and over the hop.
 
 use ::http::Method;
-use tests::{Process, grpc, http};
+use tests::{Process, Record, grpc, http};
 
 #[test]
 fn the_id_is_on_every_kind_of_response() {
@@ -233,4 +233,29 @@ fn a_malformed_trace_is_dropped_with_one_warning() {
     for line in lines.iter().chain(&service1.log_of("malformed")) {
         assert_eq!(line.text("trace_id"), "");
     }
+}
+
+#[test]
+fn access_lines_of_client_errors_are_left_out_or_sampled() {
+    let lines_of = |share: &str| {
+        let service2 = Process::start("service2", &[("CLIENT_ERROR_LINES", share)]);
+        for _ in 0..100 {
+            assert_eq!(http::get(service2.http(), "/nowhere").status, 404);
+        }
+        assert_eq!(http::get(service2.http(), "/docs").status, 200);
+        service2.line(&[("first_request_line", "GET /docs HTTP/1.1")]);
+        let metrics = http::get(service2.admin(), "/metrics");
+        let mut metrics = metrics.text().lines();
+        let counted = metrics.find(|line| line.contains("_count{") && line.contains("\"404\""));
+        assert!(
+            counted.is_some_and(|line| line.ends_with(" 100")),
+            "{counted:?}"
+        );
+        let lines = service2.terminate().log();
+        let status = |line: &&Record| line.integer("response_status") == Some(404);
+        lines.iter().filter(status).count()
+    };
+    assert_eq!(lines_of("1"), 100);
+    assert_eq!(lines_of("0"), 0);
+    assert!((1..100).contains(&lines_of("0.5")));
 }

@@ -40,6 +40,8 @@ pub(crate) struct PortSettings {
     pub(crate) speaks_tls: bool,
     /// Whether HTTP responses have `Server-Timing`.
     pub(crate) shows_timings: bool,
+    /// The share of the access lines of 4xx that are logged.
+    pub(crate) client_error_lines: f64,
 }
 
 impl Default for PortSettings {
@@ -48,6 +50,7 @@ impl Default for PortSettings {
             forwarding: None,
             speaks_tls: false,
             shows_timings: true,
+            client_error_lines: 1.0,
         }
     }
 }
@@ -69,6 +72,8 @@ pub(crate) struct ConnectionInfo {
     scheme: Option<&'static str>,
     /// Whether responses have `Server-Timing`, if they are timed.
     pub(super) shows_timings: bool,
+    /// The share of the access lines of 4xx that are logged.
+    client_error_lines: f64,
     /// The state of the connection, if this server serves it.
     pub(super) state: Option<Arc<ConnectionState>>,
     /// The `Keep-Alive` of responses over HTTP/1.
@@ -114,6 +119,7 @@ impl ConnectionInfo {
             },
             scheme: Some(if settings.speaks_tls { "https" } else { "http" }),
             shows_timings: settings.shows_timings,
+            client_error_lines: settings.client_error_lines,
             state: Some(state),
             keep_alive,
         }
@@ -129,6 +135,7 @@ impl ConnectionInfo {
             remote_address: RemoteAddress::In(|_| None),
             scheme: None,
             shows_timings: true,
+            client_error_lines: 1.0,
             state: None,
             keep_alive: None,
         }
@@ -379,6 +386,9 @@ impl AccessLine {
             _ if self.quiet => Level::DEBUG,
             _ if is_expired => Level::INFO,
             End::Cut(_) => Level::WARN,
+            _ if code.is_none() && (400..500).contains(&status) && self.is_left_out() => {
+                Level::DEBUG
+            }
             End::Complete | End::Dropped => dialect.level(&ended),
         };
         Outcome {
@@ -387,6 +397,12 @@ impl AccessLine {
             level,
             is_expired,
         }
+    }
+
+    /// Whether the configuration leaves out this access line of a client's error.
+    fn is_left_out(&self) -> bool {
+        let share = self.connection.client_error_lines;
+        share < 1.0 && fastrand::f64() >= share
     }
 
     /// Whether the caller left the service no time.
