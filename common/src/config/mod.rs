@@ -4,6 +4,7 @@
 //! reads them, and those of the service itself; it comes with the feature `cli`.
 
 pub(crate) mod about;
+pub(crate) mod admin_names;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
@@ -15,4 +16,7 @@ pub(crate) mod settings;
 
 #[cfg(feature = "cli")]
 pub use self::cli::{Defaults, parse};
-pub use self::proxies::{InvalidNetwork, TrustedProxies};
+pub use self::{
+    admin_names::{AdminNames, InvalidName},
+    proxies::{InvalidNetwork, TrustedProxies},
+};

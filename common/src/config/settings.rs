@@ -5,7 +5,10 @@ use std::{net::IpAddr, num::NonZeroUsize, thread, time::Duration};
 use http::HeaderName;
 use tracing_subscriber::filter::Targets;
 
-use super::proxies::{self, TrustedProxies};
+use super::{
+    admin_names::AdminNames,
+    proxies::{self, TrustedProxies},
+};
 use crate::{
     limits,
     telemetry::logging,
@@ -131,6 +134,12 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(help_heading = group::OPERATORS, long, env, default_value = defaults::ADMIN_HOST))]
     pub admin_host: IpAddr,
 
+    /// Further host names that the port for operators answers to, separated by commas. It answers to
+    /// addresses, localhost, names without a dot, and those of Kubernetes (*.svc, *.svc.cluster.local); a
+    /// request for another one gets 421, because it may come from the page of a stranger [default: none]
+    #[cfg_attr(feature = "cli", arg(help_heading = group::OPERATORS, long, env, value_name = "NAMES"))]
+    pub admin_names: Option<AdminNames>,
+
     /// The port for operators, which serves /metrics, /status, /healthz and /readyz in plain HTTP.
     /// Without one, there are no metrics
     #[cfg_attr(feature = "cli", arg(help_heading = group::OPERATORS, long, env))]
@@ -206,6 +215,7 @@ impl Default for Config {
             mesh_allowed_peers: None,
             edge_tls: None,
             admin_host: defaults::ADMIN_HOST.parse().expect(VALID),
+            admin_names: None,
             admin_port: None,
             log: logging::parse_filter("").expect(VALID),
             client_error_lines: 1.0,

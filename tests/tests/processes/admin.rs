@@ -1,6 +1,11 @@
 //! The port for operators.
 
-use std::{net::TcpStream, thread, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    thread,
+    time::Duration,
+};
 
 use tests::{Process, http, wait_for};
 
@@ -44,6 +49,45 @@ fn operators_have_a_port_of_their_own() {
     }
     let memory = service2.metric("process_resident_memory_bytes");
     assert!(service2.metric("process_memory_limit_bytes") > memory);
+}
+
+#[test]
+fn the_port_for_operators_refuses_foreign_host_names_and_reads_alone() {
+    let service1 = Process::start("service1", &[("ADMIN_NAMES", "ops.example")]);
+    let status = |method: &str, path: &str, host: &str| {
+        let mut client = TcpStream::connect(service1.admin()).expect("it listens");
+        let request = format!("{method} {path} HTTP/1.1\r\n{host}connection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).expect("it is sent");
+        let mut response = String::new();
+        client.read_to_string(&mut response).expect("it is text");
+        response
+    };
+    for path in ["/status", "/metrics", "/readyz", "/", "/nowhere"] {
+        let response = status("GET", path, "host: evil.example:9080\r\n");
+        assert!(response.starts_with("HTTP/1.1 421 "), "{path}: {response}");
+        assert!(response.contains("ADMIN_NAMES"), "{response}");
+        assert!(!response.contains("MAX_IN_FLIGHT"), "{response}");
+    }
+    for host in [
+        "host: ops.example\r\n",
+        "host: 10.0.0.7:9080\r\n",
+        "host: localhost:9080\r\n",
+        "host: service1.mesh.svc.cluster.local\r\n",
+    ] {
+        let response = status("GET", "/status", host);
+        assert!(response.starts_with("HTTP/1.1 200 "), "{host}: {response}");
+    }
+    let response = status("GET", "http://evil.example/status", "host: localhost\r\n");
+    assert!(response.starts_with("HTTP/1.1 421 "), "{response}");
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        for path in ["/status", "/metrics", "/readyz", "/healthz", "/"] {
+            let response = status(method, path, "host: localhost\r\n");
+            assert!(
+                response.starts_with("HTTP/1.1 405 "),
+                "{method} {path}: {response}"
+            );
+        }
+    }
 }
 
 /// The cells of a row of the page `/status`, by its first one.

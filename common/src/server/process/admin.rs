@@ -2,10 +2,7 @@
 //! responds before the other ports are open, while the workers are busy and the other ports are full, and to
 //! the end of the drain.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
     sync::mpsc::{UnboundedSender, unbounded_channel},
@@ -20,6 +17,7 @@ use super::{
     threads::{LogLines, Threads},
 };
 use crate::{
+    config::settings::Config,
     limits,
     server::{
         capacity::{connections::Connections, permits::Permits},
@@ -37,7 +35,11 @@ pub(crate) struct Admin {
 
 impl Admin {
     /// Opens the port, on a thread of its own. `settings` are those of the workers.
-    pub(crate) fn open(port: u16, settings: &WorkerSettings, host: IpAddr) -> Result<Self, Error> {
+    pub(crate) fn open(
+        port: u16,
+        settings: &WorkerSettings,
+        config: &Config,
+    ) -> Result<Self, Error> {
         let connections = Arc::new(Connections::new(limits::ADMIN_CONNECTIONS));
         let permits = Permits::new(limits::ADMIN_IN_FLIGHT, connections.clone());
         let status = Status::new(settings.process.clone(), settings.workers);
@@ -50,13 +52,14 @@ impl Admin {
             edge_certificates: None,
             ..settings.clone()
         };
-        let (socket, address) = bind(host, port, "admin")?;
+        let (socket, address) = bind(config.admin_host, port, "admin")?;
         let closing = CancellationToken::new();
         let open = closing.clone().drop_guard();
         let mut threads = Threads::new(settings.process.clone(), settings.drain_timeout);
+        let names = config.admin_names.clone().unwrap_or_default();
         let work = async move || {
             let (inbox, accepted) = unbounded_channel();
-            let port = admin::face(status, settings.deadline);
+            let port = admin::face(status, names, settings.deadline);
             let socket = tokio::net::TcpListener::from_std(socket)?;
             tokio::spawn(serve(socket, inbox, settings.clone(), closing));
             worker::run(Worker::new(settings, vec![port]), accepted).await;

@@ -146,7 +146,7 @@ impl Builder {
         process.readiness().require(); // until it serves
         let admin = config
             .admin_port
-            .map(|port| Admin::open(port, &settings, config.admin_host))
+            .map(|port| Admin::open(port, &settings, config))
             .transpose()?;
         let mut threads = Threads::new(settings.process.clone(), settings.drain_timeout);
         if !shared::make(self.shared, process, &mut threads, stop)? {

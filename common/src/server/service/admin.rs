@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use axum::{
     Router,
-    response::{Redirect, Response},
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 use http::{
-    HeaderMap,
-    header::{ACCEPT, CONTENT_TYPE},
+    HeaderMap, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, HOST},
 };
 use tower::util::MapRequestLayer;
 
@@ -19,8 +21,10 @@ use super::{
     status::{self, Status},
 };
 use crate::{
+    config::admin_names::AdminNames,
     dialect::http::HTTP,
     endpoints, pages,
+    problem::Problem,
     server::{
         layers::access::PortSettings,
         routes::{Paths, Routes, noted},
@@ -33,7 +37,7 @@ use crate::{
 /// # Panics
 ///
 /// When it is called outside of a tokio runtime.
-pub(crate) fn face(status: Status, deadline: Duration) -> ServedPort {
+pub(crate) fn face(status: Status, names: AdminNames, deadline: Duration) -> ServedPort {
     tokio::spawn(status.clone().keep_snapshots());
     let health = health::routes(status.process().readiness().clone());
     let router = Router::new()
@@ -44,7 +48,8 @@ pub(crate) fn face(status: Status, deadline: Duration) -> ServedPort {
         .route("/", get(async || quiet(Redirect::to(endpoints::STATUS))))
         .with_state(status)
         .merge(health)
-        .route_layer(MapRequestLayer::new(noted));
+        .route_layer(MapRequestLayer::new(noted))
+        .layer(middleware::from_fn_with_state(names, known_hosts_only));
     let table = Routes::new(&router, deadline);
     ServedPort {
         router,
@@ -54,6 +59,26 @@ pub(crate) fn face(status: Status, deadline: Duration) -> ServedPort {
         has_layers: false,
         settings: PortSettings::default(),
     }
+}
+
+/// Refuses requests for foreign names. A page of a stranger may resolve its own name to this address, and
+/// then its browser lets it read what this port responds (DNS rebinding).
+async fn known_hosts_only(
+    State(names): State<AdminNames>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let hosts = request.headers().get_all(HOST).into_iter();
+    let hosts = hosts.map(|host| host.to_str().unwrap_or("."));
+    if hosts
+        .chain(request.uri().host())
+        .all(|host| names.answer_to(host))
+    {
+        return next.run(request).await;
+    }
+    let detail = "The port for operators does not answer to this host name: ask by address, as localhost, or \
+        add the name to ADMIN_NAMES.";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
 }
 
 async fn metrics(headers: HeaderMap) -> Response {
