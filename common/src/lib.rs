@@ -8,7 +8,7 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | `limits`, `endpoints`, `ports` | values: every limit that is not configuration; the paths of every HTTP port; where the process listens |
+//! | `limits`, `endpoints`, `ports`, `environment` | values: every limit that is not configuration; the paths of every HTTP port; where the process listens; what a variable of the environment means |
 //! | `sync`, `rate_limit`, `backoff` | tools: what threads share state with; a rate limit for log lines; pauses that grow |
 //! | [`pages`] | what the pages of a service share, and the links between them |
 //! | `request` | the values of a request: [`RequestId`], [`Deadline`], its dialect, trace, timings and record, and [`Context`], which carries them; and what methods declare |
@@ -73,6 +73,8 @@ pub mod client;
 pub mod config;
 mod dialect;
 mod endpoints;
+#[cfg(any(feature = "cli", feature = "traces"))]
+mod environment;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

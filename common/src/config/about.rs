@@ -14,6 +14,8 @@ pub(crate) struct About {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) settings: Vec<Setting>,
+    /// The variables of settings that are links of Kubernetes, and so no settings.
+    pub(crate) links: Vec<String>,
 }
 
 /// A setting as it was read.
@@ -42,6 +44,7 @@ pub(crate) fn about() -> &'static About {
         name: String::new(),
         version: String::new(),
         settings: Vec::new(),
+        links: Vec::new(),
     };
     ABOUT.get().unwrap_or(&UNKNOWN)
 }

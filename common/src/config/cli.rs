@@ -1,10 +1,11 @@
 //! [`parse`]: reads the configuration from the command line and the environment; and [`Defaults`]: of
 //! a service's own.
 
-use std::{env, process::exit};
+use std::{env, ffi::OsStr, process::exit};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Command, Parser,
+    builder::Resettable,
     error::{ContextKind, ErrorKind},
     parser::ValueSource,
 };
@@ -13,7 +14,7 @@ use super::{
     about::{self, About, Setting},
     healthcheck, missing_runtime,
 };
-use crate::tls::Tls;
+use crate::environment::{self, Variable};
 
 /// The exit code for a bad flag or variable.
 const EXIT_BAD_CONFIGURATION: i32 = 2;
@@ -44,8 +45,13 @@ const HIDDEN: &str = "hidden";
 /// Reads the configuration from the command line and the environment. If a setting is invalid,
 /// writes one line to stderr and exits with 2.
 ///
-/// The subcommand `healthcheck` asks the running service whether it is ready, at the setting
-/// `--port` of `C`, and exits with 0 if it is. So a container image needs no shell and no curl.
+/// An empty variable is one that is not set, but `MESH_TLS_DIR`, `EDGE_TLS_DIR` and `MESH_ALLOWED_PEERS` must
+/// not be empty. A variable that ends with `_PORT` and has the address of a Service, as Kubernetes sets it, is
+/// ignored with a warning.
+///
+/// The subcommand `healthcheck` asks the running service whether it is ready, at its port for operators or
+/// else at the setting `--port` of `C`, and exits with 0 if it is. So a container image needs no shell and no
+/// curl. It reads no other setting, and no certificate.
 ///
 /// If `main` then makes what needs a tokio runtime, such as a pool of connections, one line on stderr says
 /// where it belongs, in place of the panic, and the process exits with 2.
@@ -102,11 +108,17 @@ impl Defaults {
             .next_line_help(true); // else each group has the form that its longest flag calls for
         #[cfg(feature = "traces")]
         let parser = parser.after_help(TRACES);
-        let parsed = parser.try_get_matches().and_then(|matches| {
-            if matches.subcommand_name() == Some(HEALTHCHECK) {
-                exit(check_health(&matches))
+        let environment = Environment::of(&command);
+        let parsed = environment.apply_to(parser.clone()).try_get_matches();
+        let parsed = parsed.and_then(|matches| {
+            if let Some(error) = environment.complaint(&command, &matches) {
+                eprintln!("{error}");
+                exit(EXIT_BAD_CONFIGURATION)
             }
-            about::note(about(command.clone(), &matches));
+            about::note(About {
+                links: environment.links.clone(),
+                ..about(command.clone(), &matches)
+            });
             missing_runtime::explain(command.get_name(), EXIT_BAD_CONFIGURATION);
             C::from_arg_matches(&matches)
         });
@@ -130,6 +142,68 @@ impl Defaults {
     }
 }
 
+/// The variables of a command that are not what they seem.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Environment {
+    /// Empty: they count as not set.
+    unset: Vec<String>,
+    /// Set by Kubernetes: they count as not set, with a warning.
+    links: Vec<String>,
+    /// Empty, although that would open a door.
+    empty: Vec<String>,
+}
+
+impl Environment {
+    fn of(command: &Command) -> Self {
+        let mut all = Self::default();
+        for argument in command.get_arguments() {
+            let Some(name) = argument.get_env().and_then(OsStr::to_str) else {
+                continue;
+            };
+            let of_its_kind = match environment::read(name) {
+                Variable::Unset => &mut all.unset,
+                Variable::ServiceLink => &mut all.links,
+                Variable::Empty => &mut all.empty,
+                Variable::Set(_) => continue,
+            };
+            of_its_kind.push(name.to_owned());
+        }
+        all
+    }
+
+    /// The command without these variables.
+    fn apply_to(&self, command: Command) -> Command {
+        let is_any = |name: &OsStr| {
+            let mut all = self.unset.iter().chain(&self.links).chain(&self.empty);
+            all.any(|known| **known == *name)
+        };
+        command.mut_args(|argument| {
+            let counts = !argument.get_env().is_some_and(is_any);
+            if counts {
+                argument
+            } else {
+                argument.env(Resettable::Reset)
+            }
+        })
+    }
+
+    /// The line about a variable that must not be empty, unless a flag takes precedence.
+    fn complaint(&self, command: &Command, matches: &ArgMatches) -> Option<String> {
+        let name = self.empty.iter().find(|name| {
+            let mut arguments = command.get_arguments();
+            let argument = arguments.find(|it| it.get_env() == Some(name.as_ref()));
+            let id = argument.map(|it| it.get_id().as_str());
+            let source = id.and_then(|id| matches.value_source(id));
+            source != Some(ValueSource::CommandLine)
+        })?;
+        Some(format!(
+            "{}: the variable {name} is empty, which could be a mistake that opens the service to all: give it \
+             a value, or unset it; see --help",
+            command.get_name()
+        ))
+    }
+}
+
 /// What the command and its arguments say about the process.
 fn about(mut command: Command, matches: &ArgMatches) -> About {
     command.build();
@@ -141,6 +215,7 @@ fn about(mut command: Command, matches: &ArgMatches) -> About {
             .filter_map(|it| setting(it, matches))
             .chain(of_opentelemetry())
             .collect(),
+        links: Vec::new(),
     }
 }
 
@@ -149,7 +224,7 @@ fn of_opentelemetry() -> impl Iterator<Item = Setting> {
     // Not `vars`, which panics at text that is not UTF-8.
     let all = env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
-        let is_it = name.starts_with("OTEL_");
+        let is_it = name.starts_with("OTEL_") && environment::read(&name) != Variable::Unset;
         is_it.then(|| (name, value.to_string_lossy().into_owned()))
     });
     all.map(|(name, value)| Setting {
@@ -287,6 +362,10 @@ mod tests {
             ["--host", "localhost"],
             ["--admin-host", "localhost"],
             ["--log", "info,x=loud"],
+            ["--log", "[span]=info"],
+            ["--admin-names", "https://ops.example"],
+            ["--client-error-lines", "1.5"],
+            ["--client-error-lines", "NaN"],
         ] {
             let complaint = complaint(&arguments);
             assert!(complaint.contains(arguments[0]), "{complaint}");

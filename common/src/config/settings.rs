@@ -32,7 +32,7 @@ use crate::{
 #[cfg_attr(feature = "cli", group(skip))] // its name would clash with a service's own `Config`
 pub struct Config {
     /// The address that the HTTP and gRPC ports listen on
-    #[cfg_attr(feature = "cli", arg(help_heading = group::PROCESS, long, env, default_value = defaults::HOST))]
+    #[cfg_attr(feature = "cli", arg(help_heading = group::PROCESS, long, env, default_value = defaults::HOST, value_parser = address))]
     pub host: IpAddr,
 
     /// The number of worker threads [default: the cores that the process may use]
@@ -131,7 +131,7 @@ pub struct Config {
 
     /// The address that the port for operators listens on. It has no authentication: let only those
     /// reach it who may read the settings
-    #[cfg_attr(feature = "cli", arg(help_heading = group::OPERATORS, long, env, default_value = defaults::ADMIN_HOST))]
+    #[cfg_attr(feature = "cli", arg(help_heading = group::OPERATORS, long, env, default_value = defaults::ADMIN_HOST, value_parser = address))]
     pub admin_host: IpAddr,
 
     /// Further host names that the port for operators answers to, separated by commas. It answers to

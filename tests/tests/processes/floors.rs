@@ -9,7 +9,14 @@ use crate::sources;
 
 /// The rooms of `common`, the lowest floor first. A room imports from itself and from lower floors.
 const ROOMS: &[&[&str]] = &[
-    &["backoff", "endpoints", "limits", "ports", "sync"],
+    &[
+        "backoff",
+        "endpoints",
+        "environment",
+        "limits",
+        "ports",
+        "sync",
+    ],
     &["pages"],
     &["rate_limit", "request"],
     &["body", "telemetry/metrics"],

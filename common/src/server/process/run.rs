@@ -91,6 +91,16 @@ impl Builder {
         let _ = rustix::thread::disable_transparent_huge_pages(true);
         let (version, log) = (&about().version, config.log.clone());
         telemetry::start(service, version, log, config.max_followed_traces);
+        let links = about().links.join(", ");
+        if !links.is_empty() {
+            warn!(
+                action = "start",
+                status = "ignored",
+                variables = links,
+                "variables that Kubernetes sets for a Service are no settings; enableServiceLinks: false in \
+                 the pod leaves them out"
+            );
+        }
         if let Err(error) = raise_file_limit() {
             warn!(action = "start", status = "failure", %error, "the limit of open files stays");
         }

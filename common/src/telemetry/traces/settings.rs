@@ -1,11 +1,11 @@
 //! [`Settings`]: what the variables `OTEL_…` say. The specification asks to ignore what is malformed,
 //! with a warning.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use tracing::warn;
 
-use crate::request::trace::Trace;
+use crate::{environment, request::trace::Trace};
 
 /// The settings of spans.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Sampler {
 
 /// The settings of the environment, or `None` if spans go nowhere.
 pub(crate) fn of_environment() -> Option<Settings> {
-    read(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+    read(environment::text)
 }
 
 fn read(variable: impl Fn(&str) -> Option<String>) -> Option<Settings> {
