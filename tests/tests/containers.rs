@@ -99,21 +99,11 @@ fn operators_read_from_this_host_and_from_a_container() {
         assert!(published.len() == 1 && published[0]["HostIp"] == "127.0.0.1");
         // The image has one program, whose health check asks the other container.
         let network = format!("{PROJECT}_default");
-        let (host, number) = (
-            format!("HOST={}", address(service)),
-            format!("PORT={number}"),
-        );
-        let options = [
-            "--rm",
-            "--network",
-            &network,
-            "--env",
-            &host,
-            "--env",
-            &number,
-        ];
+        let asked = format!("{}:{number}", address(service));
+        let options = ["--rm", "--network", &network];
         let image = format!("mesh-{service}");
-        let arguments = [&["run"], &options[..], &[&image, "healthcheck"]].concat();
+        let check = [&image, "healthcheck", "--address", &asked];
+        let arguments = [&["run"], &options[..], &check].concat();
         run("docker", &arguments); // it panics if the port is not reached
     }
 }

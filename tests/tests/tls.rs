@@ -201,14 +201,19 @@ fn the_edge_speaks_tls_and_its_health_check_too() {
             assert_eq!(client.greet(service1.http()).expect("it serves"), kind);
         }
     }
+    // It asks over TLS, and reads no certificate.
     let port = service1.http().port().to_string();
     for (variables, code) in [
         (&[("PORT", port.as_str()), edge][..], 0),
+        (&[("PORT", &port), ("EDGE_TLS_DIR", "/nowhere")], 0),
         (&[("PORT", &port)], 1),
     ] {
         let checked = Process::spawn("service1", &["healthcheck"], variables).ended();
         assert_eq!(checked.status.code(), Some(code), "{}", checked.stderr);
     }
+    let address = format!("https://{}", service1.http());
+    let checked = Process::spawn("service1", &["healthcheck", "--address", &address], &[]).ended();
+    assert_eq!(checked.status.code(), Some(0), "{}", checked.stderr);
 }
 
 #[test]

@@ -19,13 +19,6 @@ use crate::environment::{self, Variable};
 /// The exit code for a bad flag or variable.
 const EXIT_BAD_CONFIGURATION: i32 = 2;
 
-/// The subcommand of every service.
-const HEALTHCHECK: &str = "healthcheck";
-
-/// The help of the subcommand `healthcheck`.
-const ABOUT_HEALTHCHECK: &str = "Ask the service that runs on this host with the same settings \
-    whether it is ready; exit with 0 if it is, and with 1 if not";
-
 /// The end of the help: the variables that are no flags.
 #[cfg(feature = "traces")]
 const TRACES: &str = "\
@@ -102,9 +95,12 @@ impl Defaults {
     /// If a default is of a setting that `C` lacks: it flattens [`Config`](crate::Config).
     pub fn parse<C: Parser>(self) -> C {
         let command = self.apply_to(C::command());
+        if let Some(code) = healthcheck::run_if_asked(&command) {
+            exit(code)
+        }
         let parser = command
             .clone()
-            .subcommand(Command::new(HEALTHCHECK).about(ABOUT_HEALTHCHECK))
+            .subcommand(healthcheck::command())
             .next_line_help(true); // else each group has the form that its longest flag calls for
         #[cfg(feature = "traces")]
         let parser = parser.after_help(TRACES);
@@ -123,7 +119,11 @@ impl Defaults {
             C::from_arg_matches(&matches)
         });
         parsed.unwrap_or_else(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+            // Of the whole parser: the help names each variable.
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                parser.get_matches();
+                exit(0)
+            }
             _ => {
                 eprintln!("{}", one_line(command, &error));
                 exit(EXIT_BAD_CONFIGURATION)
@@ -277,24 +277,6 @@ fn without(argument: &Arg) -> Option<String> {
     let help = argument.get_help()?.to_string();
     let (_, words) = help.rsplit_once("[default: ")?;
     Some(words.strip_suffix(']')?.to_owned())
-}
-
-/// Returns the exit code of the subcommand.
-fn check_health(matches: &ArgMatches) -> i32 {
-    let host = matches.try_get_one("host").ok().flatten().copied();
-    let port = matches.try_get_one("port").ok().flatten().copied();
-    let tls = matches.try_get_one::<Tls>("edge_tls").ok().flatten();
-    let ready = match (host, port) {
-        (Some(host), Some(port)) => healthcheck::run(host, port, tls),
-        _ => Err("the service has no HTTP port to ask: no setting --port".to_owned()),
-    };
-    match ready {
-        Ok(()) => 0,
-        Err(reason) => {
-            eprintln!("not ready: {reason}");
-            1
-        }
-    }
 }
 
 /// clap's message in one line, with the name of the variable beside that of the flag.

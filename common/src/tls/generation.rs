@@ -96,13 +96,6 @@ impl LoadedTls {
         let socket = BufReader::with_capacity(limits::TLS_READ_BUFFER, socket);
         connector.connect(name, socket).await
     }
-
-    /// For `healthcheck`: the settings of a client and the server name to reach this same service.
-    #[cfg(feature = "cli")]
-    pub(crate) fn of_itself(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
-        let name = ServerName::try_from(self.name.clone()).ok()?;
-        Some((self.client.clone(), name))
-    }
 }
 
 /// Whether TLS failed because the certificate of the peer is for another name.

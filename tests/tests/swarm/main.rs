@@ -174,8 +174,7 @@ fn prepare(number: usize) -> Node {
     }
     // An image that starts and never gets healthy.
     let container = node.docker(&["create", "mesh-service1"]);
-    let check =
-        r#"HEALTHCHECK --interval=1s --retries=3 CMD ["/service", "healthcheck", "--port", "1"]"#;
+    let check = r#"HEALTHCHECK --interval=1s --retries=3 CMD ["/service", "healthcheck", "--address", "127.0.0.1:1"]"#;
     let image = format!("{IMAGES}/mesh-service1:unhealthy");
     node.docker(&["commit", "--change", check, container.trim(), &image]);
     node.docker(&["rm", container.trim()]);
