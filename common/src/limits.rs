@@ -217,6 +217,13 @@ pub(crate) const ADMIN_CONNECTIONS: usize = 64;
 /// The time that requests on the port for operators have to complete, at the end of the process.
 pub(crate) const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
+/// The time after which an event loop that has not turned is stuck: `/readyz` reports it. A worker that
+/// computes for a second keeps its requests waiting, and is still well.
+pub(crate) const LOOP_STUCK: Duration = Duration::from_secs(5);
+
+/// The interval at which the thread for operators looks whether event loops turn. Looks wake no worker.
+pub(crate) const LOOP_LOOK: Duration = Duration::from_secs(1);
+
 /// The divisor for the part of `MAX_IN_FLIGHT` that all workers together may reserve. So a limit
 /// below 100 for each worker is exact, and a higher one is exact within 1 %.
 pub(crate) const SPARE_SHARE: usize = 100;

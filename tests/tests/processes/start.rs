@@ -1,6 +1,7 @@
 //! Starting: configuration, ports, health.
 
 use std::{
+    io::Write,
     net::{Ipv4Addr, TcpListener, TcpStream},
     process::Command,
 };
@@ -26,10 +27,30 @@ fn a_bad_flag_or_variable_is_one_line_that_names_it_and_exit_code_2() {
             (&[], &[("MAX_IN_FLIGHT", "0")], "MAX_IN_FLIGHT"),
             (&[], &[("MAX_CONNECTIONS", "many")], "MAX_CONNECTIONS"),
             (&[], &[("WORKERS", "0")], "WORKERS"),
-            (&[], &[("HOST", "nowhere")], "HOST"),
+            (&[], &[("HOST", "x86_64-conda-linux-gnu")], "conda"),
             (&[], &[("ADMIN_HOST", "nowhere")], "ADMIN_HOST"),
             (&[], &[("REFLECTION", "maybe")], "REFLECTION"),
             (&[], &[("RUST_LOG", "loud=very")], "RUST_LOG"),
+            (
+                &[],
+                &[("RUST_LOG", "info,[span{id=1}]=debug")],
+                "span or field",
+            ),
+            (
+                &[],
+                &[("MESH_TLS_DIR", "")],
+                "the variable MESH_TLS_DIR is empty",
+            ),
+            (
+                &[],
+                &[("EDGE_TLS_DIR", "")],
+                "the variable EDGE_TLS_DIR is empty",
+            ),
+            (
+                &[],
+                &[("MESH_ALLOWED_PEERS", "")],
+                "the variable MESH_ALLOWED_PEERS is empty",
+            ),
         ] {
             let ended = run(program, arguments, variables);
             assert_eq!(ended.status.code(), Some(2), "{named}");
@@ -74,6 +95,60 @@ fn a_panic_without_a_runtime_has_its_backtrace_where_one_is_asked_for() {
 }
 
 #[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let help = run("service2", &["--help"], &[]).stdout.join("\n");
+    let names = help.split("[env: ").skip(1);
+    let names = names.map(|rest| rest.split_once('=').expect("a variable").0);
+    let doors = ["MESH_TLS_DIR", "EDGE_TLS_DIR", "MESH_ALLOWED_PEERS"];
+    // Those that the harness sets come last.
+    let ports = ["HOST", "PORT", "ADMIN_PORT"];
+    let others = names.filter(|name| !doors.contains(name) && !ports.contains(name));
+    let of_traces = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER"];
+    let empty: Vec<_> = others.chain(of_traces).map(|name| (name, "")).collect();
+    assert!(empty.len() > 20, "{empty:?}");
+    let service2 = Process::start("service2", &empty);
+    let page = http::get(service2.admin(), "/status");
+    let unset = "DEADLINE</th><td data-label=\"value\" class=\"long\">10s</td><td data-label=\"from\">default";
+    assert!(page.text().contains(unset), "{}", page.text());
+    assert!(!page.text().contains("OTEL_"), "{}", page.text());
+    assert_eq!(service2.terminate().stderr, "");
+    // Two services may be on the default ports.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let ended = run(
+        "service2",
+        &["--port", &port, "--admin-port", "0"],
+        &ports.map(|name| (name, "")),
+    );
+    assert!(
+        ended.stderr.contains(&format!("0.0.0.0:{port}")),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_link_of_kubernetes_is_ignored_with_one_warning() {
+    let links = [
+        ("GRPC_PORT", "tcp://10.0.0.7:50051"),
+        ("ADMIN_PORT", "tcp://10.0.0.7:9080"),
+        ("SERVICE1_PORT", "tcp://10.0.0.8:8080"),
+    ];
+    // Those of the flags are free.
+    let ports = ["--grpc-port", "0", "--admin-port", "0"];
+    let service1 = Process::spawn("service1", &ports, &links);
+    service1.http();
+    let ended = service1.terminate();
+    let warnings = ended
+        .log()
+        .iter()
+        .filter(|line| line.has(&[("status", "ignored")]))
+        .count();
+    assert_eq!((warnings, ended.stderr.as_str()), (1, ""));
+    assert!(ended.has_line(&[("variables", "GRPC_PORT, ADMIN_PORT")]));
+}
+
+#[test]
 fn a_taken_port_is_one_line_that_names_it_and_exit_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("it is bound").port().to_string();
@@ -99,7 +174,7 @@ fn the_port_for_operators_is_on_loopback_unless_another_address_is_set() {
         let port = service1.http().port();
         assert_eq!(http::get((ELSEWHERE, port).into(), "/healthz").status, 200);
         let healthcheck = run("service1", &["healthcheck"], &[("PORT", &port.to_string())]);
-        assert_eq!(healthcheck.status.code(), Some(0));
+        assert_eq!(healthcheck.status.code(), Some(0)); // the harness sets ADMIN_PORT to 0
         assert_eq!(http::get(service1.admin(), "/healthz").status, 200);
         TcpStream::connect((ELSEWHERE, service1.admin().port())).is_ok()
     };
@@ -177,7 +252,9 @@ fn help_explains_every_setting() {
             "TRUSTED_PROXIES",
             "FORWARDED_HEADER",
             "SERVER_TIMING",
+            "ADMIN_NAMES",
             "RUST_LOG",
+            "CLIENT_ERROR_LINES",
         ] {
             assert!(
                 help.contains(&format!("[env: {variable}=")),
@@ -221,8 +298,8 @@ fn help_has_the_same_groups_for_both_services_after_their_own_settings() {
 #[test]
 fn the_healthcheck_says_whether_the_service_is_ready() {
     let healthcheck = |program: &str, process: &Process| {
-        let port = process.http().port().to_string();
-        run(program, &["healthcheck"], &[("PORT", &port)])
+        let port = process.admin().port().to_string();
+        run(program, &["healthcheck"], &[("ADMIN_PORT", &port)])
     };
     let service1 = Process::start("service1", &[]);
     assert_eq!(healthcheck("service1", &service1).status.code(), Some(0));
@@ -231,12 +308,89 @@ fn the_healthcheck_says_whether_the_service_is_ready() {
     let alone = Process::start("service2", &[("SERVICE1_CHANNEL", "127.0.0.1:1")]);
     let ended = healthcheck("service2", &alone);
     assert_eq!(ended.status.code(), Some(1));
-    assert!(ended.stderr.contains("503"), "{}", ended.stderr);
-    let ended = run("service2", &["healthcheck"], &[("PORT", "1")]);
-    assert_eq!(
-        (ended.status.code(), ended.stderr.lines().count()),
-        (Some(1), 1)
+    let reason = "503 Service Unavailable: The service waits";
+    assert!(ended.stderr.contains(reason), "{}", ended.stderr);
+    for variables in [
+        &[("ADMIN_PORT", "1")][..],
+        &[("PORT", "1"), ("ADMIN_PORT", "0")],
+    ] {
+        let ended = run("service2", &["healthcheck"], variables);
+        let lines = ended.stderr.lines().count();
+        assert_eq!(
+            (ended.status.code(), lines),
+            (Some(1), 1),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn the_healthcheck_reads_where_to_ask_and_nothing_else() {
+    let service1 = Process::start("service1", &[]);
+    let port = service1.admin().port().to_string();
+    let mut variables = vec![("ADMIN_PORT", port.as_str())];
+    for name in [
+        "DEADLINE",
+        "WORKERS",
+        "RUST_LOG",
+        "GRPC_PORT",
+        "PORT",
+        "HOST",
+        "FAULTS",
+        "MAX_IN_FLIGHT",
+    ] {
+        variables.push((name, "no value of any setting"));
+    }
+    for name in ["MESH_TLS_DIR", "EDGE_TLS_DIR", "MESH_ALLOWED_PEERS"] {
+        for value in ["", "/nowhere"] {
+            let all = [&variables[..], &[(name, value)]].concat();
+            let ended = run("service1", &["healthcheck"], &all);
+            assert_eq!(ended.status.code(), Some(0), "{name}: {}", ended.stderr);
+        }
+    }
+    // A service whose ports were given by flags, and one without a port for operators.
+    for address in [service1.admin(), service1.http()] {
+        let address = address.to_string();
+        let ended = run("service1", &["healthcheck", "--address", &address], &[]);
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    }
+    let port = service1.http().port().to_string();
+    let variables = [("PORT", &*port), ("ADMIN_PORT", "tcp://10.0.0.7:9080")];
+    let ended = run("fixture", &["healthcheck"], &variables);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+}
+
+#[test]
+fn workers_that_are_stuck_make_a_service_not_ready() {
+    let fixture = Process::start("fixture", &[("WORKERS", "2")]);
+    fixture.wait_until_ready();
+    assert_eq!(http::get(fixture.admin(), "/readyz").status, 200);
+    // Each goes to the worker with the fewest connections.
+    let blocked: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = TcpStream::connect(fixture.http()).expect("it listens");
+            let request = b"GET /block HTTP/1.1\r\nhost: a\r\n\r\n";
+            client.write_all(request).expect("it is sent");
+            client
+        })
+        .collect();
+    let response = wait_for("it to be stuck", || {
+        let response = http::get(fixture.admin(), "/readyz");
+        (response.status == 503 && response.problem().contains("2 of 2")).then_some(response)
+    });
+    assert!(response.problem().contains("stuck for"), "{response:?}");
+    let page = http::get(fixture.admin(), "/status");
+    assert!(
+        page.text().contains("<h1>not ready: 2 of 2 workers"),
+        "{}",
+        page.text()
     );
+    let port = fixture.admin().port().to_string();
+    let ended = run("fixture", &["healthcheck"], &[("ADMIN_PORT", &port)]);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.stderr.contains("2 of 2 workers"), "{}", ended.stderr);
+    drop(blocked);
 }
 
 #[test]

@@ -38,6 +38,10 @@ pub(crate) async fn accept(
         };
         let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
         match take(accepted).await {
+            Err(error) if !is_listening(&socket) => {
+                warn!(action = "accept", status = "failure", %error, "a port is closed");
+                return;
+            }
             Err(error) if !is_of_one_connection(&error) => {
                 warn!(action = "accept", status = "failure", %error, "can't accept a connection");
                 sleep(limits::ACCEPT_RETRY).await;
@@ -58,6 +62,12 @@ fn set_options(stream: &std::net::TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?; // those of the backlog are not yet
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_notsent_lowat(limits::UNSENT)
+}
+
+/// Whether the socket still listens. One that was shut down from outside, as by `ss --kill`, fails at once
+/// each time.
+fn is_listening(socket: &TcpListener) -> bool {
+    SockRef::from(socket).is_listener().unwrap_or(false)
 }
 
 /// Whether the error concerns only one connection, so that the next may succeed.
@@ -134,6 +144,19 @@ mod tests {
         received
             .find_map(|(worker, accepted)| Some((worker, accepted.ok()?)))
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn accepting_ends_when_the_listener_is_gone() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        SockRef::from(&socket)
+            .shutdown(std::net::Shutdown::Read)
+            .unwrap();
+        let connections = Arc::new(Connections::new(1));
+        let (dispatcher, draining) = (Dispatcher::new(Vec::new()), CancellationToken::new());
+        let accepting = tokio::spawn(accept(0, socket, connections, dispatcher, draining));
+        let ended = tokio::time::timeout(std::time::Duration::from_mins(1), accepting).await;
+        ended.expect("it ends").expect("it does not panic");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::{
             listener::{Listener, ListenerPort},
             process::Process,
             shared::{Shared, SharedValue},
+            vitals::EventLoop,
         },
         worker::{self, Worker, WorkerSettings},
     },
@@ -161,7 +162,9 @@ impl Builder {
             let work = async move || {
                 // Fails only if `bind` has already returned another worker's error.
                 let report = move |ports| drop(report.send(ports));
+                let vitals = settings.process.readiness().vitals().clone();
                 if let Some(worker) = build_and_report(&*faces, number, settings, report) {
+                    let _watched = vitals.watch(EventLoop::Worker);
                     worker::run(worker, accepted).await;
                 }
                 Ok(())

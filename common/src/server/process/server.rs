@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     limits,
-    server::worker::{Accepted, WorkerSettings},
+    server::{
+        service::vitals::EventLoop,
+        worker::{Accepted, WorkerSettings},
+    },
 };
 
 /// A service whose ports are bound, and which does not accept connections yet.
@@ -99,15 +102,22 @@ impl Server {
             self.threads.spawn(name, panicked, lines, work)?;
         }
         process.readiness().fulfil(); // which `bind` has required
+        let vitals = process.readiness().vitals();
+        let _watched = vitals.watch(EventLoop::Accepting);
         let mut accepting = JoinSet::new();
         for (index, socket) in self.sockets.into_iter().enumerate() {
-            accepting.spawn(accept(
+            let open = vitals.open_port(socket.local_addr()?.port(), draining.clone());
+            let accepted = accept(
                 index,
                 tokio::net::TcpListener::from_std(socket)?,
                 self.settings.connections.clone(),
                 Dispatcher::new(self.inboxes.clone()),
                 draining.clone(),
-            ));
+            );
+            accepting.spawn(async move {
+                accepted.await;
+                drop(open);
+            });
         }
         let _renewing = self.settings.mesh_certificates.clone().map(|mesh| {
             let renewing = drain_outdated(mesh.tls, self.settings.connections.clone());

@@ -32,13 +32,16 @@ use crate::{
     telemetry::metrics,
 };
 
-/// The port for operators, ready to serve. It takes snapshots of the counters from now on.
+/// The port for operators, ready to serve. It takes snapshots of the counters, and looks whether the event
+/// loops turn, from now on.
 ///
 /// # Panics
 ///
 /// When it is called outside of a tokio runtime.
 pub(crate) fn face(status: Status, names: AdminNames, deadline: Duration) -> ServedPort {
     tokio::spawn(status.clone().keep_snapshots());
+    let vitals = status.process().readiness().vitals().clone();
+    tokio::spawn(vitals.keep_looking());
     let health = health::routes(status.process().readiness().clone());
     let router = Router::new()
         .route(endpoints::METRICS, get(metrics))

@@ -27,7 +27,12 @@ fn ready(readiness: &Readiness) -> Result<&'static str, Problem> {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(Duration::from_secs(1))
     };
     match readiness.state() {
-        ReadinessState::Ready => Ok("ready"),
+        ReadinessState::Ready => match readiness.vitals().fault() {
+            None => Ok("ready"),
+            Some(fault) => Err(not_ready(
+                format!("The service is not able to serve: {fault}.").into(),
+            )),
+        },
         ReadinessState::Waiting(_) => Err(not_ready(match readiness.missing() {
             Some(Missing { name, .. }) => {
                 format!("The service starts once {name} is there; its log says why it is not.")

@@ -10,3 +10,4 @@ pub(crate) mod query;
 pub(crate) mod readiness;
 pub(crate) mod shared;
 pub(crate) mod status;
+pub(crate) mod vitals;

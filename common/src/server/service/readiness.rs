@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use super::vitals::Vitals;
 use crate::sync::lock;
 
 /// Whether the process wants traffic, shared by all its threads. Only health checks read it.
@@ -11,6 +12,7 @@ use crate::sync::lock;
 pub(crate) struct Readiness {
     state: watch::Sender<ReadinessState>,
     missing: Arc<Mutex<Option<Missing>>>,
+    vitals: Vitals,
 }
 
 /// A shared value that is being made. The ports of the service open after that.
@@ -35,6 +37,7 @@ impl Readiness {
         Self {
             state: watch::Sender::new(ReadinessState::Ready),
             missing: Arc::default(),
+            vitals: Vitals::default(),
         }
     }
 
@@ -68,6 +71,10 @@ impl Readiness {
 
     pub(crate) fn missing(&self) -> Option<Missing> {
         lock(&self.missing).clone()
+    }
+
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
     pub(crate) fn state(&self) -> ReadinessState {

@@ -176,6 +176,7 @@ impl Page {
             now,
             readiness: status.process.readiness().state(),
             missing: status.process.readiness().missing(),
+            fault: status.process.readiness().vitals().fault(),
             targets: metrics::targets(),
             replicas: metrics::replicas(),
             routes: troubled,

@@ -26,6 +26,8 @@ pub(crate) struct Facts {
     pub(crate) readiness: ReadinessState,
     /// What the start of the process waits for.
     pub(crate) missing: Option<Missing>,
+    /// A worker that is stuck, or a port that is closed.
+    pub(crate) fault: Option<String>,
     pub(crate) targets: Vec<TargetSummary>,
     pub(crate) replicas: Vec<ReplicaSummary>,
     /// The routes and methods, without those that every service has.
@@ -102,6 +104,9 @@ impl Verdict {
             (ReadinessState::Waiting(_), _) if let Some(Missing { name, .. }) = &facts.missing => {
                 (Level::Wrong, format!("starting: {name} is not there yet"))
             }
+            (ReadinessState::Ready, _) if let Some(fault) = &facts.fault => {
+                (Level::Wrong, format!("not ready: {fault}"))
+            }
             (ReadinessState::Waiting(_), Some(lost)) => {
                 (Level::Wrong, format!("not ready: {lost} can't be reached"))
             }
@@ -171,7 +176,10 @@ fn not_met(conditions: usize) -> String {
 /// All that is wrong, the worst first.
 fn troubles(facts: &Facts) -> Vec<String> {
     let readiness = match facts.readiness {
-        ReadinessState::Ready => None,
+        ReadinessState::Ready => facts
+            .fault
+            .as_ref()
+            .map(|fault| format!("Load balancers are told to send no requests: {fault}.")),
         ReadinessState::Waiting(_) if let Some(Missing { name, error }) = &facts.missing => {
             let last = error
                 .as_ref()
@@ -312,6 +320,7 @@ mod tests {
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000),
             readiness: ReadinessState::Ready,
             missing: None,
+            fault: None,
             targets: Vec::new(),
             replicas: Vec::new(),
             routes: Vec::new(),
