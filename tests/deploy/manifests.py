@@ -211,19 +211,19 @@ class Checks:
         for name, running in {"service1": service1, "service2": service2}.items():
             for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
                 get = container(pair[name])[probe]["httpGet"]
-                self.assertEqual(get["port"], "http")
-                self.assertTrue(running.get(get["path"]))
+                self.assertEqual(get["port"], "admin")
+                self.assertTrue(running.get(get["path"], "admin"))
         self.assertEqual(service2.say_hello("kubernetes", "an-id"), (200, "Hello, KUBERNETES!", "an-id"))
         # A replica that has not found service1 yet is alive, but not ready.
         probes = container(pair["service2"])
         ready, alive = (probes[f"{kind}Probe"]["httpGet"]["path"] for kind in ["readiness", "liveness"])
         alone = Service("service2", **settings["service2"] | {"SERVICE1_CHANNEL": "localhost:1"})
         self.addCleanup(alone.stop)
-        self.assertEqual((alone.status(ready), alone.status(alive)), (503, 200))
+        self.assertEqual((alone.status(ready, "admin"), alone.status(alive, "admin")), (503, 200))
         # Neither changes when service1 goes later: all replicas of service2 would be taken out at once.
         service1.stop()
         service2.line(action="replica", status="draining")
-        self.assertEqual((service2.status(ready), service2.status(alive)), (200, 200))
+        self.assertEqual((service2.status(ready, "admin"), service2.status(alive, "admin")), (200, 200))
 
 
 for overlay in OVERLAYS:

@@ -55,9 +55,9 @@ class Service:
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return response.read().decode()
 
-    def status(self, path):
+    def status(self, path, port="http"):
         try:
-            self.get(path)
+            self.get(path, port)
         except urllib.error.HTTPError as error:
             error.close()
             return error.code
