@@ -12,6 +12,7 @@ use rustls::{
     HandshakeKind,
     version::{TLS12, TLS13},
 };
+use socket2::SockRef;
 use tests::{
     Process,
     certificates::{Certificates, Client, authority, issue, of_service},
@@ -166,6 +167,30 @@ fn a_server_with_another_name_or_authority_is_not_called() {
     let line = distrusting.line(&[("action", "replica"), ("status", "down")]);
     let error = line.text("error");
     assert!(error.contains("UnknownIssuer"), "{error}");
+}
+
+#[test]
+fn a_tcp_check_that_sends_nothing_is_no_failed_handshake() {
+    let certificates = Certificates::new();
+    let directory = certificates.directory("service1");
+    let service1 = service1(&certificates, &[("EDGE_TLS_DIR", &directory)]);
+    let failures = || service1.metric("tls_handshake_failures_total");
+    for port in [service1.http(), service1.grpc()] {
+        for ends_with_reset in [false, true] {
+            let check = TcpStream::connect(port).expect("it listens");
+            let linger = ends_with_reset.then_some(Duration::ZERO);
+            SockRef::from(&check).set_linger(linger).expect("a socket");
+        }
+    }
+    // A client that begins and gives up is counted, after those before it.
+    let mut begun = TcpStream::connect(service1.grpc()).expect("it listens");
+    begun.write_all(&[22]).expect("it reads");
+    drop(begun);
+    wait_for("a failed handshake", || (failures() > 0.0).then_some(()));
+    assert!((failures() - 1.0).abs() < 0.1, "{}", failures());
+    let log = service1.log();
+    let lines = log.iter().filter(|line| line.has(&[("action", "tls")]));
+    assert_eq!(lines.count(), 1);
 }
 
 #[test]

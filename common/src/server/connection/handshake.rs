@@ -74,10 +74,11 @@ async fn attempt(
         .map_err(late)
         .flatten()
     {
-        Ok(shaken) => {
+        Ok(Some(shaken)) => {
             metrics::count(|counters| &counters.tls_handshakes);
             Some(shaken)
         }
+        Ok(None) => None,
         Err(error) => {
             metrics::count(|counters| &counters.tls_handshake_failures);
             if let Some(untold) = LINES.with(RateLimit::allow) {
@@ -108,22 +109,26 @@ async fn makes_room(handle: &ConnectionHandle) {
     .await;
 }
 
-/// Shakes hands with a permit for each stage. Without one, none of the costly part is done.
+/// Shakes hands with a permit for each stage. Without one, none of the costly part is done. Returns `None` if
+/// the client closes before it has sent a byte, as the TCP check of a load balancer does.
 async fn with_permits(
     certificates: &Certificates,
     socket: TcpStream,
     handle: &ConnectionHandle,
-) -> io::Result<Shaken> {
+) -> io::Result<Option<Shaken>> {
     let first = if let Some(first) = first_byte_by_now(&socket) {
         first
     } else {
         let silent = HandshakePermit::take(Stage::Silent, handle.network)?;
-        silent.run(first_byte(&socket)).await?
+        let first = silent.run(async { Ok(first_byte(&socket).await) }).await?;
+        let Some(first) = first else {
+            return Ok(None);
+        };
+        first
     };
     let begun = HandshakePermit::take(Stage::Begun, handle.network)?;
-    begun
-        .run(shake_hands(certificates, socket, first, handle))
-        .await
+    let shaken = begun.run(shake_hands(certificates, socket, first, handle));
+    shaken.await.map(Some)
 }
 
 /// The first byte, if it has come.
@@ -134,13 +139,11 @@ fn first_byte_by_now(socket: &TcpStream) -> Option<u8> {
     (read == 1).then_some(first[0])
 }
 
-async fn first_byte(socket: &TcpStream) -> io::Result<u8> {
+/// The first byte, unless the connection ends or is reset before it.
+async fn first_byte(socket: &TcpStream) -> Option<u8> {
     let mut first = [0];
-    let read = socket.peek(&mut first).await?;
-    if read == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(first[0])
+    let read = socket.peek(&mut first).await.ok()?;
+    (read == 1).then_some(first[0])
 }
 
 async fn shake_hands(
