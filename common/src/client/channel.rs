@@ -82,8 +82,9 @@ impl Channel {
     /// method declares no deadline of its own (`(mesh.deadline)`, see
     /// `common/protos/mesh/options.proto`). A call that is part of a request never outlives the
     /// deadline of that request. Calls are mutual TLS, with the certificates of the service, where
-    /// it has them: see [`mesh_tls`](field@crate::Config::mesh_tls). If `common` has none although
-    /// the service does, [`server::run`](crate::server::run) ends the start.
+    /// it has them: see [`mesh_tls`](field@crate::Config::mesh_tls). If `common` has no certificates
+    /// although the service does, or if it has them and the target begins with `http://`,
+    /// [`server::run`](crate::server::run) ends the start.
     ///
     /// # Panics
     ///
@@ -94,8 +95,10 @@ impl Channel {
         config: &Config,
         common: &settings::Config,
     ) -> Self {
-        if common.mesh_tls.is_none() {
-            plain_calls::note_channel_without_tls(target);
+        match common.mesh_tls {
+            None => plain_calls::note_channel_without_tls(target),
+            Some(_) if target.says_http() => plain_calls::note_http_with_tls(target),
+            Some(_) => {}
         }
         let tls = common.mesh_tls.as_ref();
         Self::over(tls, target, descriptors, config, common.deadline)

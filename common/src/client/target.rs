@@ -5,7 +5,8 @@ use std::{fmt, str::FromStr};
 use http::uri::{Authority, Scheme, Uri};
 
 /// The addresses of a gRPC service: `host:port` or `http://host:port`, or several separated by
-/// commas. Each IP address of a host name is a replica.
+/// commas. Each IP address of a host name is a replica. `http://` says plain text, and is refused where
+/// calls are mutual TLS.
 ///
 /// ```
 /// use common::client::Target;
@@ -21,19 +22,27 @@ use http::uri::{Authority, Scheme, Uri};
 /// assert!("user:password@service1:50051".parse::<Target>().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target(Vec<Authority>);
+pub struct Target {
+    authorities: Vec<Authority>,
+    says_http: bool,
+}
 
 impl Target {
     /// The host and port of each address.
     pub(crate) fn authorities(&self) -> &[Authority] {
-        &self.0
+        &self.authorities
+    }
+
+    /// Whether one of the addresses begins with `http://`.
+    pub(crate) fn says_http(&self) -> bool {
+        self.says_http
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for authority in &self.0 {
+        for authority in &self.authorities {
             write!(formatter, "{separator}{authority}")?;
             separator = ",";
         }
@@ -51,9 +60,10 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, InvalidTarget> {
         let authorities = text.split(',').map(|address| authority(address.trim()));
-        Ok(Self(
-            authorities.collect::<Option<_>>().ok_or(InvalidTarget)?,
-        ))
+        Ok(Self {
+            authorities: authorities.collect::<Option<_>>().ok_or(InvalidTarget)?,
+            says_http: text.contains("://"), // there is no other scheme
+        })
     }
 }
 

@@ -28,6 +28,12 @@ pub enum Error {
          settings of the service, or say Channel::plain"
     )]
     PlainCalls(&'static str),
+    /// The target of a channel with mutual TLS begins with `http://`.
+    #[error(
+        "the target {0} begins with http://, which says plain text, and MESH_TLS_DIR is set: write it without \
+         http://, or say Channel::plain for a service outside of the mesh"
+    )]
+    HttpWithTls(&'static str),
     /// The clock of the machine was never set.
     #[error("cannot start: the clock is before 1970, and responses need a date; set the clock")]
     Clock,
@@ -56,7 +62,11 @@ impl Error {
     pub(crate) fn is_of_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Face(_) | Self::Differ | Self::PlainCalls(_) | Self::InRuntime
+            Self::Face(_)
+                | Self::Differ
+                | Self::PlainCalls(_)
+                | Self::HttpWithTls(_)
+                | Self::InRuntime
         )
     }
 }

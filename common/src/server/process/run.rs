@@ -41,7 +41,7 @@ const EXIT_INVALID: u8 = 2;
 /// such as a pool of connections, is made in `faces`, or is [shared](crate::server::Shared).
 ///
 /// The exit code is 0 after a drain, 2 if a face is invalid, calls would be plain text although the
-/// service has mutual TLS, or `run` is called in a runtime, and 1 if the service can't start for
+/// service has mutual TLS, a target says `http://` although calls are mutual TLS, or `run` is called in a runtime, and 1 if the service can't start for
 /// another reason or ends before a drain.
 ///
 /// ```no_run
@@ -123,6 +123,9 @@ impl Builder {
         // Here, as faces may make channels, too.
         if let (Some(_), Some(target)) = (&config.mesh_tls, plain_calls::channel_without_tls()) {
             return Err(Error::PlainCalls(target));
+        }
+        if let Some(target) = plain_calls::http_with_tls() {
+            return Err(Error::HttpWithTls(target));
         }
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
