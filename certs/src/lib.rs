@@ -60,6 +60,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// A certificate authority.
 pub struct Authority {
+    name: String,
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -67,14 +68,16 @@ pub struct Authority {
 /// A certificate to issue.
 #[derive(Debug, Clone)]
 pub struct Certificate {
-    /// The SPIFFE ID, if it has one.
-    pub uri: Option<String>,
+    /// The URIs: a SPIFFE ID, or none. Tests have several, too.
+    pub uris: Vec<String>,
     /// The DNS names.
     pub dns_names: Vec<String>,
     /// The IP addresses.
     pub addresses: Vec<IpAddr>,
     /// The time until it expires.
     pub ttl: Duration,
+    /// Whether a client may show it, and not only a server.
+    pub is_for_clients: bool,
     /// How long ago it was issued: longer than `ttl` makes an expired one, for tests.
     pub age: Duration,
 }
@@ -83,10 +86,11 @@ impl Certificate {
     /// The certificate of a service, for a day.
     pub fn of_service(name: &str, trust_domain: &str) -> Self {
         Self {
-            uri: Some(format!("spiffe://{trust_domain}/{name}")),
+            uris: vec![format!("spiffe://{trust_domain}/{name}")],
             dns_names: vec![name.to_owned(), "localhost".to_owned()],
             addresses: Vec::new(),
             ttl: Duration::from_hours(24),
+            is_for_clients: true,
             age: Duration::ZERO,
         }
     }
@@ -119,6 +123,7 @@ impl Authority {
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = parameters.self_signed(&key)?.pem();
         Ok(Self {
+            name: name.to_owned(),
             certificate,
             issuer: Issuer::new(parameters, key),
         })
@@ -150,6 +155,16 @@ impl Authority {
         })
     }
 
+    /// The same authority with another certificate: the name and the key stay.
+    ///
+    /// # Errors
+    ///
+    /// If its key can't be read.
+    pub fn with_new_certificate(&self) -> Result<Self, Error> {
+        let key = KeyPair::from_pem(&self.issuer.key().serialize_pem())?;
+        Self::with_key(&self.name, key)
+    }
+
     /// The certificate of the authority, in PEM.
     pub fn certificate(&self) -> &str {
         &self.certificate
@@ -168,7 +183,7 @@ impl Authority {
             let name = SanType::DnsName(name.as_str().try_into()?);
             parameters.subject_alt_names.push(name);
         }
-        if let Some(uri) = &certificate.uri {
+        for uri in &certificate.uris {
             let uri = SanType::URI(uri.as_str().try_into()?);
             parameters.subject_alt_names.push(uri);
         }
@@ -177,10 +192,11 @@ impl Authority {
         parameters.subject_alt_names.extend(addresses);
         parameters.use_authority_key_identifier_extension = true;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        if certificate.is_for_clients {
+            let client = ExtendedKeyUsagePurpose::ClientAuth;
+            parameters.extended_key_usages.push(client);
+        }
         let key = KeyPair::generate()?;
         Ok(Issued {
             certificate: parameters.signed_by(&key, &self.issuer)?.pem(),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use certs::Issued;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustls::{
     HandshakeKind,
     version::{TLS12, TLS13},
@@ -170,6 +171,61 @@ fn a_server_with_another_name_or_authority_is_not_called() {
 }
 
 #[test]
+fn the_edge_needs_no_authorities() {
+    let certificates = Certificates::new();
+    let directory = tempfile::tempdir().expect("a directory");
+    let issued = issue(&certificates.authority, &of_service("service1"));
+    // As cert-manager writes it for a certificate of ACME, whose ca.crt is empty if it is there.
+    for ca in [None, Some("")] {
+        let write = |name: &str, text: &str| fs::write(directory.path().join(name), text);
+        write("tls.crt", &issued.certificate).expect("it can be written");
+        write("tls.key", &issued.key).expect("it can be written");
+        if let Some(ca) = ca {
+            write("ca.crt", ca).expect("it can be written");
+        }
+        let edge = directory.path().to_str().expect("it is UTF-8");
+        let service1 = Process::start("service1", &[("EDGE_TLS_DIR", edge)]);
+        let client = Client::new(certificates.authority.certificate(), None, &TLS13);
+        client.greet(service1.http()).expect("it serves");
+        let metrics = http::get(service1.admin(), "/metrics");
+        let expiry = "certificate_expiry_timestamp_seconds{directory=\"edge\"";
+        let expiries = metrics
+            .text()
+            .lines()
+            .filter(|line| line.starts_with(expiry));
+        assert_eq!(expiries.count(), 1, "{}", metrics.text());
+    }
+}
+
+#[test]
+fn a_file_that_blocks_stops_neither_the_start_nor_the_reloads() {
+    let certificates = Certificates::new();
+    let directory = certificates.directory("service1");
+    let service1 = service1(&certificates, &[]);
+    let looked = || service1.metric("certificate_look_timestamp_seconds{directory=\"mesh\"}");
+    let key = fs::canonicalize(format!("{directory}/tls.key")).expect("it is there");
+    fs::remove_file(&key).expect("it can be removed");
+    mknodat(CWD, &key, FileType::Fifo, Mode::RWXU, 0).expect("a FIFO");
+    let line = service1.line(&[("action", "certificates"), ("status", "failure")]);
+    let error = line.text("error");
+    assert!(error.contains("tls.key: it is a FIFO"), "{error}");
+    let last = looked();
+    assert!(last > 1e9, "{last}");
+
+    let ended = Process::spawn("service1", &[], &[("MESH_TLS_DIR", &directory)]).ended();
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("tls.key: it is a FIFO"),
+        "{}",
+        ended.stderr
+    );
+
+    certificates.renew("service1");
+    service1.line(&[("action", "certificates"), ("status", "success")]);
+    assert!(looked() > last, "the look that failed does not count");
+}
+
+#[test]
 fn a_tcp_check_that_sends_nothing_is_no_failed_handshake() {
     let certificates = Certificates::new();
     let directory = certificates.directory("service1");
@@ -252,12 +308,21 @@ fn certificates_that_can_t_be_used_are_one_line_and_exit_code_2() {
     let mut foreign = issue(&authority(), &of_service("service1"));
     foreign.authorities = certificates.authority.certificate().to_owned();
     for (issued, reason) in [
-        (mixed, "KeyMismatch"),
-        (expired, "CertExpired"),
-        (foreign, "UnknownIssuer"),
+        (
+            mixed,
+            "tls.key: it does not belong to the first certificate",
+        ),
+        (expired, "tls.crt: the certificate has expired at 20"),
+        (
+            foreign,
+            "tls.crt: none of the authorities in ca.crt has issued",
+        ),
     ] {
         certificates.write("service1", &issued);
         for variable in ["MESH_TLS_DIR", "EDGE_TLS_DIR"] {
+            if variable == "EDGE_TLS_DIR" && reason.contains("ca.crt") {
+                continue; // the edge does not read it
+            }
             let ended = Process::spawn("service1", &[], &[(variable, &directory)]).ended();
             assert_eq!(ended.status.code(), Some(2), "{reason}");
             assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);

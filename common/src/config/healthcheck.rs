@@ -14,17 +14,13 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 use serde_json::Value;
 
 use crate::{
     endpoints,
     environment::{self, Variable},
+    tls::unverified_client,
 };
 
 /// The subcommand of every service.
@@ -207,7 +203,7 @@ impl Place {
         stream.set_write_timeout(Some(TIMEOUT))?;
         if self.speaks_tls {
             let name = ServerName::IpAddress(address.ip().into());
-            let connection = ClientConnection::new(unverified(), name).map_err(io::Error::other)?;
+            let connection = ClientConnection::new(unverified_client().into(), name).map_err(io::Error::other)?;
             exchange(StreamOwned::new(connection, stream), address)
         } else {
             exchange(stream, address)
@@ -252,58 +248,6 @@ fn reachable(host: IpAddr) -> IpAddr {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         host => host,
-    }
-}
-
-/// The settings of a client that takes any certificate: nothing secret is sent, and the answer is for
-/// whoever has started this process beside the service.
-fn unverified() -> Arc<ClientConfig> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Arc::new(AnyCertificate(provider.clone()));
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring supports all versions")
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Arc::new(config)
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

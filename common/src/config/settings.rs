@@ -116,7 +116,7 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(help_heading = group::TLS, long = "mesh-tls-dir", env = "MESH_TLS_DIR", value_name = "DIR", value_parser = |dir: &str| Tls::mesh(dir)))]
     pub mesh_tls: Option<Tls>,
 
-    /// The peers that may call the gRPC ports: SPIFFE IDs or DNS names, separated by commas
+    /// The peers that may call the gRPC ports: SPIFFE IDs, DNS names or IP addresses, separated by commas
     /// [default: all with a certificate of an authority in ca.crt]
     #[cfg_attr(
         feature = "cli",
@@ -124,7 +124,7 @@ pub struct Config {
     )]
     pub mesh_allowed_peers: Option<AllowedPeers>,
 
-    /// The directory with the certificates for HTTP ports, with the same files: HTTP ports speak
+    /// The directory with the certificate for HTTP ports, as tls.crt and tls.key: HTTP ports speak
     /// TLS [default: no TLS]
     #[cfg_attr(feature = "cli", arg(help_heading = group::TLS, long = "edge-tls-dir", env = "EDGE_TLS_DIR", value_name = "DIR", value_parser = |dir: &str| Tls::edge(dir)))]
     pub edge_tls: Option<Tls>,

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 /// Who a peer is, as its certificate says: a SPIFFE ID such as `spiffe://mesh.local/service2`, or
-/// else its first DNS name.
+/// else its first DNS name, or its first IP address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity(Arc<str>);
 

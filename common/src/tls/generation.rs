@@ -3,10 +3,10 @@
 use std::{io, path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, ServerConfig, ServerConnection,
+    ClientConfig, RootCertStore, ServerConfig, ServerConnection,
     client::Resumption,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{ServerName, UnixTime},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     sign::SingleCertAndKey,
     version::{TLS12, TLS13},
@@ -15,8 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
+    directory::Purpose,
+    files::Files,
     identity::{AllowedPeers, Peer, TrustVersion},
-    material::{CheckedFiles, Files, InvalidTls, Purpose},
+    invalid::InvalidTls,
+    material::CheckedFiles,
 };
 use crate::limits;
 
@@ -30,10 +33,11 @@ pub(crate) struct LoadedTls {
     pub(crate) trust: TrustVersion,
     pub(crate) server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
-    authorities: Vec<CertificateDer<'static>>,
-    /// The first DNS name of the certificate.
+    roots: Arc<RootCertStore>,
+    /// What the certificate calls the service.
     pub(super) name: String,
-    expiries: [UnixTime; 2],
+    /// For each file with certificates, when the first of them expires, in seconds since the epoch.
+    pub(super) expiries: Vec<(&'static str, u64)>,
 }
 
 impl LoadedTls {
@@ -45,33 +49,28 @@ impl LoadedTls {
         before: Option<&Self>,
     ) -> Result<Self, InvalidTls> {
         let provider = Arc::new(ring::default_provider());
-        let material = CheckedFiles::check(files, directory, purpose, &provider)?;
+        let material = CheckedFiles::check(files, directory, purpose, &provider, UnixTime::now())?;
         let trust = match before {
             None => TrustVersion(0),
             // Whom the former authorities have vouched for is still trusted.
-            Some(before) if before.is_within(&material.authorities) => before.trust,
+            Some(before) if before.is_within(&material.roots) => before.trust,
             Some(before) => TrustVersion(before.trust.0 + 1),
         };
         Ok(Self {
             trust,
             server: Arc::new(server(&material, purpose, &provider)),
-            client: Arc::new(client(&material, purpose, provider)),
-            authorities: material.authorities,
+            client: Arc::new(client(&material, provider)),
+            roots: material.roots,
             name: material.name,
             expiries: material.expiries,
         })
     }
 
-    /// Whether all authorities of this reading are among these.
-    fn is_within(&self, authorities: &[CertificateDer<'_>]) -> bool {
-        let mut own = self.authorities.iter();
-        own.all(|authority| authorities.contains(authority))
-    }
-
-    /// When the certificate of the service expires, and when the first of the authorities does, in
-    /// seconds since the epoch.
-    pub(super) fn expiries(&self) -> [u64; 2] {
-        self.expiries.map(|time| time.as_secs())
+    /// Whether all authorities of this reading are among these: by name and key, as a certificate is
+    /// verified. So a new certificate of the same authority is no change.
+    fn is_within(&self, roots: &RootCertStore) -> bool {
+        let mut own = self.roots.roots.iter();
+        own.all(|authority| roots.roots.contains(authority))
     }
 
     /// The peer that has opened a connection, or `None` if it showed no certificate.
@@ -154,25 +153,16 @@ fn server(
     }
 }
 
-fn client(
-    material: &CheckedFiles,
-    purpose: Purpose,
-    provider: Arc<CryptoProvider>,
-) -> ClientConfig {
-    let builder = ClientConfig::builder_with_provider(provider)
+fn client(material: &CheckedFiles, provider: Arc<CryptoProvider>) -> ClientConfig {
+    let own = Arc::new(SingleCertAndKey::from(material.own.clone()));
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .expect(SUPPORTED)
-        .with_root_certificates(material.roots.clone());
-    match purpose {
-        Purpose::Mesh => {
-            let own = Arc::new(SingleCertAndKey::from(material.own.clone()));
-            let mut config = builder.with_client_cert_resolver(own);
-            config.resumption = Resumption::disabled();
-            config.alpn_protocols = owned(MESH_PROTOCOLS);
-            config
-        }
-        Purpose::Edge => builder.with_no_client_auth(),
-    }
+        .with_root_certificates(material.roots.clone())
+        .with_client_cert_resolver(own);
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = owned(MESH_PROTOCOLS);
+    config
 }
 
 fn owned(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
@@ -193,7 +183,7 @@ mod tests {
         issued.authorities = all.collect();
         let directory = tempfile::tempdir().unwrap();
         issued.write(directory.path()).unwrap();
-        let files = Files::read(directory.path()).unwrap();
+        let files = Files::read(directory.path(), Purpose::Mesh).unwrap();
         LoadedTls::new(&files, directory.path(), Purpose::Mesh, before).unwrap()
     }
 
@@ -205,6 +195,8 @@ mod tests {
         assert_eq!(both.trust, first.trust, "it trusts whom the first trusted");
         let renewed = generation(&[&old, &new], Some(&both));
         assert_eq!(renewed.trust, first.trust, "their order does not matter");
+        let again = generation(&[&old.with_new_certificate().unwrap(), &new], Some(&both));
+        assert_eq!(again.trust, first.trust, "its key is the same");
         let last = generation(&[&new], Some(&both));
         assert!(
             last.trust > first.trust,

@@ -3,26 +3,38 @@
 //!
 //! | file | contents |
 //! |---|---|
+//! | `directory` | what a directory of certificates is for, and what is in it |
+//! | `files` | the files of a directory, read without being blocked |
+//! | `certificate` | the names in a certificate, and the kind of its key |
 //! | `material` | the files of a directory, checked |
+//! | `invalid` | why a directory can't be used, in a sentence |
+//! | `identity` | who a peer is, who may call, and whom a channel expects |
+//! | `any_peer` | a client that takes any certificate, for `healthcheck` |
 //! | `generation` | the settings for rustls, from one reading of the directory |
-//! | `plain_calls` | whether calls would be plain text although nobody has said so |
 //! | `reload` | [`Tls`]: the last reading that passed, and the thread that looks for new files |
-//! | `identity` | who a peer is, and who may call |
+//! | `plain_calls` | whether calls would be plain text although nobody has said so |
 
+mod any_peer;
+mod certificate;
+mod directory;
+mod files;
 mod generation;
 pub(crate) mod identity;
+mod invalid;
 mod material;
 pub(crate) mod plain_calls;
 mod reload;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::any_peer::unverified_client;
 pub(crate) use self::{
     generation::is_of_other_name,
     identity::Peer,
-    reload::{expiries, time_to_drain},
+    reload::{facts, time_to_drain},
 };
 pub use self::{
-    identity::{AllowedPeers, InvalidPeers},
-    material::InvalidTls,
+    identity::{AllowedPeers, InvalidPeers, InvalidSpiffeId, SpiffeId},
+    invalid::InvalidTls,
     reload::Tls,
 };
 pub use crate::request::identity::Identity;

@@ -3,26 +3,35 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
+    directory::Purpose,
+    files::{FileReader, Files},
     generation::LoadedTls,
     identity::TrustVersion,
-    material::{Files, InvalidTls, Purpose},
+    invalid::InvalidTls,
 };
-use crate::{limits, sync::lock, telemetry::metrics};
+use crate::{
+    limits,
+    sync::lock,
+    telemetry::metrics::{self, CertificateFacts},
+};
 
 /// The interval of looks for new files: certificates are renewed hours before they expire.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The certificates of a directory with `tls.crt`, `tls.key` and `ca.crt`, the layout of a TLS
-/// secret of Kubernetes. Clones share their state.
+/// The certificates of a directory with `tls.crt`, `tls.key` and, for a mesh, `ca.crt`: the layout of a
+/// TLS secret of Kubernetes. Clones share their state.
 ///
 /// A thread looks for new files every 5 s. Files that pass all checks are used for all further
 /// connections. Files that do not are reported once, and the last good ones stay. When an authority
@@ -41,6 +50,8 @@ struct Shared {
     directory: PathBuf,
     purpose: Purpose,
     current: watch::Sender<Arc<LoadedTls>>,
+    /// When all files were read for the last time, in seconds since the epoch.
+    looked: AtomicU64,
 }
 
 impl fmt::Debug for Tls {
@@ -56,34 +67,36 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// If a file can't be read, the key does not fit the certificate, or the certificate has
-    /// expired, has no DNS name, or does not verify against `ca.crt` as a server and as a client.
+    /// If a file can't be read within 5 s, the key does not fit the certificate, or the certificate has
+    /// expired, has no name, or does not verify against `ca.crt` as a server and as a client.
     pub fn mesh(directory: impl AsRef<Path>) -> Result<Self, InvalidTls> {
         Self::open(directory.as_ref(), Purpose::Mesh)
     }
 
-    /// For HTTP from outside: TLS 1.2 and 1.3 with a server certificate only.
+    /// For HTTP from outside: TLS 1.2 and 1.3 with a server certificate only. `ca.crt` is not read.
     ///
     /// # Errors
     ///
-    /// As [`mesh`](Self::mesh), but the certificate need not be one of a client.
+    /// As [`mesh`](Self::mesh), but the certificate need not be one of a client, nor verify.
     pub fn edge(directory: impl AsRef<Path>) -> Result<Self, InvalidTls> {
         Self::open(directory.as_ref(), Purpose::Edge)
     }
 
     fn open(directory: &Path, purpose: Purpose) -> Result<Self, InvalidTls> {
-        let files = Files::read(directory)?;
+        let mut reader = FileReader::new(directory, purpose);
+        let files = reader.read()?;
         let generation = LoadedTls::new(&files, directory, purpose, None)?;
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             purpose,
             current: watch::Sender::new(Arc::new(generation)),
+            looked: AtomicU64::new(now()),
         });
         let weak = Arc::downgrade(&shared);
         lock(&ALL).push(weak.clone());
-        metrics::read_expiries_with(expiries);
+        metrics::read_certificates_with(facts);
         let name = format!("{}-tls", purpose.name());
-        let look = move || look_for_changes(&weak, files);
+        let look = move || look_for_changes(&weak, reader, files);
         let started = thread::Builder::new().name(name).spawn(look);
         started.expect("a thread can start, as those of the workers can");
         Ok(Self(shared))
@@ -110,31 +123,40 @@ pub(crate) fn time_to_drain() -> Duration {
 
 static ALL: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 
-/// For each directory, its purpose, and when its certificate and the first of its authorities
-/// expire, in seconds since the epoch.
-pub(crate) fn expiries() -> Vec<(&'static str, [u64; 2])> {
+/// What operators see of each directory.
+pub(crate) fn facts() -> Vec<CertificateFacts> {
     let mut all = lock(&ALL);
     all.retain(|one| one.strong_count() > 0);
     let all = all.iter().filter_map(Weak::upgrade);
-    all.map(|one| (one.purpose.name(), one.current.borrow().expiries()))
-        .collect()
+    all.map(|one| CertificateFacts {
+        directory: one.purpose.name(),
+        expiries: one.current.borrow().expiries.clone(),
+        looked: one.looked.load(Relaxed),
+    })
+    .collect()
+}
+
+/// Seconds since the epoch.
+fn now() -> u64 {
+    let since_epoch = SystemTime::UNIX_EPOCH.elapsed();
+    since_epoch.unwrap_or_default().as_secs()
 }
 
 /// Looks for new files until the last [`Tls`] is dropped. Files that fail are tried again each time:
 /// a certificate may become valid only later.
-fn look_for_changes(shared: &Weak<Shared>, mut used: Files) {
+fn look_for_changes(shared: &Weak<Shared>, mut reader: FileReader, mut used: Files) {
     let mut is_reported = false;
     loop {
         thread::sleep(LOOK_INTERVAL);
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        match shared.look(&used) {
+        match shared.look(&mut reader, &used) {
             Ok(None) => is_reported = false,
             Ok(Some((files, generation))) => {
                 (used, is_reported) = (files, false);
                 metrics::count(|counters| &counters.certificate_reloads);
-                let [expires, _] = generation.expiries();
+                let expires = generation.expiries.first().map(|(_, expires)| expires);
                 info!(
                     action = "certificates",
                     status = "success",
@@ -163,10 +185,13 @@ fn look_for_changes(shared: &Weak<Shared>, mut used: Files) {
 
 impl Shared {
     /// Reads the files, and loads them unless they are those in use.
-    fn look(&self, used: &Files) -> Result<Option<(Files, LoadedTls)>, InvalidTls> {
-        // Again, if the files were swapped and the old ones removed meanwhile.
-        let read = || Files::read(&self.directory);
-        let files = read().or_else(|_| read())?;
+    fn look(
+        &self,
+        reader: &mut FileReader,
+        used: &Files,
+    ) -> Result<Option<(Files, LoadedTls)>, InvalidTls> {
+        let files = reader.read()?;
+        self.looked.store(now(), Relaxed);
         if files == *used {
             return Ok(None);
         }

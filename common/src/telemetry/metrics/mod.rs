@@ -24,7 +24,7 @@ pub use self::registry::{Registry, register};
 pub use self::text::text;
 pub(crate) use self::{
     counters::{CLIENT_GONE, Counters, Measure, OTHER, count, count_duration, of_this_thread},
-    process::{LOG_LOST_BYTES, LOG_WRITTEN_BYTES, read_expiries_with},
+    process::{CertificateFacts, LOG_LOST_BYTES, LOG_WRITTEN_BYTES, read_certificates_with},
     replica_state::ReplicaState,
     replicas::{CountedReplica, Live, ReplicaMetrics},
     targets::TargetMetrics,

@@ -31,17 +31,24 @@ pub(crate) static LOG_LOST_BYTES: AtomicU64 = AtomicU64::new(0);
 /// The name and the version of the service.
 static BUILD: OnceLock<(String, String)> = OnceLock::new();
 
-/// The purpose of each directory of certificates, and when its certificate and the first of its
-/// authorities expire, in seconds since the epoch.
-type Expiries = Vec<(&'static str, [u64; 2])>;
+/// A directory of certificates, as operators see it. Times are seconds since the epoch.
+pub(crate) struct CertificateFacts {
+    /// What the directory is for.
+    pub(crate) directory: &'static str,
+    /// For each file with certificates, when the first of them expires.
+    pub(crate) expiries: Vec<(&'static str, u64)>,
+    /// When all files were read for the last time.
+    pub(crate) looked: u64,
+}
 
-static EXPIRIES: OnceLock<fn() -> Expiries> = OnceLock::new();
+static CERTIFICATES: OnceLock<fn() -> Vec<CertificateFacts>> = OnceLock::new();
 
 /// The metrics that are neither a counter nor a gauge of each thread, nor a histogram.
-const OTHERS: [(&str, MetricType); 12] = [
+const OTHERS: [(&str, MetricType); 13] = [
     ("log_written_bytes", MetricType::Counter),
     ("log_lost_bytes", MetricType::Counter),
     ("certificate_expiry_timestamp_seconds", MetricType::Gauge),
+    ("certificate_look_timestamp_seconds", MetricType::Gauge),
     ("build_info", MetricType::Gauge),
     ("process_open_fds", MetricType::Gauge),
     ("process_max_fds", MetricType::Gauge),
@@ -59,9 +66,9 @@ pub(crate) fn set_build(name: &str, version: &str) {
     let _ = BUILD.set((name.to_owned(), version.to_owned()));
 }
 
-/// Reads the expiries of certificates with `read` from now on.
-pub(crate) fn read_expiries_with(read: fn() -> Expiries) {
-    let _ = EXPIRIES.set(read); // each caller has the same function
+/// Reads the facts of certificates with `read` from now on.
+pub(crate) fn read_certificates_with(read: fn() -> Vec<CertificateFacts>) {
+    let _ = CERTIFICATES.set(read); // each caller has the same function
 }
 
 /// The name and the type of each metric of `common`.
@@ -113,7 +120,7 @@ impl Collector for ProcessMetrics {
                 .encode_descriptor(name, help.trim(), None, MetricType::Gauge)?
                 .encode_gauge(&sum)?;
         }
-        encode_expiries(&mut encoder)?;
+        encode_certificates(&mut encoder)?;
         encode_build(&mut encoder)?;
         encode_usage(&mut encoder)?;
         counters::encode(&mut encoder)?;
@@ -121,9 +128,9 @@ impl Collector for ProcessMetrics {
     }
 }
 
-/// Writes when certificates expire, if there are any.
-fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
-    let all = EXPIRIES.get().map_or_else(Vec::new, |read| read());
+/// Writes when certificates expire and when their files were read, if there are any.
+fn encode_certificates(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let all = CERTIFICATES.get().map_or_else(Vec::new, |read| read());
     if all.is_empty() {
         return Ok(());
     }
@@ -133,12 +140,27 @@ fn encode_expiries(encoder: &mut DescriptorEncoder) -> fmt::Result {
         None,
         MetricType::Gauge,
     )?;
-    for (directory, expiries) in all {
-        for (file, expiry) in ["tls.crt", "ca.crt"].into_iter().zip(expiries) {
-            let labels = [("directory", directory), ("file", file)];
-            let expiry = i64::try_from(expiry).unwrap_or(i64::MAX);
-            family.encode_family(&labels)?.encode_gauge(&expiry)?;
+    let gauge = |time| i64::try_from(time).unwrap_or(i64::MAX);
+    for one in &all {
+        for (file, expiry) in &one.expiries {
+            let labels = [("directory", one.directory), ("file", *file)];
+            family
+                .encode_family(&labels)?
+                .encode_gauge(&gauge(*expiry))?;
         }
+    }
+    let mut family = encoder.encode_descriptor(
+        "certificate_look_timestamp_seconds",
+        "When the files of a directory of certificates were all read for the last time, in seconds since \
+         the epoch",
+        None,
+        MetricType::Gauge,
+    )?;
+    for one in &all {
+        let labels = [("directory", one.directory)];
+        family
+            .encode_family(&labels)?
+            .encode_gauge(&gauge(one.looked))?;
     }
     Ok(())
 }

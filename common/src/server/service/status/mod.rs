@@ -251,15 +251,13 @@ fn value_of(setting: &Setting) -> String {
 
 /// The certificates, each with when it expires.
 fn certificates() -> Vec<(String, SystemTime)> {
-    let files = tls::expiries()
-        .into_iter()
-        .flat_map(|(directory, expiries)| {
-            let files = ["tls.crt", "ca.crt"].into_iter().zip(expiries);
-            files.map(move |(file, expiry)| {
-                let expiry = SystemTime::UNIX_EPOCH + Duration::from_secs(expiry);
-                (format!("{directory}: {file}"), expiry)
-            })
-        });
+    let files = tls::facts().into_iter().flat_map(|facts| {
+        let directory = facts.directory;
+        facts.expiries.into_iter().map(move |(file, expiry)| {
+            let expiry = SystemTime::UNIX_EPOCH + Duration::from_secs(expiry);
+            (format!("{directory}: {file}"), expiry)
+        })
+    });
     files.collect()
 }
 
