@@ -16,6 +16,7 @@ use common::{
     client::{self, Channel, Target},
     config::Defaults,
     server::{self, Listener},
+    tls::SpiffeId,
 };
 
 use crate::backend::Backend;
@@ -31,6 +32,12 @@ struct Config {
     /// Where service1 serves gRPC: host:port or a URL; several are separated by commas
     #[arg(long, env, default_value = "localhost:50051")]
     service1_channel: Target,
+
+    /// The identity that the certificate of service1 must have, such as
+    /// spiffe://mesh.local/service1; its DNS names are not asked then
+    /// [default: none; the certificate has the host name of the address]
+    #[arg(long, env, value_name = "URI", requires = "mesh_tls")]
+    service1_peer: Option<SpiffeId>,
 
     /// Whether the page shows the way and the log lines of its last requests, for development: on or
     /// off
@@ -73,6 +80,10 @@ fn main() -> ExitCode {
         &config.common,
     )
     .named("service1");
+    let service1 = match &config.service1_peer {
+        Some(peer) => service1.expect(peer),
+        None => service1,
+    };
     let page = page::Settings::new(config.recent_requests, config.faults);
     let start = Once::new();
     server::run("service2", &config.common, move |process| {

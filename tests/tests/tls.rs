@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use certs::Issued;
+use certs::{Certificate, Issued};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustls::{
     HandshakeKind,
@@ -48,6 +48,14 @@ fn pair(certificates: &Certificates, variables: &[(&str, &str)]) -> (Process, Pr
     let service2 = service2(certificates, &service1, &["localhost"]);
     service2.wait_until_ready();
     (service1, service2)
+}
+
+/// Gives a service a certificate that has changed.
+fn write(certificates: &Certificates, service: &str, change: impl FnOnce(&mut Certificate)) {
+    let mut certificate = of_service(service);
+    change(&mut certificate);
+    let issued = issue(&certificates.authority, &certificate);
+    certificates.write(service, &issued);
 }
 
 /// A certificate that has expired an hour ago.
@@ -171,6 +179,112 @@ fn a_server_with_another_name_or_authority_is_not_called() {
 }
 
 #[test]
+fn a_service_without_a_dns_name_is_called_by_its_uri_or_not_at_all() {
+    const SERVICE1: &str = "spiffe://mesh.local/service1";
+    let certificates = Certificates::new();
+    // What SPIRE issues.
+    write(&certificates, "service1", |it| it.dns_names.clear());
+    write(&certificates, "service2", |it| it.dns_names.clear());
+    let service1 = service1(&certificates, &[("MESH_ALLOWED_PEERS", SERVICE2)]);
+    let service2 = |peer: &[(&str, &str)]| {
+        let directory = certificates.directory("service2");
+        let channel = service1.grpc().to_string();
+        let own = [
+            ("MESH_TLS_DIR", directory.as_str()),
+            ("SERVICE1_CHANNEL", &channel),
+            ("FAILFAST", "1s"),
+        ];
+        Process::start("service2", &[&own, peer].concat())
+    };
+    let expecting = service2(&[("SERVICE1_PEER", SERVICE1)]);
+    expecting.wait_until_ready();
+    let response = http::get(expecting.http(), HELLO);
+    assert_eq!(response.status, 200, "{}", response.text());
+    let line = service1.access_line(response.id());
+    assert_eq!(line.text("peer"), SERVICE2);
+
+    for (peer, reason) in [
+        (None, "not valid for name"),
+        (
+            Some("spiffe://mesh.local/orders"),
+            "the channel expects spiffe://mesh.local/orders, and the certificate is of \
+             spiffe://mesh.local/service1",
+        ),
+    ] {
+        let peer = peer.map(|peer| ("SERVICE1_PEER", peer));
+        let service2 = service2(peer.as_slice());
+        let line = service2.line(&[("action", "replica"), ("status", "down")]);
+        let error = line.text("error");
+        assert!(error.contains(reason), "{error}");
+        assert_eq!(http::get(service2.http(), HELLO).status, 503);
+    }
+}
+
+#[test]
+fn settings_of_calls_that_contradict_each_other_are_one_line_and_exit_code_2() {
+    let certificates = Certificates::new();
+    let directory = certificates.directory("service2");
+    let tls = ("MESH_TLS_DIR", directory.as_str());
+    let long = format!("spiffe://mesh.local/{}", "a".repeat(2_048));
+    for (variables, parts) in [
+        (
+            &[tls, ("SERVICE1_PEER", "mesh.local/service1")][..],
+            ["SERVICE1_PEER", "it must begin with spiffe://"],
+        ),
+        (
+            &[tls, ("SERVICE1_PEER", &long)],
+            ["SERVICE1_PEER", "at most 2048 bytes"],
+        ),
+        (
+            &[tls, ("SERVICE1_PEER", "spiffe://mesh.local")],
+            ["SERVICE1_PEER", "a path"],
+        ),
+        (
+            &[("SERVICE1_PEER", "spiffe://mesh.local/service1")],
+            ["--mesh-tls-dir", "not provided"],
+        ),
+        (
+            &[tls, ("SERVICE1_CHANNEL", "http://localhost:1")],
+            [
+                "localhost:1 begins with http://",
+                "MESH_TLS_DIR is set: write it without",
+            ],
+        ),
+    ] {
+        let ended = Process::spawn("service2", &[], variables).ended();
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+        for part in parts {
+            assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_tcp_check_that_sends_nothing_is_no_failed_handshake() {
+    let certificates = Certificates::new();
+    let directory = certificates.directory("service1");
+    let service1 = service1(&certificates, &[("EDGE_TLS_DIR", &directory)]);
+    let failures = || service1.metric("tls_handshake_failures_total");
+    for port in [service1.http(), service1.grpc()] {
+        for ends_with_reset in [false, true] {
+            let check = TcpStream::connect(port).expect("it listens");
+            let linger = ends_with_reset.then_some(Duration::ZERO);
+            SockRef::from(&check).set_linger(linger).expect("a socket");
+        }
+    }
+    // A client that begins and gives up is counted, after those before it.
+    let mut begun = TcpStream::connect(service1.grpc()).expect("it listens");
+    begun.write_all(&[22]).expect("it reads");
+    drop(begun);
+    wait_for("a failed handshake", || (failures() > 0.0).then_some(()));
+    assert!((failures() - 1.0).abs() < 0.1, "{}", failures());
+    let log = service1.log();
+    let lines = log.iter().filter(|line| line.has(&[("action", "tls")]));
+    assert_eq!(lines.count(), 1);
+}
+
+#[test]
 fn the_edge_needs_no_authorities() {
     let certificates = Certificates::new();
     let directory = tempfile::tempdir().expect("a directory");
@@ -223,30 +337,6 @@ fn a_file_that_blocks_stops_neither_the_start_nor_the_reloads() {
     certificates.renew("service1");
     service1.line(&[("action", "certificates"), ("status", "success")]);
     assert!(looked() > last, "the look that failed does not count");
-}
-
-#[test]
-fn a_tcp_check_that_sends_nothing_is_no_failed_handshake() {
-    let certificates = Certificates::new();
-    let directory = certificates.directory("service1");
-    let service1 = service1(&certificates, &[("EDGE_TLS_DIR", &directory)]);
-    let failures = || service1.metric("tls_handshake_failures_total");
-    for port in [service1.http(), service1.grpc()] {
-        for ends_with_reset in [false, true] {
-            let check = TcpStream::connect(port).expect("it listens");
-            let linger = ends_with_reset.then_some(Duration::ZERO);
-            SockRef::from(&check).set_linger(linger).expect("a socket");
-        }
-    }
-    // A client that begins and gives up is counted, after those before it.
-    let mut begun = TcpStream::connect(service1.grpc()).expect("it listens");
-    begun.write_all(&[22]).expect("it reads");
-    drop(begun);
-    wait_for("a failed handshake", || (failures() > 0.0).then_some(()));
-    assert!((failures() - 1.0).abs() < 0.1, "{}", failures());
-    let log = service1.log();
-    let lines = log.iter().filter(|line| line.has(&[("action", "tls")]));
-    assert_eq!(lines.count(), 1);
 }
 
 #[test]

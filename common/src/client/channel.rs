@@ -35,7 +35,7 @@ use crate::{
     calls::ServiceCalls,
     config::settings,
     request::methods::{Method, RouteTable, declared_in},
-    tls::{Tls, plain_calls},
+    tls::{SpiffeId, Tls, plain_calls},
 };
 
 /// A service that this process calls, and what all its workers share: the addresses, the usual
@@ -82,9 +82,10 @@ impl Channel {
     /// method declares no deadline of its own (`(mesh.deadline)`, see
     /// `common/protos/mesh/options.proto`). A call that is part of a request never outlives the
     /// deadline of that request. Calls are mutual TLS, with the certificates of the service, where
-    /// it has them: see [`mesh_tls`](field@crate::Config::mesh_tls). If `common` has no certificates
-    /// although the service does, or if it has them and the target begins with `http://`,
-    /// [`server::run`](crate::server::run) ends the start.
+    /// it has them: see [`mesh_tls`](field@crate::Config::mesh_tls). The certificate of the other side
+    /// must have the host name of the target, or be of the peer that the channel
+    /// [expects](Self::expect). If `common` has no certificates although the service does, or if it has
+    /// them and the target begins with `http://`, [`server::run`](crate::server::run) ends the start.
     ///
     /// # Panics
     ///
@@ -148,6 +149,33 @@ impl Channel {
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
         self.0.names.metrics.set_title(name.into());
+        self
+    }
+
+    /// Expects this peer: its certificate must have this identity as its only URI, and be of an authority
+    /// in `ca.crt`. Its DNS names and addresses are not asked. Without an expectation, the certificate must
+    /// have the host name of the target.
+    ///
+    /// ```no_run
+    /// # use common::client::{self, Channel, Target};
+    /// # fn example(target: &Target, config: &client::Config, common: &common::Config, descriptors: &[u8]) {
+    /// use common::tls::SpiffeId;
+    ///
+    /// let ledger: SpiffeId = "spiffe://mesh.local/ledger".parse().expect("a SPIFFE ID");
+    /// let channel = Channel::new(target, descriptors, config, common).expect(&ledger);
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When the channel has no TLS, or has been cloned or connected: nobody would verify the peer.
+    #[must_use]
+    pub fn expect(mut self, peer: &SpiffeId) -> Self {
+        let shared = Arc::get_mut(&mut self.0);
+        let names = shared.and_then(|shared| Arc::get_mut(&mut shared.names));
+        let names = names.expect("a channel expects its peer before it is cloned or connected");
+        let has_tls = names.expect(peer);
+        assert!(has_tls, "a channel that expects {peer} needs MESH_TLS_DIR");
         self
     }
 

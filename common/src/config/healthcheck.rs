@@ -9,7 +9,6 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
-    sync::Arc,
     time::Duration,
 };
 

@@ -16,8 +16,9 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     directory::Purpose,
+    expected_peer::{ExpectedPeer, in_words},
     files::Files,
-    identity::{AllowedPeers, Peer, TrustVersion},
+    identity::{AllowedPeers, Peer, SpiffeId, TrustVersion},
     invalid::InvalidTls,
     material::CheckedFiles,
 };
@@ -83,17 +84,33 @@ impl LoadedTls {
         Some(Peer::new(certificate, allowed, self.trust))
     }
 
-    /// Opens TLS as a client, to the service of this name.
+    /// Opens TLS as a client, to the service of this name. If a peer is `expected`, the certificate of the
+    /// service must be that of the peer, whatever the name.
     pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         socket: S,
         host: &str,
+        expected: Option<&SpiffeId>,
     ) -> io::Result<TlsStream<BufReader<S>>> {
         let host = host.trim_start_matches('[').trim_end_matches(']'); // of an IPv6 address
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let connector = TlsConnector::from(self.client.clone());
+        let connector = TlsConnector::from(self.client_that_expects(expected));
         let socket = BufReader::with_capacity(limits::TLS_READ_BUFFER, socket);
-        connector.connect(name, socket).await
+        connector.connect(name, socket).await.map_err(in_words)
+    }
+
+    fn client_that_expects(&self, expected: Option<&SpiffeId>) -> Arc<ClientConfig> {
+        let Some(expected) = expected else {
+            return self.client.clone();
+        };
+        let mut client = ClientConfig::clone(&self.client);
+        let verifier = ExpectedPeer::new(expected.clone(), self.roots.clone());
+        client
+            .dangerous()
+            .set_certificate_verifier(Arc::new(verifier));
+        // A resumed session is not verified again: it must not come from a channel that expects another peer.
+        client.resumption = Resumption::disabled();
+        Arc::new(client)
     }
 }
 
@@ -171,7 +188,11 @@ fn owned(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use certs::{Authority, Certificate};
+    use rustls::HandshakeKind;
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
 
@@ -202,5 +223,96 @@ mod tests {
             last.trust > first.trust,
             "peers of the old one are not trusted"
         );
+    }
+
+    /// The generation of a directory with a certificate of this authority.
+    fn of(authority: &Authority, change: impl FnOnce(&mut Certificate)) -> LoadedTls {
+        let mut own = Certificate::of_service("service1", "mesh.local");
+        change(&mut own);
+        let directory = tempfile::tempdir().unwrap();
+        let issued = authority.issue(&own).unwrap();
+        issued.write(directory.path()).unwrap();
+        let files = Files::read(directory.path(), Purpose::Mesh).unwrap();
+        LoadedTls::new(&files, directory.path(), Purpose::Mesh, None).unwrap()
+    }
+
+    /// Whether a client takes a server under a name that is not in its certificate, or why not.
+    async fn calls(
+        client: &LoadedTls,
+        server: &LoadedTls,
+        expected: Option<&str>,
+    ) -> Result<HandshakeKind, String> {
+        let expected: Option<SpiffeId> = expected.map(|id| id.parse().unwrap());
+        let (near, far) = tokio::io::duplex(64 * 1_024);
+        let acceptor = TlsAcceptor::from(server.server.clone());
+        let (connected, _accepted) = tokio::join!(
+            client.connect(near, "10-0-0-7.nodes.example", expected.as_ref()),
+            acceptor.accept(far),
+        );
+        let connected = connected.map_err(|error| error.to_string())?;
+        let kind = connected.get_ref().1.handshake_kind();
+        Ok(kind.expect("it is complete"))
+    }
+
+    const SERVICE1: &str = "spiffe://mesh.local/service1";
+    const ORDERS: &str = "spiffe://mesh.local/orders";
+
+    #[tokio::test]
+    async fn a_server_is_taken_for_the_one_uri_that_is_expected_or_for_its_name() {
+        let authority = Authority::new("test").unwrap();
+        let client = of(&authority, |_| {});
+        let only_uri = of(&authority, |it| it.dns_names.clear());
+        let refused = calls(&client, &only_uri, None).await.unwrap_err();
+        assert!(refused.contains("not valid for name"), "{refused}");
+        assert!(calls(&client, &only_uri, Some(SERVICE1)).await.is_ok());
+
+        let two = of(&authority, |it| it.uris.push(ORDERS.into()));
+        let none = of(&authority, |it| it.uris.clear());
+        for (server, expected, found) in [
+            (
+                &only_uri,
+                ORDERS,
+                format!("expects {ORDERS}, and the certificate is of {SERVICE1}"),
+            ),
+            (
+                &only_uri,
+                "spiffe://mesh.local/service11",
+                format!("is of {SERVICE1}"),
+            ),
+            (&two, SERVICE1, "is of 2 URIs".into()),
+            (&two, ORDERS, "is of 2 URIs".into()),
+            (&none, SERVICE1, "is of no URI".into()),
+        ] {
+            let refused = calls(&client, server, Some(expected)).await.unwrap_err();
+            assert!(refused.contains(&found), "{refused}");
+        }
+
+        let foreign = of(&Authority::new("other").unwrap(), |_| {});
+        let refused = calls(&client, &foreign, Some(SERVICE1)).await.unwrap_err();
+        assert!(refused.contains("UnknownIssuer"), "{refused}");
+        let expired = of(&authority, |it| it.ttl = Duration::from_secs(2));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let refused = calls(&client, &expired, Some(SERVICE1)).await.unwrap_err();
+        assert!(refused.contains("certificate expired"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn no_session_of_a_channel_serves_another_one() {
+        let authority = Authority::new("test").unwrap();
+        let client = of(&authority, |_| {});
+        let mut server = of(&authority, |it| {
+            it.dns_names = vec!["10-0-0-7.nodes.example".into()];
+        });
+        // A server that would resume sessions.
+        let config = Arc::get_mut(&mut server.server).unwrap();
+        config.session_storage = rustls::server::ServerSessionMemoryCache::new(16);
+        config.send_tls13_tickets = 2;
+        for _ in 0..2 {
+            for expected in [None, Some(SERVICE1)] {
+                let kind = calls(&client, &server, expected).await;
+                assert_eq!(kind, Ok(HandshakeKind::Full), "{expected:?}");
+            }
+            assert!(calls(&client, &server, Some(ORDERS)).await.is_err());
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     limits,
     sync::lock,
     telemetry::metrics,
-    tls::Tls,
+    tls::{ClientTls, SpiffeId, Tls},
 };
 
 /// The addresses of a name, sorted: those of IPv4 first.
@@ -68,7 +68,10 @@ impl Names {
             origin: Origin {
                 authority: name.clone(),
                 request_id_names: config.request_id_names,
-                tls: tls.cloned(),
+                tls: tls.cloned().map(|tls| ClientTls {
+                    tls,
+                    expected: None,
+                }),
                 network: config.network.clone(),
             },
             last: Mutex::default(),
@@ -83,6 +86,14 @@ impl Names {
             ranks: Ranks::new(),
             turn: sync::Mutex::new(()),
         }
+    }
+
+    /// Expects this peer under each name. Returns whether there is TLS to show who the peer is.
+    pub(crate) fn expect(&mut self, peer: &SpiffeId) -> bool {
+        self.all.iter_mut().all(|name| {
+            let tls = name.origin.tls.as_mut();
+            tls.map(|tls| tls.expected = Some(peer.clone())).is_some()
+        })
     }
 
     /// Looks up all names while polled, or waits while another worker does.

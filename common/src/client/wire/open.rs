@@ -18,7 +18,10 @@ use super::{
     origin::Origin,
     watch::watch,
 };
-use crate::{limits, tls::time_to_drain};
+use crate::{
+    limits,
+    tls::{ClientTls, time_to_drain},
+};
 
 impl Connection {
     /// Opens a connection to a replica that serves. Calls that wait in `room` may take its streams.
@@ -64,12 +67,13 @@ impl Connection {
         origin: Origin,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
-        let Some(tls) = origin.tls.clone() else {
+        let Some(ClientTls { tls, expected }) = origin.tls.clone() else {
             return Self::with_io(socket, origin, room).await;
         };
         let generation = tls.current();
         let host = origin.authority.host();
-        let socket = timeout(limits::HANDSHAKE_TIMEOUT, generation.connect(socket, host)).await??;
+        let connecting = generation.connect(socket, host, expected.as_ref());
+        let socket = timeout(limits::HANDSHAKE_TIMEOUT, connecting).await??;
         let trust = generation.trust;
         let outdated = async move {
             tls.outdates(trust).await;

@@ -12,7 +12,7 @@ use crate::{
     client::{config::RequestIdNames, network::Network},
     dialect::http::write_onward,
     request::{context, id::RequestId},
-    tls::Tls,
+    tls::ClientTls,
 };
 
 /// The default `user-agent`.
@@ -24,7 +24,7 @@ const MESH: HeaderValue = HeaderValue::from_static(concat!("mesh/", env!("CARGO_
 pub(crate) struct Origin {
     pub(crate) authority: Authority,
     pub(crate) request_id_names: RequestIdNames,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<ClientTls>,
     pub(crate) network: Option<Arc<dyn Network>>,
 }
 
