@@ -202,7 +202,8 @@ impl Place {
         stream.set_write_timeout(Some(TIMEOUT))?;
         if self.speaks_tls {
             let name = ServerName::IpAddress(address.ip().into());
-            let connection = ClientConnection::new(unverified_client().into(), name).map_err(io::Error::other)?;
+            let connection = ClientConnection::new(unverified_client().into(), name)
+                .map_err(io::Error::other)?;
             exchange(StreamOwned::new(connection, stream), address)
         } else {
             exchange(stream, address)
