@@ -221,6 +221,10 @@ pub(crate) const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 /// computes for a second keeps its requests waiting, and is still well.
 pub(crate) const LOOP_STUCK: Duration = Duration::from_secs(5);
 
+/// The time after which an event loop that has not turned will not do so any more: `/healthz` reports it, so
+/// that the engine starts the process anew.
+pub(crate) const LOOP_LOST: Duration = Duration::from_secs(30);
+
 /// The interval at which the thread for operators looks whether event loops turn. Looks wake no worker.
 pub(crate) const LOOP_LOOK: Duration = Duration::from_secs(1);
 

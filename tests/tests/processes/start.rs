@@ -380,6 +380,7 @@ fn workers_that_are_stuck_make_a_service_not_ready() {
         (response.status == 503 && response.problem().contains("2 of 2")).then_some(response)
     });
     assert!(response.problem().contains("stuck for"), "{response:?}");
+    fixture.line(&[("action", "readiness"), ("status", "failure")]);
     let page = http::get(fixture.admin(), "/status");
     assert!(
         page.text().contains("<h1>not ready: 2 of 2 workers"),

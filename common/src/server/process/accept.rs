@@ -39,7 +39,14 @@ pub(crate) async fn accept(
         let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
         match take(accepted).await {
             Err(error) if !is_listening(&socket) => {
-                warn!(action = "accept", status = "failure", %error, "a port is closed");
+                let port = socket.local_addr().ok().map(|address| address.port());
+                warn!(
+                    action = "accept",
+                    status = "failure",
+                    port,
+                    %error,
+                    "a port no longer accepts connections"
+                );
                 return;
             }
             Err(error) if !is_of_one_connection(&error) => {

@@ -11,6 +11,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use crate::{limits, sync::lock};
 
@@ -80,11 +81,27 @@ impl Vitals {
         watched
     }
 
-    /// Looks at the loops while polled, on a thread that no worker blocks.
+    /// Looks at the loops while polled, on a thread that no worker blocks, and logs what changes.
     pub(crate) async fn keep_looking(self) {
+        let mut is_reported = false;
         loop {
             sleep(limits::LOOP_LOOK).await;
-            self.look(Instant::now());
+            let fault = self.fault();
+            match &fault {
+                Some(fault) if !is_reported => warn!(
+                    action = "readiness",
+                    status = "failure",
+                    reason = fault,
+                    "the service is not able to serve"
+                ),
+                None if is_reported => info!(
+                    action = "readiness",
+                    status = "success",
+                    "the service is able to serve again"
+                ),
+                _ => {}
+            }
+            is_reported = fault.is_some();
         }
     }
 
@@ -97,14 +114,23 @@ impl Vitals {
         }
     }
 
-    /// What is wrong, in words.
+    /// Why the process can't serve, in words.
     pub(crate) fn fault(&self) -> Option<String> {
+        self.fault_after(limits::LOOP_STUCK)
+    }
+
+    /// Why the process is best started anew, in words.
+    pub(crate) fn lasting_fault(&self) -> Option<String> {
+        self.fault_after(limits::LOOP_LOST)
+    }
+
+    fn fault_after(&self, patience: Duration) -> Option<String> {
         if let Some(port) = lock(&self.0.closed).first() {
             return Some(format!("port {port} no longer accepts connections"));
         }
         let now = Instant::now();
         self.look(now);
-        self.stuck(now)
+        self.stuck(now, patience)
     }
 
     /// Looks at each loop.
@@ -120,8 +146,8 @@ impl Vitals {
         }
     }
 
-    /// Which loops have not turned for long, in words.
-    fn stuck(&self, now: Instant) -> Option<String> {
+    /// Which loops have not turned for this long, in words.
+    fn stuck(&self, now: Instant, patience: Duration) -> Option<String> {
         let all: Vec<_> = lock(&self.0.loops)
             .iter()
             .filter_map(Weak::upgrade)
@@ -131,7 +157,7 @@ impl Vitals {
             let still = of_them.map(|it| now.saturating_duration_since(lock(&it.seen).well));
             still.collect()
         };
-        let is_stuck = |still: &&Duration| **still >= limits::LOOP_STUCK;
+        let is_stuck = |still: &&Duration| **still >= patience;
         let (accepting, workers) = (still(EventLoop::Accepting), still(EventLoop::Worker));
         if let Some(still) = accepting.iter().find(is_stuck) {
             let seconds = still.as_secs();
@@ -220,7 +246,7 @@ mod tests {
             vitals.look(now);
             now += STUCK;
             vitals.look(now);
-            vitals.stuck(now).is_none()
+            vitals.stuck(now, STUCK).is_none()
         };
         wait_until(&mut is_well_after_a_look); // it waits for events
 
@@ -229,36 +255,43 @@ mod tests {
         wait_until(|| !is_well_after_a_look());
         assert!(!is_well_after_a_look());
         now += Duration::from_secs(10);
-        let fault = vitals.stuck(now).expect("it is stuck");
+        let fault = vitals.stuck(now, STUCK).expect("it is stuck");
         assert!(
             fault.starts_with("1 of 1 workers has been stuck for "),
             "{fault}"
         );
+        assert_eq!(vitals.stuck(now, limits::LOOP_LOST), None);
+        now += limits::LOOP_LOST;
+        assert!(vitals.stuck(now, limits::LOOP_LOST).is_some());
         assert_eq!(vitals.fault(), None, "in truth, that takes seconds");
 
         spin.send(()).unwrap();
         let mut is_well = || {
             vitals.look(now);
-            vitals.stuck(now).is_none()
+            vitals.stuck(now, STUCK).is_none()
         };
         wait_until(&mut is_well); // it turns, and never waits
         now += STUCK;
         wait_until(|| {
             vitals.look(now);
-            vitals.stuck(now).is_none()
+            vitals.stuck(now, STUCK).is_none()
         });
 
         end.send(()).unwrap();
         worker.join().unwrap();
         now += STUCK;
-        assert_eq!(vitals.stuck(now), None, "what has ended is not stuck");
+        assert_eq!(
+            vitals.stuck(now, STUCK),
+            None,
+            "what has ended is not stuck"
+        );
     }
 
     #[tokio::test]
     async fn a_thread_that_accepts_nothing_is_a_fault() {
         let vitals = Vitals::default();
         let _watched = vitals.watch(EventLoop::Accepting);
-        let fault = vitals.stuck(Instant::now() + STUCK);
+        let fault = vitals.stuck(Instant::now() + STUCK, STUCK);
         let fault = fault.expect("this test does not yield");
         assert!(fault.contains("accepts connections"), "{fault}");
     }
