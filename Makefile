@@ -44,7 +44,7 @@ check: ## Run the checks for every change: format, clippy, unit and process test
 	cargo test $(TESTED) --lib --bins --test processes
 
 # The sides of `common`, each without the others.
-FEATURES := none server client,cli
+FEATURES := none server client client,cli
 
 lint: ## Check formatting, clippy, docs, the public API, the package and licences; warnings are errors
 	cargo fmt --all --check

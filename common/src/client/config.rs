@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{network::Network, retry_policy::RetryPolicy};
-use crate::config::settings::{self, group};
+use crate::config::settings;
+#[cfg(feature = "cli")]
+use crate::config::settings::group;
 
 /// The default of [`Config::failfast`], as it is written in flags.
 const FAILFAST: &str = "3s";
