@@ -170,8 +170,8 @@ BREAKS = [
     ),
     Break(
         "a peer that is not listed may call",
-        "is_allowed: listed.is_none_or(|name| name.is_some()),",
-        "is_allowed: listed.is_none_or(|name| name.is_some() || true),",
+        "listed.as_ref().is_none_or(Option::is_some);",
+        "listed.as_ref().is_none_or(|name| name.is_some() || true);",
         f"{TLS} a_peer_that_is_not_allowed",
     ),
     Break(
@@ -182,9 +182,33 @@ BREAKS = [
     ),
     Break(
         "certificates are not checked before their use",
-        "verified.map_err(|error| fail(CERTIFICATE, Why::Unverified(error)))?;",
+        "verified.map_err(of(CERTIFICATE))?;",
         "let _ = verified;",
         f"{TLS} certificates_that_can_t_be_used",
+    ),
+    Break(
+        "a channel takes another peer than the one it expects",
+        "if names.uri() == Some(self.id.as_str()) {",
+        "if names.uri().is_some() {",
+        f"{UNIT} a_server_is_taken_for_the_one_uri",
+    ),
+    Break(
+        "of two URIs of a certificate, the first counts",
+        "[uri] if uri.len() <= MAX_URI => Some(uri),",
+        "[uri, ..] if uri.len() <= MAX_URI => Some(uri),",
+        f"{UNIT} tls::",
+    ),
+    Break(
+        "a FIFO in place of a certificate file blocks",
+        "let flags = OFlags::NONBLOCK | OFlags::NOCTTY;",
+        "let flags = OFlags::NOCTTY;",
+        f"{TLS} a_file_that_blocks",
+    ),
+    Break(
+        "a TCP check is a failed handshake",
+        "let Some(first) = first else { return Ok(None); };",
+        "let Some(first) = first else { return Err(io::ErrorKind::UnexpectedEof.into()); };",
+        f"{TLS} a_tcp_check",
     ),
     Break(
         "what TLS has buffered counts as read",
