@@ -34,9 +34,9 @@ struct Config {
     service1_channel: Target,
 
     /// The identity that the certificate of service1 must have, such as
-    /// spiffe://mesh.local/service1; its DNS names are not asked then
+    /// `spiffe://mesh.local/service1`; its DNS names are not asked then
     /// [default: none; the certificate has the host name of the address]
-    #[arg(long, env, value_name = "URI", requires = "mesh_tls")]
+    #[arg(long, env, value_name = "URI")]
     service1_peer: Option<SpiffeId>,
 
     /// Whether the page shows the way and the log lines of its last requests, for development: on or
@@ -71,6 +71,13 @@ fn main() -> ExitCode {
     let config: Config = Defaults::new().admin_port(9081).parse();
     if config.faults && config.common.mesh_tls.is_some() {
         eprintln!("service2: FAULTS=on goes without MESH_TLS_DIR; unset one of the two");
+        return ExitCode::from(EXIT_BAD_CONFIGURATION);
+    }
+    if config.service1_peer.is_some() && config.common.mesh_tls.is_none() {
+        eprintln!(
+            "service2: SERVICE1_PEER needs MESH_TLS_DIR: without TLS, service1 does not show who it is; set \
+             both or none"
+        );
         return ExitCode::from(EXIT_BAD_CONFIGURATION);
     }
     let service1 = Channel::new(

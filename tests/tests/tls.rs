@@ -241,7 +241,7 @@ fn settings_of_calls_that_contradict_each_other_are_one_line_and_exit_code_2() {
         ),
         (
             &[("SERVICE1_PEER", "spiffe://mesh.local/service1")],
-            ["--mesh-tls-dir", "not provided"],
+            ["SERVICE1_PEER needs MESH_TLS_DIR", "set both or none"],
         ),
         (
             &[tls, ("SERVICE1_CHANNEL", "http://localhost:1")],

@@ -307,6 +307,26 @@ mod tests {
         assert_eq!(*channel.0.workers.borrow(), 0);
     }
 
+    fn peer() -> SpiffeId {
+        "spiffe://mesh.local/service1".parse().expect("a SPIFFE ID")
+    }
+
+    #[test]
+    #[should_panic(
+        expected = "a channel that expects spiffe://mesh.local/service1 needs MESH_TLS_DIR"
+    )]
+    fn a_channel_in_plain_text_can_t_expect_a_peer() {
+        drop(channel("localhost:1").expect(&peer()));
+    }
+
+    #[test]
+    #[should_panic(expected = "before it is cloned or connected")]
+    fn a_channel_that_may_be_connected_can_t_begin_to_expect_a_peer() {
+        let channel = channel("localhost:1");
+        let _connects = channel.clone();
+        drop(channel.expect(&peer()));
+    }
+
     #[tokio::test]
     async fn an_unknown_name_delays_no_other() {
         let sockets = Sockets::default();
