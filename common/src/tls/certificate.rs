@@ -1,5 +1,5 @@
 //! [`CertificateNames`] and [`kind_of_key`]: what a certificate and a key say, and neither webpki nor rustls tells. They
-//! read DER. `CertificateNames` are read only after webpki has parsed the certificate.
+//! read DER. The names are read only after webpki has parsed the certificate.
 
 use std::net::IpAddr;
 

@@ -96,10 +96,13 @@ pub(super) enum Why {
          and the certificate of the service before those of authorities"
     )]
     OtherKey,
-    #[error("a certificate in it can't be read ({0:?}); issue it again, as X.509 version 3")]
+    #[error(
+        "a certificate in it can't be read ({0:?}); issue it again, as X.509 version 3, without critical \
+         extensions that are not common"
+    )]
     Unparsable(webpki::Error),
-    #[error("an authority in it can't be read ({0}); leave it out")]
-    BadAuthority(rustls::Error),
+    #[error("an authority in it can't be read; write its certificate again, or leave it out")]
+    BadAuthority,
     #[error("the certificate has expired at {}; issue a new one", date(*.0))]
     Expired(UnixTime),
     #[error(
@@ -129,6 +132,23 @@ pub(super) enum Why {
         date(*.0)
     )]
     IntermediateExpired(UnixTime),
+    #[error(
+        "an intermediate certificate in it is valid only from {}; set the clock, or take another one of the \
+         authority",
+        date(*.0)
+    )]
+    IntermediateNotYetValid(UnixTime),
+    #[error(
+        "an authority in {AUTHORITIES} has the name of the issuer, but its key has not signed the certificate, \
+         or is RSA of less than 2048 bits; write the one that has issued it into {AUTHORITIES}"
+    )]
+    OtherAuthority,
+    #[error(
+        "the certificate, or an intermediate one, is signed in a way that is not supported, such as with SHA-1 \
+         or by a key on P-521; issue one from an authority with ECDSA on P-256 or P-384, Ed25519, or RSA of \
+         2048 bits or more, and SHA-256 or longer"
+    )]
+    UnsupportedSignature,
     #[error("the certificate does not verify against {AUTHORITIES}: {0:?}; issue another one")]
     Unverified(webpki::Error),
 }

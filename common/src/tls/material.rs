@@ -56,7 +56,7 @@ impl CheckedFiles {
             let authorities = certificates(pem).map_err(of(AUTHORITIES))?;
             for authority in &authorities {
                 let added = roots.add(authority.clone());
-                added.map_err(|error| of(AUTHORITIES)(Why::BadAuthority(error)))?;
+                added.map_err(|_| of(AUTHORITIES)(Why::BadAuthority))?;
             }
             let verified = verify(leaf, intermediates, &roots.roots, provider, now);
             verified.map_err(of(CERTIFICATE))?;
@@ -205,12 +205,17 @@ fn verify(
     for usage in usages(Purpose::Mesh) {
         let verified = verify_for(*usage, leaf, intermediates, authorities, algorithms, now);
         verified.map_err(|error| match error {
-            // The second is of an authority that has the name of the issuer, and another key.
-            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
-                Why::UnknownIssuer
+            webpki::Error::UnknownIssuer => Why::UnknownIssuer,
+            webpki::Error::InvalidSignatureForPublicKey => Why::OtherAuthority,
+            webpki::Error::UnsupportedSignatureAlgorithmContext(_)
+            | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+                Why::UnsupportedSignature
             }
-            // The leaf has not.
+            // The leaf is valid now.
             webpki::Error::CertExpired { not_after, .. } => Why::IntermediateExpired(not_after),
+            webpki::Error::CertNotValidYet { not_before, .. } => {
+                Why::IntermediateNotYetValid(not_before)
+            }
             error => Why::Unverified(error),
         })?;
     }
@@ -461,12 +466,14 @@ vA6IAWi2B5snRQ==
             "spiffe://mesh.local/service1"
         );
 
-        let foreign = authority().certificate().to_owned();
-        let said = mesh(|it| it.authorities = Some(foreign.into()));
-        assert_says(
-            &said,
-            &["/certs/tls.crt: none of the authorities in ca.crt"],
-        );
+        for (name, part) in [
+            ("other", "none of the authorities in ca.crt has issued"),
+            ("test", "but its key has not signed"),
+        ] {
+            let foreign = Authority::new(name).unwrap().certificate().to_owned();
+            let said = mesh(|it| it.authorities = Some(foreign.into()));
+            assert_says(&said, &["/certs/tls.crt: ", part]);
+        }
 
         let directory = tempfile::tempdir().unwrap();
         Authority::in_directory(directory.path()).unwrap();
