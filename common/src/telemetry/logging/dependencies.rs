@@ -1,9 +1,10 @@
 //! [`QuietDependencies`]: only errors of dependencies are logged.
 //!
-//! Clients decide how much a dependency logs. Nobody can list all that a service may have, so a
-//! dependency is told by the place of its source, which each event knows: cargo keeps what it fetches from
-//! the public registry, or vendors, in directories of its own. The crates of a workspace are elsewhere, and so are those
-//! from git or another registry, which may be the service's own.
+//! Clients decide how much a dependency logs. Nobody can list all that a service may have, so a dependency is
+//! told by the place of its source, which each event knows: cargo keeps what it fetches from the public
+//! registry, or vendors, in directories of its own. The crates of a workspace are elsewhere, and so are those
+//! from git or another registry, which may be the service's own. (The directory of a mirror has the name of the
+//! mirror, so what it serves logs as the service does.)
 
 use tracing::{Level, Metadata, Subscriber, subscriber::Interest};
 use tracing_subscriber::{Layer, filter::Targets, layer::Context};
