@@ -118,10 +118,10 @@ fn a_collector_of_another_authority_gets_none() {
     let (certificates, others) = (Certificates::new(), Certificates::new());
     let collector = Collector::start(&certificates);
     let authorities = format!("{}/ca.crt", others.directory("service1"));
-    for (protocol, file) in [
-        ("http/protobuf", authorities.as_str()),
-        ("grpc", authorities.as_str()),
-        ("grpc", "/nowhere/ca.crt"),
+    for (protocol, file, why) in [
+        ("http/protobuf", authorities.as_str(), "UnknownIssuer"),
+        ("grpc", authorities.as_str(), "UnknownIssuer"),
+        ("grpc", "/nowhere/ca.crt", "/nowhere/ca.crt: No such file"),
     ] {
         let variables = [
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
@@ -130,7 +130,8 @@ fn a_collector_of_another_authority_gets_none() {
         ];
         let service1 = Process::start("service1", &variables);
         assert_eq!(http::get(service1.http(), NAME).status, 200);
-        service1.line(&[("action", "traces"), ("status", "failure")]);
+        let line = service1.line(&[("action", "traces"), ("status", "failure")]);
+        assert!(format!("{line:?}").contains(why), "{line:?}");
     }
     assert_eq!(collector.exports.load(SeqCst), 0);
 }

@@ -10,6 +10,7 @@ use std::{
 
 use axum::BoxError;
 use opentelemetry::KeyValue;
+use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::{Resource, error::OTelSdkError, trace::SpanExporter};
 use tokio::{runtime, time::timeout};
@@ -17,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    buffer, secure,
+    buffer,
+    last_failure::{Explained, LastFailure},
+    secure,
     settings::{Collector, Protocol},
 };
 use crate::{sync::lock, telemetry::metrics};
@@ -107,7 +110,7 @@ fn resource(service: &str, version: &str) -> Resource {
 }
 
 /// The builder reads endpoint and headers from the environment.
-fn exporter(collector: &Collector) -> Result<Otlp, BoxError> {
+fn exporter(collector: &Collector, failure: LastFailure) -> Result<Otlp, BoxError> {
     let timeout = collector.timeout;
     Ok(match (collector.protocol, &collector.tls) {
         (Protocol::Grpc, tls) => {
@@ -119,19 +122,21 @@ fn exporter(collector: &Collector) -> Result<Otlp, BoxError> {
         }
         (Protocol::HttpProtobuf, tls) => {
             let builder = Otlp::builder().with_http().with_timeout(timeout);
-            match tls {
-                Some(endpoint) => {
-                    let client = secure::http_client(endpoint, timeout)?;
-                    builder.with_http_client(client).build()?
-                }
-                None => builder.build()?,
-            }
+            let builder = if let Some(endpoint) = tls {
+                let client = secure::http_client(endpoint, timeout)?;
+                builder.with_http_client(Explained { client, failure })
+            } else {
+                let client = HyperClient::with_default_connector(timeout, None);
+                builder.with_http_client(Explained { client, failure })
+            };
+            builder.build()?
         }
     })
 }
 
 async fn run(collector: &Collector, resource: &Resource, stopped: &CancellationToken) {
-    let mut exporter = match exporter(collector) {
+    let failure = LastFailure::default();
+    let mut exporter = match exporter(collector, failure.clone()) {
         Ok(exporter) => exporter,
         Err(error) => {
             warn!(action = "traces", status = "failure", %error, "no spans are exported");
@@ -151,7 +156,7 @@ async fn run(collector: &Collector, resource: &Resource, stopped: &CancellationT
             let count = batch.len() as u64;
             let end = timeout(collector.timeout, exporter.export(batch)).await;
             let end = end.unwrap_or(Err(OTelSdkError::Timeout(collector.timeout)));
-            report(end, count, &mut is_failing);
+            report(end, failure.take().as_deref(), count, &mut is_failing);
         }
         if is_last {
             return;
@@ -160,7 +165,7 @@ async fn run(collector: &Collector, resource: &Resource, stopped: &CancellationT
 }
 
 /// Counts an export, and logs the first that fails and the first that succeeds again.
-fn report(end: Result<(), OTelSdkError>, spans: u64, is_failing: &mut bool) {
+fn report(end: Result<(), OTelSdkError>, cause: Option<&str>, spans: u64, is_failing: &mut bool) {
     let counters = metrics::of_this_thread();
     match end {
         Ok(()) => {
@@ -180,6 +185,7 @@ fn report(end: Result<(), OTelSdkError>, spans: u64, is_failing: &mut bool) {
                     action = "traces",
                     status = "failure",
                     %error,
+                    cause,
                     "the collector does not take spans; they are dropped until it does"
                 );
             }

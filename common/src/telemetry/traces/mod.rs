@@ -10,6 +10,7 @@
 //! | `user_spans` | the layer that makes spans of a service's own `tracing` spans |
 //! | `buffer` | the spans of each thread, bounded, until they are exported |
 //! | `export` | the thread that exports them over OTLP |
+//! | `last_failure` | why an export over HTTP failed |
 //! | `secure` | its clients for a collector with `https` |
 //!
 //! The spans are not those of the SDK. Its tracer keeps a live span for each request and attaches a
@@ -21,6 +22,7 @@ mod begin;
 mod buffer;
 mod export;
 mod follow;
+mod last_failure;
 mod secure;
 mod settings;
 pub(crate) mod spans;
