@@ -4,12 +4,15 @@ haproxy."""
 
 import asyncio
 import contextlib
+import json
 import random
 import re
 import string
 import tempfile
 import time
 import unittest
+import urllib.request
+from concurrent import futures
 from pathlib import Path
 
 import envoy
@@ -207,8 +210,8 @@ class Proxy:
             with proxy([*command, str(configuration)], ports["grpc"], stdout=log, stderr=log):
                 yield ports
 
-    def service(self, **variables):
-        service = Service("fixture", RUST_LOG="warn", **variables)
+    def service(self, program="fixture", **variables):
+        service = Service(program, **variables)
         self.addCleanup(service.kill)
         return service
 
@@ -229,7 +232,7 @@ class Proxy:
         with contextlib.ExitStack() as fronts:
             running = []
             for variables, idle, pauses in cases:
-                first, second = [self.service(**variables) for _ in range(2)]
+                first, second = [self.service(RUST_LOG="warn", **variables) for _ in range(2)]
                 ports = fronts.enter_context(self.front(first, second, idle))
                 running.append(bursts(ports, pauses))
             for lost, (variables, *_) in zip(asyncio.run(together(running)), cases):
@@ -245,7 +248,7 @@ class Proxy:
         self.drain([*self.ports, *self.unasked], SHORT_DELAY)
 
     def drain(self, protocols, delay, is_left_early=False):
-        first, second = [self.service(DRAIN_DELAY=f"{delay}s") for _ in range(2)]
+        first, second = [self.service(RUST_LOG="warn", DRAIN_DELAY=f"{delay}s") for _ in range(2)]
         with self.front(first, second, self.default) as ports:
 
             async def drain():
@@ -259,6 +262,42 @@ class Proxy:
 
             asked = {protocol: ports[protocol] for protocol in protocols}
             self.check(asyncio.run(load(asked, drain())))
+
+    def test_request_ids(self):
+        """The id of a client gets to the service, and back."""
+        first, second = [self.service(RUST_LOG="warn") for _ in range(2)]
+        with self.front(first, second, self.default) as ports:
+            headers = {"Host": "http1", "X-Request-ID": "mine"}
+            request = urllib.request.Request(f"http://127.0.0.1:{ports['http1']}/path", headers=headers)
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+                self.assertEqual(response.headers["X-Request-ID"], "mine")
+            options = [("grpc.default_authority", "grpc"), ("grpc.use_local_subchannel_pool", 1)]
+            with grpc.insecure_channel(f"127.0.0.1:{ports['grpc']}", options) as channel:
+                _, call = Service1Stub(channel).ProcessName.with_call(
+                    ProcessNameRequest(name="test"), timeout=PATIENCE, metadata=[("x-request-id", "mine")]
+                )
+                self.assertEqual(dict(call.initial_metadata())["request_id"], "mine")
+
+    def test_calls_of_service2(self):
+        """service2 calls service1 through the proxy: ids, a stream, and a drain."""
+        first, second = [self.service("service1", DRAIN_DELAY=f"{SHORT_DELAY}s") for _ in range(2)]
+        with self.front(first, second, self.default) as ports, futures.ThreadPoolExecutor(1) as beside:
+            service2 = self.service("service2", SERVICE1_CHANNEL=f"127.0.0.1:{ports['grpc']}")
+            service2.wait_until_ready()
+            ids = {f"id-{number}" for number in range(4)}  # to both
+            for name in ids:
+                self.assertEqual(service2.say_hello("test", name), (200, "Hello, TEST!", name))
+            end = time.monotonic() + PATIENCE
+            while not ids <= {line.get("request_id") for one in [first, second] for line in one.lines}:
+                self.assertLess(time.monotonic(), end, "service1 logs other ids")
+                time.sleep(0.01)
+            items = service2.get("/api/v1/items/stream?length=20000").splitlines()
+            self.assertEqual(json.loads(items[-1]), {"id": 20000, "name": "name 20000"})
+
+            load = beside.submit(service2.failures, rate=100, seconds=5)
+            time.sleep(2)
+            first.stop()
+            self.assertEqual(load.result().total(), 0, load.result())
 
     def wait_until_unused(self, service):
         """Waits until the proxy sends a replica no requests, while it still would serve them."""
