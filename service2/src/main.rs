@@ -102,8 +102,8 @@ fn main() -> ExitCode {
         let router = rest::router(backend, page, &process.ports());
         let listener = Listener::http(config.port, router);
         [match &config.cors_origins {
-            Some(origins) if !origins.are_none() => listener.layer(origins.layer()),
-            _ => listener,
+            Some(origins) => listener.layer(origins.layer()),
+            None => listener,
         }]
     })
 }

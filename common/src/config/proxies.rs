@@ -47,9 +47,6 @@ impl FromStr for TrustedProxies {
     type Err = InvalidNetwork;
 
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
-        if text.is_empty() {
-            return Ok(Self(Arc::default()));
-        }
         let networks = text.split(',').map(str::trim);
         let read = |text: &str| Network::read(text).ok_or_else(|| InvalidNetwork(text.to_owned()));
         networks.map(read).collect::<Result<_, _>>().map(Self)
@@ -143,7 +140,6 @@ mod tests {
             ("::ffff:10.0.0.0/104", "10.1.2.3", true),
             ("::ffff:10.0.0.0/104", "11.1.2.3", false),
             ("1.1.1.1 , 2.2.2.0/24", "2.2.2.9", true),
-            ("", "1.1.1.1", false),
         ] {
             assert_eq!(
                 contains(networks, address),
@@ -156,6 +152,7 @@ mod tests {
     #[test]
     fn what_is_no_network_is_refused() {
         for text in [
+            "",
             ",",
             "10.0.0.0/8,",
             "10.0.0.0/33",
