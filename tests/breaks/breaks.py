@@ -338,4 +338,28 @@ BREAKS = [
         "if self.silent.load(Relaxed) > 0 { return; } self.went_silent.notified().await;",
         f"{MODELS} wire::",
     ),
+    Break(
+        "the port for operators answers to foreign host names",
+        "is_of_kubernetes || self.0.contains(&name)",
+        "is_of_kubernetes || !name.is_empty()",
+        f"{UNIT} admin_names",
+    ),
+    Break(
+        "a worker that is stuck is ready",
+        "if turns != seen.turns || is_waiting(&watched.metrics) {",
+        "if turns >= seen.turns || is_waiting(&watched.metrics) {",
+        f"{UNIT} vitals",
+    ),
+    Break(
+        "an empty variable is a value",
+        "} else if text.is_empty() { Variable::Unset",
+        "} else if text.is_empty() && name.is_empty() { Variable::Unset",
+        f"{UNIT} environment",
+    ),
+    Break(
+        "no access line of a client's error is left out",
+        "share < 1.0 && fastrand::f64() >= share",
+        "share < 0.0 && fastrand::f64() >= share",
+        f"{PROCESSES} context::access_lines",
+    ),
 ]
