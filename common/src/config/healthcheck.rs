@@ -189,7 +189,13 @@ impl Place {
                     None => return Ok(()),
                     Some(reason) => reason,
                 },
-                Err(error) => error.to_string(),
+                Err(error) => match error.kind() {
+                    // A time limit of a socket says of itself: resource temporarily unavailable.
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                        format!("no response within {TIMEOUT:?}")
+                    }
+                    _ => error.to_string(),
+                },
             };
             refused.push(format!("{address}: {reason}"));
         }

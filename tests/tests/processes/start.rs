@@ -391,6 +391,15 @@ fn workers_that_are_stuck_make_a_service_not_ready() {
     let ended = run("fixture", &["healthcheck"], &[("ADMIN_PORT", &port)]);
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.stderr.contains("2 of 2 workers"), "{}", ended.stderr);
+    // Its own port is that of the workers.
+    let port = fixture.http().port().to_string();
+    let ended = run("fixture", &["healthcheck"], &[("PORT", &port)]);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(
+        ended.stderr.contains("no response within 2s"),
+        "{}",
+        ended.stderr
+    );
     drop(blocked);
 }
 
