@@ -77,8 +77,16 @@ fn the_port_for_operators_refuses_foreign_host_names_and_reads_alone() {
         let response = status("GET", "/status", host);
         assert!(response.starts_with("HTTP/1.1 200 "), "{host}: {response}");
     }
-    let response = status("GET", "http://evil.example/status", "host: localhost\r\n");
-    assert!(response.starts_with("HTTP/1.1 421 "), "{response}");
+    for (target, host, code) in [
+        ("http://evil.example/status", "host: localhost\r\n", 421),
+        ("/status", "host: évil.example\r\n", 400),
+        ("/status", "host: localhost\r\nhost: evil.example\r\n", 400),
+    ] {
+        let response = status("GET", target, host);
+        let begin = format!("HTTP/1.1 {code} ");
+        assert!(response.starts_with(&begin), "{response}");
+        assert!(!response.contains("MAX_IN_FLIGHT"), "{response}");
+    }
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
         for path in ["/status", "/metrics", "/readyz", "/healthz", "/"] {
             let response = status(method, path, "host: localhost\r\n");

@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 use http::{
-    HeaderMap, StatusCode,
+    HeaderMap, HeaderValue, StatusCode,
     header::{ACCEPT, CONTENT_TYPE, HOST},
 };
 use tower::util::MapRequestLayer;
@@ -71,11 +71,14 @@ async fn known_hosts_only(
     request: Request,
     next: Next,
 ) -> Response {
-    let hosts = request.headers().get_all(HOST).into_iter();
-    let hosts = hosts.map(|host| host.to_str().unwrap_or("."));
-    if hosts
-        .chain(request.uri().host())
-        .all(|host| names.answer_to(host))
+    let mut of_headers = request
+        .headers()
+        .get_all(HOST)
+        .iter()
+        .map(HeaderValue::to_str);
+    let of_target = request.uri().host();
+    if of_headers.all(|host| host.is_ok_and(|host| names.answer_to(host)))
+        && of_target.is_none_or(|host| names.answer_to(host))
     {
         return next.run(request).await;
     }
