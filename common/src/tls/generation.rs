@@ -42,15 +42,16 @@ pub(crate) struct LoadedTls {
 }
 
 impl LoadedTls {
-    /// Loads these files, in place of those of `before`.
+    /// Loads these files, in place of those of `before`, if they are valid at this time.
     pub(super) fn new(
         files: &Files,
         directory: &Path,
         purpose: Purpose,
         before: Option<&Self>,
+        now: UnixTime,
     ) -> Result<Self, InvalidTls> {
         let provider = Arc::new(ring::default_provider());
-        let material = CheckedFiles::check(files, directory, purpose, &provider, UnixTime::now())?;
+        let material = CheckedFiles::check(files, directory, purpose, &provider, now)?;
         let trust = match before {
             None => TrustVersion(0),
             // Whom the former authorities have vouched for is still trusted.
@@ -192,6 +193,7 @@ mod tests {
 
     use certs::{Authority, Certificate};
     use rustls::HandshakeKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
@@ -205,7 +207,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         issued.write(directory.path()).unwrap();
         let files = Files::read(directory.path(), Purpose::Mesh).unwrap();
-        LoadedTls::new(&files, directory.path(), Purpose::Mesh, before).unwrap()
+        let now = UnixTime::now();
+        LoadedTls::new(&files, directory.path(), Purpose::Mesh, before, now).unwrap()
     }
 
     #[test]
@@ -233,7 +236,10 @@ mod tests {
         let issued = authority.issue(&own).unwrap();
         issued.write(directory.path()).unwrap();
         let files = Files::read(directory.path(), Purpose::Mesh).unwrap();
-        LoadedTls::new(&files, directory.path(), Purpose::Mesh, None).unwrap()
+        // As it was loaded while it was valid.
+        let now = UnixTime::now().as_secs() - own.age.as_secs();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        LoadedTls::new(&files, directory.path(), Purpose::Mesh, None, now).unwrap()
     }
 
     /// Whether a client takes a server under a name that is not in its certificate, or why not.
@@ -245,11 +251,16 @@ mod tests {
         let expected: Option<SpiffeId> = expected.map(|id| id.parse().unwrap());
         let (near, far) = tokio::io::duplex(64 * 1_024);
         let acceptor = TlsAcceptor::from(server.server.clone());
-        let (connected, _accepted) = tokio::join!(
+        let (connected, accepted) = tokio::join!(
             client.connect(near, "10-0-0-7.nodes.example", expected.as_ref()),
             acceptor.accept(far),
         );
-        let connected = connected.map_err(|error| error.to_string())?;
+        let mut connected = connected.map_err(|error| error.to_string())?;
+        // Tickets for the session come before the first byte.
+        let mut accepted = accepted.unwrap();
+        accepted.write_all(b"x").await.unwrap();
+        accepted.flush().await.unwrap();
+        connected.read_u8().await.unwrap();
         let kind = connected.get_ref().1.handshake_kind();
         Ok(kind.expect("it is complete"))
     }
@@ -290,8 +301,7 @@ mod tests {
         let foreign = of(&Authority::new("other").unwrap(), |_| {});
         let refused = calls(&client, &foreign, Some(SERVICE1)).await.unwrap_err();
         assert!(refused.contains("UnknownIssuer"), "{refused}");
-        let expired = of(&authority, |it| it.ttl = Duration::from_secs(2));
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        let expired = of(&authority, |it| it.age = it.ttl + Duration::from_hours(1));
         let refused = calls(&client, &expired, Some(SERVICE1)).await.unwrap_err();
         assert!(refused.contains("certificate expired"), "{refused}");
     }
@@ -308,7 +318,7 @@ mod tests {
         config.session_storage = rustls::server::ServerSessionMemoryCache::new(16);
         config.send_tls13_tickets = 2;
         for _ in 0..2 {
-            for expected in [None, Some(SERVICE1)] {
+            for expected in [None, None, Some(SERVICE1), Some(SERVICE1)] {
                 let kind = calls(&client, &server, expected).await;
                 assert_eq!(kind, Ok(HandshakeKind::Full), "{expected:?}");
             }

@@ -8,9 +8,10 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -85,12 +86,12 @@ impl Tls {
     fn open(directory: &Path, purpose: Purpose) -> Result<Self, InvalidTls> {
         let mut reader = FileReader::new(directory, purpose);
         let files = reader.read()?;
-        let generation = LoadedTls::new(&files, directory, purpose, None)?;
+        let generation = LoadedTls::new(&files, directory, purpose, None, UnixTime::now())?;
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             purpose,
             current: watch::Sender::new(Arc::new(generation)),
-            looked: AtomicU64::new(now()),
+            looked: AtomicU64::new(UnixTime::now().as_secs()),
         });
         let weak = Arc::downgrade(&shared);
         lock(&ALL).push(weak.clone());
@@ -134,12 +135,6 @@ pub(crate) fn facts() -> Vec<CertificateFacts> {
         looked: one.looked.load(Relaxed),
     })
     .collect()
-}
-
-/// Seconds since the epoch.
-fn now() -> u64 {
-    let since_epoch = SystemTime::UNIX_EPOCH.elapsed();
-    since_epoch.unwrap_or_default().as_secs()
 }
 
 /// Looks for new files until the last [`Tls`] is dropped. Files that fail are tried again each time:
@@ -191,12 +186,18 @@ impl Shared {
         used: &Files,
     ) -> Result<Option<(Files, LoadedTls)>, InvalidTls> {
         let files = reader.read()?;
-        self.looked.store(now(), Relaxed);
+        self.looked.store(UnixTime::now().as_secs(), Relaxed);
         if files == *used {
             return Ok(None);
         }
         let before = self.current.borrow().clone();
-        let next = LoadedTls::new(&files, &self.directory, self.purpose, Some(&before))?;
+        let next = LoadedTls::new(
+            &files,
+            &self.directory,
+            self.purpose,
+            Some(&before),
+            UnixTime::now(),
+        )?;
         Ok(Some((files, next)))
     }
 }
