@@ -78,6 +78,7 @@ mod environment;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod headers;
 mod limits;
 #[cfg(feature = "openapi")]
 pub mod openapi;

@@ -20,6 +20,7 @@ use crate::{
     body::{DeadlineBody, HoldingBody, WithDeadline},
     calls::{CallPermit, CallPermits, ServiceCalls},
     dialect::{grpc::GRPC, grpc_timeout::parse_timeout},
+    headers::first,
     request::{
         context::{self, Context, Deadline, Scope},
         methods::RouteTable,
@@ -119,7 +120,7 @@ impl<S> CallDeadline<S> {
     /// The context of a call that starts `now`.
     fn context<B>(&self, request: &Request<B>, now: Instant) -> Context {
         let mut timeout = self.deadlines.terms(request.uri().path()).longest;
-        let asked = request.headers().get(Deadline::GRPC_TIMEOUT);
+        let asked = first(request.headers(), &Deadline::GRPC_TIMEOUT);
         if let Some(Ok(asked)) = asked.map(parse_timeout) {
             timeout = timeout.min(asked);
         }

@@ -29,6 +29,7 @@ use tracing::Level;
 
 use super::{grpc_timeout::with_timeout, http::id_under};
 use crate::{
+    headers::first,
     problem::{MALFORMED, NOT_PROCESSED, Problem},
     request::{
         dialect::{Asked, Dialect, Ended, Fault, Mismatch, is_fault_of_service},
@@ -85,7 +86,7 @@ impl Dialect for GrpcDialect {
         version: Version,
         headers: &HeaderMap,
     ) -> Result<(), &'static Mismatch> {
-        let media_type = headers.get(CONTENT_TYPE);
+        let media_type = first(headers, &CONTENT_TYPE);
         if method != Method::POST {
             Err(&NOT_POST)
         } else if !media_type.is_some_and(|media_type| is_grpc(media_type.as_bytes())) {
@@ -99,16 +100,16 @@ impl Dialect for GrpcDialect {
 
     fn read(&self, headers: &HeaderMap) -> Asked {
         let asked = Asked {
-            is_timed: headers.contains_key(WANT_SERVER_TIMING),
+            is_timed: first(headers, &WANT_SERVER_TIMING).is_some(),
             ..Asked::default()
         };
         let mut asked = with_timeout(asked, headers);
-        let id = id_under(RequestId::GRPC_METADATA, headers);
+        let id = id_under(&RequestId::GRPC_METADATA, headers);
         if id == Ok(None) {
             // Proxies drop names with an underscore.
-            return asked.with_id(id_under(RequestId::HTTP_HEADER, headers));
+            return asked.with_id(id_under(&RequestId::HTTP_HEADER, headers));
         }
-        if let (Ok(Some(id)), Some(other)) = (&id, headers.get(RequestId::HTTP_HEADER))
+        if let (Ok(Some(id)), Some(other)) = (&id, first(headers, &RequestId::HTTP_HEADER))
             && other != id.as_str()
         {
             asked.faults.push(Fault {
@@ -151,7 +152,7 @@ impl Dialect for GrpcDialect {
     }
 
     fn code_in(&self, headers: &HeaderMap) -> Option<Code> {
-        let code = headers.get(Status::GRPC_STATUS)?;
+        let code = first(headers, &Status::GRPC_STATUS)?;
         Some(Code::from_bytes(code.as_bytes()))
     }
 
@@ -282,7 +283,7 @@ const UNDECODED: &[u8] = b"failed%20to%20decode%20Protobuf%20message";
 /// Corrects the code of a status in headers or trailers, and removes the marks of our own services,
 /// which a handler may pass on.
 pub(crate) fn correct(status: &mut HeaderMap) {
-    let code = status.get(Status::GRPC_STATUS);
+    let code = first(status, &Status::GRPC_STATUS);
     let Some(code) = code.filter(|code| *code != "0").cloned() else {
         return;
     };

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::request::{
-    context::Deadline,
-    dialect::{Asked, Fault},
+use crate::{
+    headers::first,
+    request::{
+        context::Deadline,
+        dialect::{Asked, Fault},
+    },
 };
 
 /// The units of `grpc-timeout`, finest first: the letter and the nanoseconds.
@@ -80,7 +83,7 @@ pub struct InvalidTimeout;
 
 /// Adds the time that the client gives the request, or the fault of its header.
 pub(super) fn with_timeout(mut asked: Asked, headers: &HeaderMap) -> Asked {
-    match headers.get(Deadline::GRPC_TIMEOUT).map(parse_timeout) {
+    match first(headers, &Deadline::GRPC_TIMEOUT).map(parse_timeout) {
         Some(Ok(timeout)) => asked.timeout = Some(timeout),
         Some(Err(reason)) => asked.faults.push(Fault {
             action: "grpc_timeout",

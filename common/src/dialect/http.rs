@@ -14,18 +14,19 @@ use opentelemetry::KeyValue;
 use tracing::Level;
 
 use super::grpc_timeout::{format_timeout, with_timeout};
-#[cfg(feature = "traces")]
 use crate::{
-    limits,
-    telemetry::{logging::Cut, traces::spans::text},
-};
-use crate::{
+    headers::all,
     request::{
         context::{self, Context, Deadline},
         dialect::{Asked, Dialect, Ended},
         id::{InvalidRequestId, RequestId},
     },
     telemetry::metrics::{self, Measure},
+};
+#[cfg(feature = "traces")]
+use crate::{
+    limits,
+    telemetry::{logging::Cut, traces::spans::text},
 };
 
 /// HTTP: failures are documents, a response that breaks off is an error of its stream or connection,
@@ -50,7 +51,7 @@ impl Dialect for HttpDialect {
             ..Asked::default()
         };
         let asked = with_timeout(asked, headers);
-        asked.with_id(id_under(RequestId::HTTP_HEADER, headers))
+        asked.with_id(id_under(&RequestId::HTTP_HEADER, headers))
     }
 
     fn write_id(&self, id: &RequestId, headers: &mut HeaderMap) {
@@ -60,7 +61,7 @@ impl Dialect for HttpDialect {
     /// A response is for its client and for now, unless its handler has said more of caches.
     fn protect(&self, headers: &mut HeaderMap) {
         let says_more = [CACHE_CONTROL, ETAG, LAST_MODIFIED];
-        if !says_more.iter().any(|name| headers.contains_key(name)) {
+        if !headers.keys().any(|name| says_more.contains(name)) {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         headers
@@ -157,10 +158,10 @@ pub(crate) fn write_onward(context: &Context, headers: &mut HeaderMap) {
 
 /// The id in the header with this name, if there is one.
 pub(super) fn id_under(
-    name: HeaderName,
+    name: &HeaderName,
     headers: &HeaderMap,
 ) -> Result<Option<RequestId>, InvalidRequestId> {
-    let mut values = headers.get_all(name).iter();
+    let mut values = all(headers, name);
     match (values.next(), values.next()) {
         (Some(value), None) => RequestId::try_from(value).map(Some),
         (Some(_), Some(_)) => Err(InvalidRequestId::Repeated),

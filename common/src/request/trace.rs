@@ -5,6 +5,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::headers::all;
+
 /// The header with the ids of the trace and of the span.
 pub(crate) const PARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -162,7 +164,8 @@ impl Trace {
     /// The trace that a request came with, if any. A fault of `tracestate` leaves the trace as it
     /// is, without the state.
     pub(crate) fn of(headers: &HeaderMap) -> (Option<Self>, Option<InvalidTrace>) {
-        let mut parents = headers.get_all(PARENT).iter();
+        let name = PARENT;
+        let mut parents = all(headers, &name);
         let Some(parent) = parents.next() else {
             return (None, None); // without it, tracestate means nothing
         };

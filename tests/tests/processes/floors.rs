@@ -13,6 +13,7 @@ const ROOMS: &[&[&str]] = &[
         "backoff",
         "endpoints",
         "environment",
+        "headers",
         "limits",
         "ports",
         "sync",

@@ -12,7 +12,10 @@ use http_body_util::BodyExt;
 use tonic::{Code, Status, metadata::MetadataMap};
 
 use super::{class::Ending, pushback::Pushback};
-use crate::problem::{CALLER_FAULT, NOT_PROCESSED};
+use crate::{
+    headers::first,
+    problem::{CALLER_FAULT, NOT_PROCESSED},
+};
 
 /// How messages may be compressed.
 pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -54,14 +57,14 @@ impl Reading {
                 ending => ending,
             });
         }
-        let media_type = headers.get(CONTENT_TYPE);
+        let media_type = first(headers, &CONTENT_TYPE);
         let is_grpc = media_type.is_some_and(|media_type| is_grpc(media_type.as_bytes()));
         match response.status() {
             // The trailers may have a status.
             _ if is_grpc => Ok(Self {
                 http: response.status(),
                 is_unary,
-                is_encoded: headers.get(ENCODING).is_some_and(|it| it != "identity"),
+                is_encoded: first(headers, &ENCODING).is_some_and(|it| it != "identity"),
                 messages: 0,
                 prefix: [0; PREFIX],
                 prefix_len: 0,
@@ -151,7 +154,7 @@ impl Reading {
 
 /// The end that headers or trailers state.
 fn status_in(headers: &HeaderMap) -> Option<Ending> {
-    let code = headers.get(Status::GRPC_STATUS)?;
+    let code = first(headers, &Status::GRPC_STATUS)?;
     let code = Code::from_bytes(code.as_bytes());
     let pushback = match code {
         Code::Ok => Pushback::Unspecified,

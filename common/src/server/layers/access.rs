@@ -16,6 +16,7 @@ use super::{
 #[cfg(feature = "traces")]
 use crate::telemetry::traces;
 use crate::{
+    headers::first,
     limits,
     problem::CLIENT_CLOSED_REQUEST,
     request::{
@@ -493,7 +494,7 @@ impl AccessLine {
 /// The length of the body that the head of the response announces. Without the header, hyper
 /// announces what the body knows.
 pub(crate) fn length_of<B: http_body::Body>(response: &http::Response<B>) -> Option<u64> {
-    match response.headers().get(CONTENT_LENGTH) {
+    match first(response.headers(), &CONTENT_LENGTH) {
         Some(length) => length.to_str().ok()?.parse().ok(),
         None => response.body().size_hint().exact(),
     }

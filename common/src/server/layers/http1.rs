@@ -31,6 +31,7 @@ use tokio::{runtime::Handle, time::timeout};
 use super::access::length_of;
 use crate::{
     body::DroppableBody,
+    headers::first,
     limits,
     server::connection::state::{ConnectionState, Tail},
 };
@@ -72,9 +73,7 @@ fn waits_with_body<B>(request: &Request<B>) -> bool {
 }
 
 fn asks_to_close(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONNECTION)
-        .is_some_and(|connection| connection == "close")
+    first(headers, &CONNECTION).is_some_and(|connection| connection == "close")
 }
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     body::DroppableBody,
     dialect::http::HTTP,
+    headers::all,
     limits,
     rate_limit::RateLimit,
     request::{
@@ -177,7 +178,7 @@ fn context_of<B>(request: &Request<B>, connection: &ConnectionInfo) -> (Context,
 /// (headers.rs, `te_is_trailers`).
 fn takes_trailers(version: Version, headers: &HeaderMap) -> bool {
     let asks = |value| lists(value, "trailers");
-    version >= Version::HTTP_2 || headers.get_all(TE).iter().any(asks)
+    version >= Version::HTTP_2 || all(headers, &TE).any(asks)
 }
 
 /// Whether a list in a header has this member.

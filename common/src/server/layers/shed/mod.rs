@@ -30,6 +30,7 @@ use self::admitted::{Admission, NotAdmitted};
 use super::problem::Refusal;
 use crate::{
     body::DroppableBody,
+    headers::all,
     limits,
     request::context,
     server::{
@@ -421,13 +422,13 @@ fn is_host(host: &HeaderValue) -> bool {
 
 /// Checks `Host`. How many there may be is a rule of HTTP/1 (RFC 9112, 3.2).
 fn check_hosts(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
-    let hosts = headers.get_all(HOST);
-    let is_number_valid = match hosts.iter().count() {
+    let hosts = || all(headers, &HOST);
+    let is_number_valid = match hosts().count() {
         0 => version != Version::HTTP_11,
         1 => true,
         _ => version > Version::HTTP_11,
     };
-    if is_number_valid && hosts.iter().all(is_host) {
+    if is_number_valid && hosts().all(is_host) {
         Ok(())
     } else {
         Err(Refusal::Host)
@@ -436,7 +437,7 @@ fn check_hosts(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Refuses transfer codings other than `chunked` (RFC 9112, 6.1).
 fn check_transfer_codings(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut codings = all(headers, &TRANSFER_ENCODING);
     if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         Ok(())
     } else {
