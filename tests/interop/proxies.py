@@ -4,6 +4,7 @@ haproxy."""
 
 import asyncio
 import contextlib
+import http.client
 import json
 import random
 import re
@@ -11,6 +12,7 @@ import string
 import tempfile
 import time
 import unittest
+import urllib.error
 import urllib.request
 from concurrent import futures
 from pathlib import Path
@@ -187,8 +189,9 @@ class Proxy:
     has_one_port = False
 
     @contextlib.contextmanager
-    def front(self, first, second, idle):
-        """The proxy before two replicas. Yields the ports by their protocols."""
+    def front(self, first, second, idle, without=""):
+        """The proxy before two replicas, without a part of its configuration. Yields the ports by their
+        protocols."""
         with contextlib.ExitStack() as kept:
             protocols = [*self.ports, *self.unasked]
             if self.has_one_port:
@@ -202,7 +205,7 @@ class Proxy:
                     address = service.address(protocol)
                     fields[f"{name}_{protocol}"] = address
                     fields[f"{name}_{protocol}_port"] = address.split(":")[1]
-            template = string.Template((DIRECTORY / self.file).read_text())
+            template = string.Template((DIRECTORY / self.file).read_text().replace(without, ""))
             configuration = Path(directory, self.file)
             configuration.write_text(template.substitute(fields))
             log = kept.enter_context(Path(directory, "log").open("w"))
@@ -278,6 +281,22 @@ class Proxy:
                 )
                 self.assertEqual(dict(call.initial_metadata())["request_id"], "mine")
 
+    def test_client_addresses(self):
+        """A service that trusts the proxy knows the address of the client, whatever the client says."""
+        first, second = [self.service(TRUSTED_PROXIES="127.0.0.1/32") for _ in range(2)]
+        with self.front(first, second, self.default) as ports:
+            address = ("127.0.0.2", 0)
+            client = http.client.HTTPConnection("127.0.0.1", ports["http1"], PATIENCE, source_address=address)
+            for number in range(2):
+                client.request("GET", "/path", headers={"Host": "http1", "X-Forwarded-For": f"192.0.2.{number}"})
+                self.assertEqual(client.getresponse().read(), b"the path")
+            client.close()
+        first.stop()
+        second.stop()
+        lines = [line for one in [first, second] for line in one.lines]
+        asked = [line["remote_address"] for line in lines if "/path" in line.get("first_request_line", "")]
+        self.assertEqual(asked, ["127.0.0.2"] * 2)
+
     def test_calls_of_service2(self):
         """service2 calls service1 through the proxy: ids, a stream, and a drain."""
         first, second = [self.service("service1", DRAIN_DELAY=f"{SHORT_DELAY}s") for _ in range(2)]
@@ -310,6 +329,15 @@ class Proxy:
                 count, since = now, time.monotonic()
 
 
+def status(url):
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
 def responses(service):
     """The number of requests that a fixture has served, over HTTP and over gRPC."""
     metrics = service.get("/metrics", "admin")
@@ -327,6 +355,14 @@ class Haproxy(Proxy, unittest.TestCase):
     command = ["haproxy", "-db", "-f"]
     unasked = ["tcp"]
     short, default = "1s", "5s"
+
+    def test_a_check_without_a_path_finds_no_replica(self):
+        first, second = [self.service(RUST_LOG="warn") for _ in range(2)]
+        with self.front(first, second, self.default, without=" GET /readyz") as ports:
+            end = time.monotonic() + PATIENCE
+            while status(f"http://127.0.0.1:{ports['http1']}/path") != 503:
+                self.assertLess(time.monotonic(), end, "it does find one")
+                time.sleep(0.1)
 
 
 class Envoy(Proxy, unittest.TestCase):
