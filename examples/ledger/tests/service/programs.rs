@@ -17,7 +17,7 @@ use tokio::{
 };
 
 /// How long a test waits for something that must come.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Waits until the condition gives a value.
 pub async fn wait_for<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {

@@ -2,8 +2,10 @@
 //! the one whose queries opened all connections anew.
 
 use std::{
+    io,
+    net::SocketAddr,
     sync::{Arc, Barrier},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -15,12 +17,16 @@ use common::{
     Config, Problem,
     server::{Listener, Server, Shared},
 };
-use reqwest::{Client, StatusCode};
-use sqlx::{Connection, PgConnection, PgPool, Row};
-use tokio::sync::Notify;
+use reqwest::StatusCode;
+use sqlx::{Connection as _, PgConnection, PgPool, Row};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    sync::Notify,
+};
 
 use crate::{
-    programs::{Postgres, are_installed},
+    programs::{PATIENCE, Postgres, are_installed},
     store::{self, Pool, Store},
 };
 
@@ -81,17 +87,42 @@ fn router(pool: Shared<PgPool>, blocker: Arc<Blocker>) -> Router {
         .route("/block", get(block).with_state(blocker))
 }
 
-/// A client whose one connection is with the worker of this name.
-async fn client_of(worker: &str, address: &str) -> Client {
-    for _ in 0..20 {
-        let client = Client::new();
-        let response = client.get(format!("{address}/thread")).send().await;
-        let name = response.expect("a response").text().await;
-        if name.expect("a text") == worker {
-            return client;
+/// A connection to the service. A client with a pool might open another one, with the worker that blocks.
+struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    /// Opens one with the worker of this name.
+    async fn with(worker: &str, address: SocketAddr) -> Self {
+        for _ in 0..20 {
+            let stream = TcpStream::connect(address).await;
+            let mut connection = Self(BufReader::new(stream.expect("it listens")));
+            if connection.get("/thread").await == (StatusCode::OK, worker.to_owned()) {
+                return connection;
+            }
         }
+        panic!("no connection is with {worker}");
     }
-    panic!("no connection is with {worker}");
+
+    /// Sends a request. Returns the status and the body of the response.
+    async fn get(&mut self, path: &str) -> (StatusCode, String) {
+        let response = tokio::time::timeout(PATIENCE, self.exchange(path)).await;
+        response.expect("in time").expect("a response")
+    }
+
+    async fn exchange(&mut self, path: &str) -> io::Result<(StatusCode, String)> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: ledger\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes()).await?;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && self.0.read_line(&mut head).await? > 0 {}
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        let mut lines = head.lines();
+        let length = lines.find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.and_then(|length| length.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        self.0.read_exact(&mut body).await?;
+        let status = status.parse().map_err(io::Error::other)?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
 }
 
 /// The processes of PostgreSQL that serve the pool.
@@ -102,13 +133,22 @@ async fn backends(database: &mut PgConnection) -> Vec<i32> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
+/// Waits until PostgreSQL has no connection of the pool.
+async fn wait_until_closed(database: &mut PgConnection) {
+    let begin = Instant::now();
+    while !backends(database).await.is_empty() {
+        assert!(begin.elapsed() < PATIENCE, "connections are left");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Ends all connections of the pool. Returns when PostgreSQL has none of them.
 async fn kill_all(database: &mut PgConnection) {
     let query = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
                  WHERE application_name = 'ledger'";
     let killed = sqlx::query(query).execute(&mut *database).await;
     killed.expect("the database responds");
-    assert!(backends(database).await.is_empty());
+    wait_until_closed(database).await;
 }
 
 async fn nobody_else_stalls(blocks_task: bool) {
@@ -141,12 +181,12 @@ async fn nobody_else_stalls(blocks_task: bool) {
         ..Config::default()
     };
     let server = service.bind(&config).expect("it starts");
-    let address = format!("http://{}", server.addresses()[0]);
+    let address = server.addresses()[0];
     let stop = Arc::new(Notify::new());
     let stopped = stop.clone();
     let serving = tokio::spawn(server.serve(async move { stopped.notified().await }));
-    let one = client_of("worker-0", &address).await;
-    let other = client_of("worker-1", &address).await;
+    let mut one = Connection::with("worker-0", address).await;
+    let mut other = Connection::with("worker-1", address).await;
 
     blocker.open_all().await;
     let before = backends(&mut database).await;
@@ -154,32 +194,29 @@ async fn nobody_else_stalls(blocks_task: bool) {
     kill_all(&mut database).await;
     let (blocked, others) = if blocks_task {
         blocker.may_begin.notify_one();
-        (None, vec![&one, &other])
+        (None, vec![&mut one, &mut other])
     } else {
-        let request = one.get(format!("{address}/block")).send();
-        (Some(tokio::spawn(request)), vec![&other])
+        let blocked = tokio::spawn(async move { one.get("/block").await.0 });
+        (Some(blocked), vec![&mut other])
     };
     blocker.has_begun.notified().await;
     let after = backends(&mut database).await;
     assert_eq!(after.len(), SIZE as usize);
     assert!(after.iter().all(|pid| !before.contains(pid)), "{after:?}");
 
-    for client in others {
+    for connection in others {
         for _ in 0..20 {
-            let request = client.get(format!("{address}/accounts/1"));
-            let response = request.timeout(Duration::from_secs(20)).send().await;
-            assert_eq!(response.expect("a response").status(), StatusCode::OK);
+            assert_eq!(connection.get("/accounts/1").await.0, StatusCode::OK);
         }
     }
     blocker.end.wait();
     if let Some(blocked) = blocked {
-        let response = blocked.await.expect("it is not cancelled");
-        assert_eq!(response.expect("a response").status(), StatusCode::OK);
+        assert_eq!(blocked.await.expect("it does not panic"), StatusCode::OK);
     }
     stop.notify_one();
     let end = serving.await.expect("it does not panic");
     end.expect("it drains");
-    assert!(backends(&mut database).await.is_empty());
+    wait_until_closed(&mut database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
