@@ -112,6 +112,8 @@ HAPROXY_RULES = r"""
 HAPROXY = """
 global
   nbthread 1
+  # Less than tune.bufsize: what a client does not read must fit into the buffer of its stream.
+  tune.h2.initial-window-size 12000
 defaults
   mode http
   timeout connect 5s
