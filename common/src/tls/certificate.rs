@@ -182,7 +182,7 @@ fn kind_of_rsa(key: &[u8]) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::LazyLock;
 
     use certs::{Authority, Certificate};
@@ -234,7 +234,7 @@ mod tests {
     }
 
     /// Keys that protect nothing: of openssl, in PKCS #8 and in the older forms.
-    const P521: [&str; 2] = [
+    pub(in crate::tls) const P521: [&str; 2] = [
         "-----BEGIN PRIVATE KEY-----
 MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIAOceGDHDd4R7cLJJc
 TknbXYsRbsDqJVngNfAEM679mnL/qtbNyFAs+9Tz9wJbd2ord6glk3pmGREmpibx
@@ -251,7 +251,7 @@ IFRYNiFVeI+22CbTVAHqjuhPSdWjg/LO1W/dEJVk68NiwmU8/s4PTkOWQ6b3TKYg
 5ON6uYGbIY1L7V2pcE7v30waRGM6bYjpQ7QrP6mSsw==
 -----END EC PRIVATE KEY-----",
     ];
-    const RSA1024: [&str; 2] = [
+    pub(in crate::tls) const RSA1024: [&str; 2] = [
         "-----BEGIN PRIVATE KEY-----
 MIICdgIBADANBgkqhkiG9w0BAQEFAASCAmAwggJcAgEAAoGBAM+dNNbbhXXMA7/q
 rXpss4w68foBhwrGvLexpYd/YsiIohXiXyxcsWFf+iBruBb5RTnrzdpnb2gNH3nR

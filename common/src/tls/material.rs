@@ -267,31 +267,7 @@ mod tests {
     use rustls::crypto::ring;
 
     use super::*;
-
-    const P521: &str = "-----BEGIN PRIVATE KEY-----
-MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIAOceGDHDd4R7cLJJc
-TknbXYsRbsDqJVngNfAEM679mnL/qtbNyFAs+9Tz9wJbd2ord6glk3pmGREmpibx
-lmZFoOKhgYkDgYYABAGz61Ns3/ZgdQX+zrT6IMnQ/+9x9Khkb7P5c6RGNEEN5Qsw
-8U7zldDS0h95nVu/MCCLEWaCIFRYNiFVeI+22CbTVAHqjuhPSdWjg/LO1W/dEJVk
-68NiwmU8/s4PTkOWQ6b3TKYg5ON6uYGbIY1L7V2pcE7v30waRGM6bYjpQ7QrP6mS
-sw==
------END PRIVATE KEY-----";
-    const RSA1024: &str = "-----BEGIN PRIVATE KEY-----
-MIICdgIBADANBgkqhkiG9w0BAQEFAASCAmAwggJcAgEAAoGBAM+dNNbbhXXMA7/q
-rXpss4w68foBhwrGvLexpYd/YsiIohXiXyxcsWFf+iBruBb5RTnrzdpnb2gNH3nR
-xYoP+bbvaWvBB3wpIGUGbm1ToN7m1QTL21qllMkBV5OSdImcgFiuMKYTm8rphna+
-in89IyNIezrMi86lhhhTpkenIehJAgMBAAECgYAN+Gwn0RnH9XSDI42M4WerlgPW
-aOfnZ7wnOEMFPSMuj1Mo2dTBrXMaNFUmfVkj4p4v6ZgujCtI+ykVD3KVecG52H+6
-1HBF1ZozN0Be4brX9IW22BPtrITEzTs2PCqRiFXjepCq9iCs4Zg/lSKDLRofrcEF
-DXIqtFKOSJ8QsaAoAQJBAPkYHTVs53WdK+oEkkuSS6Sf+0yZDhzLef/BKKcaFf8A
-NGtX1TNOUMypYHXBoys/x01s4jDU7lzQdBU2oQTfq8kCQQDVXrJ/WW7cJUA5lBux
-dmL/eBA+MsGJdQ9EddMY0VrzGYUtl5hnz+oiI33D2Ehp0PhfykPMoz8b8B7knNp9
-hZiBAkAYEB9KOPIHJ57FZZmoWUKbbaT+Gk8FsxZfAY7mzZtQXfmyYPLEmQ0vKDGc
-To9vryKWtS0IoJlCOBTus69MZDsZAkAr8hcdd5QHr3xs335crJ9zMo1V4ipOX1fH
-p+TUhboPu7/cRg7TwtTcNyceARvY/3tIb2ZLbYv/+xLBzzSJCc0BAkEA6kgh9Vca
-demUoIh3vkwMOdvyckkNU0PCDQxd+HJdUiiPHfX5sgX4acHBFvi4WDN97P0OJx+K
-vA6IAWi2B5snRQ==
------END PRIVATE KEY-----";
+    use crate::tls::certificate::tests::{P521, RSA1024};
 
     fn authority() -> Authority {
         Authority::new("test").unwrap()
@@ -434,7 +410,10 @@ vA6IAWi2B5snRQ==
             &mesh(|it| it.key = older.into()),
             &["tls.key: it is encrypted"],
         );
-        for (key, kind) in [(P521, "ECDSA on P-521"), (RSA1024, "RSA of 1024 bits")] {
+        for (key, kind) in [
+            (P521[0], "ECDSA on P-521"),
+            (RSA1024[0], "RSA of 1024 bits"),
+        ] {
             let said = mesh(|it| it.key = key.into());
             assert_says(
                 &said,
