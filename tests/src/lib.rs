@@ -4,10 +4,12 @@
 //!   service can come back to, and [`Fake`] a replica that breaks HTTP/2.
 //! - [`http`], [`grpc`] and [`frame`] are clients that send exactly the given bytes, [`browser`] is
 //!   Chromium, and [`load`] is many clients at once.
+//! - [`serve_aside`] serves in the process of the test.
 //! - [`certificates`] are those of the pair, and clients with others.
 //! - [`shapes`] are responses of every shape.
 //! - [`testing`] is gRPC's interoperability service and its cases.
 
+mod aside;
 pub mod browser;
 pub mod certificates;
 mod fakes;
@@ -21,6 +23,7 @@ mod record;
 pub mod shapes;
 pub mod testing;
 
+pub use aside::serve_aside;
 pub use fakes::{Breaks, Fake};
 pub use port::Port;
 pub use process::{Ended, Process, command, raise_file_limit, wait_for, wait_within};

@@ -10,7 +10,6 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
-    thread,
     time::Duration,
 };
 
@@ -24,7 +23,7 @@ use common::{
 use http_body_util::BodyExt;
 use prost::Message;
 use tests::{
-    Process, Record, http,
+    Process, Record, http, serve_aside,
     shapes::{self, LAYERS},
     wait_for,
 };
@@ -465,13 +464,7 @@ impl Spans {
         });
         let collector = collector.expect("its port is free");
         let endpoint = format!("http://{}", collector.addresses()[0]);
-        thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let serving = collector.serve(std::future::pending());
-            runtime.expect("a runtime").block_on(serving)
-        });
+        serve_aside(collector);
         Self {
             endpoint,
             collected,

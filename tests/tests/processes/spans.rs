@@ -21,7 +21,7 @@ use common::{
 use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use tests::{Process, certificates::Certificates, grpc, http, wait_for};
+use tests::{Process, certificates::Certificates, grpc, http, serve_aside, wait_for};
 
 const NAME: &str = "/api/v1/name?name=test";
 
@@ -65,13 +65,7 @@ impl Collector {
         });
         let collector = collector.expect("its port is free");
         let endpoint = format!("https://localhost:{}", collector.addresses()[0].port());
-        thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let serving = collector.serve(std::future::pending());
-            runtime.expect("a runtime").block_on(serving)
-        });
+        serve_aside(collector);
         Self { endpoint, exports }
     }
 }
