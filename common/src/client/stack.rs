@@ -49,7 +49,7 @@ pub(crate) fn outbound(
         // A call is sent again where that is safe and may help, and a late one gets a second attempt.
         // Above the choice of a replica, so that each attempt goes to the best replica of that moment.
         .service(attempts);
-    Client(stack)
+    Client(Arc::new(stack))
 }
 
 /// A client of one worker: the channel of generated clients. Clone it for each call; clones share
@@ -76,18 +76,18 @@ pub(crate) fn outbound(
 /// A call never outlives the deadline of the request that it is part of, and carries its id. It is
 /// sent again where that is safe and may help, and its time is in the `Server-Timing` of the request.
 #[derive(Debug, Clone)]
-pub struct Client(Stack);
+pub struct Client(Arc<Stack>); // a pointer, as handlers and their futures hold several clones
 
 impl Service<Request<Body>> for Client {
     type Response = <Stack as Service<Request<Body>>>::Response;
     type Error = Status;
     type Future = <Stack as Service<Request<Body>>>::Future;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(())) // each call waits for a replica on its own
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.0.call(request)
+        Stack::clone(&self.0).call(request)
     }
 }

@@ -92,8 +92,12 @@ impl Service<Request<tonic::body::Body>> for Attempts {
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let shared = self.0.clone();
+        let (mut head, messages) = request.into_parts();
+        head.extensions.clear(); // so that a copy for each attempt is cheap
+        // Boxed, as each future on its way to the connection holds it.
+        let request = Box::new(Request::from_parts(head, RequestBody::EMPTY));
         Box::pin(async move {
-            let outcome = shared.send(request).await;
+            let outcome = shared.send(request, messages).await;
             if let Ok(response) = &outcome {
                 // Last: the codec takes it in this poll.
                 response.body().offer_to_codec();
@@ -104,24 +108,26 @@ impl Service<Request<tonic::body::Body>> for Attempts {
 }
 
 impl CallPolicy {
-    async fn send(&self, request: Request<tonic::body::Body>) -> Outcome {
+    /// Sends the `messages` with the head of a request whose body is empty.
+    async fn send(
+        &self,
+        mut request: Box<Request<RequestBody>>,
+        messages: tonic::body::Body,
+    ) -> Outcome {
         let method = self.methods.get(request.uri().path());
         let method = method.unwrap_or(&self.undeclared);
-        let (mut head, body) = request.into_parts();
-        head.extensions.clear(); // so that a copy for each attempt is cheap
-        let body = if method.declared.has_one_request {
-            let message = RequestBody::message(body).await;
+        *request.body_mut() = if method.declared.has_one_request {
+            let message = RequestBody::message(messages).await;
             message.map_err(Failure::of_request)?
         } else {
-            RequestBody::Stream(Replay::new(body, self.policy.kept_request))
+            RequestBody::Stream(Replay::new(messages, self.policy.kept_request))
         };
         self.calls.add();
         let measured = CallMetrics::begin(method.clone());
         let mut call = OutboundCall {
             shared: self,
             method,
-            head,
-            body,
+            request,
             attempts: 0,
             tried: Vec::new(),
         };
@@ -131,13 +137,13 @@ impl CallPolicy {
                 Err(failure) => return measured.see(Err(failure)),
             };
             let outcome = attempt_or_hedge(&mut call, &replica).await;
-            let outcome = outcome.and_then(|response| readable(response, &call.head.headers));
+            let outcome = outcome.and_then(|response| readable(response, call.request.headers()));
             let next = ending_to_mend(&outcome).and_then(|ending| {
                 call.tried.push(replica);
                 pause_before_next(&mut call, ending, &outcome)
             });
             let Some(pause) = next else {
-                call.body.commit();
+                call.request.body().commit();
                 return measured.see(outcome);
             };
             drop(outcome);
@@ -184,7 +190,8 @@ fn readable(
 /// Makes one attempt on `replica`, and a second one on another if the first is late.
 async fn attempt_or_hedge(call: &mut OutboundCall<'_>, replica: &Arc<Replica>) -> Outcome {
     let shared = call.shared;
-    let mut first = pin!(call.next_attempt(replica.clone(), false));
+    // Boxed, which is cheaper than one allocation for all of the call: the allocator is slower beyond 1 KiB.
+    let mut first = Box::pin(call.next_attempt(replica.clone(), false));
     if !shared.policy.hedging || !call.method.may_be_hedged() {
         return first.await;
     }
@@ -211,7 +218,7 @@ async fn attempt_or_hedge(call: &mut OutboundCall<'_>, replica: &Arc<Replica>) -
 async fn hedge<F: Future<Output = Outcome>>(
     call: &mut OutboundCall<'_>,
     replica: &Arc<Replica>,
-    mut first: Pin<&mut F>,
+    mut first: Pin<Box<F>>,
 ) -> Outcome {
     let shared = call.shared;
     select! {

@@ -1,8 +1,9 @@
 //! [`OutboundCall`]: a call and its attempts so far.
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{mem, sync::Arc};
 
-use http::{HeaderName, HeaderValue, Request, Response, request};
+use ahash::AHashMap;
+use http::{HeaderName, HeaderValue, Request, Response};
 use tokio::task::JoinSet;
 
 use super::budget::{Budget, CallCounter};
@@ -25,7 +26,7 @@ const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc
 #[derive(Debug)]
 pub(super) struct CallPolicy {
     pub(super) balancer: Balancer<Replica>,
-    pub(super) methods: HashMap<String, Arc<CalledMethod>>,
+    pub(super) methods: AHashMap<String, Arc<CalledMethod>>,
     /// Any other method.
     pub(super) undeclared: Arc<CalledMethod>,
     pub(super) policy: Arc<RetryPolicy>,
@@ -42,8 +43,8 @@ pub(super) type Outcome = Result<Response<Box<ReplicaBody>>, Failure>;
 pub(super) struct OutboundCall<'a> {
     pub(super) shared: &'a CallPolicy,
     pub(super) method: &'a Arc<CalledMethod>,
-    pub(super) head: request::Parts,
-    pub(super) body: RequestBody,
+    /// What each attempt sends.
+    pub(super) request: Box<Request<RequestBody>>,
     pub(super) attempts: u32,
     /// The replicas of the attempts that failed or are late.
     pub(super) tried: Vec<Arc<Replica>>,
@@ -57,9 +58,8 @@ impl OutboundCall<'_> {
         is_hedge: bool,
     ) -> impl Future<Output = Outcome> + use<> {
         // The original goes out: unlike a copy, its headers have room for those of an attempt.
-        let kept = self.head.clone();
-        let head = mem::replace(&mut self.head, kept);
-        let mut request = Box::new(Request::from_parts(head, self.body.clone()));
+        let kept = self.request.clone();
+        let mut request = mem::replace(&mut self.request, kept);
         if self.attempts > 0 {
             let previous = HeaderValue::from(self.attempts);
             request.headers_mut().insert(PREVIOUS_ATTEMPTS, previous);

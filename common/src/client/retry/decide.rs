@@ -134,7 +134,7 @@ pub(super) fn pause_before_next(
     let history = History {
         attempts: call.attempts,
         is_idempotent: call.method.declared.is_idempotent,
-        is_whole: call.body.is_whole(),
+        is_whole: call.request.body().is_whole(),
         has_other: shared.balancer.pick_other(&call.tried).is_some(),
     };
     let left = context::deadline().map_or(Duration::MAX, |it| it.remaining().unwrap_or_default());
@@ -154,7 +154,7 @@ pub(super) fn pause_before_next(
         warn!(
             action = "call",
             status = if why.is_none() { "retry" } else { "failure" },
-            method = call.head.uri.path(),
+            method = call.request.uri().path(),
             attempt = call.attempts,
             grpc_code = code_name(class.code),
             error = match outcome {

@@ -34,6 +34,9 @@ pub(crate) enum RequestBody {
 }
 
 impl RequestBody {
+    /// No message yet.
+    pub(crate) const EMPTY: Self = Self::Message(Bytes::new());
+
     /// Reads a body that is one message.
     pub(crate) async fn message(mut body: tonic::body::Body) -> Result<Self, Status> {
         let mut message = Bytes::new();

@@ -166,13 +166,14 @@ async fn a_call_that_fails_is_retried_on_another_replica() {
     assert_within(12..60, took);
 }
 
-/// What is rare is boxed: the future is copied to the heap, and most of it would stay unused.
+/// What is large or rare is boxed: the future is copied to the heap, most of it would stay unused, and beyond
+/// 1 KiB the allocator is slower.
 #[tokio::test]
 async fn the_future_of_a_call_is_small() {
     let (mut client, _) = client(vec![|_| UNAVAILABLE]).await;
     let call = client.call(Request::new(tonic::body::Body::empty()));
     let size = size_of_val(&*call);
-    assert!(size <= 3_072, "{size} bytes");
+    assert!(size <= 1_024, "{size} bytes");
 }
 
 #[tokio::test(start_paused = true)]
