@@ -204,7 +204,7 @@ impl Drop for Attempt {
         let name = &self.method.name;
         metrics::count_duration(Measure::RpcClientAttempt, name, code as u16, None, took);
         if let Some(measured) = &mut self.measured {
-            measured.ending = Some(ending);
+            measured.end = Some((ending, now));
         }
         if let Some(recorded) = &self.recorded {
             recorded.end(took, code);
@@ -438,8 +438,8 @@ pub(crate) struct CallMetrics {
     method: Arc<CalledMethod>,
     begin: Instant,
     deadline: Option<Deadline>,
-    /// How the call has ended, if it has.
-    ending: Option<Ending>,
+    /// How and when the call has ended, if its last attempt has.
+    end: Option<(Ending, Instant)>,
 }
 
 impl CallMetrics {
@@ -448,7 +448,7 @@ impl CallMetrics {
             method,
             begin: Instant::now(),
             deadline: context::deadline(),
-            ending: None,
+            end: None,
         }
     }
 
@@ -459,7 +459,7 @@ impl CallMetrics {
     ) -> Result<Response<Box<ReplicaBody>>, Failure> {
         match &mut outcome {
             Ok(response) => response.body_mut().end_with(self),
-            Err(failure) => self.ending = Some(failure.ending),
+            Err(failure) => self.end = Some((failure.ending, Instant::now())),
         }
         outcome
     }
@@ -467,10 +467,11 @@ impl CallMetrics {
 
 impl Drop for CallMetrics {
     fn drop(&mut self) {
-        let now = Instant::now();
-        let is_over = self.deadline.is_some_and(|it| it.instant() <= now);
-        let ending = self.ending;
-        let ending = ending.unwrap_or_else(|| Ending::of_dropped(is_over, false));
+        let (ending, now) = self.end.unwrap_or_else(|| {
+            let now = Instant::now();
+            let is_over = self.deadline.is_some_and(|it| it.instant() <= now);
+            (Ending::of_dropped(is_over, false), now)
+        });
         let (name, code) = (&self.method.name, ending.code());
         metrics::count_duration(
             Measure::RpcClient,
