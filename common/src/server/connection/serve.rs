@@ -240,6 +240,8 @@ pub(super) fn builder(
         // `FrameLimits` bounds their rate.
         .max_local_error_reset_streams(None)
         .max_send_buf_size(limits::SEND_BUFFER)
+        // As other servers of gRPC: `date` is for caches.
+        .auto_date_header(!port.serves_mesh())
         .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT);
     builder
