@@ -455,7 +455,8 @@ impl AccessLine {
         }
     }
 
-    fn log(&self, outcome: &Outcome<'_>) {
+    /// The first line of the request. It is joined here, as formatting it costs twice as much.
+    fn first_request_line(&self) -> String {
         // Each is cut for itself: the client chooses both, and the version is to follow.
         let method = Cut {
             text: self.method.as_str(),
@@ -465,6 +466,18 @@ impl AccessLine {
             text: self.path.as_ref().map_or("*", PathAndQuery::as_str),
             most: limits::LOG_TARGET,
         };
+        let ([method, method_mark], [target, target_mark]) = (method.parts(), target.parts());
+        let version = match self.version {
+            Version::HTTP_09 => "HTTP/0.9",
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_11 => "HTTP/1.1",
+            Version::HTTP_2 => "HTTP/2.0",
+            _ => "HTTP/3.0",
+        };
+        [method, method_mark, " ", target, target_mark, " ", version].concat()
+    }
+
+    fn log(&self, outcome: &Outcome<'_>) {
         let remote_address = self.remote_address();
         // A macro, because the level of an event is static.
         macro_rules! log_at {
@@ -472,8 +485,7 @@ impl AccessLine {
                 $level!(
                     remote_address = &*remote_address,
                     peer = self.context.shared.peer.as_ref().map(Identity::as_str),
-                    first_request_line =
-                        %format_args!("{method} {target} {:?}", self.version),
+                    first_request_line = self.first_request_line(),
                     response_status = outcome.ended.status,
                     response_size = self.size,
                     request_time_frac = seconds(outcome.ended.took),

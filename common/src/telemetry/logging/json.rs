@@ -152,14 +152,22 @@ pub(crate) struct Cut<'a> {
     pub(crate) most: usize,
 }
 
-impl fmt::Display for Cut<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Cut<'_> {
+    /// What is left of the text, and the mark if that is not all of it.
+    pub(crate) fn parts(&self) -> [&str; 2] {
         if self.text.len() <= self.most {
-            return f.write_str(self.text);
+            return [self.text, ""];
         }
         let end = self.most.saturating_sub(MARK.len());
-        f.write_str(&self.text[..self.text.floor_char_boundary(end)])?;
-        f.write_str(MARK)
+        [&self.text[..self.text.floor_char_boundary(end)], MARK]
+    }
+}
+
+impl fmt::Display for Cut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts()
+            .into_iter()
+            .try_for_each(|part| f.write_str(part))
     }
 }
 
