@@ -174,6 +174,10 @@ fn context_of<B>(request: &Request<B>, connection: &ConnectionInfo) -> (Context,
     (context, asked.faults)
 }
 
+/// The headers that the layer adds to most responses: how long the connection stays, the id, two that
+/// protect the response, and its timing.
+const ADDED_HEADERS: usize = 5;
+
 /// Whether the client takes trailers. Over HTTP/1.1 it has to ask for them, as hyper does, too
 /// (headers.rs, `te_is_trailers`).
 fn takes_trailers(version: Version, headers: &HeaderMap) -> bool {
@@ -232,6 +236,8 @@ where
             response.map(DroppableBody::new)
         };
         line.see_response(&response);
+        // Once for all of them: a map that grows from header to header moves what it has.
+        response.headers_mut().reserve(ADDED_HEADERS);
         if let Some(state) = &line.connection.state {
             let keep_alive = line.connection.keep_alive.as_ref();
             http1::note_framing(&response, state);
