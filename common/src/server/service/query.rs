@@ -100,6 +100,9 @@ impl<S: Sync> FromRequestParts<S> for Query {
 /// Decodes text as HTML forms encode it (`%41`, and `+` for a space); `None` if it is not
 /// percent-encoded UTF-8.
 fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        return Some(text.into());
+    }
     let well_formed = text.split('%').skip(1).all(|escape| {
         let digits = escape.as_bytes();
         digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
