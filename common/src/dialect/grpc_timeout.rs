@@ -52,10 +52,12 @@ pub fn format_timeout(timeout: Duration) -> HeaderValue {
         .map(|(unit, size)| (unit, nanos / size))
         .find(|(_, value)| *value <= MAX_VALUE)
         .expect("584 years in hours have eight digits at most");
-    let mut text = String::with_capacity(MAX_DIGITS + 1);
-    text.push_str(itoa::Buffer::new().format(value));
-    text.push((*unit).into());
-    let mut header = HeaderValue::try_from(text).expect("digits and a letter are a header value");
+    let mut text = [*unit; MAX_DIGITS + 1];
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(value).as_bytes();
+    text[..digits.len()].copy_from_slice(digits);
+    let mut header = HeaderValue::from_bytes(&text[..=digits.len()])
+        .expect("digits and a letter are a header value");
     header.set_sensitive(!is_coarse); // which keeps the value out of HTTP/2's header tables
     header
 }
