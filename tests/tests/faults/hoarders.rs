@@ -22,7 +22,8 @@ use tokio::{
 };
 
 use crate::{
-    ENDLESS, PROBES, QUIET, Row, SECOND, assert_none_failed, backend, block_on, edge, float, millis,
+    ENDLESS, PROBES, QUIET, Row, SECOND, assert_none_failed, at_once, backend, block_on, edge,
+    float, millis,
 };
 
 pub(crate) const ROWS: &[Row] = &[
@@ -463,7 +464,7 @@ fn readers_are_slow_at_the_limit() -> String {
 }
 
 fn lines_are_true_at_the_limit() -> String {
-    let shown = ["2", "16"].map(|workers| {
+    let shown = at_once(["2", "16"], |workers| {
         let (_service1, service2) = pair_with_room(&[
             ("MAX_IN_FLIGHT", "32"),
             ("WORKERS", workers),
@@ -502,13 +503,19 @@ fn lines_are_true_at_the_limit() -> String {
             .flat_map(|of_one| of_one.expect("it does not panic"))
             .collect();
         let count = |wanted: Outcome| outcomes.iter().filter(|one| one.1 == wanted).count();
-        let is_lie = |one: &&(String, Outcome)| matches!(one.1, Outcome::Cut(_)) && says_whole(&one.0);
+        let is_lie =
+            |one: &&(String, Outcome)| matches!(one.1, Outcome::Cut(_)) && says_whole(&one.0);
         let lies: Vec<_> = outcomes.iter().filter(is_lie).collect();
         assert!(lies.is_empty(), "{lies:?}");
         let (whole, refused) = (count(Outcome::Whole), count(Outcome::Refused));
-        assert!(whole > 100 && refused > 0, "{whole} whole, {refused} refused");
+        assert!(
+            whole > 100 && refused > 0,
+            "{whole} whole, {refused} refused"
+        );
         let cut = outcomes.len() - whole - refused;
-        format!("{workers} workers: {whole} whole, {refused} refused, {cut} cut, none of them said to be whole")
+        format!(
+            "{workers} workers: {whole} whole, {refused} refused, {cut} cut, none of them said to be whole"
+        )
     });
     shown.join("; ")
 }

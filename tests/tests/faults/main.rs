@@ -1,8 +1,8 @@
 //! The failure suite: the pair under load, and what breaks around it.
 //!
-//! Real processes on loopback, one fault after the other. The suite prints a table, with the commit
-//! that it measured in each row, and writes it to `target/faults.md`; `make faults` runs it on
-//! optimised services. Each argument selects the rows that have it in their fault; an argument that
+//! Real processes on loopback, one fault after the other, in four [lanes](LANES). The suite prints a
+//! table, with the commit that it measured in each row, and writes it to `target/faults.md`; `make faults`
+//! runs it on optimised services. Each argument selects the rows that have it in their fault; an argument that
 //! selects none fails the suite.
 //!
 //! A row that fails runs up to twice more when all others have run, because these rows measure times and
@@ -27,10 +27,10 @@ use std::{
     env,
     fmt::{Display, Write},
     fs,
-    panic::catch_unwind,
+    panic::{catch_unwind, resume_unwind},
     path::Path,
     process::{Command, ExitCode},
-    thread,
+    thread::{self, ScopedJoinHandle},
     time::{Duration, Instant},
 };
 
@@ -81,22 +81,31 @@ const QUIET: (&str, &str) = ("RUST_LOG", "error");
 /// One row: the fault, the requirement, and the test, which returns what it measured.
 type Row = (&'static str, &'static str, fn() -> String);
 
-/// The rows by subject. They run one after the other.
-const ROWS: [&[Row]; 10] = [
-    replicas::ROWS,
-    lateness::ROWS,
-    failing::ROWS,
-    connections::ROWS,
-    clients::ROWS,
-    overload::ROWS,
-    attacks::ROWS,
-    hoarders::ROWS,
-    certificates::ROWS,
-    handshakes::ROWS,
+/// The rows of each lane, by subject. The lanes run beside each other, and the rows of a lane one after
+/// the other. What measures small differences, or takes all of the machine, is in the first lane. The
+/// others take less than half a core, and end before the first comes to shares, slow readers and floods.
+const LANES: [&[&[Row]]; 4] = [
+    &[
+        replicas::ROWS,
+        lateness::ROWS,
+        failing::ROWS,
+        clients::ROWS,
+        certificates::ROWS,
+        connections::ROWS,
+        overload::ROWS,
+        attacks::ROWS,
+        hoarders::ROWS,
+        handshakes::ROWS,
+    ],
+    &[
+        failing::LIGHT_ROWS,
+        lateness::LIGHT_ROWS,
+        connections::LIGHT_ROWS,
+        certificates::LIGHT_ROWS,
+    ],
+    &[replicas::LIGHT_ROWS],
+    &[connections::QUIET_ROWS],
 ];
-
-/// Rows that take minutes but no CPU. They run beside the others.
-const QUIET_ROWS: &[Row] = connections::QUIET_ROWS;
 
 /// The rows about drains, GOAWAY, readers and deadlines, by a part of their fault.
 const OVER_A_WIRE: [&str; 8] = [
@@ -116,7 +125,7 @@ fn main() -> ExitCode {
     if is_over_a_wire && filters.is_empty() {
         filters.extend(OVER_A_WIRE.map(str::to_owned));
     }
-    let all = || ROWS.into_iter().flatten().chain(QUIET_ROWS);
+    let all = || LANES.into_iter().flatten().copied().flatten();
     for filter in &filters {
         if !all().any(|row| row.0.contains(filter)) {
             eprintln!("{filter:?} is in the fault of no row. The rows are:");
@@ -126,44 +135,32 @@ fn main() -> ExitCode {
     }
     let is_wanted =
         |row: &&Row| filters.is_empty() || filters.iter().any(|filter| row.0.contains(filter));
-    let rows: Vec<_> = ROWS.into_iter().flatten().filter(is_wanted).collect();
-    let quiet_rows: Vec<_> = QUIET_ROWS.iter().filter(is_wanted).collect();
+    let lanes = LANES.map(|lane| lane.concat().iter().filter(is_wanted).copied().collect());
+    let ended: [Vec<_>; LANES.len()] = if is_over_a_wire {
+        // One program carries all packets, and has no time for two.
+        lanes.map(run_lane)
+    } else {
+        thread::scope(|scope| {
+            let running = lanes.map(|lane| scope.spawn(|| run_lane(lane)));
+            running.map(|lane| lane.join().expect("it catches panics"))
+        })
+    };
+
     let commit = commit();
     let mut table =
         String::from("| fault, under load | must show | shown | at |\n|---|---|---|---|\n");
-    let mut add = |(fault, promise, _): &Row, shown: &str, begin: Instant| {
-        println!("{fault}: {shown} ({:.0} s)", begin.elapsed().as_secs_f64());
-        let _ = writeln!(table, "| {fault} | {promise} | {shown} | `{commit}` |");
-    };
-    let mut failed_once = Vec::new();
-    thread::scope(|scope| {
-        let begin = Instant::now();
-        let quiet: Vec<_> = quiet_rows
-            .into_iter()
-            .map(|row| (row, scope.spawn(|| run(row))))
-            .collect();
-        let mut end = |row, shown: Result<String, String>, begin| match shown {
-            Ok(shown) => add(row, &shown, begin),
-            Err(failure) => failed_once.push((row, failure)),
-        };
-        for row in rows {
-            let begin = Instant::now();
-            end(row, run(row), begin);
-        }
-        for (row, test) in quiet {
-            let shown = test.join().expect("it catches panics");
-            end(row, shown, begin);
-        }
-    });
     let mut failed = Vec::new();
-    for (row, first) in failed_once {
-        let begin = Instant::now();
-        let again = run(row).or_else(|_| run(row));
-        let shown = again.unwrap_or_else(|again| {
-            failed.push(row.0);
-            format!("FAILED AGAIN: {again}")
+    for (row, shown) in ended.into_iter().flatten() {
+        let (fault, promise, _) = row;
+        let shown = shown.unwrap_or_else(|first| {
+            let again = run(&row).or_else(|_| run(&row));
+            let again = again.unwrap_or_else(|again| {
+                failed.push(fault);
+                format!("FAILED AGAIN: {again}")
+            });
+            format!("{again} (failed at first: {first})")
         });
-        add(row, &format!("{shown} (failed at first: {first})"), begin);
+        let _ = writeln!(table, "| {fault} | {promise} | {shown} | `{commit}` |");
     }
     let name = if is_over_a_wire {
         "faults-wire.md"
@@ -180,10 +177,19 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Runs the rows of a lane. Returns what each measured, or the message of its panic.
+fn run_lane(rows: Vec<Row>) -> Vec<(Row, Result<String, String>)> {
+    rows.into_iter().map(|row| (row, run(&row))).collect()
+}
+
 /// Runs a row. Returns what it measured, or the message of its panic.
 fn run((fault, _, test): &Row) -> Result<String, String> {
+    let begin = Instant::now();
     let panic = match catch_unwind(test) {
-        Ok(shown) => return Ok(shown),
+        Ok(shown) => {
+            println!("{fault}: {shown} ({:.0} s)", begin.elapsed().as_secs_f64());
+            return Ok(shown);
+        }
         Err(panic) => panic,
     };
     let message = panic.downcast::<String>().map_or_else(
@@ -195,6 +201,24 @@ fn run((fault, _, test): &Row) -> Result<String, String> {
     );
     eprintln!("failed: {fault}");
     Err(message.replace('\n', " "))
+}
+
+/// Does this with all inputs at once. A panic goes on here.
+fn at_once<I: Send, T: Send>(
+    inputs: impl IntoIterator<Item = I>,
+    work: impl Fn(I) -> T + Sync,
+) -> Vec<T> {
+    let work = &work;
+    thread::scope(|scope| {
+        let inputs = inputs.into_iter();
+        let running: Vec<_> = inputs
+            .map(|input| scope.spawn(move || work(input)))
+            .collect();
+        let ended = running.into_iter().map(ScopedJoinHandle::join);
+        ended
+            .map(|one| one.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    })
 }
 
 /// The commit of this tree.
