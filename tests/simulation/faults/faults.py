@@ -34,8 +34,8 @@ FAULTS = [
     ),
     Fault(
         "a hung connection is not asked while its streams are full",
-        "let mut since_ping = (!is_asking && pings.send(activity)).then_some(0);",
-        "let mut since_ping = (!is_asking && !FAULT && pings.send(activity)).then_some(0);",
+        "if !is_asking && !questions.ask(activity).await {",
+        "if !is_asking && (FAULT || !questions.ask(activity).await) {",
     ),
     Fault(
         "a change of addresses drops connections that work before new ones do",

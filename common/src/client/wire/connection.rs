@@ -1,4 +1,4 @@
-//! [`Connection`]: one HTTP/2 connection to a replica, once it is open; and its [`Pings`].
+//! [`Connection`]: one HTTP/2 connection to a replica, once it is open; and its [`Questions`].
 
 use std::{
     pin::Pin,
@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     activity::{Closed, ConnectionActivity, Suspicion},
     origin::Origin,
+    settings::SettingsQuestion,
 };
 use crate::{limits, sync::lock};
 
@@ -42,6 +43,7 @@ impl Connection {
         sender: SendRequest<Bytes>,
         origin: Origin,
         activity: Arc<ConnectionActivity>,
+        settings: Arc<SettingsQuestion>,
         watch: impl FnOnce(Weak<Self>) -> W,
     ) -> Arc<Self> {
         let sender = Arc::new(Mutex::new(sender));
@@ -49,6 +51,7 @@ impl Connection {
             connection,
             sender: Arc::downgrade(&sender),
             activity: activity.clone(),
+            settings,
             reads: 0,
         });
         Arc::new_cyclic(|connection| Self {
@@ -104,6 +107,7 @@ struct Driver<T> {
     connection: client::Connection<T, Bytes>,
     sender: Weak<Mutex<SendRequest<Bytes>>>,
     activity: Arc<ConnectionActivity>,
+    settings: Arc<SettingsQuestion>,
     reads: u64,
 }
 
@@ -111,6 +115,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.settings.send_if_wanted(cx.waker(), || {
+            let same = limits::RESPONSE_WINDOW;
+            this.connection.set_initial_window_size(same).is_ok()
+        });
         let end = Pin::new(&mut self.connection).poll(cx);
         let reads = self.activity.counts().reads;
         if reads != self.reads {
@@ -143,27 +152,40 @@ impl<T> Drop for Driver<T> {
     }
 }
 
-/// Sends PINGs. Their acknowledgements count as reads, as all bytes do.
+/// Asks by PINGs and SETTINGS. Their acknowledgements count as reads, as all bytes do.
 ///
 /// gRPC's servers close a connection for the third PING that follows another one within five
 /// minutes, and forget the PINGs whenever they send HEADERS or DATA (gRFC A8). An acknowledgement is
 /// neither.
 #[derive(Debug)]
-pub(crate) struct Pings {
+pub(crate) struct Questions {
     ping_pong: PingPong,
     last: Option<Instant>,
+    settings: Arc<SettingsQuestion>,
 }
 
-impl Pings {
-    pub(crate) fn new(ping_pong: PingPong) -> Self {
+impl Questions {
+    pub(super) fn new(ping_pong: PingPong, settings: Arc<SettingsQuestion>) -> Self {
         Self {
             ping_pong,
             last: None,
+            settings,
         }
     }
 
+    /// Sends a PING, or SETTINGS where a server could count the PING as one too many. Returns whether
+    /// something was sent.
+    pub(crate) async fn ask(&mut self, activity: &ConnectionActivity) -> bool {
+        self.ping(activity) || self.ask_by_settings().await
+    }
+
+    /// Sends SETTINGS, unless the last ones are not acknowledged. Returns whether they were sent.
+    pub(crate) async fn ask_by_settings(&self) -> bool {
+        self.settings.ask().await
+    }
+
     /// Sends a PING, unless a server could count it as one too many. Returns whether it was sent.
-    pub(crate) fn send(&mut self, activity: &ConnectionActivity) -> bool {
+    pub(crate) fn ping(&mut self, activity: &ConnectionActivity) -> bool {
         let is_long_ago = |last: Instant| last.elapsed() >= limits::PING_INTERVAL;
         // Taken in any case: the server forgets its count with these frames.
         let has_answered = activity.take_answered();

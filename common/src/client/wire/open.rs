@@ -14,8 +14,9 @@ use tokio_util::io::InspectReader;
 
 use super::{
     activity::{Closed, ConnectionActivity, Room},
-    connection::{Connection, Pings},
+    connection::{Connection, Questions},
     origin::Origin,
+    settings::SettingsQuestion,
     watch::watch,
 };
 use crate::{
@@ -105,7 +106,9 @@ impl Connection {
         };
         let handshake = builder().handshake(io);
         let (sender, mut connection) = handshake.await.map_err(io::Error::other)?;
-        let pings = Pings::new(connection.ping_pong().expect("first call of `ping_pong`"));
+        let ping_pong = connection.ping_pong().expect("first call of `ping_pong`");
+        let settings = Arc::new(SettingsQuestion::default());
+        let questions = Questions::new(ping_pong, settings.clone());
         let outdating = {
             let activity = activity.clone();
             async move {
@@ -114,8 +117,10 @@ impl Connection {
             }
         };
         let watched = activity.clone();
-        let watch = |weak| join(watch(weak, watched, pings), outdating).map(drop);
-        Ok(Self::drive(connection, sender, origin, activity, watch))
+        let watch = |weak| join(watch(weak, watched, questions), outdating).map(drop);
+        Ok(Self::drive(
+            connection, sender, origin, activity, settings, watch,
+        ))
     }
 }
 

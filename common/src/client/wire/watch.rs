@@ -13,7 +13,8 @@
 //!
 //! A pause of some seconds, as of a garbage collection or a migration, costs no stream.
 //!
-//! gRPC's servers allow health checks at any rate, unlike PINGs.
+//! gRPC's servers allow health checks at any rate, unlike PINGs: where a PING would be one too many, SETTINGS
+//! take its place.
 
 use std::{
     pin::pin,
@@ -38,7 +39,7 @@ use tower::service_fn;
 
 use super::{
     activity::{Closed, ConnectionActivity, Counts, Suspicion},
-    connection::{Connection, Pings},
+    connection::{Connection, Questions},
     request_body::RequestBody,
 };
 use crate::{
@@ -66,6 +67,10 @@ const QUIET_LOOKS: u32 = 40;
 const SILENT: u32 = 1;
 const SUSPECT: u32 = REPLY;
 
+/// The ticks from a health check to SETTINGS in place of a PING that a server would not forgive: 6 s. Their
+/// acknowledgement ends the suspicion, which a replica deserves that serves HTTP/2 and no call.
+const UNFORGIVEN: u32 = 48;
+
 /// The ticks from a PING to the end of the connection: 20 s (gRPC's default, gRFC A8).
 const BROKEN: u32 = 160;
 
@@ -73,11 +78,11 @@ const BROKEN: u32 = 160;
 pub(crate) async fn watch(
     connection: Weak<Connection>,
     activity: Arc<ConnectionActivity>,
-    mut pings: Pings,
+    mut questions: Questions,
 ) {
     loop {
         activity.call_begun().await;
-        watch_calls(&connection, &activity, &mut pings).await;
+        watch_calls(&connection, &activity, &mut questions).await;
     }
 }
 
@@ -85,7 +90,7 @@ pub(crate) async fn watch(
 async fn watch_calls(
     connection: &Weak<Connection>,
     activity: &ConnectionActivity,
-    pings: &mut Pings,
+    questions: &mut Questions,
 ) {
     let mut looks = Looks::new(activity.counts());
     let mut pause = LATE_AFTER;
@@ -101,7 +106,7 @@ async fn watch_calls(
                 let Some(connection) = connection.upgrade() else {
                     return;
                 };
-                wait_for_bytes(&connection, pings).await;
+                wait_for_bytes(&connection, questions).await;
                 looks = Looks::new(activity.counts());
                 next_check = Instant::now() + pause;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -113,15 +118,16 @@ async fn watch_calls(
 /// Sends a health check, and waits until anything comes or the connection ends.
 ///
 /// A health check that has to wait for a free stream would prove nothing, and after a GOAWAY there is no
-/// stream: a PING is sent then. Where a server would not forgive the PING either, nothing is asked.
-async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
+/// stream: a PING is sent then, or SETTINGS. Of a server that never acknowledges SETTINGS nothing is asked
+/// where it would not forgive the PING.
+async fn wait_for_bytes(connection: &Arc<Connection>, questions: &mut Questions) {
     let activity = &connection.activity;
     let before = activity.counts().reads;
     let mut is_asking = connection.has_free_stream() && activity.takes_streams();
-    let mut since_ping = (!is_asking && pings.send(activity)).then_some(0);
-    if !is_asking && since_ping.is_none() {
+    if !is_asking && !questions.ask(activity).await {
         return;
     }
+    let mut since_ping = (!is_asking).then_some(0);
     let mut health_check = pin!(check(connection));
     activity.set_suspicion(Suspicion::HealthCheckSent);
     let mut ticks = 0;
@@ -151,7 +157,10 @@ async fn wait_for_bytes(connection: &Arc<Connection>, pings: &mut Pings) {
         }
         if ticks >= SUSPECT {
             activity.set_suspicion(Suspicion::Suspect);
-            since_ping = since_ping.or_else(|| pings.send(activity).then_some(ticks));
+            since_ping = since_ping.or_else(|| questions.ping(activity).then_some(ticks));
+        }
+        if ticks >= UNFORGIVEN && since_ping.is_none() && questions.ask_by_settings().await {
+            since_ping = Some(ticks);
         }
         if since_ping.is_some_and(|since| ticks - since >= BROKEN) {
             connection.break_off();

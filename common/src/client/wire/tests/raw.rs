@@ -22,6 +22,7 @@ pub(crate) struct Raw(DuplexStream);
 
 pub(crate) struct Frame {
     pub(crate) kind: u8,
+    pub(crate) flags: u8,
     pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
@@ -69,9 +70,10 @@ impl Raw {
         let mut payload = vec![0; length as usize];
         self.0.read_exact(&mut payload).await.unwrap();
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let kind = head[3];
+        let (kind, flags) = (head[3], head[4]);
         Frame {
             kind,
+            flags,
             stream,
             payload,
         }

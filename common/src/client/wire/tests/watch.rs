@@ -1,6 +1,7 @@
 //! The watch over calls in flight, on a clock that runs ahead.
 
 use std::{
+    mem,
     sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     thread,
 };
@@ -11,7 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::raw::{DATA, GOAWAY, HEADERS, PING, Raw, raw};
+use super::raw::{DATA, GOAWAY, HEADERS, PING, Raw, SETTINGS, raw};
 use super::*;
 use crate::{
     client::wire::activity::{Closed, Suspicion},
@@ -34,6 +35,7 @@ const HEAD: &[u8] = b"\x88";
 struct Replica {
     answers_questions: AtomicBool,
     answers_pings: AtomicBool,
+    acknowledges_settings: AtomicBool,
     health_checks: AtomicUsize,
     pings: AtomicUsize,
     /// The stream of the last call.
@@ -64,7 +66,7 @@ impl Replica {
     }
 
     async fn serve(self: Arc<Self>, mut raw: Raw, mut orders: Orders) {
-        let (mut health_checks, mut pings) = (Vec::new(), Vec::new());
+        let (mut health_checks, mut pings, mut settings) = (Vec::new(), Vec::new(), 0);
         loop {
             tokio::select! {
                 // Reads whole frames only: what the connection writes is whole.
@@ -78,6 +80,7 @@ impl Replica {
                         self.pings.fetch_add(1, Relaxed);
                         pings.push(frame.payload);
                     }
+                    SETTINGS if frame.flags & ACK == 0 => settings += 1,
                     _ => {}
                 },
                 () = self.changed.notified() => {}
@@ -93,6 +96,11 @@ impl Replica {
             if self.answers_pings.load(Relaxed) {
                 for payload in pings.drain(..) {
                     raw.send(PING, ACK, 0, &payload).await;
+                }
+            }
+            if self.acknowledges_settings.load(Relaxed) {
+                for _ in 0..mem::take(&mut settings) {
+                    raw.send(SETTINGS, ACK, 0, &[]).await;
                 }
             }
         }
@@ -236,6 +244,45 @@ async fn where_no_stream_is_free_a_ping_takes_the_place_of_the_question() {
         assert_eq!((replica.health_checks(), replica.pings()), (0, 1));
         assert_eq!(connection.activity.is_closed(), !answers);
     }
+}
+
+/// Its servers would not forgive a second PING.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_falls_silent_after_a_ping_is_asked_by_settings_and_broken_off() {
+    for (streams, within) in [(1, 24 * SECOND), (100, 31 * SECOND)] {
+        let (connection, replica, _order) = Replica::start(streams).await;
+        replica.answers_questions.store(false, Relaxed);
+        replica.acknowledges_settings.store(true, Relaxed);
+        let call = call(&connection, &replica).await;
+        sleep(60 * SECOND).await;
+        assert_eq!(replica.pings(), 1);
+        assert!(!call.is_finished(), "it is slow, and acknowledges all");
+        replica.answer(false);
+        replica.acknowledges_settings.store(false, Relaxed);
+        let begin = Instant::now();
+        assert!(
+            timeout(within, call)
+                .await
+                .expect("it is broken off")
+                .unwrap()
+                .is_err()
+        );
+        let took = begin.elapsed();
+        assert!(took > 12 * SECOND, "{took:?}");
+        assert_eq!(replica.pings(), 1);
+        assert_eq!(connection.activity.closed().await, Closed::Silent);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_never_acknowledges_settings_is_not_doubted_for_that() {
+    let (connection, replica, _order) = Replica::start(1).await;
+    let call = call(&connection, &replica).await;
+    sleep(10 * SECOND).await;
+    assert_eq!(replica.pings(), 1);
+    sleep(250 * SECOND).await;
+    assert_eq!(connection.activity.suspicion(), Suspicion::None);
+    assert!(!call.is_finished() && !connection.activity.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
