@@ -4,19 +4,23 @@
 //!
 //! A replica is ejected for its own failures, as [`Class`](crate::client::ending::class::Class) has them:
 //!
-//! - so many in a row, where calls that got no response for long count as well, or
+//! - so many in a row, where calls that got no response for long count as well,
+//! - as many connections in a row that ended with calls on them, each of which was opened after the end of the
+//!   one before, and no call succeeded in between, or
 //! - a failure rate over the last ten seconds that is clearly above that of the others.
 //!   If all fail alike, nobody is an outlier.
 //!
 //! An ejected replica gets single idempotent calls as trials, after pauses that grow. The first
 //! that succeeds ends the ejection.
 //!
-//! What belongs to a worker is not remembered here: a lost connection, lateness, streams.
+//! What belongs to a worker is not remembered here: lateness, streams.
 //!
 //! A record begins anew with each incarnation of a replica. That is when its address comes back to
 //! the name, or when nobody is connected and an attempt to connect fails: then the process behind
 //! the address is gone, and its successor has failed nothing. A connection that is lost and opened
-//! again at once proves no new process.
+//! again at once proves no new process. Only the connections in a row that ended with calls on them are
+//! remembered: a process that ends with each call, and starts again each time, has failed as its predecessors
+//! did.
 //!
 //! A [`ReplicaRecord`] is a few atomics, which all workers share. A [`Tally`] has the successes of a worker that
 //! are still to be added to it.
@@ -118,10 +122,11 @@ impl Memory {
                 return;
             }
             Judgement::NoResponse => record.add(now, 1, 0),
-            Judgement::Failure | Judgement::Ambiguous => record.add(now, 1, 1),
+            Judgement::Failure | Judgement::Ambiguous | Judgement::Lost => record.add(now, 1, 1),
         }
         let in_a_row = match judgement {
             Judgement::Failure | Judgement::NoResponse => record.fail(),
+            Judgement::Lost => record.lose(),
             _ => 0,
         };
         if record.is_ejected() {
@@ -227,6 +232,10 @@ impl std::ops::AddAssign for FailureRate {
 pub(crate) struct ReplicaRecord {
     epoch: Instant,
     failures_in_a_row: AtomicU32,
+    /// The connections that ended with calls on them, since the last success.
+    losses_in_a_row: AtomicU32,
+    /// When the last of them ended.
+    lost: AtomicU64,
     window: [Part; PARTS],
     /// The connections of all workers that take calls.
     connections: AtomicUsize,
@@ -283,6 +292,8 @@ impl ReplicaRecord {
         Self {
             epoch,
             failures_in_a_row: AtomicU32::new(0),
+            losses_in_a_row: AtomicU32::new(0),
+            lost: AtomicU64::new(0),
             window: Default::default(),
             connections: AtomicUsize::new(0),
             ejected: AtomicU64::new(0),
@@ -326,10 +337,29 @@ impl ReplicaRecord {
             .saturating_add(1)
     }
 
-    /// Ends the row of failures.
+    /// Notes that a connection has ended that was `opened` then. Returns whether it is another one than those
+    /// that were open at the last end: all of them may have ended together.
+    pub(crate) fn is_lost_anew(&self, opened: Instant, now: Instant) -> bool {
+        let last = self.lost.load(Relaxed);
+        let now = self.micros(now);
+        self.micros(opened) > last
+            && self
+                .lost
+                .compare_exchange(last, now, Relaxed, Relaxed)
+                .is_ok()
+    }
+
+    /// Counts a connection that has ended. Returns how many did in a row.
+    pub(crate) fn lose(&self) -> u32 {
+        self.losses_in_a_row.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
+    /// Ends the rows of failures and of lost connections.
     pub(crate) fn succeed(&self) {
-        if self.failures_in_a_row.load(Relaxed) > 0 {
-            self.failures_in_a_row.store(0, Relaxed);
+        for in_a_row in [&self.failures_in_a_row, &self.losses_in_a_row] {
+            if in_a_row.load(Relaxed) > 0 {
+                in_a_row.store(0, Relaxed);
+            }
         }
     }
 
@@ -368,6 +398,8 @@ impl ReplicaRecord {
     /// Ends the ejection.
     pub(crate) fn readmit(&self, now: Instant) {
         self.failures_in_a_row.store(0, Relaxed);
+        // The next loss counts, also of a connection that is older than the last one.
+        self.lost.store(0, Relaxed);
         self.readmitted.store(self.micros(now), Relaxed);
         self.ejected.store(0, Relaxed);
     }
@@ -413,15 +445,18 @@ impl ReplicaRecord {
         self.connections.load(Relaxed) == 0
     }
 
-    /// Forgets everything but the connections. Returns whether that has ended an ejection.
+    /// Forgets everything but the connections. Returns whether that has ended an ejection: one for connections
+    /// that ended in a row goes on.
     pub(crate) fn forget(&self) -> bool {
         // Most parts of a replica that can't be connected are empty.
         for part in self.window.iter().filter(|part| part.0.load(Relaxed) > 0) {
             part.0.store(0, Relaxed);
         }
-        for count in [&self.failures_in_a_row, &self.ejections] {
-            count.store(0, Relaxed);
+        self.failures_in_a_row.store(0, Relaxed);
+        if self.losses_in_a_row.load(Relaxed) >= IN_A_ROW {
+            return false;
         }
+        self.ejections.store(0, Relaxed);
         for time in [&self.readmitted, &self.next_trial] {
             time.store(0, Relaxed);
         }
@@ -592,6 +627,71 @@ mod tests {
         (0..row).for_each(|_| rest = replicas.records[0].fail());
         replicas.end(0, Judgement::Success, now);
         assert_eq!(replicas.records[0].fail(), 1);
+    }
+
+    /// A connection ends with the calls on it, and with others.
+    fn lose(replicas: &Replicas, opened: Instant, now: Instant) {
+        for _ in 0..20 {
+            let is_anew = replicas.records[0].is_lost_anew(opened, now);
+            let judgement = if is_anew {
+                Judgement::Lost
+            } else {
+                Judgement::Nothing
+            };
+            replicas.end(0, judgement, now);
+        }
+    }
+
+    #[test]
+    fn a_replica_whose_connections_end_in_a_row_is_ejected_also_if_its_process_does() {
+        for is_gone in [false, true] {
+            let replicas = Replicas::new(2);
+            let opened = |round| replicas.memory.epoch + round * 20 * SECOND + SECOND;
+            for round in 0..IN_A_ROW {
+                assert_eq!(replicas.ejected(), 0, "after {round}");
+                lose(&replicas, opened(round), opened(round) + SECOND);
+                if is_gone {
+                    replicas.memory.forget(&replicas.records[0]);
+                }
+            }
+            assert_eq!(replicas.ejected(), 1);
+            replicas.memory.forget(&replicas.records[0]);
+            assert_eq!(replicas.ejected(), 1, "its successor may do the same");
+            replicas.end(0, Judgement::Success, opened(100));
+            assert_eq!(replicas.ejected(), 0);
+            assert_eq!(replicas.records[0].lose(), 1);
+        }
+    }
+
+    #[test]
+    fn a_replica_is_not_ejected_that_was_killed_once_or_serves_calls_in_between() {
+        let replicas = Replicas::new(2);
+        let begin = replicas.memory.epoch;
+        // The workers see it one after another, and the first is connected again.
+        (0..50).for_each(|worker| lose(&replicas, begin, begin + worker * SECOND / 50));
+        assert_eq!(replicas.records[0].lose(), 2);
+        for round in 1..50 {
+            let opened = begin + round * 10 * SECOND;
+            replicas.end(0, Judgement::Success, opened);
+            lose(&replicas, opened, opened + SECOND);
+        }
+        assert_eq!(replicas.ejected(), 0);
+    }
+
+    #[test]
+    fn a_health_check_does_not_make_up_for_lost_connections() {
+        let replicas = Replicas::new(2);
+        let mut opened = replicas.memory.epoch + SECOND;
+        for _ in 0..IN_A_ROW {
+            lose(&replicas, opened, opened + SECOND);
+            opened += 20 * SECOND;
+        }
+        let (address, record) = (address(0), &replicas.records[0]);
+        replicas.memory.readmit(address, record, opened);
+        assert_eq!(replicas.ejected(), 0);
+        let of_another_worker = replicas.memory.epoch + SECOND;
+        lose(&replicas, of_another_worker, opened + SECOND);
+        assert_eq!(replicas.ejected(), 1);
     }
 
     /// Any replica is slow now and then. One that is nothing else is found.

@@ -157,7 +157,7 @@ impl Ending {
 
     pub(crate) fn class(self) -> Class {
         use Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
-        use Judgement::{Ambiguous, Failure, NoResponse, Nothing};
+        use Judgement::{Ambiguous, Failure, Lost, NoResponse, Nothing};
         use Next::{Elsewhere, Resend, Retry, Unprocessed};
         let late = |is_late, judgement| if is_late { judgement } else { Nothing };
         let (code, judgement, next) = match self {
@@ -194,8 +194,7 @@ impl Ending {
             Self::SecondMessage => (Unimplemented, Failure, Elsewhere),
             Self::ResetBeforeHead(Reason::CANCEL) => (Unavailable, Failure, Retry),
             Self::ResetBeforeHead(reason) | Self::ResetAfterHead(reason) => of_reset(reason),
-            // A connection belongs to its worker, whose keeper sees its end.
-            Self::ConnectionLost => (Unavailable, Nothing, Retry),
+            Self::ConnectionLost => (Unavailable, Lost, Retry),
             Self::NotSent => (Unavailable, Nothing, Resend),
             Self::NotProcessed | Self::Full => (Unavailable, Nothing, Unprocessed),
             Self::Refused => (Unavailable, Failure, Unprocessed),

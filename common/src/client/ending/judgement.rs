@@ -13,6 +13,9 @@ pub(crate) enum Judgement {
     /// The replica or the caller is at fault. This counts only if the replica has more of it than
     /// the others.
     Ambiguous,
+    /// The connection ended. This counts once for all calls on the connections that were open then: a process
+    /// that is killed ends those of all workers.
+    Lost,
     /// Nothing.
     Nothing,
 }

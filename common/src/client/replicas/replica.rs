@@ -49,6 +49,7 @@ pub(crate) struct Replica {
     pub(super) balancer: Balancer<Self>,
     /// What all workers know of it.
     pub(super) record: Arc<ReplicaRecord>,
+    opened: Instant,
     /// The successes that are still to be added to the record.
     pub(super) successes: Tally,
     /// Whether to report the next success to the balancer.
@@ -67,6 +68,7 @@ impl Replica {
             metrics: membership.metrics.clone(),
             balancer: membership.balancer.clone(),
             record: membership.record.clone(),
+            opened: Instant::now(),
             successes: Tally::default(),
             was_late: AtomicBool::new(false),
         }
@@ -244,12 +246,16 @@ impl Replica {
 
     fn remember(&self, class: Class, start: Instant, responded: Option<Instant>, now: Instant) {
         let memory = self.balancer.memory();
-        if class.judgement == Judgement::Success {
+        let judgement = match class.judgement {
+            Judgement::Lost if !self.record.is_lost_anew(self.opened, now) => Judgement::Nothing,
+            judgement => judgement,
+        };
+        if judgement == Judgement::Success {
             self.successes.add(&self.record, now);
         } else {
             self.successes.flush(&self.record, now);
         }
-        memory.learn(self.address, &self.record, class.judgement, start, now);
+        memory.learn(self.address, &self.record, judgement, start, now);
         let proves_nothing = class.judgement == Judgement::Nothing && responded.is_some();
         if proves_nothing && self.record.was_trial(start) {
             // Its caller or its deadline ended a response that went on.
@@ -371,6 +377,28 @@ mod tests {
         assert!(known.replica.has_failed_lately(Instant::now()));
         advance(11 * SECOND).await;
         assert!(!known.replica.has_failed_lately(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_end_with_one_connection_count_once() {
+        let known = Known::new().await;
+        let failures = || known.replica.record.failure_rate(Instant::now()).failures;
+        for _ in 0..10 {
+            known.end(UNARY, Ending::ConnectionLost, false);
+            assert_eq!(failures(), 1);
+        }
+        advance(SECOND).await;
+        let (membership, first) = (&known.membership, &known.replica.connections.first);
+        let next = Replica::new(membership, first.clone());
+        let known = Known {
+            replica: Arc::new(next),
+            ..known
+        };
+        known.end(UNARY, Ending::ConnectionLost, true);
+        assert_eq!(
+            known.replica.record.failure_rate(Instant::now()).failures,
+            2
+        );
     }
 
     #[tokio::test(start_paused = true)]
