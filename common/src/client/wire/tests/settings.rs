@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use futures_util::future::join_all;
+use tokio::{sync::oneshot, time::sleep};
 
 use super::raw::{DATA, HEADERS, RST_STREAM, WINDOW_UPDATE, raw};
 use super::*;
@@ -94,12 +95,14 @@ async fn late_frames_of_calls_that_were_given_up_end_no_connection() {
     let calls = limits::REMEMBERED_RESETS + MORE;
     let (connection, mut raw) = raw().await;
     raw.send_settings(&[]).await;
+    let (arrived, all_arrived) = oneshot::channel();
     let replica = tokio::spawn(async move {
         let mut streams = Vec::new();
         // Each call is a head, its data and its reset.
         while streams.len() < calls {
             streams.push(raw.next_of(HEADERS).await.stream);
         }
+        arrived.send(()).unwrap();
         for _ in 0..calls {
             raw.next_of(RST_STREAM).await;
         }
@@ -120,7 +123,10 @@ async fn late_frames_of_calls_that_were_given_up_end_no_connection() {
         (answered, raw)
     });
     let given_up = join_all((0..calls).map(|_| attempt(&connection)));
-    assert!(timeout(Duration::from_millis(50), given_up).await.is_err());
+    tokio::select! {
+        _ = given_up => unreachable!("there are no responses"),
+        all = timeout(PATIENCE, all_arrived) => all.unwrap().unwrap(),
+    }
     let responded = async {
         while connection.activity.counts().reads < 3 {
             tokio::task::yield_now().await;
@@ -150,7 +156,17 @@ async fn an_upload_holds_little_memory_for_a_replica_that_does_not_read() {
         }
     });
     let upload = connection.attempt(streams::streaming(messages), ReadUntil::Head);
-    assert!(timeout(Duration::from_millis(100), upload).await.is_err());
+    let has_begun = async {
+        while pulled.load(Relaxed) < 64 * 1_024 {
+            tokio::task::yield_now().await;
+        }
+        // For more than there may be.
+        sleep(Duration::from_millis(100)).await;
+    };
+    tokio::select! {
+        _ = upload => unreachable!("there is no response"),
+        begun = timeout(PATIENCE, has_begun) => begun.unwrap(),
+    }
     // What the duplex takes, what h2 holds, and what is on its way between them.
     let most = 64 * 1_024 + limits::SEND_BUFFER + 4 * MESSAGE + 16 * 1_024;
     let pulled = pulled.load(Relaxed);
