@@ -44,7 +44,7 @@
 //! And back:
 //!
 //! 11. `wire/attempt.rs` waits for the head of the response, and reads the frames after it.
-//! 12. `replicas/attempt.rs` follows the response (`ending/reading.rs`). It reads a unary response ahead
+//! 12. `replicas/body.rs` follows the response (`ending/reading.rs`). It reads a unary response ahead
 //!     before the caller gets any of it.
 //! 13. `retry/decide.rs` decides by the class of the ending (`ending/class.rs`) whether another attempt
 //!     follows: the call is at step 6 again. Otherwise `retry/attempts.rs` offers the response to the
@@ -52,9 +52,9 @@
 //! 14. `call.rs` returns the permit with the first data, breaks the body off at the deadline, and stops the
 //!     timing at the end of the body.
 //! 15. `ending/codec.rs` decodes the message for the generated client, and reports one that it refuses.
-//! 16. The body ends or is dropped: `wire/in_flight.rs` frees the stream, and `replicas/attempt.rs` counts
-//!     the attempt and the call. `replicas/replica.rs` tells the cost, the state and the record of the
-//!     replica.
+//! 16. The body ends or is dropped: `wire/in_flight.rs` frees the stream, `replicas/judged_attempt.rs`
+//!     counts the attempt, and `replicas/call_metrics.rs` the call. `replicas/replica.rs` tells the cost,
+//!     the state and the record of the replica.
 //!
 //! Beside the calls of a worker, `discovery/keeper.rs` connects its replicas, and the watch of each
 //! connection (`wire/watch.rs`) sends a health check when a call is late.
@@ -63,7 +63,7 @@
 //!
 //! | thread-local | set by | taken by | why |
 //! |---|---|---|---|
-//! | `CURRENT` in `request/context.rs` | the inbound stack and `call.rs`, at each poll | `call.rs`, `retry/decide.rs`, `replicas/attempt.rs`, `wire/origin.rs`, `wire/request_body.rs` | a handler's code, which makes the call, passes no context on |
+//! | `CURRENT` in `request/context.rs` | the inbound stack and `call.rs`, at each poll | `call.rs`, `retry/decide.rs`, `replicas/attempt.rs`, `replicas/judged_attempt.rs`, `replicas/call_metrics.rs`, `wire/origin.rs`, `wire/request_body.rs` | a handler's code, which makes the call, passes no context on |
 //! | `OFFERED` in `ending/codec.rs` | `retry/attempts.rs`, as the last step of the poll that returns the response | `Codec::decoder`, in the same poll | tonic gives a codec neither the response nor its extensions |
 //!
 //! The state of a replica follows from its connection's end, its failures, its pushbacks and its

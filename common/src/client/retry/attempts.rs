@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::{
     select,
     task::{JoinSet, yield_now},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tonic::Status;
 use tower::Service;
@@ -35,10 +35,7 @@ use crate::{
         choice::balancer::Balancer,
         ending::{class::Ending, failure::Failure, reading::ENCODING},
         method::{CalledMethod, UsualLatency},
-        replicas::{
-            attempt::{CallMetrics, ReplicaBody},
-            replica::Replica,
-        },
+        replicas::{body::ReplicaBody, call_metrics::CallMetrics, replica::Replica},
         retry_policy::RetryPolicy,
         wire::{
             request_body::{Replay, RequestBody},
@@ -134,7 +131,7 @@ impl CallPolicy {
         loop {
             let replica = match self.pick(&call).await {
                 Ok(replica) => replica,
-                Err(failure) => return measured.see(Err(failure)),
+                Err(failure) => return end_with(measured, Err(failure)),
             };
             let outcome = attempt_or_hedge(&mut call, &replica).await;
             let outcome = outcome.and_then(|response| readable(response, call.request.headers()));
@@ -144,7 +141,7 @@ impl CallPolicy {
             });
             let Some(pause) = next else {
                 call.request.body().commit();
-                return measured.see(outcome);
+                return end_with(measured, outcome);
             };
             drop(outcome);
             if !pause.is_zero() {
@@ -165,6 +162,15 @@ impl CallPolicy {
         }
         self.balancer.pick(&call.tried).await
     }
+}
+
+/// Ends a call with the outcome of its last attempt. A response may go on for long.
+fn end_with(measured: CallMetrics, mut outcome: Outcome) -> Outcome {
+    match &mut outcome {
+        Ok(response) => response.body_mut().end_with(measured),
+        Err(failure) => measured.end(failure.ending, Instant::now()),
+    }
+    outcome
 }
 
 /// The response, if its caller can read its messages. tonic refuses others where no replica is judged.

@@ -14,7 +14,7 @@ use crate::client::{
         failure::Failure,
     },
     method::CalledMethod,
-    replicas::{attempt::ReplicaBody, replica::Replica},
+    replicas::{body::ReplicaBody, replica::Replica},
     retry_policy::RetryPolicy,
     wire::request_body::RequestBody,
 };
