@@ -10,7 +10,7 @@ use std::{process::ExitCode, sync::Once};
 
 use clap::{ArgAction, Parser, builder::BoolishValueParser};
 use common::{
-    config::Defaults,
+    config::{Defaults, EXIT_BAD_CONFIGURATION},
     server::{self, Listener},
 };
 
@@ -39,9 +39,6 @@ struct Config {
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// The exit code for settings that contradict each other, as for a bad flag.
-const EXIT_BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let config: Config = Defaults::new().admin_port(9080).parse();

@@ -14,7 +14,7 @@ use std::{process::ExitCode, sync::Once};
 use clap::{ArgAction, Parser, builder::BoolishValueParser};
 use common::{
     client::{self, Channel, Target},
-    config::Defaults,
+    config::{Defaults, EXIT_BAD_CONFIGURATION},
     server::{self, Listener},
     tls::SpiffeId,
 };
@@ -63,9 +63,6 @@ struct Config {
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// The exit code for settings that contradict each other, as for a bad flag.
-const EXIT_BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let config: Config = Defaults::new().admin_port(9081).parse();

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::environment::{self, Variable};
 
-/// The exit code for a bad flag or variable.
-const EXIT_BAD_CONFIGURATION: i32 = 2;
+/// The exit code for a bad flag or variable, and for settings that contradict each other.
+pub const EXIT_BAD_CONFIGURATION: u8 = 2;
 
 /// The end of the help: the variables that are no flags.
 #[cfg(feature = "traces")]
@@ -109,13 +109,13 @@ impl Defaults {
         let parsed = parsed.and_then(|matches| {
             if let Some(error) = environment.complaint(&command, &matches) {
                 eprintln!("{error}");
-                exit(EXIT_BAD_CONFIGURATION)
+                exit(EXIT_BAD_CONFIGURATION.into())
             }
             about::note(About {
                 links: environment.links.clone(),
                 ..about(command.clone(), &matches)
             });
-            missing_runtime::explain(command.get_name(), EXIT_BAD_CONFIGURATION);
+            missing_runtime::explain(command.get_name(), EXIT_BAD_CONFIGURATION.into());
             C::from_arg_matches(&matches)
         });
         parsed.unwrap_or_else(|error| match error.kind() {
@@ -126,7 +126,7 @@ impl Defaults {
             }
             _ => {
                 eprintln!("{}", one_line(command, &error));
-                exit(EXIT_BAD_CONFIGURATION)
+                exit(EXIT_BAD_CONFIGURATION.into())
             }
         })
     }

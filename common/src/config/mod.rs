@@ -15,7 +15,7 @@ pub(crate) mod proxies;
 pub(crate) mod settings;
 
 #[cfg(feature = "cli")]
-pub use self::cli::{Defaults, parse};
+pub use self::cli::{Defaults, EXIT_BAD_CONFIGURATION, parse};
 pub use self::{
     admin_names::{AdminNames, InvalidName},
     proxies::{InvalidNetwork, TrustedProxies},
