@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     thread,
@@ -32,11 +32,14 @@ const SAMPLED: &[u8] = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
 struct Collector {
     endpoint: String,
     exports: Arc<AtomicUsize>,
+    /// The `authorization` of the last export.
+    authorization: Arc<Mutex<Option<HeaderValue>>>,
 }
 
 impl Collector {
     fn start(certificates: &Certificates) -> Self {
         let exports = Arc::<AtomicUsize>::default();
+        let authorization = Arc::<Mutex<Option<HeaderValue>>>::default();
         let tls = Tls::edge(certificates.directory("service1"));
         let config = Config {
             host: [127, 0, 0, 1].into(),
@@ -44,20 +47,23 @@ impl Collector {
             edge_tls: Some(tls.expect("they are valid")),
             ..Config::default()
         };
-        let counted = exports.clone();
+        let (counted, noted) = (exports.clone(), authorization.clone());
         let collector = server::bind(&config, move |_process| {
-            let (over_http, over_grpc) = (counted.clone(), counted.clone());
+            let (counted, noted) = (counted.clone(), noted.clone());
+            let note = move |headers: &HeaderMap| {
+                *noted.lock().expect("no panic") = headers.get("authorization").cloned();
+                counted.fetch_add(1, SeqCst);
+            };
+            let (over_http, over_grpc) = (note.clone(), note);
             let router = Router::new()
                 .route(
                     "/v1/traces",
-                    post(async move || {
-                        over_http.fetch_add(1, SeqCst);
-                    }),
+                    post(async move |headers: HeaderMap| over_http(&headers)),
                 )
                 .route(
                     "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-                    post(async move || {
-                        over_grpc.fetch_add(1, SeqCst);
+                    post(async move |headers: HeaderMap| {
+                        over_grpc(&headers);
                         empty_message()
                     }),
                 );
@@ -66,7 +72,11 @@ impl Collector {
         let collector = collector.expect("its port is free");
         let endpoint = format!("https://localhost:{}", collector.addresses()[0].port());
         serve_aside(collector);
-        Self { endpoint, exports }
+        Self {
+            endpoint,
+            exports,
+            authorization,
+        }
     }
 }
 
@@ -104,6 +114,31 @@ fn a_collector_with_https_gets_spans_over_both_protocols() {
         });
         let log = service1.terminate();
         assert!(!log.has_line(&[("action", "traces")]), "{protocol}");
+    }
+}
+
+#[test]
+fn an_empty_variable_for_traces_hides_no_header_of_the_one_for_all_signals() {
+    let certificates = Certificates::new();
+    let authorities = format!("{}/ca.crt", certificates.directory("service1"));
+    for protocol in ["http/protobuf", "grpc"] {
+        for (of_traces, expected) in [("", "Basic all"), ("authorization=traces", "traces")] {
+            let collector = Collector::start(&certificates);
+            let variables = [
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint),
+                ("OTEL_EXPORTER_OTLP_CERTIFICATE", &authorities),
+                ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20all"),
+                ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", of_traces),
+            ];
+            let service1 = Process::start("service1", &variables);
+            assert_eq!(http::get(service1.http(), NAME).status, 200);
+            wait_for("an export", || {
+                (collector.exports.load(SeqCst) > 0).then_some(())
+            });
+            let authorization = collector.authorization.lock().expect("no panic").clone();
+            assert_eq!(authorization.expect("it is sent"), expected, "{protocol}");
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use http::HeaderMap;
+use percent_encoding::percent_decode_str;
 use tracing::warn;
 
 use crate::{environment, request::trace::Trace};
@@ -91,14 +93,33 @@ pub(crate) fn of_environment() -> Option<Settings> {
     read(environment::text)
 }
 
+/// The headers of the environment for a collector. The exporter reads them as well, but for it an empty
+/// variable for traces hides the one for all signals.
+pub(crate) fn headers_of_environment() -> HeaderMap {
+    headers(environment::text)
+}
+
+/// Reads `key=value` pairs, separated by commas. The values are percent-encoded.
+fn headers(variable: impl Fn(&str) -> Option<String>) -> HeaderMap {
+    let (_, text) = of_otlp(&variable, "HEADERS").unwrap_or_default();
+    let pairs = text.split(',').filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+        Some((name.trim().parse().ok()?, value.parse().ok()?))
+    });
+    pairs.collect::<HeaderMap>()
+}
+
+/// The variable for traces, which has priority, or the one for all signals.
+fn of_otlp(variable: &impl Fn(&str) -> Option<String>, name: &str) -> Option<(String, String)> {
+    let names = ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"];
+    let mut names = names.into_iter().map(|prefix| format!("{prefix}{name}"));
+    names.find_map(|name| variable(&name).map(|value| (name, value)))
+}
+
 fn read(variable: impl Fn(&str) -> Option<String>) -> Option<Settings> {
     let is = |name, expected: &str| variable(name).is_some_and(|it| is(&it, expected));
-    // The variable for traces has priority over the one for all signals.
-    let of_otlp = |name: &str| {
-        let names = ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"];
-        let mut names = names.into_iter().map(|prefix| format!("{prefix}{name}"));
-        names.find_map(|name| variable(&name).map(|value| (name, value)))
-    };
+    let of_otlp = |name: &str| of_otlp(&variable, name);
     if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
         return None;
     }
