@@ -199,11 +199,11 @@ impl<R: Candidate> Balancer<R> {
         self.lock().states().collect()
     }
 
-    /// Picks the replica for the next attempt, if possible none of those that were `tried`. Waits
-    /// while no replica is connected.
-    pub(crate) async fn pick(&self, tried: &[Arc<R>]) -> Result<Arc<R>, Failure> {
+    /// Picks the replica for the next attempt, if possible none of those that were `tried`. An attempt of a
+    /// cheap call may go together with others. Waits while no replica is connected.
+    pub(crate) async fn pick(&self, tried: &[Arc<R>], is_cheap: bool) -> Result<Arc<R>, Failure> {
         loop {
-            if let Some(replica) = self.pick_now(tried) {
+            if let Some(replica) = self.pick_now(tried, is_cheap) {
                 return Ok(replica);
             }
             // Boxed, as the wait is rare and its future is large.
@@ -211,8 +211,8 @@ impl<R: Candidate> Balancer<R> {
         }
     }
 
-    pub(crate) fn pick_now(&self, tried: &[Arc<R>]) -> Option<Arc<R>> {
-        self.lock().pick(tried)
+    pub(crate) fn pick_now(&self, tried: &[Arc<R>], is_cheap: bool) -> Option<Arc<R>> {
+        self.lock().pick(tried, is_cheap)
     }
 
     /// Takes the trial of an ejected replica whose pause is over, if there is one. An idempotent call
@@ -317,6 +317,10 @@ mod tests {
         fn cost(&self) -> f64 {
             1.0
         }
+
+        fn cost_of_joining(&self) -> Option<f64> {
+            None
+        }
     }
 
     /// A balance with one replica that is not connected.
@@ -339,7 +343,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_wait_for_a_replica_that_comes_back_in_time() {
         let (balancer, replica) = balancer();
-        let call = tokio::spawn(async move { balancer.pick(&[]).await.is_ok() });
+        let call = tokio::spawn(async move { balancer.pick(&[], false).await.is_ok() });
         sleep(FAILFAST * 9 / 10).await;
         replica.connect();
         assert!(call.await.unwrap());
@@ -350,7 +354,7 @@ mod tests {
         let (balancer, replica) = balancer();
         advance(Duration::from_secs(1)).await;
         let begin = Instant::now();
-        assert!(balancer.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[], false).await.is_err());
         let waited = begin.elapsed();
         assert_eq!(
             waited,
@@ -358,13 +362,13 @@ mod tests {
             "counted from the start of the absence"
         );
         let begin = Instant::now();
-        assert!(balancer.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[], false).await.is_err());
         assert_eq!(begin.elapsed(), Duration::ZERO);
         replica.connect();
-        assert!(balancer.pick(&[]).await.is_ok());
+        assert!(balancer.pick(&[], false).await.is_ok());
         replica.close();
         let begin = Instant::now();
-        assert!(balancer.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[], false).await.is_err());
         assert_eq!(begin.elapsed(), FAILFAST, "a new absence");
     }
 
@@ -373,9 +377,9 @@ mod tests {
         let (balancer, replica) = balancer();
         replica.connect();
         drop(replica);
-        assert!(balancer.pick_now(&[]).is_none());
+        assert!(balancer.pick_now(&[], false).is_none());
         let begin = Instant::now();
-        assert!(balancer.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[], false).await.is_err());
         assert_eq!(begin.elapsed(), FAILFAST);
     }
 
@@ -387,22 +391,22 @@ mod tests {
         let mut calls = Vec::new();
         for number in 0..limits::MAX_CALLS_WITHOUT_REPLICA {
             let balancer = workers[number % 2].clone();
-            calls.push(tokio::spawn(
-                async move { balancer.pick(&[]).await.is_ok() },
-            ));
+            calls.push(tokio::spawn(async move {
+                balancer.pick(&[], false).await.is_ok()
+            }));
         }
         let is_full = || waiting.calls.load(Relaxed) == limits::MAX_CALLS_WITHOUT_REPLICA;
         while !is_full() {
             tokio::task::yield_now().await;
         }
         let begin = Instant::now();
-        assert!(workers[0].pick(&[]).await.is_err());
+        assert!(workers[0].pick(&[], false).await.is_err());
         assert_eq!(begin.elapsed(), Duration::ZERO, "no place to wait");
         calls.pop().unwrap().abort();
         while is_full() {
             tokio::task::yield_now().await;
         }
-        let call = workers[0].pick(&[]);
+        let call = workers[0].pick(&[], false);
         let waits = tokio::time::timeout(Duration::from_secs(1), call).await;
         assert!(waits.is_err(), "the call waits in the place that was left");
         for call in calls {
@@ -421,7 +425,7 @@ mod tests {
         // Long after calls have begun to fail at once.
         sleep(FAILFAST * 2).await;
         assert!(!wanted.is_finished());
-        assert!(balancer.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[], false).await.is_err());
         assert!(wanted.await.is_ok());
     }
 
@@ -434,7 +438,7 @@ mod tests {
         let begin = Instant::now();
         advance(FAILFAST / 2).await;
         balancer.apply(replica.address, Event::ConnectFailed);
-        assert!(balancer.pick(&[]).await.is_err());
+        assert!(balancer.pick(&[], false).await.is_err());
         assert_eq!(begin.elapsed(), FAILFAST);
     }
 
@@ -442,7 +446,7 @@ mod tests {
     async fn a_replica_has_another_while_that_is_up() {
         let (balancer, replica) = balancer();
         replica.connect();
-        let only = balancer.pick_now(&[]).expect("it is up");
+        let only = balancer.pick_now(&[], false).expect("it is up");
         assert!(!balancer.has_other(&only));
         let second = balancer.join(([127, 0, 0, 1], 2).into());
         second.connect();

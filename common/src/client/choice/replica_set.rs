@@ -1,8 +1,9 @@
 //! [`ReplicaSet`]: the replicas of a service by state, and the pick of one for an attempt.
 //!
 //! The pick takes one of two random replicas: the first, unless the second costs far less ("power
-//! of two choices"). So callers do not all turn to the same best replica. Replicas that are late or
-//! resting get calls only while no replica is up, and ejected ones only while no other is connected.
+//! of two choices"). So callers do not all turn to the same best replica. Cheap calls of one turn of
+//! the event loop go together: the last pick is the first of the two while calls to it are still to be
+//! sent, so that they share a write and wake the replica once. Replicas that are late or resting get calls only while no replica is up, and ejected ones only while no other is connected.
 //! Beside that, an ejected replica gets single calls as trials.
 //!
 //! [`Cost`] is the cost of one more call on a replica.
@@ -40,6 +41,9 @@ const AWAY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) trait Candidate: Send + Sync {
     /// The cost of one more call, relative to that of a usual replica without calls.
     fn cost(&self) -> f64;
+
+    /// The cost of one more call that goes together with others; `None` if none is about to be sent.
+    fn cost_of_joining(&self) -> Option<f64>;
 }
 
 #[derive(Debug)]
@@ -65,6 +69,8 @@ pub(crate) struct ReplicaSet<R> {
     ejected: Vec<Arc<R>>,
     /// Whether a replica rests: a state that ends with time.
     has_rests: bool,
+    /// The place of the last pick in the list that it was picked from.
+    last_pick: usize,
 }
 
 impl<R: Candidate> ReplicaSet<R> {
@@ -77,6 +83,7 @@ impl<R: Candidate> ReplicaSet<R> {
             standby: Vec::new(),
             ejected: Vec::new(),
             has_rests: false,
+            last_pick: 0,
         }
     }
 
@@ -122,13 +129,14 @@ impl<R: Candidate> ReplicaSet<R> {
         self.up.len()
     }
 
-    /// Picks the replica for the next attempt, if possible none of those that were `tried`.
-    pub(crate) fn pick(&mut self, tried: &[Arc<R>]) -> Option<Arc<R>> {
+    /// Picks the replica for the next attempt, if possible none of those that were `tried`. An attempt of a
+    /// cheap call may go together with others.
+    pub(crate) fn pick(&mut self, tried: &[Arc<R>], is_cheap: bool) -> Option<Arc<R>> {
         if self.has_rests {
             self.end_rests(Instant::now());
         }
         self.look();
-        self.cheapest(tried)
+        self.cheapest(tried, is_cheap)
     }
 
     /// Picks a replica that is up and was not `tried`.
@@ -208,6 +216,7 @@ impl<R: Candidate> ReplicaSet<R> {
         let lists = [&mut self.up, &mut self.standby, &mut self.ejected];
         lists.into_iter().for_each(Vec::clear);
         self.has_rests = false;
+        self.last_pick = 0;
         for member in &self.all {
             member.show();
             let Some(replica) = &member.connected else {
@@ -224,14 +233,15 @@ impl<R: Candidate> ReplicaSet<R> {
         }
     }
 
-    fn cheapest(&self, tried: &[Arc<R>]) -> Option<Arc<R>> {
+    fn cheapest(&mut self, tried: &[Arc<R>], is_cheap: bool) -> Option<Arc<R>> {
         let lists = [&self.up, &self.standby, &self.ejected];
         let best = lists.into_iter().find(|list| !list.is_empty())?;
         if tried.is_empty() {
-            return match &best[..] {
-                [only] => Some(only.clone()),
-                several => Some(cheaper_of_two(several)),
+            self.last_pick = match best.len() {
+                1 => 0,
+                _ => cheaper_of_two(best, is_cheap.then_some(self.last_pick)),
             };
+            return Some(best[self.last_pick].clone());
         }
         cheapest_of(&self.up, tried)
             .or_else(|| cheapest_of(&self.standby, tried))
@@ -278,14 +288,18 @@ impl<R> Member<R> {
     }
 }
 
-/// Picks one of two random replicas. `replicas` has at least two.
-fn cheaper_of_two<R: Candidate>(replicas: &[Arc<R>]) -> Arc<R> {
-    let one = fastrand::usize(..replicas.len());
+/// Picks one of two replicas, and returns its place. The first is the last pick while a call can join others
+/// there, and else random; the second is a random other. `replicas` has at least two.
+fn cheaper_of_two<R: Candidate>(replicas: &[Arc<R>], last_pick: Option<usize>) -> usize {
+    let joined = last_pick.and_then(|last| Some((last, replicas[last].cost_of_joining()?)));
+    let (one, cost) = joined.unwrap_or_else(|| {
+        let one = fastrand::usize(..replicas.len());
+        (one, replicas[one].cost())
+    });
     let other = fastrand::usize(..replicas.len() - 1);
     let other = other + usize::from(other >= one);
-    let (one, other) = (&replicas[one], &replicas[other]);
-    let prefer_other = other.cost() * FAR_LESS < one.cost();
-    if prefer_other { other } else { one }.clone()
+    let prefer_other = replicas[other].cost() * FAR_LESS < cost;
+    if prefer_other { other } else { one }
 }
 
 /// The cheapest replica that was not tried. Retries and hedges are too few to overload it.
@@ -313,6 +327,10 @@ const SLOWEST: f64 = 20.0;
 /// The load of a stream whose first message has come, as a share of a call that waits. Such a stream
 /// may be quiet for hours.
 const OPEN: f64 = 1.0 / 64.0;
+
+/// The most calls that go to a replica together at the cost of the first. With one replica about ten calls
+/// share a write. More would keep a replica busy while others stand idle.
+const BATCH: u64 = 8;
 
 /// How slow a replica is, and the calls on it.
 ///
@@ -351,10 +369,22 @@ impl Cost {
     }
 
     /// The cost of one more call beside those in flight. 1 is that of a replica without calls.
-    #[allow(clippy::cast_precision_loss)] // far below 2⁵²
     pub(crate) fn of_a_call(&self) -> f64 {
+        self.beside(self.waiting.load(Relaxed))
+    }
+
+    /// The cost of one more call that is sent together with `unsent` others: as for the first of them, unless
+    /// they are more than [`BATCH`].
+    pub(crate) fn of_joining(&self, unsent: u64) -> f64 {
+        let waiting = self.waiting.load(Relaxed);
+        self.beside(waiting.saturating_sub(unsent.min(BATCH)))
+    }
+
+    /// The cost of one more call beside so many that wait, and the open streams.
+    #[allow(clippy::cast_precision_loss)] // far below 2⁵²
+    fn beside(&self, waiting: u64) -> f64 {
         let averages = lock(&self.averages).at(Instant::now());
-        let waiting = self.waiting.load(Relaxed) as f64;
+        let waiting = waiting as f64;
         let open = self.open.load(Relaxed) as f64;
         averages.slowness * (1.0 + waiting + open * OPEN)
     }
@@ -442,14 +472,24 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::client::ending::judgement::Judgement;
+    use crate::{client::ending::judgement::Judgement, sync::atomic::AtomicBool};
 
     #[derive(Debug)]
-    struct Fake(f64);
+    struct Fake(f64, AtomicBool); // the cost, and whether it has calls to join
+
+    impl Fake {
+        fn new(cost: f64) -> Self {
+            Self(cost, AtomicBool::new(false))
+        }
+    }
 
     impl Candidate for Fake {
         fn cost(&self) -> f64 {
             self.0
+        }
+
+        fn cost_of_joining(&self) -> Option<f64> {
+            self.1.load(Relaxed).then_some(self.0)
         }
     }
 
@@ -473,7 +513,7 @@ mod tests {
     }
 
     fn connect(replica_set: &mut ReplicaSet<Fake>, number: usize, cost: f64) {
-        replica_set.connect(address(number), Arc::new(Fake(cost)), Instant::now());
+        replica_set.connect(address(number), Arc::new(Fake::new(cost)), Instant::now());
     }
 
     fn apply(replica_set: &mut ReplicaSet<Fake>, number: usize, event: Event) {
@@ -496,7 +536,7 @@ mod tests {
     fn picks(replica_set: &mut ReplicaSet<Fake>) -> HashMap<String, usize> {
         let mut picks = HashMap::new();
         for _ in 0..3_000 {
-            let pick = replica_set.pick(&[]).unwrap();
+            let pick = replica_set.pick(&[], false).unwrap();
             *picks.entry(pick.0.to_string()).or_default() += 1;
         }
         picks
@@ -518,12 +558,64 @@ mod tests {
     }
 
     #[test]
+    fn cheap_calls_go_together_until_they_are_sent() {
+        let mut replica_set = replica_set(&[1.0, 1.5, 1.9]);
+        let mut batches = HashMap::new();
+        for _ in 0..3_000 {
+            let first = replica_set.pick(&[], true).unwrap();
+            first.1.store(true, Relaxed);
+            for _ in 0..10 {
+                assert!(Arc::ptr_eq(&replica_set.pick(&[], true).unwrap(), &first));
+            }
+            first.1.store(false, Relaxed);
+            *batches.entry(first.0.to_string()).or_insert(0) += 1;
+        }
+        let is_even = batches.values().all(|them| (850..1_150).contains(them));
+        assert!(batches.len() == 3 && is_even, "{batches:?}");
+    }
+
+    #[test]
+    fn dear_calls_do_not_go_together() {
+        let mut replica_set = replica_set(&[1.0, 1.5, 1.9]);
+        for replica in &replica_set.up {
+            replica.1.store(true, Relaxed);
+        }
+        let picks = picks(&mut replica_set);
+        let is_even = picks.values().all(|picks| (850..1_150).contains(picks));
+        assert!(picks.len() == 3 && is_even, "{picks:?}");
+    }
+
+    #[test]
+    fn no_call_joins_others_on_a_replica_that_costs_far_more() {
+        let mut replica_set = replica_set(&[9.0, 1.0]);
+        for replica in &replica_set.up {
+            replica.1.store(true, Relaxed);
+        }
+        for _ in 0..100 {
+            replica_set.last_pick = 0;
+            assert!((replica_set.pick(&[], true).unwrap().0 - 1.0).abs() < 0.1);
+        }
+    }
+
+    #[test]
+    fn no_call_joins_others_on_a_replica_that_is_not_up_any_more() {
+        let mut replica_set = replica_set(&[1.0, 1.0, 1.5]);
+        let first = replica_set.pick(&[], true).unwrap();
+        first.1.store(true, Relaxed);
+        let number = (0..3).find(|it| replica_set.is_connected_as(address(*it), &first));
+        apply(&mut replica_set, number.unwrap(), Event::HealthCheckSent);
+        for _ in 0..100 {
+            assert!(!Arc::ptr_eq(&replica_set.pick(&[], true).unwrap(), &first));
+        }
+    }
+
+    #[test]
     fn a_replica_without_a_connection_is_not_picked() {
         let mut replica_set = replica_set(&[1.0, 9.0]);
         apply(&mut replica_set, 0, Event::Closed);
         assert_eq!(picks(&mut replica_set)["9"], 3_000);
         apply(&mut replica_set, 1, Event::Closed);
-        assert!(replica_set.pick(&[]).is_none());
+        assert!(replica_set.pick(&[], false).is_none());
         assert!(!replica_set.is_any_connected());
     }
 
@@ -620,9 +712,13 @@ mod tests {
     fn a_second_attempt_goes_to_another_replica_if_there_is_one() {
         let mut replica_set = replica_set(&[1.0, 9.0]);
         let first = replica_set.pick_other(&[]).unwrap();
-        let second = replica_set.pick(std::slice::from_ref(&first)).unwrap();
+        let second = replica_set
+            .pick(std::slice::from_ref(&first), false)
+            .unwrap();
         assert!((second.0 - 9.0).abs() < 0.1);
-        let third = replica_set.pick(&[first.clone(), second.clone()]).unwrap();
+        let third = replica_set
+            .pick(&[first.clone(), second.clone()], false)
+            .unwrap();
         assert!((third.0 - 1.0).abs() < 0.1);
         assert!(replica_set.pick_other(&[first, second]).is_none());
     }
@@ -708,7 +804,7 @@ mod tests {
                 now += Duration::from_secs(seconds);
                 match happening {
                     Happening::Event(Event::Connected) => {
-                        replica_set.connect(address(number), Arc::new(Fake(1.0)), now);
+                        replica_set.connect(address(number), Arc::new(Fake::new(1.0)), now);
                     }
                     Happening::Event(event) => {
                         replica_set.apply(address(number), event, now);
@@ -721,14 +817,14 @@ mod tests {
                 replica_set.end_rests(now);
                 let ejected = replica_set.all.iter().filter(|member| member.record.is_ejected());
                 prop_assert!(ejected.count() <= 2);
-                prop_assert_eq!(replica_set.is_any_connected(), replica_set.cheapest(&[]).is_some());
+                prop_assert_eq!(replica_set.is_any_connected(), replica_set.cheapest(&[], false).is_some());
                 let connected = replica_set.all.iter().filter(|member| member.state.is_connected());
                 let sum = replica_set.up.len() + replica_set.standby.len() + replica_set.ejected.len();
                 prop_assert_eq!(connected.count(), sum);
             }
             for number in 0..4 {
                 replica_set.apply(address(number), Event::Closed, now);
-                replica_set.connect(address(number), Arc::new(Fake(1.0)), now);
+                replica_set.connect(address(number), Arc::new(Fake::new(1.0)), now);
             }
             let well = now + Duration::from_mins(2);
             while now < well {
@@ -775,6 +871,17 @@ mod tests {
         cost.end(false);
         cost.end(false);
         assert!((cost.of_a_call() - 1.0).abs() < 0.01);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_joins_others_costs_as_much_as_the_first_of_a_batch() {
+        let cost = settled().await;
+        (0..3).for_each(|_| cost.begin()); // sent before
+        (0..BATCH).for_each(|_| cost.begin());
+        assert!((cost.of_joining(BATCH) - 4.0).abs() < 0.01);
+        (0..2).for_each(|_| cost.begin());
+        assert!((cost.of_joining(BATCH + 2) - 6.0).abs() < 0.01);
+        assert!((cost.of_a_call() - 14.0).abs() < 0.01);
     }
 
     #[tokio::test(start_paused = true)]

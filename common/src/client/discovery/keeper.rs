@@ -258,6 +258,10 @@ mod tests {
         fn cost(&self) -> f64 {
             1.0
         }
+
+        fn cost_of_joining(&self) -> Option<f64> {
+            None
+        }
     }
 
     impl Connected for Fake {

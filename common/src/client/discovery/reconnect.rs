@@ -344,6 +344,10 @@ mod tests {
         fn cost(&self) -> f64 {
             1.0
         }
+
+        fn cost_of_joining(&self) -> Option<f64> {
+            None
+        }
     }
 
     impl Connected for Fake {
@@ -393,9 +397,9 @@ mod tests {
         let keeping = keep(&membership, connect, |_| {});
         let look = async {
             sleep(Duration::from_millis(500)).await;
-            let silent = balancer.pick_now(&[]).expect("it is connected");
+            let silent = balancer.pick_now(&[], false).expect("it is connected");
             sleep(Duration::from_secs(3)).await;
-            let another = balancer.pick_now(&[]).expect("another is connected");
+            let another = balancer.pick_now(&[], false).expect("another is connected");
             assert!(!Arc::ptr_eq(&silent, &another));
             assert!(silent.is_replaced.load(Relaxed) && !another.is_replaced.load(Relaxed));
         };
@@ -435,7 +439,7 @@ mod tests {
         assert_eq!(attempts.get(), 2, "one connection beside it is tried");
         assert!(
             !balancer
-                .pick_now(&[])
+                .pick_now(&[], false)
                 .expect("it stays")
                 .is_replaced
                 .load(Relaxed)
@@ -496,21 +500,24 @@ mod tests {
         let watch = async {
             loop {
                 sleep(Duration::from_millis(20)).await;
-                match balancer.pick_now(&[]).map(|replica| replica.end) {
+                match balancer.pick_now(&[], false).map(|replica| replica.end) {
                     Some(None) => break,
                     Some(Some((end, _))) => {
                         assert!(end >= Instant::now());
                         *quiet_since.borrow_mut() = Instant::now();
                     }
                     None if is_wanted => {
-                        let _ = timeout(Duration::from_millis(1), balancer.pick(&[])).await;
+                        let _ = timeout(Duration::from_millis(1), balancer.pick(&[], false)).await;
                     }
                     None => {}
                 }
                 assert!(quiet_since.borrow().elapsed() < longest, "stuck");
             }
             sleep(Duration::from_secs(100)).await;
-            assert!(balancer.pick_now(&[]).is_some(), "it stays connected");
+            assert!(
+                balancer.pick_now(&[], false).is_some(),
+                "it stays connected"
+            );
         };
         select! {
             () = keep(&membership, connect, |_| {}) => unreachable!(),
@@ -582,7 +589,7 @@ mod tests {
             let mut calls = Vec::new();
             for _ in 0..100 {
                 sleep(Duration::from_millis(50)).await;
-                calls.extend(balancer.pick_now(&[]));
+                calls.extend(balancer.pick_now(&[], false));
                 if !keeps_calls {
                     calls.clear();
                 }

@@ -90,6 +90,11 @@ impl Candidate for Replica {
     fn cost(&self) -> f64 {
         self.cost.of_a_call()
     }
+
+    fn cost_of_joining(&self) -> Option<f64> {
+        let unsent = self.connections.first.activity.unsent();
+        (unsent > 0).then(|| self.cost.of_joining(unsent))
+    }
 }
 
 impl Live for Replica {

@@ -160,7 +160,8 @@ impl CallPolicy {
                 None => {}
             }
         }
-        self.balancer.pick(&call.tried).await
+        let is_cheap = call.method.is_cheap();
+        self.balancer.pick(&call.tried, is_cheap).await
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct ConnectionActivity {
     /// Reads that brought at least one byte.
     reads: AtomicU64,
+    /// The requests that h2 has got since the driver of the connection ran last.
+    unsent: AtomicU64,
     begun: AtomicU64,
     settled: AtomicU64,
     ended: AtomicU64,
@@ -172,6 +174,21 @@ impl ConnectionActivity {
         if self.in_flight() == 0 {
             self.call_begun.notified().await;
         }
+    }
+
+    /// Counts a request that h2 has got. It goes out when the driver of the connection runs.
+    pub(super) fn count_unsent(&self) {
+        self.unsent.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that the driver has run: h2 has written what it had, or waits for the socket to take it.
+    pub(super) fn note_driven(&self) {
+        self.unsent.store(0, Relaxed);
+    }
+
+    /// The requests that h2 has got since the driver ran last. The next one shares their write.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.unsent.load(Relaxed)
     }
 
     /// Counts a read that brought these bytes.

@@ -71,6 +71,7 @@ impl Connection {
         let (response, mut stream) = sender
             .send_request(Request::from_parts(head, ()), false)
             .map_err(|error| Failure::of_sending(&error))?;
+        self.activity.count_unsent();
         let mut upload = match body {
             RequestBody::Message(message) => {
                 stream.send_data(message, true)?;

@@ -121,6 +121,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             this.connection.set_initial_window_size(same).is_ok()
         });
         let end = Pin::new(&mut self.connection).poll(cx);
+        self.activity.note_driven();
         let reads = self.activity.counts().reads;
         if reads != self.reads {
             self.reads = reads;

@@ -25,6 +25,10 @@ impl Candidate for Fake {
     fn cost(&self) -> f64 {
         1.0
     }
+
+    fn cost_of_joining(&self) -> Option<f64> {
+        None
+    }
 }
 
 fn address(number: u16) -> SocketAddr {

@@ -1,6 +1,12 @@
 //! Calls whose request is one message.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use futures_util::FutureExt;
+use tokio::task::yield_now;
 
 use super::raw::{GOAWAY, HEADERS, raw};
 use super::*;
@@ -299,5 +305,35 @@ async fn a_question_survives_a_reply_whose_details_are_no_base64() {
         .await;
         let reply = timeout(PATIENCE, connection.serves()).await;
         assert_eq!(reply, Ok(Err("it says that it is unavailable")));
+    }
+}
+
+/// The test's task runs until it waits, and the driver only then.
+#[tokio::test]
+async fn a_call_is_unsent_until_the_driver_has_run() {
+    let connection = connection(drive).await;
+    assert_eq!(connection.activity.unsent(), 0);
+    let mut call = pin!(connection.attempt(request(), ReadUntil::FirstFrame));
+    assert!((&mut call).now_or_never().is_none());
+    assert_eq!(connection.activity.unsent(), 1);
+    timeout(PATIENCE, sent(&connection)).await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_that_the_socket_does_not_take_draw_no_others() {
+    let (ours, _theirs) = duplex(64); // less than the preface, the settings and a call
+    let origin = Origin::in_memory(RequestIdNames::Both);
+    let connection = Connection::with_io(ours, origin, Arc::default())
+        .await
+        .unwrap();
+    let mut call = pin!(connection.attempt(request(), ReadUntil::FirstFrame));
+    assert!((&mut call).now_or_never().is_none());
+    assert_eq!(connection.activity.unsent(), 1);
+    timeout(PATIENCE, sent(&connection)).await.unwrap();
+}
+
+async fn sent(connection: &Connection) {
+    while connection.activity.unsent() > 0 {
+        yield_now().await;
     }
 }
