@@ -15,6 +15,7 @@
 //! | `body` | bodies that wrap others, and the deadline of a future or a body |
 //! | `telemetry` | [`metrics`]: counters of each thread, and those of the service; [`logging`]: bunyan records on stdout, a buffer for each worker; `traces`: spans and their export |
 //! | [`tls`] | certificates: those of the service, and who its peers are |
+//! | `transport` | the bytes below HTTP: TCP, TLS, or what a test has in its place |
 //! | `calls` | how many calls to other services are in flight, and how many may be |
 //! | [`config`] | [`Config`], the flags and variables of every service; [`config::parse`]; the subcommand `healthcheck` |
 //! | `problem` | [`Problem`]: errors for people; the table from gRPC codes to HTTP statuses |
@@ -93,6 +94,7 @@ pub mod server;
 mod sync;
 mod telemetry;
 pub mod tls;
+mod transport;
 
 pub use config::settings::Config;
 pub use problem::Problem;

@@ -92,9 +92,10 @@ pub use self::{
     channel::Channel,
     config::{Config, RequestIdNames},
     ending::codec::{Codec, Decoder},
-    network::{BoxConnection, BoxFuture, Io, Network},
+    network::{BoxConnection, BoxFuture, Network},
     retry_policy::RetryPolicy,
     serving::wait_until_serving,
     stack::Client,
     target::{InvalidTarget, Target},
 };
+pub use crate::transport::Io;

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use crate::transport::Io;
 
 /// Looks up the names of a service and connects to its replicas, in place of the resolver and the
 /// sockets of the system. It is for tests, such as simulations of a network, and for transports that
@@ -45,8 +45,3 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 
 
 /// A connection of a [`Network`].
 pub type BoxConnection = Box<dyn Io>;
-
-/// Bytes in both directions. All types that can be are one.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}

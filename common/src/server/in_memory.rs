@@ -23,7 +23,7 @@ use super::{
     stack::inbound,
     worker::{Worker, WorkerSettings},
 };
-use crate::{config::settings::Config, request::dialect::Dialect};
+use crate::{config::settings::Config, request::dialect::Dialect, transport::Transport};
 
 /// The bytes that a connection holds before its reader takes them.
 const PIPE: usize = 64 * 1_024;
@@ -170,7 +170,7 @@ impl InMemory {
         self.open.track_future(async move {
             let permit = worker.settings.connections.admit(client).await;
             worker
-                .serve(listener, permit.handle.clone(), None, io)
+                .serve(listener, permit.handle.clone(), None, Transport::of(io))
                 .await;
         })
     }

@@ -8,7 +8,6 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::mpsc::UnboundedReceiver,
     task::JoinSet,
@@ -38,7 +37,7 @@ use super::{
     },
     stack::{inbound, with_layers},
 };
-use crate::{config::settings::Config, request::dialect::Dialect, tls::Peer};
+use crate::{config::settings::Config, request::dialect::Dialect, tls::Peer, transport::Transport};
 
 /// What the workers of a process share.
 #[derive(Debug, Clone)]
@@ -176,6 +175,7 @@ impl Worker {
     ) {
         let dialect = self.ports[port].dialect;
         let Some(certificates) = self.settings.certificates(dialect) else {
+            let socket = Transport::Tcp(socket);
             return self.serve(port, handle, None, socket).await;
         };
         // On the heap, because what follows is far larger than a connection that waits for its handshake.
@@ -186,15 +186,13 @@ impl Worker {
     }
 
     /// Serves a connection to its end. `peer` is the one that mutual TLS has shown.
-    pub(crate) async fn serve<T>(
+    pub(crate) async fn serve(
         &self,
         port: usize,
         handle: Arc<ConnectionHandle>,
         peer: Option<Peer>,
-        socket: T,
-    ) where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+        socket: Transport,
+    ) {
         let (port, limits) = (&self.ports[port], &self.settings.limits);
         let connection = Arc::new(ConnectionState::new(handle, self.capacity.clone(), peer));
         let service = inbound(port.clone(), connection.clone(), limits.keep_alive.clone());

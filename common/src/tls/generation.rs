@@ -11,8 +11,8 @@ use rustls::{
     sign::SingleCertAndKey,
     version::{TLS12, TLS13},
 };
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::io::BufReader;
+use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::{
     directory::Purpose,
@@ -22,7 +22,7 @@ use super::{
     invalid::InvalidTls,
     material::CheckedFiles,
 };
-use crate::limits;
+use crate::{limits, transport::Transport};
 
 /// The protocols that a mesh port and its clients speak (RFC 7301).
 const MESH_PROTOCOLS: &[&[u8]] = &[b"h2"];
@@ -87,17 +87,18 @@ impl LoadedTls {
 
     /// Opens TLS as a client, to the service of this name. If a peer is `expected`, the certificate of the
     /// service must be that of the peer, whatever the name.
-    pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    pub(crate) async fn connect(
         &self,
-        socket: S,
+        socket: Transport,
         host: &str,
         expected: Option<&SpiffeId>,
-    ) -> io::Result<TlsStream<BufReader<S>>> {
+    ) -> io::Result<Transport> {
         let host = host.trim_start_matches('[').trim_end_matches(']'); // of an IPv6 address
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connector = TlsConnector::from(self.client_that_expects(expected));
         let socket = BufReader::with_capacity(limits::TLS_READ_BUFFER, socket);
-        connector.connect(name, socket).await.map_err(in_words)
+        let stream = connector.connect(name, socket).await.map_err(in_words)?;
+        Ok(Transport::tls(TlsStream::Client(stream)))
     }
 
     fn client_that_expects(&self, expected: Option<&SpiffeId>) -> Arc<ClientConfig> {
@@ -252,7 +253,11 @@ mod tests {
         let (near, far) = tokio::io::duplex(64 * 1_024);
         let acceptor = TlsAcceptor::from(server.server.clone());
         let (connected, accepted) = tokio::join!(
-            client.connect(near, "10-0-0-7.nodes.example", expected.as_ref()),
+            client.connect(
+                Transport::of(near),
+                "10-0-0-7.nodes.example",
+                expected.as_ref()
+            ),
             acceptor.accept(far),
         );
         let mut connected = connected.map_err(|error| error.to_string())?;
@@ -261,7 +266,10 @@ mod tests {
         accepted.write_all(b"x").await.unwrap();
         accepted.flush().await.unwrap();
         connected.read_u8().await.unwrap();
-        let kind = connected.get_ref().1.handshake_kind();
+        let Transport::Tls(tls) = connected else {
+            panic!("it has TLS");
+        };
+        let kind = tls.get_ref().1.handshake_kind();
         Ok(kind.expect("it is complete"))
     }
 

@@ -34,7 +34,7 @@ pub(crate) use self::any_peer::unverified_client;
 pub(crate) use self::{
     channel::ClientTls,
     generation::is_of_other_name,
-    identity::Peer,
+    identity::{Peer, TrustVersion},
     reload::{facts, time_to_drain},
 };
 pub use self::{

@@ -17,6 +17,7 @@ const ROOMS: &[&[&str]] = &[
         "limits",
         "ports",
         "sync",
+        "transport",
     ],
     &["pages"],
     &["rate_limit", "request"],

@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     select,
     sync::watch,
     time::{Instant, sleep},
@@ -29,6 +28,7 @@ use crate::{
     },
     limits,
     tls::is_of_other_name,
+    transport::Io,
 };
 
 /// The pauses between attempts to connect a replica. gRPC's defaults (1 s × 1.6, up to 120 s) suit
@@ -121,7 +121,7 @@ pub(crate) async fn keep_connected<R: Connected>(
 
 /// Keeps an open connection in `balancer` until its end, as the replica at `address`.
 pub(crate) async fn keep_open_connection(
-    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    io: impl Io + 'static,
     address: SocketAddr,
     origin: Origin,
     balancer: Balancer<Replica>,

@@ -1,12 +1,11 @@
 //! How a connection is opened: TCP, TLS, HTTP/2 with its settings, and a health check.
 
-use std::{future::pending, io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::{FutureExt, future::join};
 use h2::client::Builder;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{sleep, timeout},
 };
@@ -21,7 +20,8 @@ use super::{
 };
 use crate::{
     limits,
-    tls::{ClientTls, time_to_drain},
+    tls::{ClientTls, Tls, TrustVersion, time_to_drain},
+    transport::{Io, Transport},
 };
 
 impl Connection {
@@ -49,7 +49,7 @@ impl Connection {
     ) -> io::Result<Arc<Self>> {
         if let Some(network) = origin.network.clone() {
             let io = timeout(limits::CONNECT_TIMEOUT, network.connect(address)).await??;
-            return Self::secure(io, origin, room).await;
+            return Self::secure(Transport::Other(io), origin, room).await;
         }
         let socket = timeout(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         socket.set_nodelay(true)?;
@@ -59,45 +59,37 @@ impl Connection {
             .with_time(limits::TCP_KEEPALIVE_IDLE)
             .with_interval(limits::TCP_KEEPALIVE_INTERVAL);
         options.set_tcp_keepalive(&keepalive)?;
-        Self::secure(socket, origin, room).await
+        Self::secure(Transport::Tcp(socket), origin, room).await
     }
 
     /// Starts HTTP/2, over TLS if the origin has it.
-    async fn secure(
-        socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        origin: Origin,
-        room: Arc<Room>,
-    ) -> io::Result<Arc<Self>> {
+    async fn secure(socket: Transport, origin: Origin, room: Arc<Room>) -> io::Result<Arc<Self>> {
         let Some(ClientTls { tls, expected }) = origin.tls.clone() else {
-            return Self::with_io(socket, origin, room).await;
+            return Self::start(socket, origin, room, None).await;
         };
         let generation = tls.current();
         let host = origin.authority.host();
         let connecting = generation.connect(socket, host, expected.as_ref());
         let socket = timeout(limits::HANDSHAKE_TIMEOUT, connecting).await??;
-        let trust = generation.trust;
-        let outdated = async move {
-            tls.outdates(trust).await;
-            sleep(time_to_drain()).await;
-        };
-        Self::start(socket, origin, room, outdated).await
+        let trust = Some((tls, generation.trust));
+        Self::start(socket, origin, room, trust).await
     }
 
     /// Starts HTTP/2 on a connection that is open already.
     pub(crate) async fn with_io(
-        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        io: impl Io + 'static,
         origin: Origin,
         room: Arc<Room>,
     ) -> io::Result<Arc<Self>> {
-        Self::start(io, origin, room, pending()).await
+        Self::start(Transport::of(io), origin, room, None).await
     }
 
-    /// Starts HTTP/2. The connection takes no new calls once it is `outdated`.
+    /// Starts HTTP/2. The connection takes no new calls once the `trust` that TLS began with is outdated.
     async fn start(
-        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        io: Transport,
         origin: Origin,
         room: Arc<Room>,
-        outdated: impl Future<Output = ()> + Send + 'static,
+        trust: Option<(Tls, TrustVersion)>,
     ) -> io::Result<Arc<Self>> {
         let activity = Arc::new(ConnectionActivity::new(room));
         let io = {
@@ -112,7 +104,11 @@ impl Connection {
         let outdating = {
             let activity = activity.clone();
             async move {
-                outdated.await;
+                let Some((tls, trust)) = trust else {
+                    return;
+                };
+                tls.outdates(trust).await;
+                sleep(time_to_drain()).await;
                 activity.close(Closed::Outdated);
             }
         };

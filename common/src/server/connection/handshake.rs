@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsStream};
 use tracing::info;
 
 use super::handshake_permits::{HandshakePermit, Stage};
@@ -26,6 +26,7 @@ use crate::{
     server::capacity::handle::{Close, ConnectionHandle},
     telemetry::metrics,
     tls::{AllowedPeers, Peer, Tls},
+    transport::Transport,
 };
 
 /// The first byte of each TLS connection: a handshake record (RFC 8446, 5.1).
@@ -36,7 +37,7 @@ const SPEAK_TLS: &str = "This port speaks TLS, and the request came without; sen
     HTTP client with a URL that begins with https, a gRPC client with its certificate.";
 
 /// A connection with TLS, and the peer that mutual TLS has shown.
-type Shaken = (TlsStream<BufReader<TcpStream>>, Option<Peer>);
+type Shaken = (Transport, Option<Peer>);
 
 /// The certificates of a port, and who may call it.
 #[derive(Debug, Clone)]
@@ -157,6 +158,7 @@ async fn shake_hands(
         return Err(io::Error::other("the client speaks no TLS"));
     }
     let generation = tls.current();
+    let socket = Transport::Tcp(socket);
     let socket = BufReader::with_capacity(limits::TLS_READ_BUFFER, socket);
     let stream = TlsAcceptor::from(generation.server.clone())
         .accept(socket)
@@ -169,7 +171,7 @@ async fn shake_hands(
             return Err(io::Error::other("the authorities have changed meanwhile"));
         }
     }
-    Ok((stream, peer))
+    Ok((Transport::tls(TlsStream::Server(stream)), peer))
 }
 
 /// Tells a client that speaks no TLS, and reads what it sends until it closes.

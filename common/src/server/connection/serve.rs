@@ -21,10 +21,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulConnection},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
 use super::{
@@ -39,18 +36,18 @@ use crate::{
     limits,
     request::{context::Deadline, dialect::Dialect},
     telemetry::metrics,
+    transport::Transport,
 };
 
 /// Serves a connection to a port of this dialect to its end. `service` is the inbound stack of its
 /// requests.
-pub(crate) async fn serve<T, S, B>(
-    socket: T,
+pub(crate) async fn serve<S, B>(
+    socket: Transport,
     port: &dyn Dialect,
     limits: &ConnectionLimits,
     connection: Arc<ConnectionState>,
     service: S,
 ) where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: tower::Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Send
         + 'static,

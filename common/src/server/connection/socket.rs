@@ -11,7 +11,6 @@
 //!   of the response, the client must see a reset.
 
 use std::{
-    any::Any,
     future::Future,
     io,
     mem::{self, MaybeUninit},
@@ -28,18 +27,16 @@ use rustix::{
 };
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufReader, ReadBuf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
-use tokio_rustls::server::TlsStream;
 
 use super::{
     error::{self, GOAWAY_CALM},
     frames::FrameLimits,
     state::ConnectionState,
 };
-use crate::{limits, telemetry::metrics};
+use crate::{limits, telemetry::metrics, transport::Transport};
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -47,10 +44,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pin_project_lite::pin_project! {
     /// A socket whose operations fail with [`io::ErrorKind::TimedOut`]: reads, if the first bytes
     /// do not show the protocol in time; writes, if the peer has read nothing for too long.
-    #[derive(Debug)]
-    pub(crate) struct Socket<S> {
+    pub(crate) struct Socket {
         #[pin]
-        inner: S,
+        inner: Transport,
         connection: Arc<ConnectionState>,
         undecided: Option<Undecided>,
         // `None` until the first bytes show HTTP/2.
@@ -75,8 +71,12 @@ struct Undecided {
     timeout: Pin<Box<Sleep>>,
 }
 
-impl<S> Socket<S> {
-    pub(crate) fn new(inner: S, connection: Arc<ConnectionState>, write_timeout: Duration) -> Self {
+impl Socket {
+    pub(crate) fn new(
+        inner: Transport,
+        connection: Arc<ConnectionState>,
+        write_timeout: Duration,
+    ) -> Self {
         Self {
             inner,
             connection,
@@ -95,20 +95,10 @@ impl<S> Socket<S> {
     }
 }
 
-/// The TCP connection below a stream, if there is one.
-fn tcp_of<S: 'static>(stream: &S) -> Option<&TcpStream> {
-    let stream: &dyn Any = stream;
-    let tls = stream.downcast_ref::<TlsStream<BufReader<TcpStream>>>();
-    match tls {
-        Some(tls) => Some(tls.get_ref().0.get_ref()),
-        None => stream.downcast_ref::<TcpStream>(),
-    }
-}
-
 /// Makes the end of a TCP connection a reset, or a regular end. This holds even if the process is
 /// killed.
-fn end_with_reset<S: 'static>(stream: &S, reset: bool) {
-    if let Some(tcp) = tcp_of(stream) {
+fn end_with_reset(stream: &Transport, reset: bool) {
+    if let Some(tcp) = stream.tcp() {
         // It fails if the connection has ended, and then nothing more can be shown.
         let _ = SockRef::from(tcp).set_linger(reset.then_some(Duration::ZERO));
     }
@@ -131,7 +121,7 @@ fn timed_out(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
-impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
+impl AsyncRead for Socket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -188,12 +178,12 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Socket<S> {
     }
 }
 
-impl<S: AsyncWrite + 'static> Socket<S> {
+impl Socket {
     fn poll_in_time(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
-        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+        write: impl FnOnce(Pin<&mut Transport>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let mut this = self.as_mut().project();
         let ends_response = this.connection.http1.ends_response.get();
@@ -224,7 +214,7 @@ impl<S: AsyncWrite + 'static> Socket<S> {
     fn poll_stalled(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Error> {
         let this = self.project();
         let (inner, timeout) = (this.inner.as_ref(), *this.write_timeout);
-        let look = || tcp_of(inner.get_ref()).and_then(unacknowledged);
+        let look = || inner.get_ref().tcp().and_then(unacknowledged);
         let interval = limits::STALLED_LOOK.min(timeout);
         let stalled = this.stalled.get_or_insert_with(|| Stalled {
             until: Instant::now() + timeout,
@@ -249,7 +239,7 @@ impl<S: AsyncWrite + 'static> Socket<S> {
 }
 
 /// Reads to the end and discards it.
-fn poll_to_end<S: AsyncRead>(mut stream: Pin<&mut S>, cx: &mut Context<'_>) -> Poll<()> {
+fn poll_to_end(mut stream: Pin<&mut Transport>, cx: &mut Context<'_>) -> Poll<()> {
     let mut bytes = [MaybeUninit::uninit(); 4 * 1_024];
     loop {
         let mut read = ReadBuf::uninit(&mut bytes);
@@ -270,7 +260,7 @@ struct Stalled {
     next_look: Pin<Box<Sleep>>,
 }
 
-impl<S: AsyncRead + AsyncWrite + 'static> AsyncWrite for Socket<S> {
+impl AsyncWrite for Socket {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -370,13 +360,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, duplex};
 
     use super::*;
-    use crate::server::capacity::worker_capacity::WorkerCapacity;
+    use crate::{server::capacity::worker_capacity::WorkerCapacity, transport::Io};
 
     const TIMEOUT: Duration = limits::HEADER_TIMEOUT;
 
-    fn socket<S>(inner: S) -> Socket<S> {
+    fn socket(inner: impl Io + 'static) -> Socket {
         let connection = ConnectionState::alone(Arc::new(WorkerCapacity::alone(1)));
-        Socket::new(inner, Arc::new(connection), TIMEOUT)
+        Socket::new(Transport::of(inner), Arc::new(connection), TIMEOUT)
     }
 
     /// Sends `bytes` and nothing more. Returns whether the next read times out.
