@@ -11,19 +11,18 @@ use std::{
 use axum::BoxError;
 use http::{HeaderName, HeaderValue};
 use opentelemetry::KeyValue;
-use opentelemetry_http::hyper::HyperClient;
-use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{Resource, error::OTelSdkError, trace::SpanExporter};
 use tokio::{runtime, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataMap;
 use tracing::{info, warn};
 
 use super::{
     buffer,
-    last_failure::{Explained, LastFailure},
+    client::Client,
+    last_failure::LastFailure,
     secure,
-    settings::{Collector, Protocol, headers_of_environment},
+    settings::{Collector, headers_of_environment},
 };
 use crate::{sync::lock, telemetry::metrics};
 
@@ -111,35 +110,23 @@ fn resource(service: &str, version: &str) -> Resource {
     resource.build()
 }
 
-/// The builder reads the endpoint from the environment.
+/// The exporter over HTTP: what it sends over gRPC is the same message. For HTTP the builder reads the endpoint
+/// from the environment.
 fn exporter(collector: &Collector, failure: LastFailure) -> Result<Otlp, BoxError> {
-    let timeout = collector.timeout;
     let headers = headers_of_environment();
-    Ok(match (collector.protocol, &collector.tls) {
-        (Protocol::Grpc, tls) => {
-            let metadata = MetadataMap::from_headers(headers);
-            let builder = Otlp::builder().with_tonic().with_timeout(timeout);
-            let builder = builder.with_metadata(metadata);
-            match tls {
-                Some(endpoint) => builder.with_channel(secure::channel(endpoint)?).build()?,
-                None => builder.build()?,
-            }
-        }
-        (Protocol::HttpProtobuf, tls) => {
-            let text = |(name, value): (&HeaderName, &HeaderValue)| {
-                Some((name.to_string(), value.to_str().ok()?.to_owned()))
-            };
-            let builder = Otlp::builder().with_http().with_timeout(timeout);
-            let builder = builder.with_headers(headers.iter().filter_map(text).collect());
-            let builder = if let Some(endpoint) = tls {
-                let client = secure::http_client(endpoint, timeout)?;
-                builder.with_http_client(Explained { client, failure })
-            } else {
-                let client = HyperClient::with_default_connector(timeout, None);
-                builder.with_http_client(Explained { client, failure })
-            };
-            builder.build()?
-        }
+    let text = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some((name.to_string(), value.to_str().ok()?.to_owned()))
+    };
+    let tls = collector.tls.as_ref().map(secure::tls).transpose()?;
+    let builder = Otlp::builder()
+        .with_http()
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .with_timeout(collector.timeout)
+        .with_headers(headers.iter().filter_map(text).collect())
+        .with_http_client(Client::new(collector.protocol, tls, failure));
+    Ok(match &collector.grpc_endpoint {
+        Some(endpoint) => builder.with_endpoint(endpoint).build()?,
+        None => builder.build()?,
     })
 }
 

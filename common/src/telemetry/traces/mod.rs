@@ -10,8 +10,9 @@
 //! | `user_spans` | the layer that makes spans of a service's own `tracing` spans |
 //! | `buffer` | the spans of each thread, bounded, until they are exported |
 //! | `export` | the thread that exports them over OTLP |
-//! | `last_failure` | why an export over HTTP failed |
-//! | `secure` | its clients for a collector with `https` |
+//! | `client` | its HTTP, and gRPC |
+//! | `last_failure` | why an export failed |
+//! | `secure` | the authorities of a collector with `https` |
 //!
 //! The spans are not those of the SDK. Its tracer keeps a live span for each request and attaches a
 //! context at each poll; here, the [`Context`](crate::Context) already travels with the request, and
@@ -20,6 +21,7 @@
 
 mod begin;
 mod buffer;
+mod client;
 mod export;
 mod follow;
 mod last_failure;

@@ -1,19 +1,13 @@
-//! A collector with `https`: clients that trust the authorities of the system, or those of a file.
+//! A collector with `https`: a client trusts the authorities of the system, or those of a file.
 
-use std::{env, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{env, fs, path::PathBuf, sync::Arc};
 
 use axum::BoxError;
-use http::{Uri, uri::Scheme};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, builderstates::WantsProtocols1};
-use hyper_util::client::legacy::connect::HttpConnector;
-use opentelemetry_http::hyper::HyperClient;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use tonic::transport::{Channel, Endpoint};
-use tower::ServiceExt;
 
 use super::settings::SecureEndpoint;
 
@@ -25,34 +19,8 @@ const OF_SYSTEM: [&str; 4] = [
     "/etc/ssl/cert.pem",                  // Alpine
 ];
 
-/// A client for OTLP over HTTP.
-pub(crate) fn http_client(
-    endpoint: &SecureEndpoint,
-    timeout: Duration,
-) -> Result<HyperClient<HttpsConnector<HttpConnector>>, BoxError> {
-    let connector = connector(endpoint)?.enable_http1().build();
-    Ok(HyperClient::new(connector, timeout, None))
-}
-
-/// A channel for OTLP over gRPC.
-pub(crate) fn channel(endpoint: &SecureEndpoint) -> Result<Channel, BoxError> {
-    let uri: Uri = endpoint.uri.parse()?;
-    let mut parts = uri.clone().into_parts();
-    parts.scheme = Some(Scheme::HTTP); // else tonic would begin TLS, too, if it could
-    let plain = Endpoint::from(Uri::from_parts(parts)?).origin(uri.clone());
-    let connector = connector(endpoint)?.enable_http2().build();
-    let connector = connector.map_request(move |_: Uri| uri.clone());
-    Ok(plain.connect_with_connector_lazy(connector))
-}
-
-fn connector(
-    endpoint: &SecureEndpoint,
-) -> Result<HttpsConnectorBuilder<WantsProtocols1>, BoxError> {
-    let builder = HttpsConnectorBuilder::new().with_tls_config(tls(endpoint)?);
-    Ok(builder.https_only())
-}
-
-fn tls(endpoint: &SecureEndpoint) -> Result<ClientConfig, BoxError> {
+/// The settings of a client that trusts them.
+pub(crate) fn tls(endpoint: &SecureEndpoint) -> Result<ClientConfig, BoxError> {
     let file = authorities(endpoint)?;
     let fail = |why: String| {
         format!(

@@ -16,6 +16,9 @@ pub(crate) struct Settings {
     pub(crate) collector: Collector,
 }
 
+/// Where a collector listens for gRPC, by default.
+const GRPC_ENDPOINT: &str = "http://localhost:4317";
+
 /// The longest that one export may take, by default.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -25,13 +28,14 @@ pub(crate) struct Collector {
     pub(crate) protocol: Protocol,
     /// The longest that one export may take.
     pub(crate) timeout: Duration,
+    /// Where the collector is, over gRPC. Over HTTP, the exporter finds that out.
+    pub(crate) grpc_endpoint: Option<String>,
     pub(crate) tls: Option<SecureEndpoint>,
 }
 
 /// An endpoint with `https`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SecureEndpoint {
-    pub(crate) uri: String,
     /// The file with the authorities of the collector, if they are not those of the system.
     pub(crate) authorities: Option<PathBuf>,
 }
@@ -157,21 +161,38 @@ fn read(variable: impl Fn(&str) -> Option<String>) -> Option<Settings> {
             ignored(&name, &file, "none: a collector gets no certificate");
         }
     }
+    let endpoint = match protocol {
+        Protocol::HttpProtobuf => endpoint,
+        Protocol::Grpc => {
+            let is_plain = of_otlp("INSECURE").is_some_and(|(_, it)| self::is(&it, "true"));
+            Some(endpoint.map_or_else(|| GRPC_ENDPOINT.into(), |it| with_scheme(it, is_plain)))
+        }
+    };
     let is_secure = |uri: &String| {
         uri.get(..8)
             .is_some_and(|scheme| self::is(scheme, "https://"))
     };
+    let is_secure = endpoint.as_ref().is_some_and(is_secure);
     Some(Settings {
         sampler: sampler(&variable),
         collector: Collector {
             protocol,
             timeout,
-            tls: endpoint.filter(is_secure).map(|uri| SecureEndpoint {
-                uri,
+            grpc_endpoint: endpoint.filter(|_| protocol == Protocol::Grpc),
+            tls: is_secure.then(|| SecureEndpoint {
                 authorities: of_otlp("CERTIFICATE").map(|(_, file)| file.into()),
             }),
         },
     })
+}
+
+/// An endpoint of gRPC may have no scheme.
+fn with_scheme(endpoint: String, is_plain: bool) -> String {
+    match (endpoint.contains("://"), is_plain) {
+        (true, _) => endpoint,
+        (false, true) => format!("http://{endpoint}"),
+        (false, false) => format!("https://{endpoint}"),
+    }
 }
 
 /// Whether a value is this one; its case does not matter.
@@ -284,7 +305,7 @@ mod tests {
         };
         for uri in ["https://collector:4318/v1/traces", "HTTPS://collector"] {
             let tls = secure(uri, &[]).unwrap();
-            assert_eq!((&*tls.uri, tls.authorities), (uri, None));
+            assert_eq!(tls.authorities, None, "{uri}");
         }
         let file = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.crt");
         let tls = secure("https://collector", &[file]).unwrap();
@@ -292,6 +313,31 @@ mod tests {
         for uri in ["http://collector", "collector:4317", "htt", "äöüäöü"] {
             assert_eq!(secure(uri, &[file]), None, "{uri}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_over_grpc_may_have_no_scheme() {
+        let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        let insecure = ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE");
+        let of = |uri, variables: &[(&'static str, &'static str)]| {
+            let endpoint = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", uri);
+            let collector = collector(&[&[endpoint], variables].concat());
+            (collector.grpc_endpoint, collector.tls.is_some())
+        };
+        let plain = (Some("http://collector:4317".into()), false);
+        assert_eq!(of("http://collector:4317", &[grpc]), plain);
+        assert_eq!(of("collector:4317", &[grpc, insecure]), plain);
+        let secure = (Some("https://collector:4317".into()), true);
+        assert_eq!(of("collector:4317", &[grpc]), secure);
+        assert_eq!(of("https://collector:4317", &[grpc, insecure]), secure);
+        assert_eq!(of("http://collector:4318", &[]), (None, false));
+        let by_default = read(|name| match name {
+            "OTEL_TRACES_EXPORTER" => Some("otlp".into()),
+            "OTEL_EXPORTER_OTLP_PROTOCOL" => Some("grpc".into()),
+            _ => None,
+        });
+        let by_default = by_default.unwrap().collector.grpc_endpoint;
+        assert_eq!(by_default.as_deref(), Some(GRPC_ENDPOINT));
     }
 
     #[test]
