@@ -7,8 +7,10 @@ WORKDIR /src
 # The programs, and the crates that they share.
 ENV SERVICES="certs service1 service2" CRATES="mesh-build protos common"
 # Static binaries need nothing but a kernel. With a target, RUSTFLAGS do not apply to build scripts
-# and macros, which can't be static.
-ENV CARGO_BUILD_TARGET=host-tuple CARGO_TARGET_DIR=/target RUSTFLAGS="-C target-feature=+crt-static"
+# and macros, which can't be static. The list of the addresses that the start adjusts is packed: 4 KB in
+# place of 350.
+ENV CARGO_BUILD_TARGET=host-tuple CARGO_TARGET_DIR=/target \
+    RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
 
 # The workspace twice. In /stubs, each crate is its manifest and an empty program: that changes with
 # the dependencies alone. A stub has no `[[test]]` or `[[bin]]`, whose files would have to be there.
