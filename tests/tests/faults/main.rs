@@ -99,6 +99,7 @@ const LANES: [&[&[Row]]; 4] = [
     ],
     &[
         failing::LIGHT_ROWS,
+        hoarders::LIGHT_ROWS,
         lateness::LIGHT_ROWS,
         connections::LIGHT_ROWS,
         certificates::LIGHT_ROWS,
