@@ -29,6 +29,7 @@ use super::{
     budget::Budget,
     call::{CallPolicy, OutboundCall, Outcome, ending_to_mend},
     decide::pause_before_next,
+    late_calls::LateCalls,
 };
 use crate::{
     client::{
@@ -39,7 +40,7 @@ use crate::{
         retry_policy::RetryPolicy,
         wire::{
             request_body::{Replay, RequestBody},
-            watch::patience,
+            watch::patience_by,
         },
     },
     request::methods::Method,
@@ -60,8 +61,12 @@ impl Attempts {
         methods: &HashMap<String, (Method, Arc<UsualLatency>)>,
         policy: Arc<RetryPolicy>,
         budget: Arc<Budget>,
-        tasks: JoinSet<()>,
+        mut tasks: JoinSet<()>,
     ) -> Self {
+        let late_calls = LateCalls::default();
+        if policy.hedging {
+            tasks.spawn(late_calls.clone().wake());
+        }
         let methods = methods.iter().map(|(path, (method, usual))| {
             let method = CalledMethod::new(path, *method, usual.clone());
             (path.clone(), Arc::new(method))
@@ -73,6 +78,7 @@ impl Attempts {
             policy,
             calls: budget.join(),
             budget,
+            late_calls,
             _tasks: tasks,
         }))
     }
@@ -208,7 +214,7 @@ async fn attempt_or_hedge(call: &mut OutboundCall<'_>, replica: &Arc<Replica>) -
         match late_after {
             Some(late_after) => select! {
                 () = replica.silent() => {}
-                () = patience(late_after) => {}
+                () = patience_by(late_after, |end| shared.late_calls.at(end)) => {}
             },
             None => replica.silent().await,
         }

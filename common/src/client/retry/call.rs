@@ -6,7 +6,10 @@ use ahash::AHashMap;
 use http::{HeaderName, HeaderValue, Request, Response};
 use tokio::task::JoinSet;
 
-use super::budget::{Budget, CallCounter};
+use super::{
+    budget::{Budget, CallCounter},
+    late_calls::LateCalls,
+};
 use crate::client::{
     choice::balancer::Balancer,
     ending::{
@@ -32,7 +35,8 @@ pub(super) struct CallPolicy {
     pub(super) policy: Arc<RetryPolicy>,
     pub(super) budget: Arc<Budget>,
     pub(super) calls: CallCounter,
-    /// The tasks that connect the replicas.
+    pub(super) late_calls: LateCalls,
+    /// The tasks that connect the replicas, and one that wakes late calls.
     pub(super) _tasks: JoinSet<()>,
 }
 

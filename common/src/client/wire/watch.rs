@@ -316,9 +316,17 @@ const LATE: Duration = Duration::from_millis(5);
 /// Waits for this time, as long as a peer may take. A worker that computes for seconds neither sends a
 /// health check nor reads the reply meanwhile: the time by which the wait was too long does not count, so
 /// the peer gets as much again. In the end the connections of this worker read what has arrived.
-pub(crate) async fn patience(time: Duration) {
+async fn patience(time: Duration) {
+    patience_by(time, sleep_until).await;
+}
+
+/// As [`patience`], with another timer, which is given the end of the time.
+pub(crate) async fn patience_by<F>(time: Duration, timer: impl FnOnce(Instant) -> F)
+where
+    F: Future<Output = ()>,
+{
     let end = Instant::now() + time;
-    sleep_until(end).await;
+    timer(end).await;
     let late = end.elapsed();
     if late > LATE {
         sleep(late.min(time)).await;
