@@ -3,8 +3,9 @@
 //! The pick takes one of two random replicas: the first, unless the second costs far less ("power
 //! of two choices"). So callers do not all turn to the same best replica. Cheap calls of one turn of
 //! the event loop go together: the last pick is the first of the two while calls to it are still to be
-//! sent, so that they share a write and wake the replica once. Replicas that are late or resting get calls only while no replica is up, and ejected ones only while no other is connected.
-//! Beside that, an ejected replica gets single calls as trials.
+//! sent, so that they share a write and wake the replica once. Replicas that are late or resting get
+//! calls only while no replica is up, and ejected ones only while no other is connected. Beside that, an
+//! ejected replica gets single calls as trials.
 //!
 //! [`Cost`] is the cost of one more call on a replica.
 
