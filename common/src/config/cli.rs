@@ -27,9 +27,9 @@ Traces, by the variables of OpenTelemetry:
           Where the collector is, such as http://localhost:4318; without one, there are no traces
       OTEL_EXPORTER_OTLP_CERTIFICATE
           A file with the authorities of a collector with https, in PEM; without one, those of the system
-      OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_EXPORTER_OTLP_HEADERS,
-      OTEL_EXPORTER_OTLP_TIMEOUT, OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG, OTEL_SERVICE_NAME,
-      OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED
+      OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_EXPORTER_OTLP_INSECURE,
+      OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TIMEOUT, OTEL_TRACES_SAMPLER,
+      OTEL_TRACES_SAMPLER_ARG, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED
           See the specification of OpenTelemetry";
 
 /// What is shown of a secret.

@@ -1,4 +1,4 @@
-//! [`Client`]: sends exports to a collector, over HTTP/1.1 or gRPC, on one connection.
+//! [`OtlpClient`]: sends exports to a collector, over HTTP/1.1 or gRPC, on one connection.
 //!
 //! The clients of hyper-util and tonic have a pool, and the compiler makes HTTP/2 anew for each: 0.7 MB of the
 //! program, for one request after the other.
@@ -31,7 +31,7 @@ const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Expor
 const MAX_RESPONSE: usize = 4 * 1_024 * 1_024;
 
 /// Sends requests to the collector, one after the other.
-pub(crate) struct Client {
+pub(crate) struct OtlpClient {
     protocol: Protocol,
     tls: Option<Arc<ClientConfig>>,
     failure: LastFailure,
@@ -44,14 +44,14 @@ enum Open {
     Grpc(http2::SendRequest<Bytes>),
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for OtlpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").finish_non_exhaustive()
+        f.debug_struct("OtlpClient").finish_non_exhaustive()
     }
 }
 
 #[tonic::async_trait]
-impl HttpClient for Client {
+impl HttpClient for OtlpClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         self.failure.forget();
         let end = self.send(request).await;
@@ -62,7 +62,7 @@ impl HttpClient for Client {
     }
 }
 
-impl Client {
+impl OtlpClient {
     /// A client that tells `failure` why a request has failed. It can have `tls` for an endpoint with `https`.
     pub(crate) fn new(
         protocol: Protocol,
@@ -262,9 +262,9 @@ mod tests {
 
     use super::*;
 
-    fn client(protocol: Protocol) -> (Client, LastFailure) {
+    fn client(protocol: Protocol) -> (OtlpClient, LastFailure) {
         let failure = LastFailure::default();
-        (Client::new(protocol, None, failure.clone()), failure)
+        (OtlpClient::new(protocol, None, failure.clone()), failure)
     }
 
     async fn listener() -> (TcpListener, String) {

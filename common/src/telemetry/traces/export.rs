@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     buffer,
-    client::Client,
+    client::OtlpClient,
     last_failure::LastFailure,
     secure,
     settings::{Collector, headers_of_environment},
@@ -123,7 +123,7 @@ fn exporter(collector: &Collector, failure: LastFailure) -> Result<Otlp, BoxErro
         .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
         .with_timeout(collector.timeout)
         .with_headers(headers.iter().filter_map(text).collect())
-        .with_http_client(Client::new(collector.protocol, tls, failure));
+        .with_http_client(OtlpClient::new(collector.protocol, tls, failure));
     Ok(match &collector.grpc_endpoint {
         Some(endpoint) => builder.with_endpoint(endpoint).build()?,
         None => builder.build()?,
