@@ -174,8 +174,8 @@ fn context_of<B>(request: &Request<B>, connection: &ConnectionInfo) -> (Context,
     (context, asked.faults)
 }
 
-/// The headers that the layer adds to most responses: how long the connection stays, the id, two that
-/// protect the response, and its timing.
+/// The headers that the layer adds to most responses over HTTP/1.1: how long the connection stays, the id,
+/// two that protect the response, and its timing.
 const ADDED_HEADERS: usize = 5;
 
 /// Whether the client takes trailers. Over HTTP/1.1 it has to ask for them, as hyper does, too
@@ -236,10 +236,13 @@ where
             response.map(DroppableBody::new)
         };
         line.see_response(&response);
-        // Once for all of them: a map that grows from header to header moves what it has.
-        response.headers_mut().reserve(ADDED_HEADERS);
         if let Some(state) = &line.connection.state {
             let keep_alive = line.connection.keep_alive.as_ref();
+            if keep_alive.is_some() && !state.is_http2.get() {
+                // With that header, most responses outgrow the smallest map: at once, in place of with the last
+                // header, which would move all others.
+                response.headers_mut().reserve(ADDED_HEADERS);
+            }
             http1::note_framing(&response, state);
             http1::say_goodbye(response.headers_mut(), state, keep_alive);
         }
