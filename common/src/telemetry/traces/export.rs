@@ -9,7 +9,6 @@ use std::{
 };
 
 use axum::BoxError;
-use http::{HeaderName, HeaderValue};
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{Resource, error::OTelSdkError, trace::SpanExporter};
@@ -113,16 +112,12 @@ fn resource(service: &str, version: &str) -> Resource {
 /// The exporter over HTTP: what it sends over gRPC is the same message. For HTTP the builder reads the endpoint
 /// from the environment.
 fn exporter(collector: &Collector, failure: LastFailure) -> Result<Otlp, BoxError> {
-    let headers = headers_of_environment();
-    let text = |(name, value): (&HeaderName, &HeaderValue)| {
-        Some((name.to_string(), value.to_str().ok()?.to_owned()))
-    };
     let tls = collector.tls.as_ref().map(secure::tls).transpose()?;
     let builder = Otlp::builder()
         .with_http()
         .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
         .with_timeout(collector.timeout)
-        .with_headers(headers.iter().filter_map(text).collect())
+        .with_headers(headers_of_environment())
         .with_http_client(OtlpClient::new(collector.protocol, tls, failure));
     Ok(match &collector.grpc_endpoint {
         Some(endpoint) => builder.with_endpoint(endpoint).build()?,

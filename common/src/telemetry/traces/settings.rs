@@ -1,10 +1,8 @@
 //! [`Settings`]: what the variables `OTEL_…` say. The specification asks to ignore what is malformed,
 //! with a warning.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
-use http::HeaderMap;
-use percent_encoding::percent_decode_str;
 use tracing::warn;
 
 use crate::{environment, request::trace::Trace};
@@ -99,19 +97,18 @@ pub(crate) fn of_environment() -> Option<Settings> {
 
 /// The headers of the environment for a collector. The exporter reads them as well, but for it an empty
 /// variable for traces hides the one for all signals.
-pub(crate) fn headers_of_environment() -> HeaderMap {
+pub(crate) fn headers_of_environment() -> HashMap<String, String> {
     headers(environment::text)
 }
 
-/// Reads `key=value` pairs, separated by commas. The values are percent-encoded.
-fn headers(variable: impl Fn(&str) -> Option<String>) -> HeaderMap {
+/// Reads `key=value` pairs, separated by commas. The values are percent-encoded: the exporter decodes them.
+fn headers(variable: impl Fn(&str) -> Option<String>) -> HashMap<String, String> {
     let (_, text) = of_otlp(&variable, "HEADERS").unwrap_or_default();
     let pairs = text.split(',').filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;
-        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-        Some((name.trim().parse().ok()?, value.parse().ok()?))
+        Some((name.trim().to_owned(), value.trim().to_owned()))
     });
-    pairs.collect::<HeaderMap>()
+    pairs.collect()
 }
 
 /// The variable for traces, which has priority, or the one for all signals.
