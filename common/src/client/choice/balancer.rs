@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    slice,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -229,12 +230,13 @@ impl<R: Candidate> Balancer<R> {
         self.lock().pick_other(tried)
     }
 
-    /// Waits until a replica is up that was not `tried`.
-    pub(crate) async fn other(&self, tried: &[Arc<R>]) -> Arc<R> {
+    /// Waits until a replica is up other than `late`: if possible, one that was not `tried`.
+    pub(crate) async fn other(&self, late: &Arc<R>, tried: &[Arc<R>]) -> Arc<R> {
         loop {
             let came_up = self.0.came_up.notified();
             let readmitted = self.0.memory.readmitted();
-            if let Some(other) = self.pick_other(tried) {
+            let other = self.pick_other(tried);
+            if let Some(other) = other.or_else(|| self.pick_other(slice::from_ref(late))) {
                 return other;
             }
             select! {

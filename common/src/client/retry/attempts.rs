@@ -248,7 +248,7 @@ async fn hedge<F: Future<Output = Outcome>>(
         biased;
         outcome = first.as_mut() => return outcome,
         // At once, or when a connection takes the place of one that is silent.
-        other = shared.balancer.other(&call.tried) => other,
+        other = shared.balancer.other(replica, &call.tried) => other,
     };
     if !shared.budget.withdraw() {
         metrics::count(|counters| &counters.retries_refused);

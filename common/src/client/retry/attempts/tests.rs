@@ -4,7 +4,7 @@ mod peers;
 
 use std::{
     ops::Range,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -795,6 +795,22 @@ async fn a_late_call_is_hedged_and_the_first_good_response_wins() {
             assert_within(0..40, took);
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_retry_is_hedged_on_the_replica_that_failed_if_there_is_no_other() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let script = |calls: Arc<AtomicUsize>| {
+        move |_| match calls.fetch_add(1, Relaxed) {
+            0 => UNAVAILABLE,
+            1 => Does::Freeze,
+            _ => Does::Respond(FAST),
+        }
+    };
+    let (client, _) = warmed_up(vec![script(calls.clone()), script(calls.clone())]).await;
+    let (code, took) = call(&client, IDEMPOTENT).await;
+    assert_eq!((code, calls.load(Relaxed)), (Code::Ok, 3));
+    assert_within(0..300, took);
 }
 
 #[tokio::test(start_paused = true)]
