@@ -5,6 +5,7 @@ mod frames;
 pub(crate) mod handshake;
 mod handshake_permits;
 pub(crate) mod lifetime;
+mod poll_timer;
 pub(crate) mod serve;
 mod socket;
 pub(crate) mod state;

@@ -18,7 +18,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, rt::Executor};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
+    rt::TokioIo,
     server::{conn::auto, graceful::GracefulConnection},
 };
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -27,6 +27,7 @@ use tracing::debug;
 use super::{
     error,
     lifetime::{ConnectionLimits, Due, Lifetime},
+    poll_timer::PollTimer,
     socket::Socket,
     state::ConnectionState,
     turns::Turns,
@@ -64,10 +65,11 @@ pub(crate) async fn serve<S, B>(
         connection.clone(),
         limits.write_timeout,
     ));
-    let served = builder(port, executor)
+    let clock = PollTimer::new();
+    let served = builder(port, executor, clock.clone())
         .serve_connection(socket, service)
         .into_owned();
-    let served = ServeConnection::new(served, connection.clone(), lifetime);
+    let served = ServeConnection::new(served, connection.clone(), lifetime, clock);
     if let Err(error) = served.await {
         if let Some((code, reason)) = error::sent_by_h2(&*error) {
             return error::note(connection.handle.address, code, reason);
@@ -89,6 +91,8 @@ pin_project_lite::pin_project! {
         connection: C,
         state: Arc<ConnectionState>,
         lifetime: Lifetime,
+        // What hyper reads the time from.
+        clock: PollTimer,
         // Whether the last poll was another chance for a client that takes nothing.
         had_chance: bool,
         // Fires when the lifetime needs the next look.
@@ -106,12 +110,18 @@ pin_project_lite::pin_project! {
 }
 
 impl<C> ServeConnection<C> {
-    fn new(connection: C, state: Arc<ConnectionState>, lifetime: Lifetime) -> Self {
+    fn new(
+        connection: C,
+        state: Arc<ConnectionState>,
+        lifetime: Lifetime,
+        clock: PollTimer,
+    ) -> Self {
         state.outbound.watch();
         Self {
             connection,
             state,
             lifetime,
+            clock,
             had_chance: false,
             timer: Box::pin(sleep_until(Instant::now() + limits::IDLE_TIMEOUT)),
             is_timer_set: false,
@@ -155,6 +165,7 @@ where
     type Output = Result<(), C::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.clock.note_poll();
         self.as_mut().listen(cx);
         loop {
             if let Poll::Ready(end) = self.as_mut().project().connection.poll(cx) {
@@ -202,6 +213,7 @@ where
 pub(super) fn builder(
     port: &dyn Dialect,
     executor: StreamExecutor,
+    clock: PollTimer,
 ) -> auto::Builder<StreamExecutor> {
     let max_streams = if port.serves_mesh() {
         let max_in_flight = executor.connection.capacity.permits.max_in_flight();
@@ -227,7 +239,7 @@ pub(super) fn builder(
         .header_read_timeout(None);
     builder
         .http2()
-        .timer(TokioTimer::new())
+        .timer(clock)
         .max_concurrent_streams(max_streams)
         .max_header_list_size(limits::READ_HEAD)
         .initial_stream_window_size(limits::STREAM_WINDOW)
