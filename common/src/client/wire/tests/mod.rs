@@ -35,7 +35,7 @@ use crate::client::{
 type Streams = server::Connection<tokio::io::DuplexStream, Bytes>;
 type Stream = (Request<RecvStream>, server::SendResponse<Bytes>);
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection whose other end runs `serve`.
 async fn connection<F>(serve: impl FnOnce(Streams) -> F + Send + 'static) -> Arc<Connection>
