@@ -6,6 +6,7 @@
 use std::{fmt, future::poll_fn, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
 use h2::{Reason, client as http2};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -19,6 +20,7 @@ use opentelemetry_http::{HttpClient, HttpError};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{io::BufReader, net::TcpStream, sync::Mutex};
 use tokio_rustls::{TlsConnector, TlsStream};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
 use super::{last_failure::LastFailure, settings::Protocol};
@@ -38,8 +40,15 @@ pub(crate) struct OtlpClient {
     open: Mutex<Option<Open>>,
 }
 
-/// An open connection.
-enum Open {
+/// An open connection. Its task ends with it: one that a silent collector holds up would go on, with its socket,
+/// until the system gives up.
+struct Open {
+    sender: Sender,
+    _connection: AbortOnDropHandle<()>,
+}
+
+/// What sends requests on a connection.
+enum Sender {
     Http(http1::SendRequest<Full<Bytes>>),
     Grpc(http2::SendRequest<Bytes>),
 }
@@ -90,9 +99,9 @@ impl OtlpClient {
             Some(known) => known,
             None => self.connect(request.uri()).await?.ready().await?,
         };
-        let response = match &mut connection {
-            Open::Http(sender) => send_http(sender, request).await?,
-            Open::Grpc(sender) => match send_grpc(sender, request).await? {
+        let response = match &mut connection.sender {
+            Sender::Http(sender) => send_http(sender, request).await?,
+            Sender::Grpc(sender) => match send_grpc(sender, request).await? {
                 Ok(response) => response,
                 Err(status) => {
                     self.failure.set(status.to_string());
@@ -122,28 +131,31 @@ impl OtlpClient {
         Ok(match self.protocol {
             Protocol::HttpProtobuf => {
                 let (sender, connection) = http1::handshake(TokioIo::new(io)).await?;
-                tokio::spawn(connection);
-                Open::Http(sender)
+                Open::new(Sender::Http(sender), connection)
             }
             Protocol::Grpc => {
                 let (sender, connection) = http2::handshake(io).await?;
-                tokio::spawn(connection);
-                Open::Grpc(sender)
+                Open::new(Sender::Grpc(sender), connection)
             }
         })
     }
 }
 
 impl Open {
+    fn new(sender: Sender, connection: impl Future<Output: Send> + Send + 'static) -> Self {
+        Self {
+            sender,
+            _connection: AbortOnDropHandle::new(tokio::spawn(connection.map(drop))),
+        }
+    }
+
     /// Waits until it takes a request. A connection that has ended never does.
-    async fn ready(self) -> Result<Self, HttpError> {
-        Ok(match self {
-            Self::Http(mut sender) => {
-                sender.ready().await?;
-                Self::Http(sender)
-            }
-            Self::Grpc(sender) => Self::Grpc(sender.ready().await?),
-        })
+    async fn ready(mut self) -> Result<Self, HttpError> {
+        match &mut self.sender {
+            Sender::Http(sender) => sender.ready().await?,
+            Sender::Grpc(sender) => poll_fn(|cx| sender.poll_ready(cx)).await?,
+        }
+        Ok(self)
     }
 }
 
@@ -257,6 +269,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
+        runtime::Handle,
         time::timeout,
     };
 
@@ -298,6 +311,24 @@ mod tests {
             assert!(socket.read_buf(&mut bytes).await.unwrap() > 0);
         }
         String::from_utf8(bytes).unwrap().to_lowercase()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_given_up_leaves_no_connection() {
+        for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
+            let (client, _) = client(protocol);
+            let (_reads_nothing, uri) = listener().await;
+            let body = Bytes::from(vec![7; 16 * 1_024 * 1_024]);
+            let sending = client.send_bytes(request(&uri, body));
+            assert!(timeout(Duration::from_millis(200), sending).await.is_err());
+            let tasks = || Handle::current().metrics().num_alive_tasks();
+            let ended = async {
+                while tasks() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(10), ended).await.unwrap();
+        }
     }
 
     #[tokio::test]
