@@ -33,6 +33,16 @@ impl Record {
         field.map(|(_, value)| value.as_str())
     }
 
+    /// The access line of a request, without what it says of the response.
+    #[cfg(test)]
+    pub(crate) fn access_line(request_id: String, level: Level) -> Self {
+        Self {
+            request_id,
+            level,
+            fields: vec![("first_request_line", String::new())],
+        }
+    }
+
     /// Whether it is the access line of a request.
     pub fn is_access_line(&self) -> bool {
         self.get("first_request_line").is_some()

@@ -36,6 +36,8 @@ struct Request<'a> {
     at: Duration,
     /// Its access lines: one, or none.
     lines: Vec<&'a Record>,
+    /// When the last of them was written: the server has sent the response.
+    ended_at: Option<Duration>,
 }
 
 impl Request<'_> {
@@ -79,9 +81,18 @@ pub fn violations(schedule: &Schedule, events: &[Noted]) -> Vec<(Duration, Strin
                     violated(format!("request {call} took {took:?}: {ask:?}"));
                 }
             }
-            Event::Unanswered { call, took, error } => {
+            Event::Unanswered {
+                call,
+                after,
+                took,
+                error,
+            } => {
                 let Request { ask, at, .. } = &requests[call];
-                if edge.serves(*at) {
+                // The edge closes an idle connection in time, and a request may cross that on its way.
+                let idle_since = after.and_then(|after| requests[&after].ended_at);
+                let may_be_closed =
+                    idle_since.is_some_and(|since| *at + MARGIN >= since + edge.idle_timeout);
+                if edge.serves(*at) && !may_be_closed {
                     violated(format!(
                         "request {call} got no response in {took:?}: {error}, {ask:?}"
                     ));
@@ -127,6 +138,7 @@ fn requests(events: &[Noted]) -> BTreeMap<u64, Request<'_>> {
                     ask,
                     at: *at,
                     lines: Vec::new(),
+                    ended_at: None,
                 };
                 requests.insert(ask.call, request);
             }
@@ -136,6 +148,7 @@ fn requests(events: &[Noted]) -> BTreeMap<u64, Request<'_>> {
                 let request = of_id.get(&record.request_id);
                 if let Some(request) = request.and_then(|call| requests.get_mut(call)) {
                     request.lines.push(record);
+                    request.ended_at = Some(*at);
                 }
             }
             _ => {}
@@ -220,5 +233,53 @@ impl Edge {
     fn serves(&self, at: Duration) -> bool {
         let drains = |drain: &Duration| at >= *drain && at < *drain + Duration::from_mins(1);
         !self.breaks && !self.makes_room && !self.is_slow && !self.drains.iter().any(drains)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+    use crate::visit::Visit;
+
+    const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+
+    /// What is violated where the second request of a connection gets no response, so long after the end
+    /// of the first response.
+    fn violated(idle: Duration) -> usize {
+        let mut schedule = Schedule::draw(0);
+        schedule.faults.clear();
+        schedule.edge = crate::edge::Limits {
+            idle_timeout: Some(IDLE_TIMEOUT),
+            ..Default::default()
+        };
+        let Visit::Http1(asks) = Visit::with_pause(1, 2, idle) else {
+            unreachable!("it is over HTTP/1.1");
+        };
+        let ended = Duration::from_millis(1);
+        let line = Record::access_line(id_of(1), Level::INFO);
+        let unanswered = Event::Unanswered {
+            call: 2,
+            after: Some(1),
+            took: Duration::ZERO,
+            error: "closed".to_owned(),
+        };
+        let events = [
+            (Duration::ZERO, Event::Asks(asks[0].clone())),
+            (ended, Event::Record(line)),
+            (ended + idle, Event::Asks(asks[1].clone())),
+            (ended + idle, unanswered),
+        ];
+        violations(&schedule, &events).len()
+    }
+
+    #[test]
+    fn a_request_may_cross_the_end_of_an_idle_connection_and_no_earlier_one_is_lost() {
+        let millis = Duration::from_millis;
+        assert_eq!(violated(IDLE_TIMEOUT), 0);
+        assert_eq!(violated(millis(2_900)), 0);
+        assert_eq!(violated(millis(2_898)), 1);
+        assert_eq!(violated(Duration::ZERO), 1);
     }
 }

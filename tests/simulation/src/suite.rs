@@ -122,6 +122,7 @@ fn print_schedule(schedule: &crate::schedule::Schedule) {
         println!("event replica {number}: {kind:?}");
     }
     println!("event clients: {:?}", schedule.clients);
+    println!("event edge: {:?}", schedule.edge);
     for (number, fault) in schedule.faults.iter().enumerate() {
         println!("event fault {number}: {fault}");
     }

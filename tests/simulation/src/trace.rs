@@ -58,6 +58,8 @@ pub enum Event {
     Unanswered {
         /// The number of the request.
         call: u64,
+        /// That of the request before it on the connection, whose response was whole.
+        after: Option<u64>,
         /// The time since it was sent.
         took: Duration,
         /// What the client says of it.
@@ -118,7 +120,9 @@ impl fmt::Display for Event {
             Self::End { call, outcome } => write!(f, "call {call} ends: {outcome:?}"),
             Self::Asks(ask) => write!(f, "request {}: {ask:?}", ask.call),
             Self::Got { call, took, got } => write!(f, "request {call} got {got:?} in {took:?}"),
-            Self::Unanswered { call, took, error } => {
+            Self::Unanswered {
+                call, took, error, ..
+            } => {
                 write!(f, "request {call} got no response in {took:?}: {error}")
             }
             Self::Taken { calls, bytes } => write!(f, "requests {calls:?} took {bytes} bytes"),

@@ -297,6 +297,7 @@ async fn over_http1(socket: Socket, asks: Vec<Ask>, stays: Duration, trace: &Tra
                 }
             }
             trace.note(Event::Asks(ask.clone()));
+            let after = calls.last().copied();
             calls.push(ask.call);
             begin = trace.now();
             let response = sender.send_request(request(&ask)).await;
@@ -304,7 +305,7 @@ async fn over_http1(socket: Socket, asks: Vec<Ask>, stays: Duration, trace: &Tra
                 let connection = response.headers().get("connection");
                 connection.is_some_and(|connection| connection == "close")
             });
-            if !finish(&ask, response, begin, trace).await || says_close {
+            if !finish(&ask, response, after, begin, trace).await || says_close {
                 break;
             }
         }
@@ -328,7 +329,7 @@ async fn over_http2(socket: Socket, asks: Vec<Ask>, trace: &Trace) {
             trace.note(Event::Asks(ask.clone()));
             let begin = trace.now();
             let response = sender.send_request(request(&ask)).await;
-            finish(&ask, response, begin, trace).await;
+            finish(&ask, response, None, begin, trace).await;
         }
     });
     futures_util::future::join_all(all).await;
@@ -337,10 +338,12 @@ async fn over_http2(socket: Socket, asks: Vec<Ask>, trace: &Trace) {
 /// The most parts of a response that a slow client reads.
 const MOST_SLOW_PARTS: u32 = 30;
 
-/// Reads a response. Returns whether the client goes on.
+/// Reads a response. `after` is the request before it on a connection over HTTP/1.1. Returns whether the
+/// client goes on.
 async fn finish(
     ask: &Ask,
     response: hyper::Result<Response<Incoming>>,
+    after: Option<u64>,
     begin: Duration,
     trace: &Trace,
 ) -> bool {
@@ -349,6 +352,7 @@ async fn finish(
         Err(error) => {
             trace.note(Event::Unanswered {
                 call: ask.call,
+                after,
                 took: trace.since(begin),
                 error: format!("{error:?}"),
             });
