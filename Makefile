@@ -43,8 +43,8 @@ check: ## Run the checks for every change: format, clippy, unit and process test
 	$(CLIPPY)
 	cargo test $(TESTED) --lib --bins --test processes
 
-# The sides of `common`, each without the others.
-FEATURES := none server client client,cli
+# The sides of `common`, each without the others. Only with both does the compiler look for unused code.
+FEATURES := none server client client,cli server,client
 
 lint: ## Check formatting, clippy, docs, the public API, the package and licences; warnings are errors
 	cargo fmt --all --check

@@ -16,6 +16,7 @@
 //! | `channel` | the certificates of a channel, and whom it expects |
 //! | `plain_calls` | whether calls would be plain text although nobody has said so |
 
+#[cfg(feature = "cli")]
 mod any_peer;
 mod certificate;
 mod channel;
