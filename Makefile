@@ -30,7 +30,7 @@ new-service: ## Write a new service into the workspace: make new-service NAME=or
 # The peers of the benchmark have no tests, and all features of tokio.
 TESTED := --workspace --exclude plain --exclude rest
 test: ## Run the tests that need no more than Rust, make and curl
-	cargo test $(TESTED)
+	cargo test $(TESTED) --no-fail-fast
 
 # `--all-targets` leaves out the suites that only run by name.
 define CLIPPY
@@ -41,7 +41,7 @@ endef
 check: ## Run the checks for every change: format, clippy, unit and process tests
 	cargo fmt --all --check
 	$(CLIPPY)
-	cargo test $(TESTED) --lib --bins --test processes
+	cargo test $(TESTED) --no-fail-fast --lib --bins --test processes
 
 # The sides of `common`, each without the others. Only with both does the compiler look for unused code.
 FEATURES := none server client client,cli server,client
