@@ -33,8 +33,8 @@
 //! 4. It takes a permit of `calls.rs`. A call to a service that hangs ends here if all permits are taken.
 //! 5. `retry/attempts.rs` finds the method (`method.rs`) and reads the message, or keeps the
 //!    beginning of the request stream (`wire/request_body.rs`).
-//! 6. `choice/balancer.rs` picks a replica by its cost (`choice/replica_set.rs`), or waits until one is
-//!    connected.
+//! 6. `choice/balancer.rs` picks a replica (`choice/replica_set.rs`) by its cost (`choice/cost.rs`), or
+//!    waits until one is connected.
 //! 7. `retry/attempts.rs` makes an attempt, and a second one on another replica if the first is late.
 //! 8. `replicas/attempt.rs` starts the attempt: its cost, its span, its record.
 //! 9. `replicas/connections.rs` takes a stream of a connection, or waits for one (`wire/activity.rs`).

@@ -18,7 +18,8 @@ use crate::{
     client::{
         choice::{
             balancer::{Balancer, Membership},
-            replica_set::{Candidate, Cost},
+            cost::Cost,
+            replica_set::Candidate,
         },
         ejection::{
             memory::{ReplicaRecord, Tally},
