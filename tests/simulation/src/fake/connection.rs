@@ -115,7 +115,7 @@ impl Connection {
             self.received.reserve(READ);
             let is_full = self.waiting.len() >= MOST_WAITING;
             let due = self.streams.values().filter_map(|stream| stream.due).min();
-            let due = due.filter(|_| !is_full);
+            let due = due.filter(|_| !is_full && !self.is_closing);
             let pause = async { sleep_until(due.expect("there is a pause")).await };
             select! {
                 biased;
