@@ -113,9 +113,9 @@ impl Connection {
                 return;
             }
             self.received.reserve(READ);
-            let is_full = self.waiting.len() >= MOST_WAITING;
+            let goes_on = self.goes_on();
             let due = self.streams.values().filter_map(|stream| stream.due).min();
-            let due = due.filter(|_| !is_full && !self.is_closing);
+            let due = due.filter(|_| goes_on);
             let pause = async { sleep_until(due.expect("there is a pause")).await };
             select! {
                 biased;
@@ -124,7 +124,7 @@ impl Connection {
                         return;
                     }
                 }
-                read = reader.read_buf(&mut self.received), if !is_full && !self.is_closing => {
+                read = reader.read_buf(&mut self.received), if goes_on => {
                     if !matches!(read, Ok(1..)) {
                         self.note_end();
                         return;
@@ -137,6 +137,11 @@ impl Connection {
                 return;
             }
         }
+    }
+
+    /// Whether it reads and follows the scripts, and does not only send what waits.
+    fn goes_on(&self) -> bool {
+        !self.is_closing && self.waiting.len() < MOST_WAITING
     }
 
     /// Notes that the client has ended the connection with calls on it.
@@ -157,7 +162,7 @@ impl Connection {
         let now = Instant::now();
         let streams: Vec<_> = self.streams.keys().copied().collect();
         for stream in streams {
-            while !self.is_closing && self.waiting.len() < MOST_WAITING && self.step(stream, now) {}
+            while self.goes_on() && self.step(stream, now) {}
         }
         self.streams
             .retain(|number, stream| *number == 0 || !stream.is_over());

@@ -1,6 +1,7 @@
 //! The client of `common` against fakes, in simulated time.
 
 mod at_once;
+mod closing;
 mod ends;
 mod manners;
 
