@@ -5,38 +5,27 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use hyper::rt::{Sleep, Timer};
 use hyper_util::rt::TokioTimer;
 
+use crate::sync::lock;
+
 /// The timer of one connection. Clones share the time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct PollTimer {
     timer: TokioTimer,
-    begin: Instant,
-    /// The time of the poll, in nanoseconds since `begin` plus 1; 0 while nobody has asked for it.
-    polled: Arc<AtomicU64>,
+    /// The time of the poll; `None` while nobody has asked for it.
+    polled: Arc<Mutex<Option<Instant>>>,
 }
 
 impl PollTimer {
-    pub(super) fn new() -> Self {
-        let timer = TokioTimer::new();
-        Self {
-            begin: timer.now(),
-            timer,
-            polled: Arc::default(),
-        }
-    }
-
     /// Notes that a poll begins.
     pub(super) fn note_poll(&self) {
-        self.polled.store(0, Relaxed);
+        *lock(&self.polled) = None;
     }
 }
 
@@ -54,15 +43,7 @@ impl Timer for PollTimer {
     }
 
     fn now(&self) -> Instant {
-        let polled = self.polled.load(Relaxed);
-        if polled > 0 {
-            return self.begin + Duration::from_nanos(polled - 1);
-        }
-        let now = self.timer.now();
-        let age = (now - self.begin).as_nanos();
-        self.polled
-            .store(u64::try_from(age).map_or(0, |age| age + 1), Relaxed);
-        now
+        *lock(&self.polled).get_or_insert_with(|| self.timer.now())
     }
 }
 
@@ -74,7 +55,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_time_is_that_of_the_first_look_in_a_poll() {
-        let timer = PollTimer::new();
+        let timer = PollTimer::default();
         let begin = timer.now();
         advance(Duration::from_secs(1)).await;
         assert_eq!(timer.now(), begin);

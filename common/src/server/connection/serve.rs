@@ -65,7 +65,7 @@ pub(crate) async fn serve<S, B>(
         connection.clone(),
         limits.write_timeout,
     ));
-    let clock = PollTimer::new();
+    let clock = PollTimer::default();
     let served = builder(port, executor, clock.clone())
         .serve_connection(socket, service)
         .into_owned();
