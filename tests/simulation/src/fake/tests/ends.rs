@@ -34,6 +34,7 @@ fn channel(manners: &[Manner], trace: &Trace) -> Channel {
 /// However seldom the calls come, and on however many workers.
 #[tokio::test(start_paused = true)]
 async fn calls_that_may_not_be_sent_again_fail_a_few_times_and_not_for_ever() {
+    fastrand::seed(7); // the picks of the client: how many calls meet the bad replica is chance
     for manner in [
         Manner::Close,
         Manner::CloseInFrame,
